@@ -1,0 +1,59 @@
+"""earlybird: find the subnetwork worth training within the first epochs, cut the network, train only the small one.
+
+The names below are the library; they are imported when first used, so that `earlybird --help` needs no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from earlybird.core import (
+        ChannelGroups,
+        ChannelMask,
+        EarlyBird,
+        Ticket,
+        bn_l1_proximal_,
+        bn_l1_subgradient_,
+        bn_scale,
+        draw_mask,
+        filter_l1,
+        mask_distance,
+        taylor,
+    )
+    from earlybird.slimming import channel_groups, masked, slim
+
+__version__ = "0.1.0"
+
+_CORE = (
+    "ChannelGroups ChannelMask EarlyBird Ticket bn_l1_proximal_ bn_l1_subgradient_ bn_scale draw_mask filter_l1 "
+    "mask_distance taylor"
+)
+_HOME = dict.fromkeys(_CORE.split(), "earlybird.core") | dict.fromkeys(
+    ("channel_groups", "masked", "slim"), "earlybird.slimming"
+)
+
+__all__ = [
+    "ChannelGroups",
+    "ChannelMask",
+    "EarlyBird",
+    "Ticket",
+    "__version__",
+    "bn_l1_proximal_",
+    "bn_l1_subgradient_",
+    "bn_scale",
+    "channel_groups",
+    "draw_mask",
+    "filter_l1",
+    "mask_distance",
+    "masked",
+    "slim",
+    "taylor",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'earlybird' has no attribute {name!r}")

@@ -1,0 +1,26 @@
+"""`earlybird evaluate`: the test accuracy of a finished run, from its files alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from earlybird.cli.options import Parser
+
+
+def command(argv: Sequence[str]) -> int:
+    """Print accuracy and loss, or JSON."""
+    parser = Parser(prog="earlybird evaluate", description="Rebuild the network of a finished run and read its test set.")
+    parser.add_argument("run", type=str, help="run folder")
+    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parsed = parser.parse_args(list(argv))
+    from earlybird.runs.run import run_evaluation
+
+    result = run_evaluation(parsed.run, device=parsed.device)
+    if parsed.json:
+        print(json.dumps(asdict(result)))
+    else:
+        print(f"test accuracy {100 * result.accuracy:.2f} % ({result.correct} of {result.samples}), loss {result.loss:.4f}")
+    return 0

@@ -1,0 +1,157 @@
+"""Flags from dataclass fields, and a `RunConfig` from flags.
+
+Every field of every section is `--section.field`; what people change often has a short name. The dataclasses stay the one
+place where names, types, defaults and help stand.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Sequence
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+
+from earlybird.errors import ConfigError
+from earlybird.methods.catalog import METHODS, method_class
+from earlybird.methods.early_bird import EarlyBirdTraining
+from earlybird.runs.config import DataConfig, ModelConfig, RunConfig
+from earlybird.training.settings import TrainingSettings
+
+SHORT_FLAGS = {
+    "--model": "--model.name",
+    "--width": "--model.width",
+    "--data": "--data.name",
+    "--method": "--method.name",
+    "--ratio": "--method.prune_ratio",
+    "--weights": "--method.weights",
+    "--clock": "--method.clock",
+    "--round-to": "--method.round_to",
+    "--on-no-ticket": "--method.on_no_ticket",
+    "--epochs": "--training.epochs",
+    "--batch-size": "--training.batch_size",
+    "--lr": "--training.lr",
+    "--seed": "--training.seed",
+    "--precision": "--training.precision",
+    "--device": "--training.device",
+}
+_OPTION = re.compile(r"--[A-Za-z][\w.\-]*")
+
+
+class Parser(ArgumentParser):  # type: ignore[misc]
+    """A parser whose complaints are `ConfigError`s of one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:
+        """Raise instead of printing usage and exiting."""
+        raise ConfigError(_one_line(message, self))
+
+
+def run_parser(command: str, description: str, method_name: str) -> Parser:
+    """A parser with every setting of a run whose method is `method_name`."""
+    parser = Parser(prog=f"earlybird {command}", description=description, exit_on_error=False, default_env=False)
+    parser.add_argument("--config", action="config", help="YAML with any of the settings below; flags win over it")
+    parser.add_argument("--out", type=str | None, default=None, help="run folder; default runs/MODEL-DATA-METHOD-sSEED")
+    parser.add_argument("--force", action="store_true", help="go on in a folder that holds another configuration")
+    parser.add_argument("--quiet", action="store_true", help="print no progress")
+    parser.add_argument("--resolved", type=dict | None, default=None, help="==SUPPRESS==")
+    parser.add_argument("--method.name", type=str, default=method_name, help=f"one of {', '.join(METHODS)}")
+    for section, kind in (
+        ("model", ModelConfig),
+        ("data", DataConfig),
+        ("method", method_class(method_name)),
+        ("training", TrainingSettings),
+    ):
+        _add_fields(parser, section, kind)
+    return parser
+
+
+def parse_run(command: str, description: str, argv: Sequence[str], more: Any = None) -> tuple[RunConfig, Namespace]:
+    """Read flags and YAML into a `RunConfig`.
+
+    Args:
+        command: name of the subcommand, for help.
+        description: what it does, for help.
+        argv: the flags.
+        more: called with the parser to add the command's own flags.
+
+    Raises:
+        ConfigError: a flag, key, type or value is wrong; one line with the legal values.
+    """
+    argv = expand_short_flags(argv)
+    parser = run_parser(command, description, _method_name(argv))
+    if more is not None:
+        more(parser)
+    parsed = parser.parse_args(argv)
+    plain = parsed.as_dict()
+    sections = {name: dict(plain[name] or {}) for name in ("model", "data", "method", "training")}
+    return RunConfig.from_dict(sections), parsed
+
+
+def expand_short_flags(argv: Sequence[str]) -> list[str]:
+    """`--lr 0.1` and `--lr=0.1` become `--training.lr ...`; everything else stays."""
+    expanded = []
+    for argument in argv:
+        flag, equals, value = argument.partition("=")
+        expanded.append(SHORT_FLAGS.get(flag, flag) + equals + value)
+    return expanded
+
+
+def default_out(config: RunConfig) -> str:
+    """`runs/MODEL-DATA-METHOD-sSEED`, with what a file name cannot hold replaced."""
+    parts = [config.model.name, config.data.name.rstrip("/").rsplit("/", 1)[-1], config.method.name]
+    if isinstance(config.method, EarlyBirdTraining):
+        parts.append(f"p{config.method.prune_ratio:g}")
+    name = "-".join([*parts, f"s{config.training.seed}"])
+    return str(Path("runs") / re.sub(r"[^\w.\-]+", "_", name))
+
+
+def _add_fields(parser: Parser, section: str, kind: type) -> None:
+    shorts = {long: short for short, long in SHORT_FLAGS.items()}
+    types = get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        flag = f"--{section}.{field.name}"
+        note = f" (short: {shorts[flag]})" if flag in shorts else ""
+        default = list(field.default) if isinstance(field.default, tuple) else field.default
+        parser.add_argument(flag, type=types[field.name], default=default, help=field.metadata["help"] + note)
+
+
+def _method_name(argv: Sequence[str]) -> str:
+    """The method decides which flags there are, so it is looked for before the flags are read."""
+    name = EarlyBirdTraining.name
+    for flag, value in zip_longest(argv, argv[1:], fillvalue=""):
+        option, equals, joined = flag.partition("=")
+        if option == "--config":
+            name = _method_in_yaml(Path(joined if equals else value)) or name
+        if option == "--method.name":
+            name = joined if equals else value
+    method_class(name)
+    return name
+
+
+def _method_in_yaml(path: Path) -> str | None:
+    try:
+        content = yaml.safe_load(path.read_text())
+        name = content["method"]["name"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return None  # The parser itself says what is wrong with the file.
+    return str(name)
+
+
+def _one_line(message: str, parser: Parser) -> str:
+    text = " ".join(message.split())
+    text = re.sub(r"^Parser key \"([\w.]+)\":", r"\1:", text)
+    text = re.sub(r"Expected a typing\.Literal\[(.*?)\]", r"expected one of \1", text)
+    text = re.sub(r"<class '(\w+)'>", r"\1", text)
+    unknown = re.search(r"(?:unrecognized arguments?: (\S+)|[Oo]ption '([\w.]+)' is not accepted)", text)
+    if unknown:
+        given = unknown.group(1) or f"--{unknown.group(2)}"
+        legal = [o for a in parser._actions for o in a.option_strings if _OPTION.fullmatch(o)] + list(SHORT_FLAGS)
+        close = difflib.get_close_matches(given.split("=")[0], legal, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(close)}? " if close else ""
+        return f"unknown setting {given}; {hint}`{parser.prog} --help` lists all"
+    return f"{text}; `{parser.prog} --help` lists the legal values" if "one of" not in text else text

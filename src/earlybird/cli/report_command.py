@@ -1,0 +1,23 @@
+"""`earlybird report`: finished runs side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from earlybird.cli.options import Parser
+
+
+def command(argv: Sequence[str]) -> int:
+    """Print the comparison table, for the terminal or as Markdown."""
+    parser = Parser(prog="earlybird report", description="Compare finished runs: accuracy, parameters, FLOPs, seconds.")
+    parser.add_argument("runs", type=str, nargs="+", help="run folders, or folders that hold them")
+    parser.add_argument("--markdown", action="store_true", help="print Markdown")
+    parsed = parser.parse_args(list(argv))
+    from earlybird.report import load_records, markdown_comparison, print_comparison
+
+    records = load_records(parsed.runs)
+    if parsed.markdown:
+        print(markdown_comparison(records))
+    else:
+        print_comparison(records)
+    return 0

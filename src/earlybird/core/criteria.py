@@ -1,0 +1,62 @@
+"""What scores a channel: higher = keep.
+
+A criterion is any callable `model -> {module name: scores [out channels]}`. `bn_scale` is keyed by norm layer;
+`filter_l1` and `taylor` are keyed by the conv or linear that makes the channel and need `ChannelGroups` to be read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from earlybird.errors import MaskError
+
+Criterion = Callable[[nn.Module], dict[str, Tensor]]
+
+_WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+
+
+def bn_scale(model: nn.Module) -> dict[str, Tensor]:
+    """|gamma| of every BatchNorm with a scale, float32 `[channels]` on CPU (Liu et al. 2017; You et al. 2020).
+
+    Raises:
+        MaskError: the model has no BatchNorm with a scale.
+    """
+    scores = {
+        name: module.weight.detach().abs().float().cpu()
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm) and module.weight is not None
+    }
+    if not scores:
+        raise MaskError("criterion 'bn_scale' found no BatchNorm with a scale; use criterion=filter_l1 or criterion=taylor")
+    return scores
+
+
+def filter_l1(model: nn.Module) -> dict[str, Tensor]:
+    """Sum of |weight| per output filter of every conv and linear, float32 `[out channels]` (Li et al. 2017)."""
+    return {
+        name: module.weight.detach().abs().float().flatten(1).sum(dim=1).cpu()
+        for name, module in model.named_modules()
+        if isinstance(module, _WEIGHTED)
+    }
+
+
+def taylor(model: nn.Module) -> dict[str, Tensor]:
+    """(sum of weight * gradient)^2 per output filter, float32 `[out channels]` (Molchanov et al. 2019, eq. 8).
+
+    Reads `.grad` as the last backward left it: call it between `backward` and `zero_grad`.
+
+    Raises:
+        MaskError: a layer has no gradient.
+    """
+    scores = {}
+    for name, module in model.named_modules():
+        if not isinstance(module, _WEIGHTED):
+            continue
+        if module.weight.grad is None:
+            raise MaskError(f"criterion 'taylor' found no gradient at {name!r}; call it after backward() and before zero_grad()")
+        product = module.weight.detach() * module.weight.grad.detach()
+        scores[name] = product.float().flatten(1).sum(dim=1).square().cpu()
+    return scores

@@ -1,0 +1,60 @@
+"""`MaskHistory`: what a stop rule needs to remember of one prune ratio."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from earlybird.core.mask import ChannelMask
+from earlybird.core.stopping import StopRule, epi_value, fires_authors_code, fires_epi, fires_paper
+
+# EPI compares the newest mask with the 5 before it.
+_EPI_MASKS = 6
+
+
+class MaskHistory:
+    """The last masks, every consecutive distance, and whether the rule fires now."""
+
+    def __init__(self, rule: StopRule, window: int, epsilon: float) -> None:
+        self.rule, self.window, self.epsilon = rule, window, epsilon
+        self.masks: list[ChannelMask] = []
+        self.distances: list[float] = []
+        self.epi_values: list[float] = []
+        self._to_previous: list[float] = []
+
+    def record(self, mask: ChannelMask, to_previous: list[float]) -> None:
+        """Add the newest mask; `to_previous[j]` is its distance to the (j+1)-th mask before it."""
+        self.masks = [*self.masks, mask][-self._masks_needed() :]
+        if to_previous:
+            self.distances.append(to_previous[0])
+        self._to_previous = to_previous
+        if self.rule == "epi":
+            value = epi_value([m.kept_counts() for m in self.masks])
+            self.epi_values += [] if value is None else [value]
+
+    def fires(self) -> bool:
+        """True if the rule is met by the history so far."""
+        if self.rule == "paper":
+            return fires_paper(self.distances, window=self.window, epsilon=self.epsilon)
+        if self.rule == "authors_code":
+            return fires_authors_code(self._to_previous, window=self.window, epsilon=self.epsilon)
+        return fires_epi(self.epi_values)
+
+    def _masks_needed(self) -> int:
+        """Masks the next `record` has to be compared with."""
+        return {"paper": 1, "authors_code": self.window - 1, "epi": _EPI_MASKS}[self.rule]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values."""
+        return {
+            "masks": [{name: mask[name] for name in mask} for mask in self.masks],
+            "distances": list(self.distances),
+            "epi_values": list(self.epi_values),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take a state back."""
+        self.masks = [ChannelMask(layers) for layers in state["masks"]]
+        self.distances = [float(d) for d in state["distances"]]
+        self.epi_values = [float(v) for v in state["epi_values"]]
+        self._to_previous = []

@@ -1,0 +1,99 @@
+"""`ChannelMask`: which channels of which layers stay.
+
+A mask is a value: it is born checked and never changes. It lives in the dense network's coordinates, at full width, so
+that masks of different epochs can be compared (You et al. 2020, Section 3.3). Nothing here knows a network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from earlybird.errors import MaskError
+
+
+class ChannelMask(Mapping[str, Tensor]):
+    """Immutable map from a layer name to a bool tensor `[channels]`, True = keep.
+
+    The key is the norm layer, or the producing conv or linear where no norm follows. Protected channels are always True.
+
+    Raises:
+        MaskError: a value is no one-dimensional bool tensor, or has no channel.
+
+    Example:
+        >>> mask = ChannelMask({"bn": torch.tensor([True, False])})
+        >>> mask.kept_counts()
+        {'bn': 1}
+    """
+
+    __slots__ = ("_layers",)
+
+    def __init__(self, layers: Mapping[str, Tensor]) -> None:
+        checked: dict[str, Tensor] = {}
+        for name, keep in layers.items():
+            if not isinstance(keep, Tensor) or keep.dtype != torch.bool or keep.dim() != 1 or keep.numel() == 0:
+                what = f"{keep.dtype} {list(keep.shape)}" if isinstance(keep, Tensor) else type(keep).__name__
+                raise MaskError(f"mask of layer {name!r} is {what}; give a torch.bool tensor of shape [channels]")
+            checked[name] = keep.detach().to("cpu", copy=True)
+        self._layers = checked
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._layers[name].clone()  # A view would let a caller change the value.
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._layers)
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ChannelMask):
+            return NotImplemented
+        return self._layers.keys() == other._layers.keys() and all(
+            torch.equal(keep, other._layers[name]) for name, keep in self._layers.items()
+        )
+
+    def __hash__(self) -> int:
+        return hash(self.digest())
+
+    def __repr__(self) -> str:
+        kept, width = sum(self.kept_counts().values()), sum(self.widths().values())
+        return f"ChannelMask({len(self)} layers, {kept} of {width} channels kept)"
+
+    def widths(self) -> dict[str, int]:
+        """Channels of each layer before pruning."""
+        return {name: keep.numel() for name, keep in self._layers.items()}
+
+    def kept_counts(self) -> dict[str, int]:
+        """Channels of each layer that stay."""
+        return {name: int(keep.sum()) for name, keep in self._layers.items()}
+
+    def digest(self) -> str:
+        """Hex sha256 of names and bits; independent of the order of the layers."""
+        sha = hashlib.sha256()
+        for name in sorted(self._layers):
+            sha.update(f"{name}\0{self._layers[name].numel()}\0".encode())
+            sha.update(self._layers[name].numpy().tobytes())
+        return sha.hexdigest()
+
+    def flat(self) -> Tensor:
+        """All layers end to end, `[all channels]` bool, in the mask's own order."""
+        return torch.cat(list(self._layers.values())) if self._layers else torch.zeros(0, dtype=torch.bool)
+
+
+def check_same_layers(a: ChannelMask, b: ChannelMask) -> None:
+    """Raise `MaskError` unless both masks name the same layers with the same widths."""
+    widths_a, widths_b = a.widths(), b.widths()
+    if widths_a == widths_b:
+        return
+    for name in [*widths_a, *widths_b]:
+        left, right = widths_a.get(name), widths_b.get(name)
+        if left != right:
+            raise MaskError(f"masks differ at layer {name!r}: {_width(left)} against {_width(right)}; compare one network")
+
+
+def _width(channels: int | None) -> str:
+    return "absent" if channels is None else f"{channels} channels"

@@ -1,0 +1,108 @@
+"""Batches for training and evaluation: the two functions a training loop calls, and what they return."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal, Protocol, get_args
+
+import torch
+from torch import Tensor
+
+from earlybird.data.images import DataBundle, MemoryImages
+from earlybird.data.loader_batches import LoaderBatches, eval_transform, train_transform
+from earlybird.data.memory_batches import MemoryBatches, Normalise
+from earlybird.errors import DataError
+
+Augment = Literal["crop_flip", "flip", "none", "imagenet"]
+"""crop_flip: pad 4, random crop, mirror (CIFAR). imagenet: random resized crop, mirror. flip: mirror only."""
+
+
+class Batches(Protocol):
+    """An epoch's batches, addressed by number.
+
+    Order and augmentation are pure functions of (seed, epoch, sample index): batch size, device, worker count, starting
+    step and the global random generators change nothing about a sample, and iterating leaves the generators as found.
+    """
+
+    num_samples: int
+    batch_size: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in an epoch; the last, smaller one is kept."""
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches number start_step, start_step + 1, ... of the epoch, the same as if iterated from 0.
+
+        Each is float32 [b, c, h, w], normalised, and int64 [b], both on the device.
+        """
+
+
+def train_batches(
+    bundle: DataBundle,
+    *,
+    batch_size: int,
+    seed: int,
+    augment: Augment,
+    device: torch.device | str,
+    workers: int = 0,
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> Batches:
+    """Shuffled, augmented batches of the training images.
+
+    batch_size >= 1. workers >= 0 processes decode pictures; images in memory are augmented on the device and need none.
+
+    Raises:
+        DataError: a setting out of range.
+
+    Example:
+        >>> batches = train_batches(bundle, batch_size=128, seed=0, augment="crop_flip", device="cpu")  # doctest: +SKIP
+        >>> for images, labels in batches.epoch(0): ...  # doctest: +SKIP
+    """
+    if augment not in get_args(Augment):
+        raise DataError(f"unknown augmentation '{augment}'; choose one of {', '.join(get_args(Augment))}")
+    target = _checked(batch_size, workers, memory_format, device)
+    normalise = Normalise(bundle.mean, bundle.std, memory_format, target)
+    if isinstance(bundle.train, MemoryImages) and augment != "imagenet":
+        return MemoryBatches(bundle.train, normalise, batch_size=batch_size, device=target, augment=augment, seed=seed)
+    transform = train_transform(augment, bundle.image_size)
+    return LoaderBatches(
+        bundle.train, transform, normalise, batch_size=batch_size, device=target, workers=workers, seed=seed
+    )
+
+
+def eval_batches(
+    bundle: DataBundle,
+    split: Literal["train", "val", "test"],
+    *,
+    batch_size: int,
+    device: torch.device | str,
+    workers: int = 0,
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> Batches:
+    """Batches of one split in stored order, without augmentation; every epoch is the same.
+
+    Raises:
+        DataError: an unknown split, a split the bundle does not have, or a setting out of range.
+    """
+    if split not in ("train", "val", "test"):
+        raise DataError(f"unknown split '{split}'; choose one of train, val, test")
+    images = {"train": bundle.train, "val": bundle.val, "test": bundle.test}[split]
+    if images is None:
+        raise DataError(f"data '{bundle.name}' has no validation split; set --data.val_fraction above 0, such as 0.1")
+    target = _checked(batch_size, workers, memory_format, device)
+    normalise = Normalise(bundle.mean, bundle.std, memory_format, target)
+    if isinstance(images, MemoryImages):
+        return MemoryBatches(images, normalise, batch_size=batch_size, device=target)
+    transform = eval_transform(bundle.image_size)
+    return LoaderBatches(images, transform, normalise, batch_size=batch_size, device=target, workers=workers)
+
+
+def _checked(
+    batch_size: int, workers: int, memory_format: torch.memory_format, device: torch.device | str
+) -> torch.device:
+    if batch_size < 1 or workers < 0:
+        raise DataError(f"batch_size is {batch_size} and workers is {workers}; legal are batch_size >= 1, workers >= 0")
+    if memory_format not in (torch.contiguous_format, torch.channels_last):
+        raise DataError(f"memory_format is {memory_format}; legal are torch.contiguous_format, torch.channels_last")
+    return torch.device(device)

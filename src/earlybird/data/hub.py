@@ -1,0 +1,229 @@
+"""Image sets through the `datasets` library: hub names and local folders of parquet files (extra `[hub]`)."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from earlybird.data.decode import SourceSplits, is_grey, open_picture
+from earlybird.errors import DataError
+
+IMAGE_COLUMNS = ("img", "image", "images", "picture", "png", "jpg")
+"""Preferred names of the picture column, best first."""
+LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target")
+"""Preferred names of the class column, best first (CIFAR-100 has fine_label and coarse_label)."""
+TEST_SPLITS = ("test", "validation", "valid", "val")
+"""Names of the split used as test set, best first; one whose labels are withheld (-1) is passed over."""
+
+_HUB_URL = "//datasets/"
+
+
+def local_folder(name: str) -> Path | None:
+    """The folder that `hf:NAME` means, or None for a name on the hub.
+
+    NAME with a path separator, or that starts with '.' or '~', is a folder and is never looked up on a hub; so is the
+    name of an existing folder. `hf://datasets/OWNER/NAME`, the hub's own address form, never is.
+    """
+    if name.startswith(_HUB_URL):
+        return None
+    path = Path(name).expanduser()
+    is_path = name.startswith((".", "~")) or "/" in name or os.sep in name
+    return path if is_path or path.is_dir() else None
+
+
+def parquet_files(folder: Path) -> list[Path]:
+    """The parquet files of a local set, anywhere below its folder.
+
+    Raises:
+        DataError: there is no such folder, or no parquet file in it.
+    """
+    if not folder.is_dir():
+        raise DataError(
+            f"no data folder {folder}; give a folder of parquet files, or hf://datasets/OWNER/NAME for a set on the hub"
+        )
+    files = sorted(folder.rglob("*.parquet"))
+    if not files:
+        raise DataError(f"data folder {folder} holds no .parquet file; name them such as train-00000-of-00001.parquet")
+    return files
+
+
+def hub_splits(name: str, cache_dir: str | None) -> tuple[SourceSplits, str]:
+    """Train and test of a hub name or a local folder, not yet decoded, and a fingerprint of their content.
+
+    cache_dir: where the library keeps its own tables; None is its default. Environment variable HF_HUB_OFFLINE=1 keeps
+    it off the network.
+
+    Raises:
+        DataError: the library is missing, the set cannot be loaded, or it lacks a split or a column that is needed.
+    """
+    loaded = _load(name, cache_dir)
+    if "train" not in loaded:
+        raise DataError(
+            f"data 'hf:{name}' has splits {', '.join(loaded)} but no 'train'; name one file train-*.parquet"
+        )
+    image, label = find_columns(loaded["train"].features, name)
+    channels = _channels(loaded["train"], image, name)
+    train = HubImages(loaded["train"], image, label, channels, f"hf:{name} train")
+    for split in TEST_SPLITS:
+        if split in loaded:
+            test = HubImages(loaded[split], image, label, channels, f"hf:{name} {split}")
+            if int(test.labels.min()) >= 0:
+                names = _class_names(loaded["train"].features[label], train.labels)
+                return SourceSplits(train, test, names), f"{train.fingerprint} {test.fingerprint}"
+    raise DataError(
+        f"data 'hf:{name}' has splits {', '.join(loaded)} but no labelled test set; "
+        f"one of {', '.join(TEST_SPLITS)} is needed"
+    )
+
+
+@dataclass(frozen=True)
+class HubImages:
+    """One split of a `datasets.Dataset`, decoded row by row (an `IndexedImages`)."""
+
+    dataset: Any
+    image_column: str
+    label_column: str
+    channels: int
+    where: str
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """Class indices as stored, int64 [n].
+
+        Raises:
+            DataError: the column holds something that is not a whole number.
+        """
+        values = self.dataset.data.column(self.label_column).to_numpy()
+        if values.dtype.kind not in "iu":
+            raise DataError(
+                f"{self.where}: class column '{self.label_column}' holds {values.dtype}; whole numbers are needed"
+            )
+        return torch.from_numpy(values.astype(np.int64))
+
+    @property
+    def fingerprint(self) -> str:
+        """The library's hash of the content."""
+        return str(self.dataset._fingerprint)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """Image uint8 [c, h, w] and its class index."""
+        # Straight from the table: the library's own row access takes longer than the decoding of a small picture.
+        value = self.dataset.data.column(self.image_column)[index]
+        where = f"{self.where} row {index}"
+        return open_picture(_encoded(value, where), where, self.channels), int(self.labels[index])
+
+
+def _encoded(value: Any, where: str) -> Any:
+    """Encoded bytes, or the path, of one cell: a struct of bytes and path, or plain bytes."""
+    import pyarrow as pa
+
+    if isinstance(value, pa.StructScalar):
+        cell = value.as_py() if value.is_valid else {}
+        if cell.get("bytes") is not None:
+            return cell["bytes"]
+        if cell.get("path"):
+            return Path(cell["path"])
+    elif value.is_valid:
+        return value.as_py()
+    raise DataError(f"{where} holds no picture; repair or remove the row")
+
+
+def find_columns(features: Mapping[str, Any], name: str) -> tuple[str, str]:
+    """Picture and class column by schema: the preferred names first, else the only column of the right kind.
+
+    Raises:
+        DataError: none fits, or several fit and none has a preferred name.
+    """
+    pictures = [column for column, kind in features.items() if _is_picture(column, kind)]
+    classes = [column for column, kind in features.items() if _is_class(column, kind)]
+    return (
+        _choose(pictures, IMAGE_COLUMNS, "picture", features, name),
+        _choose(classes, LABEL_COLUMNS, "class", features, name),
+    )
+
+
+def _is_picture(column: str, kind: Any) -> bool:
+    if type(kind).__name__ == "Image":
+        return True
+    if isinstance(kind, Mapping):  # written without the library's schema
+        return "bytes" in kind
+    return column in IMAGE_COLUMNS and getattr(kind, "dtype", "") in ("binary", "large_binary")
+
+
+def _is_class(column: str, kind: Any) -> bool:
+    named = type(kind).__name__ == "ClassLabel"
+    return named or (column in LABEL_COLUMNS and "int" in str(getattr(kind, "dtype", "")))
+
+
+def _choose(columns: list[str], preferred: tuple[str, ...], role: str, features: Mapping[str, Any], name: str) -> str:
+    for column in preferred:
+        if column in columns:
+            return column
+    if len(columns) == 1:
+        return columns[0]
+    found = f"{len(columns)} possible {role} columns ({', '.join(columns)})" if columns else f"no {role} column"
+    raise DataError(
+        f"data 'hf:{name}' has {found} among {', '.join(features)}; rename the {role} column to '{preferred[0]}'"
+    )
+
+
+def _class_names(feature: Any, labels: Tensor) -> tuple[str, ...]:
+    names = getattr(feature, "names", None)
+    if names:
+        return tuple(names)
+    return tuple(str(index) for index in range(int(labels.max()) + 1))
+
+
+def _channels(dataset: Any, image_column: str, name: str) -> int:
+    """1 where 64 pictures spread over the split are all grey, else 3: photo sets have the odd grey picture."""
+    column = dataset.data.column(image_column)
+    for row in np.linspace(0, len(dataset) - 1, min(64, len(dataset))).astype(int).tolist():
+        where = f"hf:{name} train row {row}"
+        if not is_grey(_encoded(column[row], where), where):
+            return 3
+    return 1
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars from the library while it prepares its tables; put back as found."""
+    import datasets
+
+    shown = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
+
+
+def _load(name: str, cache_dir: str | None) -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        raise DataError(f"data 'hf:{name}' needs the datasets library; install earlybird[hub]") from error
+    folder = local_folder(name)
+    if folder is not None:
+        parquet_files(folder)
+    target = str(folder.resolve()) if folder is not None else name.removeprefix(_HUB_URL)
+    try:
+        with _quiet():
+            return datasets.load_dataset(target, cache_dir=cache_dir)
+    except Exception as error:  # the library raises dozens of kinds, network ones included
+        reason = re.sub(r"\s+", " ", str(error)) or type(error).__name__
+        cure = "check its files" if folder is not None else "check the name and the network, or give a local folder"
+        raise DataError(f"cannot load data 'hf:{name}': {reason}; {cure}") from error

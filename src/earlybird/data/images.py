@@ -1,0 +1,170 @@
+"""The nouns of a data set: images in memory, images behind an index, and the bundle of splits.
+
+No reading, no augmentation and no order live here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+
+from earlybird.errors import DataError
+
+
+@dataclass(frozen=True, eq=False)
+class MemoryImages:
+    """Decoded images of one split, all of one size.
+
+    images: uint8 [n, c, h, w], values 0..255, any strides (channels_last saves one copy). labels: int64 [n], 0..K-1.
+
+    Raises:
+        DataError: a wrong dtype or shape, no image at all, or a label count that differs from the image count.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != torch.uint8 or self.images.dim() != 4:
+            raise DataError(
+                f"images must be uint8 [n, c, h, w], not {self.images.dtype} {list(self.images.shape)}; "
+                "scale to 0..255 and convert with .to(torch.uint8)"
+            )
+        if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
+            raise DataError(
+                f"labels must be int64 [{len(self.images)}], not {self.labels.dtype} {list(self.labels.shape)}; "
+                "give one class index per image"
+            )
+        if not len(self.images):
+            raise DataError("a split has no images; give at least one per split")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """Image uint8 [c, h, w] and its class index."""
+        return self.images[index], int(self.labels[index])
+
+
+class IndexedImages(Protocol):
+    """Images that are decoded when asked for: sets too large for memory.
+
+    `labels` is int64 [n]; an item is (uint8 [c, h, w] of any size, class index). An item that cannot be decoded raises
+    a `DataError` that names its path. Instances are pickled to data workers.
+    """
+
+    @property
+    def labels(self) -> Tensor:
+        """Class indices, int64 [n]."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]: ...
+
+
+ImageSet: TypeAlias = MemoryImages | IndexedImages
+
+
+@dataclass(frozen=True)
+class IndexedSubset:
+    """The images of an indexed set at `indices` (int64 [m]), in that order."""
+
+    source: IndexedImages
+    indices: Tensor
+
+    @property
+    def labels(self) -> Tensor:
+        """Class indices, int64 [m]."""
+        return self.source.labels[self.indices]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """Image uint8 [c, h, w] and its class index."""
+        return self.source[int(self.indices[index])]
+
+
+def subset(images: ImageSet, indices: Tensor) -> ImageSet:
+    """The images at `indices` (int64 [m]); a copy for images in memory, a view for indexed ones."""
+    if isinstance(images, MemoryImages):
+        return MemoryImages(images.images[indices], images.labels[indices])
+    return IndexedSubset(images, indices)
+
+
+@dataclass(frozen=True, eq=False)
+class DataBundle:
+    """A data set ready for training.
+
+    mean, std: per channel, of pixel values scaled to [0, 1]; they are what a batch is normalised with. image_size:
+    height and width of a batch in pixels. val: None unless a validation part was split off or the set brings one.
+    class_names[i] names label i.
+
+    Raises:
+        DataError: a field disagrees with another (channels, classes, image size, labels out of range).
+    """
+
+    name: str
+    num_classes: int
+    in_channels: int
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    train: ImageSet
+    val: ImageSet | None
+    test: ImageSet
+    class_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.class_names) != self.num_classes:
+            raise DataError(
+                f"data '{self.name}' names {len(self.class_names)} classes but num_classes is {self.num_classes}; "
+                "give one name per class"
+            )
+        if len(self.mean) != self.in_channels or len(self.std) != self.in_channels or min(self.std) <= 0:
+            raise DataError(
+                f"data '{self.name}': mean and std must hold {self.in_channels} numbers each, std above 0, "
+                f"not {self.mean} and {self.std}"
+            )
+        self._check_split("train", self.train)
+        self._check_split("test", self.test)
+        if self.val is not None:
+            self._check_split("val", self.val)
+
+    def _check_split(self, split: str, images: ImageSet) -> None:
+        labels = images.labels
+        if not len(labels):
+            raise DataError(f"data '{self.name}': split '{split}' has no images; give at least one")
+        lowest, highest = int(labels.min()), int(labels.max())
+        if lowest < 0 or highest >= self.num_classes:
+            raise DataError(
+                f"data '{self.name}': split '{split}' has labels {lowest}..{highest}; "
+                f"legal are 0..{self.num_classes - 1}"
+            )
+        expected = (self.in_channels, self.image_size, self.image_size)
+        if isinstance(images, MemoryImages) and tuple(images.images.shape[1:]) != expected:
+            raise DataError(
+                f"data '{self.name}': split '{split}' holds images {tuple(images.images.shape[1:])}, "
+                f"expected (channels, height, width) = {expected}"
+            )
+
+
+def channel_moments(histograms: Sequence[Tensor]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel from counts of the 256 pixel values (int64 [256] each).
+
+    Of values scaled to [0, 1], rounded to 4 digits. Counts are integers, so the result does not depend on the order of
+    summation. A constant channel gets std 1, which leaves it at zero after normalisation.
+    """
+    means, stds = [], []
+    values = torch.arange(256, dtype=torch.float64) / 255
+    for histogram in histograms:
+        weight = histogram.double() / histogram.sum()
+        mean = float((weight * values).sum())
+        variance = float((weight * (values - mean) ** 2).sum())
+        means.append(round(mean, 4))
+        stds.append(round(variance**0.5, 4) or 1.0)
+    return tuple(means), tuple(stds)

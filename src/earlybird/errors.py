@@ -1,0 +1,45 @@
+"""Every error that earlybird raises on purpose.
+
+One small hierarchy. Each message is one line: what is wrong, where, the legal values, the cure. The command line prints
+it as it stands and exits with code 2.
+"""
+
+
+class EarlyBirdError(Exception):
+    """Root of all deliberate errors; catch this one to catch them all."""
+
+
+class ConfigError(EarlyBirdError):
+    """A setting is unknown, of the wrong type or out of range."""
+
+
+class DataError(EarlyBirdError):
+    """A data set is missing, empty or cannot be decoded."""
+
+
+class MaskError(EarlyBirdError):
+    """A channel mask does not fit the network, the scores or another mask."""
+
+
+class ModelError(EarlyBirdError):
+    """A network is unknown, cannot be built or cannot take the data's input."""
+
+
+class SlimError(EarlyBirdError):
+    """A network cannot be cut exactly; the message names the operation and the module."""
+
+
+class TicketError(EarlyBirdError):
+    """A ticket file is corrupt or belongs to another network."""
+
+
+class CheckpointError(EarlyBirdError):
+    """No intact checkpoint could be read."""
+
+
+class RunFolderError(EarlyBirdError):
+    """A run folder cannot be used: it holds another configuration, or its path is refused."""
+
+
+class NonFiniteError(EarlyBirdError):
+    """A loss or a score became NaN or infinite."""

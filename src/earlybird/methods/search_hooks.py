@@ -1,0 +1,168 @@
+"""What the Early-Bird search does inside the training loop: penalty, draws, tickets, the log of scores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from earlybird.core import EarlyBird, Ticket, bn_l1_proximal_, bn_l1_subgradient_
+from earlybird.methods.clock import Clock
+from earlybird.methods.early_bird import EarlyBirdTraining
+from earlybird.training.hooks import NoHooks
+from earlybird.training.schedule import drop_steps
+from earlybird.training.state import FitState
+
+
+class SearchHooks(NoHooks):
+    """Penalises, draws, and ends the phase when every ratio has its ticket.
+
+    Args:
+        method: the hyperparameters.
+        detector: watches one ratio or several.
+        clock: when to draw and how strong the penalty is.
+        max_steps: no draws and no penalty after this many steps.
+        folder: tickets are saved here the moment they fire; a kill loses none.
+    """
+
+    def __init__(
+        self, method: EarlyBirdTraining, detector: EarlyBird, clock: Clock, max_steps: int, folder: Path
+    ) -> None:
+        self.method, self.detector, self.clock, self.max_steps, self.folder = method, detector, clock, max_steps, folder
+        self.draw_steps: list[int] = []
+        self.forced: list[float] = []
+        self._scores: list[Tensor] = []
+        self._layer_widths: dict[str, int] = {}
+
+    def after_backward(self, model: nn.Module, step: int) -> None:
+        """The subgradient of s * sum|gamma|."""
+        if self.method.penalty_form == "subgradient" and step < self.max_steps:
+            bn_l1_subgradient_(model, self.clock.penalty(self.method.penalty))
+
+    def after_step(self, state: FitState) -> bool:
+        """Shrink (proximal form), and draw where the clock says so."""
+        if state.step > self.max_steps:
+            return False
+        if self.method.penalty_form == "proximal":
+            lr = state.optimizer.param_groups[0]["lr"]
+            momentum = state.session.settings.momentum
+            bn_l1_proximal_(state.model, self.clock.penalty(self.method.penalty), lr=lr, momentum=momentum)
+        self._keep_weights_to_rewind_to(state)
+        if self.clock.is_draw(state.step):
+            self._draw(state)
+        if state.step == self.max_steps and not self.has_all_tickets():
+            return self._give_up(state)
+        return self.has_all_tickets()
+
+    def has_all_tickets(self) -> bool:
+        """Does a ticket of every ratio lie in the folder?"""
+        return set(self.detector.prune_ratios) <= {*self.detector.fired, *self.forced}
+
+    def note(self) -> str:
+        """The newest distance against epsilon, for each ratio."""
+        newest = [distances[-1] for distances in self.detector.distances.values() if distances]
+        if not newest:
+            return ""
+        return f"mask distance {'/'.join(f'{d:.3f}' for d in newest)} (eps {self.method.epsilon:g})"
+
+    def save_ticket(self, ticket: Ticket, state: FitState) -> None:
+        """Write the ticket with everything a later retrain must know: where it stood and what it had cost."""
+        notes = {
+            "clock": self.clock.name,
+            "step": state.step,
+            "steps_per_epoch": self.clock.steps_per_epoch,
+            "total_steps": self.clock.total_steps,
+            "draw_steps": self.draw_steps,
+            "seed": state.session.settings.seed,
+            "journal": state.journal_so_far(),
+        }
+        forced = ("no mask was stable: drawn because the search was over",) if ticket.rule == "forced" else ()
+        flags = (*ticket.flags, *forced, *self._flags_about_the_schedule(state))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with_notes = Ticket(**{**vars(ticket), "notes": notes, "flags": flags})
+        with_notes.save(self.folder / ticket_file(ticket.prune_ratio, self.detector.prune_ratios))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Detector and log."""
+        return {
+            "detector": self.detector.state_dict(),
+            "draw_steps": list(self.draw_steps),
+            "forced": list(self.forced),
+            "scores": torch.stack(self._scores) if self._scores else torch.zeros(0),
+            "layer_widths": dict(self._layer_widths),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take them back."""
+        self.detector.load_state_dict(state["detector"])
+        self.draw_steps = list(state["draw_steps"])
+        self.forced = list(state["forced"])
+        self._scores = list(state["scores"])
+        self._layer_widths = dict(state["layer_widths"])
+
+    def scores_by_layer(self) -> dict[str, Tensor]:
+        """Layer name -> float32 `[draws, channels]`, the scores at every draw."""
+        if not self._scores:
+            return {}
+        parts = torch.stack(self._scores).split(list(self._layer_widths.values()), dim=1)
+        return dict(zip(self._layer_widths, parts, strict=True))
+
+    def _draw(self, state: FitState) -> None:
+        draws, fired = self.detector.draws, set(self.detector.fired)
+        self.detector.update(state.model)
+        if self.detector.draws > draws:
+            self._log_scores(state.step)
+        for ratio in set(self.detector.fired) - fired:
+            self.save_ticket(self.detector.tickets.pop(ratio), state)  # A file now; its weights need no memory.
+
+    def _give_up(self, state: FitState) -> bool:
+        """The search is over without (all) tickets; True ends the phase here."""
+        if self.method.on_no_ticket == "draw":
+            for ratio in set(self.detector.prune_ratios) - set(self.detector.fired):
+                self.save_ticket(self.detector.draw(state.model, ratio, rule="forced"), state)
+                self.forced.append(ratio)
+        return self.method.on_no_ticket != "finish"
+
+    def _log_scores(self, step: int) -> None:
+        scores = self.detector.last_scores or {}
+        self.draw_steps.append(step)
+        self._layer_widths = {name: score.numel() for name, score in scores.items()}
+        self._scores.append(torch.cat(list(scores.values())))
+
+    def _keep_weights_to_rewind_to(self, state: FitState) -> None:
+        if self.method.weights == "rewind" and state.step == self.method.rewind_epoch * self.clock.steps_per_epoch:
+            from safetensors.torch import save_file
+
+            weights = {name: value.detach().cpu().clone().contiguous() for name, value in state.model.state_dict().items()}
+            save_file(weights, rewind_file(self.folder))
+
+    def _flags_about_the_schedule(self, state: FitState) -> tuple[str, ...]:
+        drops = [s for s in drop_steps(self.clock.total_steps, state.session.settings) if s <= state.step]
+        if not drops:
+            return ()
+        since = self.clock.draws_by(state.step) - self.clock.draws_by(drops[-1])
+        window = self.method.window
+        return (f"fired {since} draws after a learning-rate drop, which freezes masks by itself",) if since <= window else ()
+
+
+def ticket_file(prune_ratio: float, all_ratios: tuple[float, ...]) -> str:
+    """File name of a ticket: plain for a search of one ratio, with the ratio for a search of several."""
+    return "ticket.safetensors" if len(all_ratios) == 1 else f"ticket-p{prune_ratio:g}.safetensors"
+
+
+def rewind_file(folder: Path) -> Path:
+    """Where the weights of the rewind epoch lie."""
+    return folder / "rewind.safetensors"
+
+
+class PenaltyHooks(NoHooks):
+    """Plain training with the L1 penalty: the option of a penalised retrain."""
+
+    def __init__(self, strength: float) -> None:
+        self.strength = strength
+
+    def after_backward(self, model: nn.Module, step: int) -> None:
+        """The subgradient of s * sum|gamma|."""
+        bn_l1_subgradient_(model, self.strength)

@@ -1,0 +1,51 @@
+"""`Task`: what a method works on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from earlybird.core import ChannelGroups
+from earlybird.cost import ModelCost, count_cost
+from earlybird.slimming import channel_groups
+from earlybird.slimming.certificate import PolicyChoice
+from earlybird.training.session import Session
+
+
+@dataclass
+class Task:
+    """The network, how to make it again, its data's shape, the session and the run folder.
+
+    Attributes:
+        build_from_seed: seed -> the dense network with that seed's initial weights, on the CPU.
+        image_shape: (channels, height, width) of one image.
+        session: data, settings and places of the run.
+        folder: where a method may leave files (tickets, scales).
+        seed: the run's model seed.
+    """
+
+    build_from_seed: Callable[[int], nn.Module]
+    image_shape: tuple[int, int, int]
+    session: Session
+    folder: Path
+    seed: int
+
+    def build(self, seed: int | None = None) -> nn.Module:
+        """The dense network, placed; the same weights for the same seed, by default the run's."""
+        return self.session.compute.place(self.build_from_seed(self.seed if seed is None else seed))
+
+    def example_input(self) -> Tensor:
+        """A batch of one zero image on the run's device, to trace with."""
+        return torch.zeros(1, *self.image_shape, device=self.session.compute.device)
+
+    def groups(self, model: nn.Module, policy: PolicyChoice) -> ChannelGroups:
+        """What may be cut from `model`."""
+        return channel_groups(model, self.example_input(), policy)
+
+    def cost(self, model: nn.Module) -> ModelCost:
+        """What one image costs in `model`."""
+        return count_cost(model, self.image_shape)

@@ -1,0 +1,7 @@
+"""Networks to train: the paper's CIFAR nets, and everything that a name can reach (`catalog.py`)."""
+
+from earlybird.models.catalog import build_model, model_names
+from earlybird.models.preresnet import PreResNet
+from earlybird.models.vgg import VGG
+
+__all__ = ["VGG", "PreResNet", "build_model", "model_names"]

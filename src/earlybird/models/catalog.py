@@ -1,0 +1,143 @@
+"""From a name on the command line to a network with seeded weights.
+
+Five kinds of name: the built-in CIFAR nets, `torchvision:NAME`, `timm:NAME` (extra `timm`), and two ways to a callable
+of the user's, `pkg.mod:callable` and `file.py:callable` (`custom.py` finds those). No pretrained weights are loaded:
+a ticket is drawn from a training that starts at random weights.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import nn
+
+from earlybird.errors import ModelError
+from earlybird.models.custom import build_custom
+from earlybird.models.preresnet import PreResNet
+from earlybird.models.vgg import CONVS_PER_STAGE, VGG
+
+CIFAR_IMAGE_SIZE = 32
+PRERESNET_DEPTHS = (20, 29, 56, 101, 110, 164)
+OTHER_FORMS = "torchvision:NAME, timm:NAME, pkg.mod:callable or file.py:callable"
+
+BUILT_IN: dict[str, Callable[..., nn.Module]] = {
+    **{f"vgg{depth}": partial(VGG, depth) for depth in CONVS_PER_STAGE},
+    **{f"preresnet{depth}": partial(PreResNet, depth) for depth in PRERESNET_DEPTHS},
+}
+
+
+def model_names() -> list[str]:
+    """Names of the built-in networks; the prefixed forms (`torchvision:NAME` and so on) come on top of these."""
+    return list(BUILT_IN)
+
+
+def build_model(
+    name: str, *, num_classes: int, in_channels: int = 3, width: float = 1.0, image_size: int = 32, seed: int = 0
+) -> nn.Module:
+    """Build the named network with random weights, the same ones for the same seed.
+
+    `name` is one of `model_names()`, `torchvision:NAME`, `timm:NAME`, `pkg.mod:callable` or `file.py:callable`. A
+    callable is given those of num_classes, in_channels, image_size and width that its signature accepts. `width`
+    multiplies the channel counts of the built-in nets. Images are [n, in_channels, image_size, image_size].
+    Weights are drawn from PyTorch's CPU generator, seeded with `seed` and afterwards put back as it was found.
+
+    Example:
+        model = build_model("vgg16", num_classes=10, width=0.25, seed=1)
+
+    Raises:
+        ModelError: the name is unknown, its package or file is missing, the network cannot take these settings, or
+            the callable failed.
+    """
+    _check_sizes(num_classes, in_channels, width, image_size)
+    with _seeded_cpu_generator(seed):
+        if name in BUILT_IN:
+            return _build_cifar_net(name, num_classes, in_channels, width, image_size)
+        prefix, colon, rest = name.partition(":")
+        if not colon:
+            raise _unknown_name(name, model_names(), f"{', '.join(model_names())}, {OTHER_FORMS}")
+        if prefix == "torchvision":
+            return _build_torchvision(rest, num_classes, in_channels, width)
+        if prefix == "timm":
+            return _build_timm(rest, num_classes, in_channels, width)
+        settings = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size, "width": width}
+        return build_custom(name, settings)
+
+
+@contextmanager
+def _seeded_cpu_generator(seed: int) -> Iterator[None]:
+    # Only the CPU generator: torch.manual_seed would also reseed, or lazily queue a reseed of, every GPU.
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def _check_sizes(num_classes: int, in_channels: int, width: float, image_size: int) -> None:
+    for label, count in (("num_classes", num_classes), ("in_channels", in_channels), ("image_size", image_size)):
+        if count < 1:
+            raise ModelError(f"{label} is {count}; a network needs at least 1")
+    if not (math.isfinite(width) and width > 0):
+        raise ModelError(f"width is {width}; it multiplies channel counts and must be a finite number above 0")
+
+
+def _build_cifar_net(name: str, num_classes: int, in_channels: int, width: float, image_size: int) -> nn.Module:
+    if image_size != CIFAR_IMAGE_SIZE:
+        raise ModelError(
+            f"{name} takes 32x32 images, image_size is {image_size}; resize the data to 32 "
+            f"or choose a network for other sizes, such as torchvision:resnet18"
+        )
+    return BUILT_IN[name](num_classes=num_classes, in_channels=in_channels, width=width)
+
+
+def _build_torchvision(name: str, num_classes: int, in_channels: int, width: float) -> nn.Module:
+    from torchvision import models  # here, because importing it takes seconds
+
+    _refuse_width(f"torchvision:{name}", width)
+    if in_channels != 3:
+        raise ModelError(
+            f"torchvision:{name} takes 3 input channels, in_channels is {in_channels}; "
+            f"convert the data to RGB or name a callable of yours that builds the stem it needs"
+        )
+    names = models.list_models(module=models)
+    if name not in names:
+        raise _unknown_name(f"torchvision:{name}", names, "a name from torchvision.models.list_models()")
+    return _built(f"torchvision:{name}", lambda: models.get_model(name, weights=None, num_classes=num_classes))
+
+
+def _build_timm(name: str, num_classes: int, in_channels: int, width: float) -> nn.Module:
+    try:
+        import timm
+    except ImportError as error:
+        raise ModelError(
+            f"timm:{name} needs the package timm ({error}); install it with pip install 'earlybird[timm]'"
+        ) from error
+    _refuse_width(f"timm:{name}", width)
+    if not timm.is_model(name):
+        raise _unknown_name(f"timm:{name}", timm.list_models(), "a name from timm.list_models()")
+    return _built(
+        f"timm:{name}",
+        lambda: timm.create_model(name, pretrained=False, num_classes=num_classes, in_chans=in_channels),
+    )
+
+
+def _built(name: str, factory: Callable[[], nn.Module]) -> nn.Module:
+    try:
+        return factory()
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(f"{name} could not be built: {type(error).__name__}: {reason}") from error
+
+
+def _refuse_width(name: str, width: float) -> None:
+    if width != 1.0:
+        raise ModelError(f"{name} has no width multiplier, width is {width}; leave it at 1.0 or use a built-in network")
+
+
+def _unknown_name(full_name: str, choices: Sequence[str], legal: str) -> ModelError:
+    close = difflib.get_close_matches(full_name.rpartition(":")[2].lower(), choices)
+    hint = f" Did you mean {' or '.join(close)}?" if close else ""
+    return ModelError(f"unknown model {full_name!r}.{hint} Legal: {legal}")

@@ -1,0 +1,81 @@
+"""The look that all figures share, and how they become bytes: the same record gives the same file, anywhere.
+
+Grey is the dense network, blue the slim one, red the moment of the cut, in every figure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib.style
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+DENSE_INK = "#7B8794"
+DENSE_LIGHT = "#DDE1E6"
+SLIM = "#1F6FB2"
+CUT = "#C8102E"
+INK = "#1F2933"
+MUTED = "#66707C"
+
+HALO = {"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
+"""Box behind a label, so that lines under it do not cross its letters."""
+
+LOOK = {
+    "font.family": "DejaVu Sans",  # ships with matplotlib: the same outlines on every machine
+    "font.size": 10,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": "#B4BBC4",
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": "#E8EBEF",
+    "grid.linewidth": 0.8,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "figure.facecolor": "white",
+    "svg.fonttype": "path",
+    "svg.hashsalt": "earlybird",  # element ids are drawn at random without it
+}
+
+
+def save_figure(build: Callable[[Figure], None], path: str | Path, *, inches: tuple[float, float]) -> Path:
+    """Let `build` fill a new figure of that size and write it; the suffix of the path names the format.
+
+    The global state of matplotlib is left as found: no pyplot, and the look holds inside this call only.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with matplotlib.style.context(LOOK, after_reset=True):
+        figure = Figure(figsize=inches)
+        FigureCanvasAgg(figure)
+        build(figure)
+        # A date would make every rewrite of an unchanged run a change.
+        metadata = {"Date": None} if path.suffix == ".svg" else None
+        figure.savefig(path, dpi=110, metadata=metadata)
+    return path
+
+
+def title(figure: Figure, heading: str, caption: str, *, x: float = 0.02) -> None:
+    """A bold heading and a muted caption at the top left; they take the top 0.62 inches of the figure."""
+    height = figure.get_figheight()
+    figure.text(x, 1 - 0.14 / height, heading, ha="left", va="top", fontsize=13, fontweight="bold")
+    figure.text(x, 1 - 0.42 / height, caption, ha="left", va="top", fontsize=9.5, color=MUTED)
+
+
+def cut_line(axes: Axes, epoch: float) -> None:
+    """The vertical red line at the cut."""
+    axes.axvline(epoch, color=CUT, linewidth=1.6, zorder=3)
+
+
+def percent(share: float) -> str:
+    """A fraction in [0, 1] as percent with as many digits as it deserves: `59 %`, `10.6 %`, `2.1 %`."""
+    value = 100 * share
+    return f"{value:.0f} %" if abs(value - round(value)) < 0.05 else f"{value:.1f} %"

@@ -1,0 +1,169 @@
+"""What is compared: a row per run, each against its dense partner, and rows of equal settings put together over seeds.
+
+The dense partner of a run is the record of method `dense` with the same model, data, epochs and seed. Ratios are formed
+inside such a pair and only then averaged, so that a slow machine or an easy seed does not enter twice.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from earlybird.report.labels import (
+    data_label,
+    device_label,
+    drawn_ticket,
+    is_searched_in_vain,
+    method_label,
+    model_label,
+    realised_ratio,
+    requested_ratio,
+    scheduled_epochs,
+    seed_of,
+)
+
+Row = dict[str, Any]
+
+# The seed, where data lie and how often to save change no result in kind: such runs are one experiment.
+NOT_A_SETTING = frozenset({"seed", "root", "cache", "download", "workers", "checkpoint_every"})
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample standard deviation (divisor n - 1) of one quantity over seeds; `std` is None for n = 1."""
+
+    mean: float
+    std: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class RunGroup:
+    """Rows that differ in nothing but the seed, under the name that tells them from other groups of the comparison."""
+
+    name: str
+    rows: tuple[Row, ...]
+
+    def spread(self, key: str) -> Spread | None:
+        """Spread of a quantity over the runs that have it; None where none has."""
+        values = [row[key] for row in self.rows if row[key] is not None]
+        if not values:
+            return None
+        return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
+
+
+def comparison_rows(records: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """One flat row per record, in the order given.
+
+    Fractions and accuracies lie in [0, 1]. A ratio is this run divided by its dense partner (sizes: by its own dense
+    network), so 0.6 means 60 % of dense and 1.2 means dearer; it is None without a partner, and the ratio of seconds
+    is None as well between different devices. `train_macs` are MACs as executed, evaluation included;
+    `train_paper_flops` follow the paper's convention, or are None.
+
+    Example:
+        >>> comparison_rows(records)[1]["wall_seconds_ratio"]  # doctest: +SKIP
+        0.81
+    """
+    return [_row(record, _dense_partner(record, records)) for record in records]
+
+
+def group_rows(rows: Iterable[Row]) -> dict[tuple[str, str, int], list[RunGroup]]:
+    """(model, data, epochs) -> groups over seeds: the dense one first, then by method and ratio."""
+    by_setting: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        by_setting.setdefault((row["model"], row["data"], row["epochs"], json.dumps(row["settings"])), []).append(row)
+    topics: dict[tuple[str, str, int], list[list[Row]]] = {}
+    for (model, data, epochs, _), members in by_setting.items():
+        topics.setdefault((model, data, epochs), []).append(members)
+    return {topic: _named(sorted(groups, key=_rank)) for topic, groups in sorted(topics.items())}
+
+
+def _row(record: Mapping[str, Any], dense: Mapping[str, Any] | None) -> Row:
+    ticket = drawn_ticket(record) or {}
+    row: Row = {
+        "run_id": record["run_id"],
+        "model": model_label(record),
+        "data": data_label(record),
+        "epochs": scheduled_epochs(record),
+        "method": method_label(record),
+        "seed": seed_of(record),
+        "device": device_label(record),
+        "settings": _settings(record),
+        "prune_ratio": requested_ratio(record),
+        "realised_ratio": realised_ratio(record),
+        "searched_in_vain": is_searched_in_vain(record),
+        "flags": tuple(ticket.get("flags") or ()),
+        "accuracy": record["test"].get("accuracy"),
+        "emergence_epoch": ticket.get("epoch"),
+        "emergence_share": ticket.get("fraction_of_schedule"),
+        "dense_run_id": dense["run_id"] if dense else None,
+    }
+    for size in ("params", "macs"):
+        row[size] = record["final"][size]
+        row[f"{size}_ratio"] = _ratio(record["final"][size], record["dense"][size])
+    total, dense_total = record["cost"]["total"], dense["cost"]["total"] if dense else {}
+    for name, key in (("train_macs", "macs"), ("train_paper_flops", "paper_flops"), ("wall_seconds", "wall_seconds")):
+        row[name] = total.get(key)
+        row[f"{name}_ratio"] = _ratio(total.get(key), dense_total.get(key))
+    if dense and device_label(dense) != row["device"]:
+        row["wall_seconds_ratio"] = None  # seconds of two machines are no measure of a method
+    return row
+
+
+def _ratio(value: float | None, dense: float | None) -> float | None:
+    return value / dense if value is not None and dense else None
+
+
+def _dense_partner(record: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The first dense record of the same model, data, epochs and seed, preferring one whose training is the same."""
+    if method_label(record) == "dense":
+        return record
+    partners = [other for other in records if method_label(other) == "dense" and _pair_key(other) == _pair_key(record)]
+    training, device = record["config"].get("training"), device_label(record)
+    partners.sort(key=lambda other: (device_label(other) != device, other["config"].get("training") != training))
+    return partners[0] if partners else None
+
+
+def _pair_key(record: Mapping[str, Any]) -> tuple[Any, ...]:
+    settings = _flat({key: record["config"].get(key) or {} for key in ("model", "data")})
+    return json.dumps(settings), scheduled_epochs(record), seed_of(record)
+
+
+def _settings(record: Mapping[str, Any]) -> dict[str, Any]:
+    """All that was configured, flat, plus what it was resolved to and where it ran."""
+    resolved = record.get("resolved") or {}
+    return {
+        **_flat(record["config"]),
+        "precision": resolved.get("precision"),
+        "device": device_label(record),
+    }
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key in sorted(config):
+        if isinstance(config[key], Mapping):
+            flat.update(_flat(config[key], f"{prefix}{key}."))
+        elif key not in NOT_A_SETTING:
+            flat[prefix + key] = config[key]
+    return flat
+
+
+def _rank(group: Sequence[Row]) -> tuple[bool, str, float]:
+    return group[0]["method"] != "dense", group[0]["method"], group[0]["prune_ratio"] or 0.0
+
+
+def _named(groups: Sequence[list[Row]]) -> list[RunGroup]:
+    """Groups that the table would print alike (same method and p) are told apart by the settings that differ."""
+    named = []
+    for group in groups:
+        first = group[0]
+        alike = [other[0]["settings"] for other in groups if _rank(other) == _rank(group)]
+        keys = sorted({key for settings in alike for key in settings})
+        differing = [key for key in keys if len({json.dumps(settings.get(key)) for settings in alike}) > 1]
+        told_apart = ", ".join(f"{key.split('.')[-1]}={first['settings'].get(key)}" for key in differing)
+        named.append(RunGroup(first["method"] + (f" ({told_apart})" if told_apart else ""), tuple(group)))
+    return named

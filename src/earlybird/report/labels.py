@@ -1,0 +1,81 @@
+"""What a run is called in titles and tables, and which facts of a record those words come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def model_label(record: Mapping[str, Any]) -> str:
+    """The network's name, with its width where that is not 1: `vgg16 (width 0.25)`."""
+    model = record["config"].get("model", {})
+    width = model.get("width", 1.0)
+    name = str(model.get("name", "model"))
+    return name if width in (None, 1, 1.0) else f"{name} (width {width:g})"
+
+
+def data_label(record: Mapping[str, Any]) -> str:
+    """The data set's name."""
+    return str(record["config"].get("data", {}).get("name", "data"))
+
+
+def method_label(record: Mapping[str, Any]) -> str:
+    """The method's name as configured: `dense`, `early_bird`."""
+    return str(record["config"].get("method", {}).get("name", "method"))
+
+
+def scheduled_epochs(record: Mapping[str, Any]) -> int:
+    """Epochs T of the schedule, the length of one dense training."""
+    return int(record["config"].get("training", {}).get("epochs", 0))
+
+
+def seed_of(record: Mapping[str, Any]) -> int | None:
+    """The one seed that all others were set from; None where the record does not say."""
+    places = (record.get("seeds") or {}, record["config"], record["config"].get("training", {}))
+    return next((int(place["seed"]) for place in places if place.get("seed") is not None), None)
+
+
+def drawn_ticket(record: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The ticket of a run that drew one; None for a dense run and for a search that found none."""
+    ticket: Mapping[str, Any] | None = record.get("ticket")
+    return None if not ticket or ticket.get("none") else ticket
+
+
+def is_searched_in_vain(record: Mapping[str, Any]) -> bool:
+    """Whether the run searched to its end and no mask held still."""
+    return bool((record.get("ticket") or {}).get("none"))
+
+
+def requested_ratio(record: Mapping[str, Any]) -> float | None:
+    """Fraction p of the prunable channels that the run was to remove, in [0, 1); None for a run that prunes none."""
+    ticket = drawn_ticket(record) or {}
+    ratio = ticket.get("prune_ratio", record["config"].get("method", {}).get("prune_ratio"))
+    return None if ratio is None else float(ratio)
+
+
+def realised_ratio(record: Mapping[str, Any]) -> float | None:
+    """Fraction of the prunable channels that the run did remove; None for a run that prunes none."""
+    ratio = (drawn_ticket(record) or {}).get("realised_ratio")
+    return None if ratio is None else float(ratio)
+
+
+def is_cut(record: Mapping[str, Any]) -> bool:
+    """Whether any layer ended narrower than it began."""
+    return any(layer["kept"] < layer["dense"] for layer in record.get("layers") or [])
+
+
+def caption(record: Mapping[str, Any]) -> str:
+    """One line under a title: network, data, method, p, seed."""
+    parts = [f"{model_label(record)} on {data_label(record)}", method_label(record)]
+    if (ratio := requested_ratio(record)) is not None:
+        parts.append(f"p = {ratio:g}")
+    if (seed := seed_of(record)) is not None:
+        parts.append(f"seed {seed}")
+    return "  ·  ".join(parts)
+
+
+def device_label(record: Mapping[str, Any]) -> str:
+    """What the run was timed on."""
+    device = record.get("device") or {}
+    parts = [str(device[key]) for key in ("type", "name") if device.get(key)]
+    return " ".join(dict.fromkeys(parts)) or "unknown device"

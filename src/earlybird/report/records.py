@@ -1,0 +1,73 @@
+"""Finding and reading `record.json`, the one file of a run folder that a report needs.
+
+A record is a plain dictionary of JSON types; fractions lie in [0, 1]. What is read here is checked once, so that tables
+and plots may rely on the keys they use. Nothing here imports torch: a report can be made where no run ever could.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from earlybird.errors import RunFolderError
+
+Record = dict[str, Any]
+
+RECORD_NAME = "record.json"
+SCHEMA_VERSION = 1
+REQUIRED_KEYS = ("run_id", "config", "dense", "final", "metrics", "test", "cost")
+
+
+def find_records(paths: Iterable[str | Path]) -> list[Path]:
+    """Every `record.json` named by, in, or anywhere below the paths; each once, in path order.
+
+    Args:
+        paths: record files, run folders, or folders of run folders.
+
+    Raises:
+        RunFolderError: a path does not exist, or no finished run lies below it.
+    """
+    found: dict[Path, Path] = {}
+    for given in map(Path, paths):
+        if not given.exists():
+            raise RunFolderError(f"no such run folder: '{given}'; give a run folder or a folder of run folders")
+        below = [given] if given.is_file() else sorted(given.rglob(RECORD_NAME))
+        if not below:
+            raise RunFolderError(f"no {RECORD_NAME} below '{given}'; only finished runs have one")
+        found.update({path.resolve(): path for path in below if path.resolve() not in found})
+    return list(found.values())
+
+
+def read_record(path: str | Path) -> Record:
+    """The record in one file.
+
+    Raises:
+        RunFolderError: the file is unreadable, is no JSON object, has another schema version, or lacks a key.
+    """
+    path = Path(path)
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"cannot read record '{path}': {error}; finish the run again to rewrite it") from error
+    if not isinstance(record, dict):
+        raise RunFolderError(f"record '{path}' holds a {type(record).__name__}, not an object; it is no run record")
+    if record.get("schema_version") != SCHEMA_VERSION:
+        version = record.get("schema_version")
+        raise RunFolderError(f"record '{path}' has schema_version {version!r}; this version reads {SCHEMA_VERSION}")
+    if missing := [key for key in REQUIRED_KEYS if key not in record]:
+        raise RunFolderError(f"record '{path}' lacks {', '.join(missing)}; finish the run again to rewrite it")
+    return record
+
+
+def load_records(paths: Iterable[str | Path]) -> list[Record]:
+    """The records of all finished runs below the paths, in path order.
+
+    Example:
+        >>> records = load_records(["runs/demo"])  # doctest: +SKIP
+
+    Raises:
+        RunFolderError: see `find_records` and `read_record`; the message names the path.
+    """
+    return [read_record(path) for path in find_records(paths)]

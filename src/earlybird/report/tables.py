@@ -1,0 +1,179 @@
+"""The comparison of methods as a terminal table and as Markdown: mean ± sample standard deviation over seeds, with n.
+
+Each quantity stands beside its ratio to dense; a ticket that saves nothing shows 1.00 or more, and a line says so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from earlybird.report.canvas import percent
+from earlybird.report.comparison import RunGroup, Spread, comparison_rows, group_rows
+
+__all__ = ["comparison_rows", "markdown_comparison", "print_comparison"]
+
+MISSING = "–"
+PREFIXES = ((1e18, " E"), (1e15, " P"), (1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k"), (1.0, ""))
+HOW_TO_READ = (
+    "Mean ± sample standard deviation over n seeds (no ± where all agree). In brackets: divided by the dense run of "
+    "the same model, data, epochs and seed; below 1.00 is saved. Training cost counts search, training and evaluation."
+)
+
+
+def print_comparison(records: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:
+    """Print one table per model, data set and schedule.
+
+    Args:
+        records: as `load_records` gives them; any mixture.
+        console: where to print; the standard output by default.
+    """
+    console = console or Console()
+    for topic, groups in group_rows(comparison_rows(records)).items():
+        console.print(_heading(topic), style="bold", markup=False, highlight=False)
+        for beside in _that_fit(groups, console.width):
+            console.print(_terminal_table(beside))
+        for note in _notes(groups):
+            console.print(note, style="dim", markup=False, highlight=False)
+        console.print()
+
+
+def _that_fit(groups: Sequence[RunGroup], width: int) -> list[list[RunGroup]]:
+    """Split the groups, in order, into tables of at most `width` letters, yet of at least one group each."""
+    labels = max(map(len, COLUMNS)) + 4  # three letters around a cell, one more at the left edge
+    tables: list[list[RunGroup]] = []
+    room = 0
+    for group in groups:
+        need = max(map(len, _cells(group))) + 3
+        if not tables or need > room:
+            tables.append([])
+            room = width - labels
+        tables[-1].append(group)
+        room -= need
+    return tables
+
+
+def _terminal_table(groups: Sequence[RunGroup]) -> Table:
+    """Quantities down, methods across: what is compared stands side by side, and a terminal of 80 letters is enough."""
+    table = Table()
+    columns = [list(COLUMNS), *(_cells(group) for group in groups)]
+    for place, (name, *_) in enumerate(columns):
+        table.add_column(Text(name), justify="left" if place == 0 else "right", overflow="fold")
+    for row in list(zip(*columns, strict=True))[1:]:
+        table.add_row(*map(Text, row))
+    return table
+
+
+def markdown_comparison(records: Sequence[Mapping[str, Any]]) -> str:
+    """The same tables in Markdown, each under a heading of its own; ends with a newline."""
+    blocks = []
+    for topic, groups in group_rows(comparison_rows(records)).items():
+        lines = [f"### {_heading(topic)}", "", _markdown_line(list(COLUMNS))]
+        lines.append("|---|" + "---:|" * (len(COLUMNS) - 1))
+        lines += [_markdown_line(_cells(group)) for group in groups]
+        blocks.append("\n".join([*lines, "", *(f"{note}  " for note in _notes(groups))]).rstrip())
+    return "\n\n".join(blocks) + "\n"
+
+
+def _heading(topic: tuple[str, str, int]) -> str:
+    model, data, epochs = topic
+    return f"{model} on {data}, {epochs} epochs"
+
+
+def _markdown_line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _cells(group: RunGroup) -> list[str]:
+    return [cell(group) for cell in COLUMNS.values()]
+
+
+def _ratio_cell(group: RunGroup) -> str:
+    asked, realised = group.spread("prune_ratio"), group.spread("realised_ratio")
+    if asked is None:
+        return MISSING
+    return f"{asked.mean:g} / {_plain(realised, len(group.rows), '.3f')}"
+
+
+def _emergence_cell(group: RunGroup) -> str:
+    epoch, share = group.spread("emergence_epoch"), group.spread("emergence_share")
+    vain = sum(row["searched_in_vain"] for row in group.rows)
+    none = f"none in {vain} of {len(group.rows)}" if vain else ""
+    if epoch is None or share is None:
+        return none or MISSING
+    mark = "†" if any(row["flags"] for row in group.rows) else ""
+    found = f"{_plain(epoch, len(group.rows), '.2f' if epoch.std else '.4g')} ({percent(share.mean)}){mark}"
+    return f"{found}; {none}" if none else found
+
+
+def _quantity_cell(key: str, *, unit: str = "") -> Callable[[RunGroup], str]:
+    """Column of a quantity and, in brackets, its ratio to dense."""
+
+    def cell(group: RunGroup) -> str:
+        value, ratio, runs = group.spread(key), group.spread(f"{key}_ratio"), len(group.rows)
+        shown = _seconds(value, runs) if unit == "s" else _si(value, runs)
+        return shown if ratio is None else f"{shown} ({_plain(ratio, runs, '.2f')})"
+
+    return cell
+
+
+def _accuracy_cell(group: RunGroup) -> str:
+    return _plain(group.spread("accuracy"), len(group.rows), ".2f", scale=100)
+
+
+COLUMNS: dict[str, Callable[[RunGroup], str]] = {
+    "method": lambda group: group.name,
+    "p asked / realised": _ratio_cell,
+    "test accuracy %": _accuracy_cell,
+    "ticket at epoch (of schedule)": _emergence_cell,
+    "parameters": _quantity_cell("params"),
+    "MACs per image": _quantity_cell("macs"),
+    "training MACs": _quantity_cell("train_macs"),
+    "training FLOPs, paper's count": _quantity_cell("train_paper_flops"),
+    "seconds": _quantity_cell("wall_seconds", unit="s"),
+    "n": lambda group: str(len(group.rows)),
+}
+
+
+def _plain(spread: Spread | None, runs: int, form: str, *, scale: float = 1.0, suffix: str = "") -> str:
+    """`mean ± std`, the mean alone where all agree, and an n of its own where not all runs have the quantity."""
+    if spread is None:
+        return MISSING
+    text = f"{scale * spread.mean:{form}}"
+    if spread.std:
+        text += f" ± {scale * spread.std:{form}}"
+    return text + suffix + (f" [n={spread.n}]" if spread.n != runs else "")
+
+
+def _si(spread: Spread | None, runs: int) -> str:
+    """Three digits and a decimal prefix, the same one for mean and deviation: `11.8 ± 0.2 M`."""
+    if spread is None:
+        return MISSING
+    size, prefix = next(((s, p) for s, p in PREFIXES if spread.mean >= s), (1.0, ""))
+    digits = max(0, 2 - int(math.log10(max(spread.mean / size, 1.0))))
+    return _plain(spread, runs, f".{digits}f", scale=1 / size, suffix=prefix)
+
+
+def _seconds(spread: Spread | None, runs: int) -> str:
+    return _plain(spread, runs, ",.0f" if spread and spread.mean >= 100 else ".1f")
+
+
+def _notes(groups: Sequence[RunGroup]) -> list[str]:
+    rows = [row for group in groups for row in group.rows]
+    notes = [HOW_TO_READ, "Timed on: " + ", ".join(sorted({row["device"] for row in rows})) + "."]
+    for group in groups:
+        ratio = group.spread("wall_seconds_ratio")
+        if ratio is not None and group.rows[0]["method"] != "dense" and ratio.mean >= 0.995:
+            notes.append(f"{group.name} saves no time here: {ratio.mean:.2f} of the dense seconds.")
+        if flags := sorted({flag for row in group.rows for flag in row["flags"]}):
+            notes.append(f"† {group.name}: {'; '.join(flags)}.")
+    if len({row["dense_run_id"] for row in rows} - {None}) == 0:
+        notes.append(
+            "No dense run of this model, data, schedule and seed is among the records: no training-cost ratios."
+        )
+    return notes

@@ -1,0 +1,133 @@
+"""From a configuration to a `Task`: data, device, network, precision, session. What "auto" means is settled here, once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from earlybird.data import Augment, Batches, DataBundle, MemoryImages, eval_batches, load_data, train_batches
+from earlybird.errors import ModelError
+from earlybird.methods.early_bird import EarlyBirdTraining
+from earlybird.methods.task import Task
+from earlybird.runs.config import DataConfig, RunConfig
+from earlybird.runs.folder import RunFolder
+from earlybird.runs.saved_model import NetworkSpec
+from earlybird.training.compute import Compute, choose_device, choose_precision
+from earlybird.training.interrupt import StopFlag
+from earlybird.training.journal import Journal
+from earlybird.training.progress import Progress
+from earlybird.training.session import Session
+
+EVAL_BATCH_SIZE = 500
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that is ready to go."""
+
+    task: Task
+    spec: NetworkSpec
+    bundle: DataBundle
+    resolved: dict[str, Any]
+    workers: int
+
+    def test_batches(self) -> Batches:
+        """The test set; read it once."""
+        compute = self.task.session.compute
+        return eval_batches(
+            self.bundle, "test", batch_size=EVAL_BATCH_SIZE, device=compute.device, workers=self.workers,
+            memory_format=compute.memory_format,
+        )  # fmt: skip
+
+
+def prepare(config: RunConfig, folder: RunFolder, resolved: dict[str, Any], stop: StopFlag, quiet: bool) -> Prepared:
+    """Load data and network, settle device and precision, and write what "auto" meant into the folder.
+
+    Args:
+        config: the settings.
+        folder: the open run folder.
+        resolved: what an earlier start settled; reused, so that a resumed run keeps its numbers.
+        stop: set by a signal.
+        quiet: print no progress.
+
+    Raises:
+        EarlyBirdError: unknown or missing model or data, or a network that cannot take these images.
+    """
+    settings = config.training
+    bundle = load_bundle(config.data, settings.seed)
+    spec = NetworkSpec(config.model.name, bundle.num_classes, bundle.in_channels, bundle.image_size, config.model.width)
+    model = spec.build(settings.seed)
+    device = choose_device(settings.device)
+    check_network(model, spec)
+    precision = resolved.get("precision")
+    if precision is None:
+        batch = torch.randn(settings.batch_size, *spec.example_input().shape[1:], generator=torch.Generator().manual_seed(0))
+        precision = choose_precision(settings.precision, model, batch, bundle.num_classes, device)
+    compute = Compute(device, precision)
+    augment = resolve_augment(config.data, bundle)
+    train = train_batches(
+        bundle, batch_size=settings.batch_size, seed=settings.seed, augment=augment, device=device,
+        workers=config.data.workers, memory_format=compute.memory_format,
+    )  # fmt: skip
+    val = None
+    if bundle.val is not None:
+        val = eval_batches(
+            bundle, "val", batch_size=EVAL_BATCH_SIZE, device=device, workers=config.data.workers,
+            memory_format=compute.memory_format,
+        )  # fmt: skip
+    session = Session(
+        train, val, settings, compute, folder.checkpoints, Journal(folder.write_rows),
+        Progress(train.steps_per_epoch, settings.epochs, quiet=quiet), stop,
+    )  # fmt: skip
+    settled = {
+        "precision": precision, "device": str(device), "augment": augment, "threads": torch.get_num_threads(),
+        "steps_per_epoch": session.steps_per_epoch, "total_steps": session.total_steps,
+    }  # fmt: skip
+    if isinstance(config.method, EarlyBirdTraining):
+        settled |= {"schedule": config.method.resolved_schedule, "round_to": config.method.round_to}
+    folder.write_config(config, settled)
+    image_shape = (bundle.in_channels, bundle.image_size, bundle.image_size)
+    task = Task(spec.build, image_shape, session, folder.path, settings.seed)
+    return Prepared(task, spec, bundle, settled, config.data.workers)
+
+
+def load_bundle(data: DataConfig, seed: int) -> DataBundle:
+    """The data set of a configuration."""
+    return load_data(
+        data.name, root=data.root, download=data.download, image_size=data.image_size, val_fraction=data.val_fraction,
+        seed=seed, cache_dir=data.cache, train_images=data.train_images,
+    )  # fmt: skip
+
+
+def resolve_augment(data: DataConfig, bundle: DataBundle) -> Augment:
+    """What `augment: auto` means for this data set: digits are not mirrored, folders get the ImageNet protocol."""
+    if data.augment != "auto":
+        return data.augment
+    if not isinstance(bundle.train, MemoryImages):
+        return "imagenet"
+    return "none" if data.name == "digits" else "crop_flip"
+
+
+@torch.no_grad()
+def check_network(model: nn.Module, spec: NetworkSpec) -> None:
+    """Raise `ModelError` unless the network takes these images and gives one number per class."""
+    was_training = model.training
+    example = spec.example_input()
+    try:
+        logits = model.eval()(example)
+    except Exception as error:  # noqa: BLE001 - a foreign forward may raise anything
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(
+            f"model {spec.name!r} cannot take images of shape {tuple(example.shape[1:])} ({first}); "
+            "choose another --data.image_size or another --model"
+        ) from error
+    finally:
+        model.train(was_training)
+    if tuple(logits.shape) != (1, spec.num_classes):
+        raise ModelError(
+            f"model {spec.name!r} gives {tuple(logits.shape)} for one image; the data has {spec.num_classes} classes, "
+            f"so it must give (1, {spec.num_classes})"
+        )

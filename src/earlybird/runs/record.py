@@ -1,0 +1,102 @@
+"""`record.json`: one finished run as plain values. Fractions lie in [0, 1]; percent lives in reports."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from earlybird import __version__
+from earlybird.cost import ModelCost
+from earlybird.methods.candidate import Candidate
+from earlybird.methods.pipeline import Outcome
+from earlybird.methods.task import Task
+from earlybird.runs.config import RunConfig
+
+SCHEMA_VERSION = 1
+_PACKAGES = ("torch", "torchvision", "numpy", "safetensors")
+
+
+def make_record(
+    config: RunConfig, resolved: dict[str, Any], task: Task, outcome: Outcome, dense: ModelCost, folder: Path
+) -> dict[str, Any]:
+    """The record of a finished run (schema in `docs/run-folder.md`)."""
+    candidate, session = outcome.candidate, task.session
+    ledger = session.journal.ledger
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": folder.name,
+        "status": "finished",
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {"earlybird": __version__, "python": platform.python_version()}
+        | {name: version(name) for name in _PACKAGES},
+        "device": _device(session.compute.device),
+        "config": config.to_dict(),
+        "resolved": resolved,
+        "seeds": {"run": session.settings.seed, "model": task.seed, "data": session.settings.seed},
+        "ticket": _ticket(candidate, task),
+        "layers": _layers(candidate),
+        "dense": _cost(dense),
+        "final": _cost(task.cost(candidate.model)),
+        "metrics": session.journal.rows,
+        "test": asdict(outcome.test),
+        "cost": {
+            "phases": {phase: asdict(cost) for phase, cost in ledger.merged().items()},
+            "total": asdict(ledger.total()),
+        },
+        "flags": list(candidate.flags),
+    }
+
+
+def _ticket(candidate: Candidate, task: Task) -> dict[str, Any] | None:
+    if candidate.distances is None:
+        return None
+    per_epoch = task.session.steps_per_epoch
+    log = {
+        "distances": list(candidate.distances),
+        # A draw's distance belongs to the moment of the draw; the first draw has none before it.
+        "distance_epochs": [step / per_epoch for step in candidate.draw_steps[1:]],
+    }
+    ticket = candidate.ticket
+    if ticket is None:
+        return {"none": True, "last_distances": log["distances"][-5:], **log}
+    step = int(ticket.notes["step"])
+    return {
+        "prune_ratio": ticket.prune_ratio,
+        "realised_ratio": ticket.realised_ratio,
+        "draw": ticket.drawn_after,
+        "step": step,
+        "epoch": step / per_epoch,
+        "total_epochs": task.session.settings.epochs,
+        "fraction_of_schedule": step / task.session.total_steps,
+        "rule": ticket.rule,
+        "epsilon": ticket.epsilon,
+        "window": ticket.window,
+        "policy": ticket.policy,
+        "round_to": ticket.round_to,
+        "flags": list(ticket.flags),
+        "mask_digest": ticket.mask.digest(),
+        **log,
+    }
+
+
+def _layers(candidate: Candidate) -> list[dict[str, Any]]:
+    if candidate.ticket is None:
+        return []
+    kept, widths = candidate.ticket.mask.kept_counts(), candidate.ticket.mask.widths()
+    return [{"name": name, "dense": widths[name], "kept": kept[name]} for name in kept]
+
+
+def _cost(cost: ModelCost) -> dict[str, Any]:
+    return {"params": cost.params, "macs": cost.macs, "train_macs": cost.train_macs, "paper_gflops": cost.paper_flops / 1e9}
+
+
+def _device(device: torch.device) -> dict[str, Any]:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {"type": device.type, "name": name, "threads": torch.get_num_threads(), "platform": sys.platform}

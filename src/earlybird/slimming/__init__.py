@@ -1,0 +1,29 @@
+"""Exact structured slimming on `torch.fx`: what may be cut (`channel_groups`), the cut (`slim`), the check (`certify`).
+
+`graph` traces, `rules` say what each operation means for channels, `walk` applies them, `certificate` decides what may
+go, `groups` counts it in units, `surgery` cuts. Nothing here scores, ranks or trains.
+"""
+
+from earlybird.slimming.check import certify
+from earlybird.slimming.groups import channel_groups
+from earlybird.slimming.select import (
+    SelectBatchNorm1d,
+    SelectBatchNorm2d,
+    SelectBatchNorm3d,
+    SelectSyncBatchNorm,
+)
+from earlybird.slimming.surgery import kept_indices, masked, sliced, slim, slim_like
+
+__all__ = [
+    "SelectBatchNorm1d",
+    "SelectBatchNorm2d",
+    "SelectBatchNorm3d",
+    "SelectSyncBatchNorm",
+    "certify",
+    "channel_groups",
+    "kept_indices",
+    "masked",
+    "sliced",
+    "slim",
+    "slim_like",
+]

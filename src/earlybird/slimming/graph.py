@@ -1,0 +1,212 @@
+"""Tracing: the operations a network really runs, in train and in eval mode, with their output shapes.
+
+A copy on the `meta` device is traced by `torch.fx` (modules of `torch.nn` are leaves) and run once on shapes alone, so
+that the caller's network, its statistics and the random state stay as found. What cannot be traced is refused with the
+module's path. Which operation means what stands in `rules.py`.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from earlybird.errors import SlimError
+from earlybird.slimming.select import SELECT_NORMS
+
+ExampleInput = Tensor | tuple[Tensor, ...]
+_SHAPE = "earlybird_shape"
+
+
+@dataclass(frozen=True)
+class TracedNetwork:
+    """One copy of a network and its graphs: one where train and eval mode run the same operations, else one of each.
+
+    Attributes:
+        modules: path -> module of the copy, each module once, in `named_modules()` order.
+        graphs: mode -> graph; `shape_of(node)` gives the shape of each node's output.
+    """
+
+    modules: dict[str, nn.Module]
+    graphs: dict[str, fx.Graph]
+
+
+def trace(model: nn.Module, example_input: ExampleInput) -> TracedNetwork:
+    """Trace `model` in both modes with inputs shaped like `example_input` (batch first; a batch of 1 is doubled).
+
+    Raises:
+        SlimError: the network's control flow depends on data, an operation fails on the example, or two modules share
+            one parameter. The message names the module.
+    """
+    with random_state_kept():
+        _refuse_shared_parameters(model)  # Before the move to `meta`, which makes two of a shared one.
+        model = copy.deepcopy(model).to("meta")
+        _clear_hooks(model)
+        inputs = tuple(_on_meta(x) for x in as_tuple(example_input))
+        graphs: dict[str, fx.Graph] = {}
+        listings: set[str] = set()
+        for mode in ("train", "eval"):
+            graph = _trace_mode(model.train(mode == "train"), inputs)
+            listing = _listing(graph)
+            if listing not in listings:
+                listings.add(listing)
+                graphs[mode] = graph
+    return TracedNetwork(dict(model.named_modules()), graphs)
+
+
+def as_tuple(example_input: ExampleInput) -> tuple[Tensor, ...]:
+    """The positional inputs of one call."""
+    return example_input if isinstance(example_input, tuple) else (example_input,)
+
+
+def shape_of(node: fx.Node) -> Any:
+    """Shape of a tensor output as a tuple; the value itself where the node gives no tensor."""
+    return node.meta[_SHAPE]
+
+
+def module_path(node: fx.Node) -> str:
+    """Path of the module whose forward holds this node ("" for the root)."""
+    if node.op == "call_module":
+        return str(node.target)
+    stack = node.meta.get("nn_module_stack") or {}
+    return str(list(stack.values())[-1][0]) if stack else ""
+
+
+@contextmanager
+def random_state_kept() -> Iterator[None]:
+    """Put the CPU generators of torch, numpy and Python back afterwards (a traced forward may draw from any)."""
+    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(states[0])
+        np.random.set_state(states[1])
+        random.setstate(states[2])
+
+
+class _Value(fx.Proxy):
+    """Records `+=` and its kin as the in-place operations they are; `fx` alone would write a plain add."""
+
+    def __iadd__(self, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
+
+    def __isub__(self, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operator.isub, (self, other), {})
+
+    def __imul__(self, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operator.imul, (self, other), {})
+
+    def __itruediv__(self, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operator.itruediv, (self, other), {})
+
+
+class _Tracer(fx.Tracer):
+    """Keeps the path of the module it is in, for messages; `torch.nn` modules and selecting norms are leaves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside: list[str] = []
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Value(node, self)
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, SELECT_NORMS) or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        self.inside.append(self.path_of_module(m))
+        result = super().call_module(m, forward, args, kwargs)
+        self.inside.pop()  # Not in a `finally`: after an error the innermost path is what the message needs.
+        return result
+
+
+class _Shapes(fx.Interpreter):
+    """Runs a graph and notes each node's output shape."""
+
+    def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
+        super().__init__(model, graph=graph)
+        self.extra_traceback = False  # It would append lines to our one-line errors.
+
+    def run_node(self, n: fx.Node) -> Any:
+        try:
+            result = super().run_node(n)
+        except Exception as error:
+            where = module_path(n) or type(self.module).__name__
+            first_line = str(error).split("\n", 1)[0]
+            raise SlimError(
+                f"cannot run {n.op} {_target_name(n)!r} in module {where!r} on the example input: {first_line}; "
+                "give an example_input of the network's own shape"
+            ) from error
+        n.meta[_SHAPE] = tuple(result.shape) if isinstance(result, Tensor) else result
+        return result
+
+    def call_module(self, target: fx.node.Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        module = self.module.get_submodule(str(target))
+        if isinstance(module, nn.SyncBatchNorm):  # In a process group it would wait for the other ranks.
+            x: Tensor = args[0]
+            return x.new_empty((x.shape[0], module.num_features, *x.shape[2:]))
+        return super().call_module(target, args, kwargs)
+
+
+def _trace_mode(model: nn.Module, inputs: tuple[Tensor, ...]) -> fx.Graph:
+    tracer = _Tracer()
+    try:
+        graph = tracer.trace(model)
+    except Exception as error:
+        where = tracer.inside[-1] if tracer.inside else ""
+        kind = type(model.get_submodule(where)).__name__
+        first_line = str(error).split("\n", 1)[0]
+        raise SlimError(
+            f"cannot trace module {where or 'the network'!r} ({kind}): {first_line}; "
+            "its forward must not branch on tensor values (torch.fx)"
+        ) from error
+    with torch.no_grad():
+        _Shapes(model, graph).run(*inputs, enable_io_processing=False)
+    return graph
+
+
+def _on_meta(x: Tensor) -> Tensor:
+    x = torch.empty_like(x, device="meta")
+    # BatchNorm on [n, c] refuses a batch of 1 in train mode.
+    return x.repeat(2, *[1] * (x.dim() - 1)) if x.dim() and x.shape[0] == 1 else x
+
+
+def _listing(graph: fx.Graph) -> str:
+    """The graph's operations as text; `training` flags that reach dropout do not make another network."""
+    lines = []
+    for n in graph.nodes:
+        kwargs = {key: value for key, value in n.kwargs.items() if key != "training"}
+        lines.append(f"{n.name} {n.op} {_target_name(n)} {n.args} {kwargs}")
+    return "\n".join(lines)
+
+
+def _target_name(node: fx.Node) -> str:
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", repr(node.target))
+
+
+def _clear_hooks(model: nn.Module) -> None:
+    # A user's hook (a logger, say) must not see the shape run: it would write into the caller's objects.
+    for module in model.modules():
+        module._forward_hooks.clear()
+        module._forward_pre_hooks.clear()
+
+
+def _refuse_shared_parameters(model: nn.Module) -> None:
+    owner: dict[int, str] = {}
+    for path, module in model.named_modules():
+        for name, parameter in module.named_parameters(path, recurse=False):
+            other = owner.setdefault(id(parameter), name)
+            if other != name:
+                raise SlimError(
+                    f"parameters {other!r} and {name!r} are one tensor; slimming has no rule for weight tying"
+                )

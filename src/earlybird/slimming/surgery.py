@@ -1,0 +1,251 @@
+"""The cut: `slim` gives a smaller ordinary module, `masked` the dense one with the same channels at zero.
+
+Modules are narrowed in place in a deep copy, so the result is of the caller's own class with the caller's own forward.
+Everything that is cut was certified by `certificate.py`; a mask that asks for more is a `MaskError`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import cast, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from earlybird.core.groups import ChannelGroups
+from earlybird.core.mask import ChannelMask
+from earlybird.errors import MaskError
+from earlybird.slimming.certificate import Certificate, Policy, certify_channels
+from earlybird.slimming.graph import ExampleInput
+from earlybird.slimming.groups import groups_of
+from earlybird.slimming.select import SELECT_NORMS, Norm, selecting_norm
+from earlybird.slimming.slots import Flags
+
+KeptIndices = dict[str, tuple[Tensor | None, ...]]
+
+
+def slim(
+    model: nn.Module, mask: ChannelMask, example_input: ExampleInput, groups: ChannelGroups | None = None
+) -> nn.Module:
+    """A new, physically smaller module that computes what `masked(model, mask)` computes.
+
+    Weights, statistics and buffers are the kept part of the caller's, who keeps the model untouched. Device, dtype,
+    memory format, `requires_grad` and the training flags carry over. A norm that gathers from a residual stream becomes
+    a `SelectBatchNorm`.
+
+    Args:
+        model: the dense network.
+        mask: which channels stay, drawn with the groups of this network.
+        example_input: a tensor, or a tuple of tensors, with the batch first; only its shapes are used.
+        groups: what the mask was drawn with; by default `channel_groups(model, example_input)`.
+
+    Raises:
+        SlimError: the network cannot be traced, or an operation has no rule.
+        MaskError: the mask cuts a protected channel, disagrees inside a tie, leaves a layer no channel, or names other
+            layers or widths; or `groups` belong to another network.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3))
+        >>> mask = ChannelMask({"1": torch.tensor([True, False, True, False])})
+        >>> slim(net, mask, torch.zeros(1, 3, 8, 8))[3].in_channels
+        2
+    """
+    cuts = _cuts(model, mask, example_input, groups)
+    indices = _kept_indices(model, cuts)
+    small = copy.deepcopy(model)
+    for name, module in list(small.named_modules()):
+        if name in cuts:
+            _narrow_(module, name, cuts[name], indices)
+    for name, module in list(small.named_modules()):
+        index = cuts[name].gather if name in cuts else None
+        if index is not None and isinstance(module, Norm) and not isinstance(module, SELECT_NORMS):
+            _replace_(small, module, selecting_norm(module, index))
+    return small
+
+
+def slim_like(
+    model: nn.Module, mask: ChannelMask, example_input: ExampleInput, groups: ChannelGroups | None = None
+) -> nn.Module:
+    """`slim`, under the name that says that the result is of the caller's class."""
+    return slim(model, mask, example_input, groups)
+
+
+def kept_indices(
+    model: nn.Module, mask: ChannelMask, example_input: ExampleInput, groups: ChannelGroups | None = None
+) -> KeptIndices:
+    """Where each parameter and buffer of the slim network comes from, for slicing momentum and the like.
+
+    Returns:
+        Name in the dense model -> one entry per dimension: the kept indices, int64 on the CPU, or None where the whole
+        dimension stays.
+
+    Raises:
+        SlimError, MaskError: as `slim`.
+    """
+    return _kept_indices(model, _cuts(model, mask, example_input, groups))
+
+
+def sliced(tensor: Tensor, indices: tuple[Tensor | None, ...]) -> Tensor:
+    """The part of a tensor that one entry of `kept_indices` keeps, as a new tensor in the same memory format."""
+    kept = tensor.detach()
+    for dim, index in enumerate(indices):
+        if index is not None:
+            kept = kept.index_select(dim, index.to(tensor.device))
+    strides = tensor.stride()
+    order = sorted(range(tensor.dim()), key=lambda dim: -strides[dim])
+    inverse = [order.index(dim) for dim in range(tensor.dim())]
+    return kept.permute(order).clone(memory_format=torch.contiguous_format).permute(inverse)
+
+
+@torch.no_grad()
+def masked(model: nn.Module, mask: ChannelMask, example_input: ExampleInput | None = None) -> nn.Module:
+    """A deep copy with the removed channels at zero: scale and shift of a norm, rows and bias of a conv or linear.
+
+    Args:
+        model: the dense network.
+        mask: which channels stay.
+        example_input: if given, the mask is first checked to be one that `slim` takes, under the default policy.
+
+    Raises:
+        MaskError: the mask names a module that has no channels to mask, or another width.
+    """
+    if example_input is not None:
+        groups_of(certify_channels(model, example_input, "auto")).check(mask)
+    model = copy.deepcopy(model)
+    modules = dict(model.named_modules())
+    for name, keep in mask.items():
+        weight = getattr(modules.get(name), "weight", None)
+        if not isinstance(weight, Tensor) or weight.shape[0] != keep.numel():
+            found = "no such layer" if not isinstance(weight, Tensor) else f"{weight.shape[0]} channels"
+            raise MaskError(
+                f"layer {name!r}: the mask has {keep.numel()} channels, the network {found}; "
+                "draw the mask from this network"
+            )
+        for parameter in (weight, getattr(modules[name], "bias", None)):
+            if parameter is not None:
+                parameter[~keep.to(parameter.device)] = 0
+    return model
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """What one module keeps: bool `[in]` and `[out]`, and for a norm that drops channels by itself what it gathers."""
+
+    keep_in: Flags
+    keep_out: Flags
+    gather: Tensor | None = None
+
+
+def _cuts(
+    model: nn.Module, mask: ChannelMask, example_input: ExampleInput, groups: ChannelGroups | None
+) -> dict[str, _Cut]:
+    certificate = certify_channels(model, example_input, "auto" if groups is None else _policy(groups))
+    fresh = groups_of(certificate)
+    if groups is not None and not _restricts(groups, fresh):
+        raise MaskError(
+            "the channel groups belong to another network or policy; "
+            f"make them with channel_groups(model, example_input, {groups.policy!r})"
+        )
+    (groups or fresh).check(mask)
+    book, classes = certificate.book, certificate.classes
+    removed = np.zeros(book.size, dtype=bool)
+    for name, keep in mask.items():
+        if name in book.outputs:  # Else a layer that never runs.
+            removed[classes[book.outputs[name][~keep.numpy()]]] = True
+    return {name: _cut_of(certificate, name, ~removed[classes]) for name in book.outputs}
+
+
+def _policy(groups: ChannelGroups) -> Policy:
+    for policy in get_args(Policy):
+        if policy == groups.policy:
+            return cast(Policy, policy)
+    raise MaskError(f"the channel groups have policy {groups.policy!r}; make them with channel_groups(...)")
+
+
+def _cut_of(certificate: Certificate, name: str, kept: Flags) -> _Cut:
+    book = certificate.book
+    keep_in, keep_out = kept[book.inputs[name]], kept[book.outputs[name]]
+    if not keep_out.any():
+        raise MaskError(f"layer {name!r} would keep no channel; draw the mask with min_channels=1 or more")
+    gather = None
+    if isinstance(certificate.network.modules[name], Norm) and keep_out.sum() < keep_in.sum():
+        places = np.cumsum(keep_in) - 1  # Where each channel lies in what still arrives.
+        gather = torch.from_numpy(places[: len(keep_out)][keep_out])
+    return _Cut(keep_in, keep_out, gather)
+
+
+def _restricts(groups: ChannelGroups, fresh: ChannelGroups) -> bool:
+    """Whether `groups` are `fresh`, possibly with whole units protected on top (`keep`, units without a score)."""
+    if groups.digest() == fresh.digest():
+        return True
+    if groups.widths() != fresh.widths():
+        return False
+    own = torch.cat(list(groups.unit_of.values()))
+    new = torch.cat([fresh.unit_of[name] for name in groups.unit_of])
+    free = own >= 0
+    pairs = set(zip(own[free].tolist(), new[free].tolist(), strict=True))
+    inner = {unit for _, unit in pairs}
+    one_to_one = len(pairs) == len({unit for unit, _ in pairs}) == len(inner)
+    return one_to_one and -1 not in inner and inner.isdisjoint(new[~free].tolist())
+
+
+def _kept_indices(model: nn.Module, cuts: dict[str, _Cut]) -> KeptIndices:
+    found: KeptIndices = {}
+    for path, module in model.named_modules():
+        for name, tensor in _own_tensors(module):
+            full = f"{path}.{name}" if path else name
+            whole: tuple[Tensor | None, ...] = (None,) * tensor.dim()
+            found[full] = _indices_of(module, cuts[path], whole) if path in cuts else whole
+    return found
+
+
+def _own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    for tensors in (module._parameters, module._buffers):
+        for name, tensor in tensors.items():
+            if tensor is not None:
+                yield name, tensor
+
+
+def _indices_of(module: nn.Module, cut: _Cut, whole: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    """Dimension 0 is always the module's output; dimension 1 its input, save where groups make that a 1 (depthwise)."""
+    entries = list(whole)
+    if len(entries) > 0:
+        entries[0] = _index(cut.keep_out)
+    if len(entries) > 1 and getattr(module, "groups", 1) == 1:
+        entries[1] = _index(cut.keep_in)
+    return tuple(entries)
+
+
+def _index(keep: Flags) -> Tensor | None:
+    return None if keep.all() else torch.from_numpy(np.flatnonzero(keep))
+
+
+def _narrow_(module: nn.Module, name: str, cut: _Cut, indices: KeptIndices) -> None:
+    for own, tensor in list(_own_tensors(module)):
+        entry = indices[f"{name}.{own}" if name else own]
+        if all(index is None for index in entry):
+            continue
+        part = sliced(tensor, entry)
+        if isinstance(tensor, nn.Parameter):
+            module._parameters[own] = nn.Parameter(part, requires_grad=tensor.requires_grad)
+        else:
+            module._buffers[own] = part
+    inputs, outputs = int(cut.keep_in.sum()), int(cut.keep_out.sum())
+    if isinstance(module, Norm):
+        module.num_features = outputs
+    elif isinstance(module, nn.Linear):
+        module.in_features, module.out_features = inputs, outputs
+    elif isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        module.groups = module.groups if module.groups == 1 else inputs
+        module.in_channels, module.out_channels = inputs, outputs
+
+
+def _replace_(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put `new` wherever `model` holds `old`; a shared module has several places."""
+    for parent in model.modules():
+        for name, child in list(parent._modules.items()):  # `named_children` gives a shared one once.
+            if child is old:
+                setattr(parent, name, new)

@@ -1,0 +1,112 @@
+"""`Compute`: where and in which numbers a network is trained, and the choice between them.
+
+bf16 means autocast around forward and loss with fp32 weights. `auto` is answered once by measuring; the answer is written
+into the run's configuration and reused when it resumes, because a run must not change its numbers half-way.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from earlybird.errors import ConfigError
+
+Precision = Literal["fp32", "bf16"]
+
+# A gain below this is not worth other numerics than the reference's.
+_WORTHWHILE = 0.95
+_TRIALS = 3
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Device and precision of one run."""
+
+    device: torch.device
+    precision: Precision = "fp32"
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """channels_last with bf16, where convolution and BatchNorm are fastest in it; the default layout with fp32."""
+        return torch.channels_last if self.precision == "bf16" else torch.contiguous_format
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The context in which forward and loss are computed."""
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """The model, moved to the device and laid out for this precision (in place for its parameters)."""
+        return model.to(device=self.device, memory_format=self.memory_format)  # type: ignore[call-overload, no-any-return]
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that "auto", "cpu", "cuda" or "cuda:N" means here.
+
+    Raises:
+        ConfigError: the device is unknown or absent.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"training.device is {name!r}; give auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"training.device is {name!r}, but {torch.cuda.device_count()} CUDA devices are visible; give cpu")
+    return device
+
+
+def choose_precision(choice: str, model: nn.Module, batch: Tensor, num_classes: int, device: torch.device) -> Precision:
+    """Resolve "auto" by timing a training step in fp32 and in bf16; anything else is itself.
+
+    Args:
+        choice: "auto", "fp32" or "bf16".
+        model: the dense network; it is not changed.
+        batch: float32 `[n, c, h, w]`, a batch like those of the run.
+        num_classes: classes of the labels to invent.
+        device: where to measure.
+
+    Raises:
+        ConfigError: `choice` is none of these.
+    """
+    if choice in ("fp32", "bf16"):
+        return "fp32" if choice == "fp32" else "bf16"
+    if choice != "auto":
+        raise ConfigError(f"training.precision is {choice!r}; give auto, fp32 or bf16")
+    fp32 = _step_seconds(model, batch, num_classes, Compute(device, "fp32"))
+    bf16 = _step_seconds(model, batch, num_classes, Compute(device, "bf16"))
+    return "bf16" if bf16 < _WORTHWHILE * fp32 else "fp32"
+
+
+def _step_seconds(model: nn.Module, batch: Tensor, num_classes: int, compute: Compute) -> float:
+    """Best of a few training steps, after one that warms up."""
+    trial = compute.place(copy.deepcopy(model)).train()
+    x = batch.to(compute.device).contiguous(memory_format=compute.memory_format)
+    y = torch.arange(len(batch), device=compute.device) % num_classes
+    seconds = []
+    for _ in range(1 + _TRIALS):
+        _synchronise(compute.device)
+        start = time.perf_counter()
+        with compute.autocast():
+            loss = functional.cross_entropy(trial(x), y)
+        loss.backward()
+        trial.zero_grad(set_to_none=True)
+        _synchronise(compute.device)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds[1:])
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

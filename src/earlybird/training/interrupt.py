@@ -1,0 +1,49 @@
+"""SIGTERM and SIGINT become a flag that the loop reads between two steps, so that it can save first."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_EXIT_BASE = 128
+
+
+class Terminated(SystemExit):
+    """The run was asked to stop; its state is saved. Exits with 128 + the signal's number (SIGTERM: 143)."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(_EXIT_BASE + signal_number)
+        self.signal_number = signal_number
+
+
+class StopFlag:
+    """Which signal asked the run to stop, if any."""
+
+    def __init__(self) -> None:
+        self.signal_number: int | None = None
+
+    def raise_if_set(self) -> None:
+        """Raise `Terminated` if a signal has come; call it where everything is saved."""
+        if self.signal_number is not None:
+            raise Terminated(self.signal_number)
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopFlag]:
+    """Turn SIGTERM and SIGINT into a `StopFlag` inside the block. A second signal acts as it did before."""
+    flag = StopFlag()
+    previous = {}
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        flag.signal_number = number
+        signal.signal(number, previous[number])
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        previous[number] = signal.signal(number, remember)
+    try:
+        yield flag
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,95 @@
+"""`fit`: the one training loop, for every phase of every method.
+
+It reads top to bottom: a batch, forward, backward, the method touches the gradients, a step, the method looks; at the end
+of an epoch a row of metrics and a checkpoint. Everything the loop depends on is in the checkpoint, and data order is a
+pure function of (seed, epoch, index): a run killed at any step ends with the same bits as one that was left alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from earlybird.cost import ModelCost
+from earlybird.training.hooks import Hooks, NoHooks
+from earlybird.training.schedule import learning_rate
+from earlybird.training.session import Session
+from earlybird.training.state import FitState, Span
+
+# A GPU is asked only this often whether the loss is still finite, since asking waits for it; a CPU at every step.
+_STEPS_BETWEEN_FINITE_CHECKS = 50
+
+
+def fit(
+    session: Session,
+    model: nn.Module,
+    span: Span,
+    cost: ModelCost,
+    *,
+    hooks: Hooks | None = None,
+    carry: dict[str, Any] | None = None,
+    resume: dict[str, Any] | None = None,
+) -> int:
+    """Train `model` in place over a span of steps, or until a hook ends the phase.
+
+    Args:
+        session: data, settings, device, checkpoints and journal of the run.
+        model: the network, placed on the session's device.
+        span: phase and steps; the steps decide data order and learning rate.
+        cost: what one image costs in this network, for the ledger.
+        hooks: where the method looks in.
+        carry: more values for every checkpoint of this phase.
+        resume: a checkpoint of this phase to go on from.
+
+    Returns:
+        Steps done: `span.end_step`, or less where a hook ended the phase.
+
+    Raises:
+        NonFiniteError: the loss became NaN or infinite; the message names the step.
+        Terminated: a signal asked to stop; the state is saved.
+    """
+    state = FitState(session, model, span, cost, hooks or NoHooks(), carry or {})
+    state.start(resume)
+    model.train()
+    with state.meter:
+        while state.step < span.end_step and not state.ended:
+            epoch, done = divmod(state.step, session.steps_per_epoch)
+            for x, y in session.train.epoch(epoch, done):
+                _train_step(state, x, y)
+                if state.ended or state.step == span.end_step or state.step % session.steps_per_epoch == 0:
+                    state.close_epoch()
+                elif state.checkpoint_is_due() or session.stop.signal_number is not None:
+                    state.save()
+                session.stop.raise_if_set()
+                if state.ended or state.step == span.end_step:
+                    break
+    session.journal.ledger.add(state.phase_cost())
+    return state.step
+
+
+def _train_step(state: FitState, x: Tensor, y: Tensor) -> None:
+    session, settings, model = state.session, state.session.settings, state.model
+    for group in state.optimizer.param_groups:
+        group["lr"] = learning_rate(state.step, session.total_steps, settings)
+    state.optimizer.zero_grad(set_to_none=True)
+    for x_part, y_part in zip(x.chunk(settings.micro_batches), y.chunk(settings.micro_batches), strict=True):
+        with session.compute.autocast():
+            logits = model(x_part)
+            loss = functional.cross_entropy(logits.float(), y_part, label_smoothing=settings.label_smoothing)
+        # Weighted by size, so that the parts add up to the gradient of the mean over the whole batch.
+        (loss * (len(y_part) / len(y))).backward()
+        state.sums.add(loss.detach(), logits.detach(), y_part, state.step)
+    state.hooks.after_backward(model, state.step)
+    if settings.clip_norm:
+        nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
+    if session.compute.device.type == "cpu" or state.step % _STEPS_BETWEEN_FINITE_CHECKS == 0:
+        state.sums.raise_if_not_finite(state.span.phase)
+    state.optimizer.step()
+    state.step += 1
+    state.images += len(y)
+    state.ended = state.hooks.after_step(state)
+    if session.progress.due():
+        session.progress.step(state.span.phase, state.step, *state.sums.means(), state.hooks.note())

@@ -1,0 +1,41 @@
+"""`Session`: what stays the same over all phases of one run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from earlybird.data import Batches
+from earlybird.training.checkpoint import Checkpoints
+from earlybird.training.compute import Compute
+from earlybird.training.interrupt import StopFlag
+from earlybird.training.journal import Journal
+from earlybird.training.progress import Progress
+from earlybird.training.settings import TrainingSettings
+
+
+@dataclass
+class Session:
+    """Data, settings, device and the places where a run leaves its traces.
+
+    `val` is None unless a part of the training images was set aside: without one nothing may be selected, and the test
+    set is not in here at all.
+    """
+
+    train: Batches
+    val: Batches | None
+    settings: TrainingSettings
+    compute: Compute
+    checkpoints: Checkpoints
+    journal: Journal
+    progress: Progress
+    stop: StopFlag = field(default_factory=StopFlag)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in an epoch; the last, partial batch counts."""
+        return self.train.steps_per_epoch
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole schedule, T * steps_per_epoch."""
+        return self.settings.epochs * self.steps_per_epoch

@@ -1,0 +1,126 @@
+"""The ledger adds what may be added, and the meter measures what it says."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+
+import pytest
+
+from earlybird.cost import NO_ENERGY_COUNTER, CostLedger, PhaseCost, PhaseMeter
+from earlybird.errors import CheckpointError, ConfigError
+
+SEARCH = PhaseCost("search", 10, 100, 300.0, 2.0, 3.0, 50)
+RETRAIN = PhaseCost("retrain", 20, 40, 120.0, 1.0, 1.5, 30)
+
+
+def ledger_of(*costs: PhaseCost) -> CostLedger:
+    ledger = CostLedger()
+    for cost in costs:
+        ledger.add(cost)
+    return ledger
+
+
+def test_the_same_phase_adds_up_and_its_peak_is_the_highest() -> None:
+    merged = ledger_of(RETRAIN, SEARCH, replace(SEARCH, peak_bytes=70)).merged()
+    assert list(merged) == ["search", "retrain"]
+    assert merged["search"] == PhaseCost("search", 20, 200, 600.0, 4.0, 6.0, 70)
+    assert merged["retrain"] == RETRAIN
+
+
+def test_the_total_adds_all_phases() -> None:
+    assert ledger_of(SEARCH, RETRAIN).total() == PhaseCost("total", 30, 140, 420.0, 3.0, 4.5, 50)
+
+
+def test_an_empty_ledger_costs_nothing_and_has_measured_no_energy() -> None:
+    total = CostLedger().total()
+    assert total == PhaseCost("total", 0, 0, 0.0, 0.0, 0.0, 0, None, NO_ENERGY_COUNTER)
+    assert CostLedger().merged() == {} and len(CostLedger()) == 0
+
+
+def test_one_unknown_part_makes_the_sum_unknown() -> None:
+    assert ledger_of(SEARCH, replace(RETRAIN, paper_flops=None)).total().paper_flops is None
+
+
+def test_energy_adds_up_only_within_one_method() -> None:
+    measured = replace(SEARCH, joules=5.0, energy_method="nvml")
+    assert ledger_of(measured, measured).total().joules == 10.0
+    mixed = ledger_of(measured, replace(measured, joules=7.0, energy_method="estimated")).total()
+    assert mixed.joules is None and mixed.energy_method == "nvml; estimated"
+    assert ledger_of(measured, RETRAIN).total().joules is None
+
+
+def test_a_ledger_survives_json() -> None:
+    ledger = ledger_of(SEARCH, RETRAIN)
+    again = CostLedger.from_state(json.loads(json.dumps(ledger.state_dict())))
+    assert list(again) == [SEARCH, RETRAIN]
+
+
+def test_a_damaged_ledger_is_refused_with_the_entry_and_the_field() -> None:
+    entry = ledger_of(SEARCH).state_dict()[0]
+    with pytest.raises(CheckpointError, match="cost entry 1 has missing or unknown fields: macs, watts"):
+        CostLedger.from_state([entry, {**{k: v for k, v in entry.items() if k != "macs"}, "watts": 1}])
+    with pytest.raises(CheckpointError, match=r"cost entry 0 cannot be read: images .* is -1"):
+        CostLedger.from_state([{**entry, "images": -1}])
+    with pytest.raises(CheckpointError, match="cost entry 0 cannot be read"):
+        CostLedger.from_state([{**entry, "images": "many"}])
+    with pytest.raises(CheckpointError, match="cost entry 0 cannot be read: a ledger takes single phases"):
+        CostLedger.from_state([{**entry, "phase": "total"}])
+
+
+def test_unknown_phases_and_impossible_numbers_are_refused() -> None:
+    with pytest.raises(ConfigError, match="'warmup'; choose one of search, slim, train, retrain, evaluate"):
+        replace(SEARCH, phase="warmup")
+    with pytest.raises(ConfigError, match="'total'"):
+        PhaseMeter("total")
+    with pytest.raises(ConfigError, match="wall_seconds of phase 'search' is nan"):
+        replace(SEARCH, wall_seconds=float("nan"))
+    with pytest.raises(ConfigError, match="not a total"):
+        CostLedger().add(replace(SEARCH, phase="total"))
+
+
+def test_the_meter_measures_sleep_as_wall_time_and_not_as_cpu_time() -> None:
+    with PhaseMeter("slim") as meter:
+        time.sleep(0.2)
+    cost = meter.cost(images=1, macs=2, paper_flops=3.0)
+    assert 0.19 < cost.wall_seconds < 5 and cost.cpu_seconds < 0.15
+    assert (cost.phase, cost.images, cost.macs, cost.paper_flops) == ("slim", 1, 2, 3.0)
+    assert cost.joules is None and cost.energy_method == "not measured (no counter)"
+
+
+def test_the_meter_sees_work_as_cpu_time() -> None:
+    with PhaseMeter("search") as meter:
+        stop = time.process_time() + 0.05
+        while time.process_time() < stop:
+            pass
+    assert meter.cost(images=0, macs=0, paper_flops=None).cpu_seconds >= 0.05
+
+
+def test_a_meter_can_be_read_while_it_runs_and_entered_again() -> None:
+    meter = PhaseMeter("search")
+    with meter:
+        time.sleep(0.02)
+        running = meter.cost(images=0, macs=0, paper_flops=None).wall_seconds
+    stopped = meter.cost(images=0, macs=0, paper_flops=None).wall_seconds
+    time.sleep(0.02)
+    assert 0.02 <= running <= stopped == meter.cost(images=0, macs=0, paper_flops=None).wall_seconds
+    with meter:
+        time.sleep(0.02)
+    assert meter.cost(images=0, macs=0, paper_flops=None).wall_seconds >= stopped + 0.02
+
+
+def test_a_meter_that_runs_is_not_entered_twice() -> None:
+    with PhaseMeter("search") as meter, pytest.raises(ConfigError, match="already running"):
+        meter.__enter__()
+
+
+def test_the_peak_on_a_cpu_is_the_resident_set_of_the_process_in_bytes() -> None:
+    with PhaseMeter("search") as meter:
+        pass
+    peak = meter.cost(images=0, macs=0, paper_flops=None).peak_bytes
+    assert 50 * 2**20 < peak < 2**40  # PyTorch alone takes more than 50 MiB
+    with PhaseMeter("retrain") as later:
+        block = bytearray(64 * 2**20)
+        block[::4096] = b"x" * len(block[::4096])
+    assert later.cost(images=0, macs=0, paper_flops=None).peak_bytes >= peak

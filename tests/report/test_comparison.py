@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import pytest
+
+from earlybird.report.comparison import comparison_rows, group_rows
+
+
+def only_group(records):
+    [groups] = group_rows(comparison_rows(records)).values()
+    return groups
+
+
+def test_a_row_states_what_was_run_and_what_came_out(make_record):
+    [row] = comparison_rows([make_record(accuracy=0.85, wall_seconds=340.0)])
+    assert (row["method"], row["model"], row["data"], row["epochs"]) == (
+        "early_bird",
+        "vgg16 (width 0.25)",
+        "cifar10",
+        20,
+    )
+    assert (row["prune_ratio"], row["realised_ratio"], row["accuracy"]) == (0.5, 0.503, 0.85)
+    assert (row["emergence_epoch"], row["emergence_share"], row["wall_seconds"]) == (2.125, 0.10625, 340.0)
+
+
+def test_sizes_are_divided_by_the_own_dense_network(make_record):
+    record = make_record()
+    record["dense"].update(params=1000, macs=400)
+    record["final"].update(params=250, macs=300)
+    [row] = comparison_rows([record])
+    assert (row["params_ratio"], row["macs_ratio"]) == (0.25, 0.75)
+
+
+def test_costs_are_divided_by_the_dense_run_of_the_same_seed(make_record):
+    records = [
+        make_record("dense", seed=0, train_macs=100, wall_seconds=10.0),
+        make_record("dense", seed=1, train_macs=100, wall_seconds=20.0),
+        make_record(seed=1, train_macs=60, wall_seconds=15.0),
+    ]
+    row = comparison_rows(records)[2]
+    assert row["dense_run_id"] == records[1]["run_id"]
+    assert row["train_macs_ratio"] == pytest.approx(0.6)
+    assert row["train_paper_flops_ratio"] == pytest.approx(0.6)
+    assert row["wall_seconds_ratio"] == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize(
+    "other", [{"seed": 3}, {"data": "cifar100"}, {"model": "vgg11"}, {"width": 0.5}, {"total_epochs": 40}]
+)
+def test_a_dense_run_of_anything_else_is_no_partner(make_record, other):
+    _, row = comparison_rows([make_record("dense", **other), make_record()])
+    assert row["dense_run_id"] is None
+    assert row["train_macs_ratio"] is None and row["wall_seconds_ratio"] is None
+
+
+def test_seconds_of_two_devices_are_not_divided(make_record):
+    dense, ticket = make_record("dense"), make_record()
+    dense["device"] = {"type": "cuda", "name": "another"}
+    row = comparison_rows([dense, ticket])[1]
+    assert row["wall_seconds_ratio"] is None
+    assert row["train_macs_ratio"] is not None
+
+
+def test_a_dense_run_is_its_own_partner(make_record):
+    [row] = comparison_rows([make_record("dense")])
+    assert row["wall_seconds_ratio"] == row["params_ratio"] == 1.0
+    assert row["prune_ratio"] is None and row["emergence_epoch"] is None
+
+
+def test_paper_flops_that_were_not_counted_stay_none(make_record):
+    record = make_record("dense")
+    record["cost"]["total"]["paper_flops"] = None
+    [row] = comparison_rows([record])
+    assert row["train_paper_flops"] is None and row["train_paper_flops_ratio"] is None
+
+
+def test_spread_is_the_mean_and_the_sample_deviation(make_record):
+    [group] = only_group([make_record(seed=s, accuracy=a) for s, a in enumerate((0.80, 0.82, 0.84))])
+    spread = group.spread("accuracy")
+    assert spread.mean == pytest.approx(0.82)
+    assert spread.std == pytest.approx(0.02)  # sqrt((0.02^2 + 0 + 0.02^2) / 2)
+    assert spread.n == 3
+
+
+def test_one_run_has_no_deviation(make_record):
+    [group] = only_group([make_record()])
+    assert group.spread("accuracy").std is None
+    assert group.spread("train_macs_ratio") is None
+
+
+def test_ratios_are_formed_in_each_pair_and_then_averaged(make_record):
+    records = [make_record("dense", seed=s, wall_seconds=w) for s, w in enumerate((10.0, 100.0))]
+    records += [make_record(seed=s, wall_seconds=w) for s, w in enumerate((5.0, 100.0))]
+    _, group = only_group(records)
+    assert group.spread("wall_seconds_ratio").mean == pytest.approx(0.75)  # (0.5 + 1.0) / 2, and not 105 / 110
+
+
+def test_dense_comes_first_then_method_and_ratio(make_record):
+    records = [make_record("random"), make_record(), make_record("dense")]
+    assert [group.name for group in only_group(records)] == ["dense", "early_bird", "random"]
+
+
+def test_runs_of_other_settings_are_not_averaged_and_the_name_says_what_differs(make_record):
+    low, high = make_record(), make_record(seed=1)
+    high["config"]["training"]["lr"] = 0.5
+    names = [group.name for group in only_group([low, high])]
+    assert names == ["early_bird (lr=0.1)", "early_bird (lr=0.5)"]
+
+
+def test_models_and_schedules_are_compared_apart(make_record):
+    topics = group_rows(comparison_rows([make_record(), make_record(total_epochs=40), make_record(model="vgg11")]))
+    assert list(topics) == [
+        ("vgg11 (width 0.25)", "cifar10", 20),
+        ("vgg16 (width 0.25)", "cifar10", 20),
+        ("vgg16 (width 0.25)", "cifar10", 40),
+    ]

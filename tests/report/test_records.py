@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from earlybird.errors import RunFolderError
+from earlybird.report import find_records, load_records, read_record
+
+
+def write(folder: Path, record: dict[str, Any]) -> Path:
+    folder.mkdir(parents=True)
+    path = folder / "record.json"
+    path.write_text(json.dumps(record), encoding="utf-8")
+    return path
+
+
+def test_records_are_found_below_a_folder_in_path_order(tmp_path, make_record):
+    write(tmp_path / "b", make_record(seed=1))
+    write(tmp_path / "a" / "deep", make_record(seed=0))
+    assert [record["seeds"]["seed"] for record in load_records([tmp_path])] == [0, 1]
+
+
+def test_a_record_named_twice_is_loaded_once(tmp_path, make_record):
+    path = write(tmp_path / "a", make_record())
+    assert find_records([path, tmp_path, tmp_path / "a"]) == [path]
+
+
+def test_a_missing_path_is_named(tmp_path):
+    with pytest.raises(RunFolderError, match="no such run folder: '.*absent'"):
+        load_records([tmp_path / "absent"])
+
+
+def test_a_folder_without_finished_runs_is_named(tmp_path):
+    with pytest.raises(RunFolderError, match=f"no record.json below '{tmp_path}'"):
+        load_records([tmp_path])
+
+
+@pytest.mark.parametrize("text", ['{"schema_version": 1, "run', "", "\x00\x00"])
+def test_a_corrupt_record_is_named(tmp_path, make_record, text):
+    write(tmp_path / "good", make_record())
+    bad = write(tmp_path / "bad", {})
+    bad.write_text(text)
+    with pytest.raises(RunFolderError, match=f"cannot read record '{bad}'") as caught:
+        load_records([tmp_path])
+    assert "\n" not in str(caught.value)
+
+
+def test_bytes_that_are_no_text_are_a_corrupt_record(tmp_path):
+    path = write(tmp_path / "bad", {})
+    path.write_bytes(b"\xff\xfe{}")
+    with pytest.raises(RunFolderError, match="cannot read record"):
+        read_record(path)
+
+
+def test_a_list_is_no_record(tmp_path):
+    path = tmp_path / "record.json"
+    path.write_text("[]")
+    with pytest.raises(RunFolderError, match="holds a list, not an object"):
+        read_record(path)
+
+
+def test_another_schema_version_is_refused(tmp_path, make_record):
+    path = write(tmp_path / "a", {**make_record(), "schema_version": 2})
+    with pytest.raises(RunFolderError, match="schema_version 2; this version reads 1"):
+        read_record(path)
+
+
+def test_a_missing_key_is_named(tmp_path, make_record):
+    record = make_record()
+    del record["cost"]
+    with pytest.raises(RunFolderError, match="lacks cost"):
+        read_record(write(tmp_path / "a", record))
