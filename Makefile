@@ -5,6 +5,8 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 EARLYBIRD := $(VENV)/bin/earlybird
 
+DEMO := --model vgg16 --width 0.25 --data digits --epochs 40 --batch-size 64
+
 DEV_STAMP := $(VENV)/.installed-dev
 DEMO_STAMP := $(VENV)/.installed-demo
 
@@ -28,9 +30,11 @@ $(DEMO_STAMP): pyproject.toml | $(PY)
 venv: $(DEV_STAMP)  ## install earlybird and the development tools into .venv
 
 demo: $(DEMO_STAMP)  ## train digits dense and as an Early-Bird ticket, then compare (minutes, no download)
-	$(EARLYBIRD) train --data digits --method dense --out runs/demo/dense
-	$(EARLYBIRD) train --data digits --method early_bird --out runs/demo/early_bird
+	$(EARLYBIRD) train $(DEMO) --method dense --out runs/demo/dense
+	$(EARLYBIRD) train $(DEMO) --method early_bird --ratio 0.5 --out runs/demo/early_bird
+	@echo; echo "== Both runs side by side"
 	$(EARLYBIRD) report runs/demo
+	@echo "Pictures: runs/demo/early_bird/mask_distance.svg, accuracy.svg, kept_channels.svg (and runs/demo/dense/accuracy.svg)"
 
 test: $(DEV_STAMP)  ## run the default tests
 	$(PY) -m pytest

@@ -1,0 +1,116 @@
+"""What the README says is run here: its snippet in a plain PyTorch loop, its commands' flags, the example beside it."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import shlex
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from earlybird.cli.options import expand_short_flags, run_parser
+
+REPOSITORY = Path(__file__).parents[2]
+README = (REPOSITORY / "README.md").read_text()
+
+
+class TwoBranches(nn.Module):
+    """A network nobody has a name for: a stem, two branches that are added, a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU())
+        self.left = nn.Sequential(nn.Conv2d(8, 12, 3, padding=1, bias=False), nn.BatchNorm2d(12))
+        self.right = nn.Sequential(nn.Conv2d(8, 12, 1, bias=False), nn.BatchNorm2d(12))
+        self.head = nn.Linear(12, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        x = torch.relu(self.left(x) + self.right(x))
+        return self.head(x.mean((2, 3)))
+
+
+def snippet() -> str:
+    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    return code
+
+
+def plain_loop() -> dict[str, object]:
+    """Everything the snippet takes from the user's own program; nothing of ours."""
+    torch.manual_seed(0)
+    x = torch.randn(64, 1, 8, 8)
+    y = (x.mean((1, 2, 3)) > 0).long()
+    loader = [(x[i : i + 16], y[i : i + 16]) for i in range(0, 64, 16)]
+
+    def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+
+    def train_one_epoch(model: nn.Module, loader, optimizer, after_backward=None) -> float:
+        total = 0.0
+        for inputs, labels in loader:
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(inputs), labels)
+            loss.backward()
+            if after_backward is not None:
+                after_backward()
+            optimizer.step()
+            total += loss.item()
+        return total
+
+    model = TwoBranches()
+    return {
+        "model": model,
+        "example_input": x[:1],
+        "loader": loader,
+        "optimizer": make_optimizer(model),
+        "make_optimizer": make_optimizer,
+        "train_one_epoch": train_one_epoch,
+    }
+
+
+def test_the_snippet_cuts_a_foreign_network_in_a_plain_loop_and_the_small_one_trains_on():
+    scope = plain_loop()
+    exec(compile(snippet(), "README.md", "exec"), scope)
+    dense, small, ticket = scope["model"], scope["small"], scope["ticket"]
+    assert type(small) is TwoBranches
+    assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in dense.parameters())
+    # The add ties the two branches: both must have kept the same channels.
+    assert torch.equal(ticket.mask["left.1"], ticket.mask["right.1"])
+    assert small.left[0].out_channels == small.right[0].out_channels == small.head.in_features
+    before = [p.clone() for p in small.parameters()]
+    scope["train_one_epoch"](small, scope["loader"], scope["optimizer"])
+    assert any(not torch.equal(a, b) for a, b in zip(before, small.parameters(), strict=True))
+
+
+def test_the_snippet_imports_only_the_four_names_that_design_names():
+    assert re.findall(r"^from earlybird import (.*)$", snippet(), flags=re.MULTILINE) == [
+        "EarlyBird, bn_l1_subgradient_, channel_groups, slim"
+    ]
+    assert len(re.findall("import", snippet())) == 1
+
+
+def test_the_snippet_says_so_when_no_mask_is_stable():
+    scope = plain_loop()
+    never = snippet().replace("range(160)", "range(3)")  # the rule needs six draws
+    with pytest.raises(SystemExit, match="no stable mask"), warnings.catch_warnings():
+        exec(compile(never, "README.md", "exec"), scope)
+
+
+@pytest.mark.parametrize("line", [line for line in README.splitlines() if line.startswith("earlybird train ")])
+def test_every_train_command_of_the_readme_is_understood(line: str):
+    arguments = shlex.split(line, comments=True)[2:]
+    method = arguments[arguments.index("--method") + 1] if "--method" in arguments else "early_bird"
+    parsed = run_parser("train", "", method).parse_args(expand_short_flags(arguments))
+    assert parsed.model.name == arguments[arguments.index("--model") + 1]
+
+
+@pytest.mark.slow
+def test_the_example_finds_a_ticket_and_learns_the_digits(capsys: pytest.CaptureFixture[str]):
+    pytest.importorskip("sklearn")
+    runpy.run_path(str(REPOSITORY / "examples" / "foreign_loop.py"), run_name="__main__")
+    printed = capsys.readouterr().out
+    assert float(re.search(r"accuracy ([\d.]+) %", printed).group(1)) > 90
