@@ -11,7 +11,9 @@ from earlybird.cli.options import Parser
 
 def command(argv: Sequence[str]) -> int:
     """Print accuracy and loss, or JSON."""
-    parser = Parser(prog="earlybird evaluate", description="Rebuild the network of a finished run and read its test set.")
+    parser = Parser(
+        prog="earlybird evaluate", description="Rebuild the network of a finished run and read its test set."
+    )
     parser.add_argument("run", type=str, help="run folder")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -22,5 +24,8 @@ def command(argv: Sequence[str]) -> int:
     if parsed.json:
         print(json.dumps(asdict(result)))
     else:
-        print(f"test accuracy {100 * result.accuracy:.2f} % ({result.correct} of {result.samples}), loss {result.loss:.4f}")
+        print(
+            f"test accuracy {100 * result.accuracy:.2f} % ({result.correct} of {result.samples}), "
+            f"loss {result.loss:.4f}"
+        )
     return 0

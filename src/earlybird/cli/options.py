@@ -1,7 +1,7 @@
 """Flags from dataclass fields, and a `RunConfig` from flags.
 
-Every field of every section is `--section.field`; what people change often has a short name. The dataclasses stay the one
-place where names, types, defaults and help stand.
+Every field of every section is `--section.field`; what people change often has a short name. The dataclasses stay the
+one place where names, types, defaults and help stand.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ SHORT_FLAGS = {
 _OPTION = re.compile(r"--[A-Za-z][\w.\-]*")
 
 
-class Parser(ArgumentParser):  # type: ignore[misc]
+class Parser(ArgumentParser):
     """A parser whose complaints are `ConfigError`s of one line."""
 
     def error(self, message: str, ex: Exception | None = None) -> Any:

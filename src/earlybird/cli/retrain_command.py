@@ -46,4 +46,6 @@ def _ticket_path(arguments: Sequence[str]) -> Path:
         option, equals, joined = flag.partition("=")
         if option == "--ticket":
             return Path(joined if equals else value)
-    raise ConfigError("--ticket is missing; give the ticket file to cut by, e.g. --ticket runs/s/ticket-p0.5.safetensors")
+    raise ConfigError(
+        "--ticket is missing; give the ticket file to cut by, e.g. --ticket runs/s/ticket-p0.5.safetensors"
+    )

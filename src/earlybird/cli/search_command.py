@@ -9,7 +9,9 @@ from earlybird.cli.options import Parser, default_out, parse_run
 from earlybird.errors import ConfigError
 from earlybird.methods.early_bird import EarlyBirdTraining
 
-_DESCRIPTION = "Search tickets: train dense, watch the masks, write a ticket file for each ratio. `retrain` goes on from one."
+_DESCRIPTION = (
+    "Search tickets: train dense, watch the masks, write a ticket file for each ratio. `retrain` goes on from one."
+)
 
 
 def command(argv: Sequence[str]) -> int:

@@ -1,4 +1,4 @@
-"""Does a network have adds? Without groups the detector is for plain chains, and says so where it meets something else."""
+"""Does a network have adds? Without groups the detector is for plain chains, and says so elsewhere."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def why_not_a_plain_chain(model: nn.Module) -> str | None:
     """
     try:
         graph = fx.symbolic_trace(model).graph
-    except Exception as error:  # noqa: BLE001 - tracing runs foreign code, which may raise anything
+    except Exception as error:  # tracing runs foreign code, which may raise anything
         return f"it cannot be traced to tell ({type(error).__name__})"
     for node in graph.nodes:
         is_add = (node.op == "call_function" and node.target in _ADDS) or (

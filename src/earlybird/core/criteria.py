@@ -30,7 +30,9 @@ def bn_scale(model: nn.Module) -> dict[str, Tensor]:
         if isinstance(module, _BatchNorm) and module.weight is not None
     }
     if not scores:
-        raise MaskError("criterion 'bn_scale' found no BatchNorm with a scale; use criterion=filter_l1 or criterion=taylor")
+        raise MaskError(
+            "criterion 'bn_scale' found no BatchNorm with a scale; use criterion=filter_l1 or criterion=taylor"
+        )
     return scores
 
 
@@ -56,7 +58,9 @@ def taylor(model: nn.Module) -> dict[str, Tensor]:
         if not isinstance(module, _WEIGHTED):
             continue
         if module.weight.grad is None:
-            raise MaskError(f"criterion 'taylor' found no gradient at {name!r}; call it after backward() and before zero_grad()")
+            raise MaskError(
+                f"criterion 'taylor' found no gradient at {name!r}; call it after backward() and before zero_grad()"
+            )
         product = module.weight.detach() * module.weight.grad.detach()
         scores[name] = product.float().flatten(1).sum(dim=1).square().cpu()
     return scores

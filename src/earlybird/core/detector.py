@@ -1,8 +1,8 @@
 """`EarlyBird`: watches the mask that pruning would give and says when it has stopped changing.
 
-Call `update(model)` after every epoch (or at every draw of a scaled clock). Nothing is trained, cut or moved here: a loop
-of any kind can own it. Masks are compared as drawn, before rounding; only the ticket's own mask is rounded, because
-snapping would hide or invent changes near the threshold.
+Call `update(model)` after every epoch (or at every draw of a scaled clock). Nothing is trained, cut or moved here: a
+loop of any kind can own it. Masks are compared as drawn, before rounding; only the ticket's own mask is rounded,
+because snapping would hide or invent changes near the threshold.
 """
 
 from __future__ import annotations

@@ -108,7 +108,9 @@ def _rank(scores: Mapping[str, Tensor], groups: ChannelGroups) -> np.ndarray:
             continue
         found += 1
         if units.numel() != score.numel():
-            raise MaskError(f"layer {name!r} has {score.numel()} scores for {units.numel()} channels; score this network")
+            raise MaskError(
+                f"layer {name!r} has {score.numel()} scores for {units.numel()} channels; score this network"
+            )
         if not bool(torch.isfinite(score).all()):
             raise NonFiniteError(f"layer {name!r}: a score is NaN or infinite; the training has diverged (lower lr)")
         free = np.flatnonzero(units.numpy() >= 0)
@@ -119,7 +121,9 @@ def _rank(scores: Mapping[str, Tensor], groups: ChannelGroups) -> np.ndarray:
         place[index[new]] = (free[new] + 1) / units.numel()
         layer[index[new]] = number
     if not found and scores:
-        raise MaskError(f"no scored layer belongs to the groups: scores name {next(iter(scores))!r}, ...; score this network")
+        raise MaskError(
+            f"no scored layer belongs to the groups: scores name {next(iter(scores))!r}, ...; score this network"
+        )
     # lexsort: the last key is the first to decide.
     return np.lexsort((layer, -place, total / np.maximum(members, 1.0)))
 

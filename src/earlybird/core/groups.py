@@ -25,8 +25,8 @@ class ChannelGroups:
     Attributes:
         unit_of: mask key (norm layer, or the producing conv or linear where no norm follows) -> int64 `[channels]`, the
             unit of each channel in 0..num_units-1, or -1 where the channel is protected. In `named_modules()` order.
-        producer_unit_of: conv or linear that is no key itself -> int64 `[out channels]`, the unit of each of its outputs
-            or -1. Conv-keyed scores (`filter_l1`, `taylor`) are read through it.
+        producer_unit_of: conv or linear that is no key itself -> int64 `[out channels]`, the unit of each of its
+            outputs or -1. Conv-keyed scores (`filter_l1`, `taylor`) are read through it.
         protected: mask key -> {channel: why it may not be cut}.
         policy: residual policy, "inner", "tie" or "select" (`method.md` section 3).
 
@@ -81,7 +81,8 @@ class ChannelGroups:
 
     def mask_of(self, keep: Tensor) -> ChannelMask:
         """The mask that keeps the units of `keep`, bool `[num_units]`, and every protected channel."""
-        padded = torch.cat([keep.to(torch.bool), torch.ones(1, dtype=torch.bool)])  # -1 reads the last: protected stays.
+        # Index -1 reads the last element: protected channels stay.
+        padded = torch.cat([keep.to(torch.bool), torch.ones(1, dtype=torch.bool)])
         return ChannelMask({name: padded[units] for name, units in self.unit_of.items()})
 
     def check(self, mask: ChannelMask) -> None:

@@ -18,7 +18,8 @@ from earlybird.errors import MaskError
 class ChannelMask(Mapping[str, Tensor]):
     """Immutable map from a layer name to a bool tensor `[channels]`, True = keep.
 
-    The key is the norm layer, or the producing conv or linear where no norm follows. Protected channels are always True.
+    The key is the norm layer, or the producing conv or linear where no norm follows. Protected channels are always
+    True.
 
     Raises:
         MaskError: a value is no one-dimensional bool tensor, or has no channel.
@@ -92,7 +93,9 @@ def check_same_layers(a: ChannelMask, b: ChannelMask) -> None:
     for name in [*widths_a, *widths_b]:
         left, right = widths_a.get(name), widths_b.get(name)
         if left != right:
-            raise MaskError(f"masks differ at layer {name!r}: {_width(left)} against {_width(right)}; compare one network")
+            raise MaskError(
+                f"masks differ at layer {name!r}: {_width(left)} against {_width(right)}; compare one network"
+            )
 
 
 def _width(channels: int | None) -> str:

@@ -26,11 +26,12 @@ def bn_l1_subgradient_(model: nn.Module, strength: float) -> None:
         ConfigError: `strength` is negative.
     """
     _check(strength)
-    scales = [scale for scale in _scales(model) if scale.grad is not None]
-    if scales and strength:
-        # sign(0) = 0: a scale at zero stays there, as in the authors' code.
-        signs = torch._foreach_sign([scale.detach() for scale in scales])
-        torch._foreach_add_([scale.grad for scale in scales], signs, alpha=strength)
+    if not strength:
+        return
+    for scale in _scales(model):
+        if scale.grad is not None:
+            # sign(0) = 0: a scale at zero stays there, as in the authors' code.
+            scale.grad.add_(scale.detach().sign(), alpha=strength)
 
 
 def bn_l1_proximal_(model: nn.Module, strength: float, *, lr: float, momentum: float = 0.0) -> None:

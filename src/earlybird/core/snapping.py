@@ -41,7 +41,8 @@ def nearest_count(kept: int, size: int, round_to: int, min_channels: int = 1) ->
         (16, 6, 8)
     """
     allowed = [n for n in (*range(round_to, size, round_to), size) if n >= min(min_channels, size)]
-    return min(allowed, key=lambda n: (abs(n - kept), -n))
+    nearest: int = min(allowed, key=lambda n: (abs(n - kept), -n))
+    return nearest
 
 
 def _blocks(groups: ChannelGroups) -> list[np.ndarray]:

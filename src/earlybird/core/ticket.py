@@ -1,7 +1,7 @@
 """`Ticket`: what the detector hands out, and its file.
 
-A ticket is a mask, the dense weights of the moment it was drawn, and how it was drawn. On disk it is one safetensors file
-whose header carries JSON and a sha256 of the tensors; nothing in it can execute.
+A ticket is a mask, the dense weights of the moment it was drawn, and how it was drawn. On disk it is one safetensors
+file whose header carries JSON and a sha256 of the tensors; nothing in it can execute.
 """
 
 from __future__ import annotations
@@ -72,7 +72,9 @@ class Ticket:
         path = Path(path)
         tensors = {f"mask.{name}": keep.to(torch.uint8) for name, keep in self.mask.items()}
         # Cloned one by one: safetensors refuses tensors that share memory.
-        tensors |= {f"weights.{name}": value.detach().cpu().clone().contiguous() for name, value in self.weights.items()}
+        tensors |= {
+            f"weights.{name}": value.detach().cpu().clone().contiguous() for name, value in self.weights.items()
+        }
         header = {
             "format_version": FORMAT_VERSION,
             "layers": list(self.mask),
@@ -97,7 +99,7 @@ class Ticket:
         tensors, header = _read(path)
         if header.get("format_version") != FORMAT_VERSION:
             raise TicketError(
-                f"ticket {path} has format version {header.get('format_version')!r}, this version reads {FORMAT_VERSION}; "
+                f"ticket {path} has format version {header.get('format_version')!r}, this one reads {FORMAT_VERSION}; "
                 "draw it again"
             )
         if header.get("sha256") != _digest(tensors):

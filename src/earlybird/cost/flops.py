@@ -101,7 +101,7 @@ def _training_macs(model: nn.Module, images: Tensor) -> int:
         outputs = [output.sum() for output in _floating_tensors(model(images))]
         loss = torch.stack(outputs).sum()
         if loss.requires_grad:  # otherwise every parameter is frozen, and training costs a forward pass
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
     flops: int = counter.get_total_flops()
     return flops // 2
 
@@ -173,7 +173,7 @@ PAPER_EXTRA_FLOPS: dict[Any, Callable[[Sequence[Any], Tensor], int]] = {
 }
 
 
-class _PaperExtras(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _PaperExtras(TorchDispatchMode):
     """Adds up `PAPER_EXTRA_FLOPS` over the operations run inside; sees modules and functional calls alike."""
 
     def __init__(self) -> None:

@@ -1,8 +1,9 @@
 """When masks are drawn and how strong the penalty is (`method.md` section 1, "Clock").
 
-Under `scaled` a run of any length is the paper's protocol in fractions: 160 draws at equal step intervals, and the penalty
-scaled so that an idle BatchNorm scale shrinks over the same fraction of the schedule. On the paper's own CIFAR run (160
-epochs of 196 steps) it is the paper's protocol. Under `epochs` a mask is drawn after each epoch and s is taken as given.
+Under `scaled` a run of any length is the paper's protocol in fractions: 160 draws at equal step intervals, and the
+penalty scaled so that an idle BatchNorm scale shrinks over the same fraction of the schedule. On the paper's own CIFAR
+run (160 epochs of 196 steps) it is the paper's protocol. Under `epochs` a mask is drawn after each epoch and s is
+taken as given.
 """
 
 from __future__ import annotations

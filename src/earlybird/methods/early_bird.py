@@ -1,7 +1,7 @@
 """`early_bird`: search until the mask stops changing, cut, train only the small network (You et al. 2020, Algorithm 1).
 
-The hyperparameters are here, in plain values; the search itself is `early_bird_search`, imported when it starts, so that
-the command line can show its options without loading torch.
+The hyperparameters are here, in plain values; the search itself is `early_bird_search`, imported when it starts, so
+that the command line can show its options without loading torch.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class EarlyBirdTraining:
         default="inherit", metadata={"help": "weights of the ticket: trained, of an earlier epoch, or new"}
     )
     schedule: Literal["auto", "continue", "restart"] = field(
-        default="auto", metadata={"help": "retrain schedule; auto = continue for inherit and rewind, restart for reinit"}
+        default="auto",
+        metadata={"help": "retrain schedule; auto = continue for inherit and rewind, restart for reinit"},
     )
     rewind_epoch: int = field(default=0, metadata={"help": "epoch whose weights and schedule 'rewind' goes back to"})
     clock: Literal["scaled", "epochs"] = field(
@@ -46,7 +47,9 @@ class EarlyBirdTraining:
     penalty: float = field(default=1e-4, metadata={"help": "L1 strength s on BatchNorm scales; scaled by the clock"})
     penalty_form: Literal["subgradient", "proximal"] = field(default="subgradient", metadata={"help": "form of the L1"})
     retrain_penalty: float = field(default=0.0, metadata={"help": "L1 strength in the retrain, as it stands"})
-    criterion: Literal["bn_scale", "filter_l1", "taylor"] = field(default="bn_scale", metadata={"help": "channel score"})
+    criterion: Literal["bn_scale", "filter_l1", "taylor"] = field(
+        default="bn_scale", metadata={"help": "channel score"}
+    )
     policy: Literal["auto", "inner", "tie", "select"] = field(default="auto", metadata={"help": "residual policy"})
     min_channels: int = field(default=1, metadata={"help": "channels that stay in every layer"})
     round_to: int = field(
@@ -54,21 +57,31 @@ class EarlyBirdTraining:
     )
     max_search_epochs: int = field(default=0, metadata={"help": "stop drawing after this many epochs; 0 = T"})
     on_no_ticket: Literal["finish", "draw", "error"] = field(
-        default="finish", metadata={"help": "a search that never fires: finish the dense training, draw anyway, or fail"}
+        default="finish",
+        metadata={"help": "a search that never fires: finish the dense training, draw anyway, or fail"},
     )
 
     def __post_init__(self) -> None:
         _require("method.prune_ratio", self.prune_ratio, 0 <= self.prune_ratio < 1, "a number in [0, 1)")
         _require("method.rewind_epoch", self.rewind_epoch, self.rewind_epoch >= 0, "an integer >= 0")
-        _require("method.window", self.window, self.window >= 1 + (self.rule == "authors_code"), "an integer >= 1 (authors_code: 2)")
+        _require(
+            "method.window",
+            self.window,
+            self.window >= 1 + (self.rule == "authors_code"),
+            "an integer >= 1 (authors_code: 2)",
+        )
         _require("method.epsilon", self.epsilon, 0 < self.epsilon <= 1, "a number in (0, 1]")
         _require("method.penalty", self.penalty, 0 <= self.penalty < float("inf"), "a number >= 0")
-        _require("method.retrain_penalty", self.retrain_penalty, 0 <= self.retrain_penalty < float("inf"), "a number >= 0")
+        _require(
+            "method.retrain_penalty", self.retrain_penalty, 0 <= self.retrain_penalty < float("inf"), "a number >= 0"
+        )
         _require("method.min_channels", self.min_channels, self.min_channels >= 1, "an integer >= 1")
         _require("method.round_to", self.round_to, self.round_to >= 1, "an integer >= 1")
         _require("method.max_search_epochs", self.max_search_epochs, self.max_search_epochs >= 0, "an integer >= 0")
         if self.weights == "rewind" and self.schedule == "restart":
-            raise ConfigError("method.schedule 'restart' contradicts method.weights 'rewind'; rewind to epoch 0 instead")
+            raise ConfigError(
+                "method.schedule 'restart' contradicts method.weights 'rewind'; rewind to epoch 0 instead"
+            )
 
     @property
     def resolved_schedule(self) -> Literal["continue", "restart"]:

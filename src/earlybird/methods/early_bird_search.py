@@ -140,14 +140,18 @@ def _load_weights(dense: nn.Module, ticket: Ticket) -> None:
         dense.load_state_dict(dict(ticket.weights))
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise TicketError(f"the ticket belongs to another network ({first}); give the --model it was drawn from") from error
+        raise TicketError(
+            f"the ticket belongs to another network ({first}); give the --model it was drawn from"
+        ) from error
 
 
 def _rewind(method: EarlyBirdTraining, task: Task, dense: nn.Module, ticket: Ticket, flags: list[str]) -> int:
     """Load the rewind epoch's weights into `dense`; the step at which training goes on."""
     step = method.rewind_epoch * task.session.steps_per_epoch
     if step > ticket.notes["step"]:
-        flags.append(f"drawn before rewind epoch {method.rewind_epoch}: the ticket's own weights were inherited instead")
+        flags.append(
+            f"drawn before rewind epoch {method.rewind_epoch}: the ticket's own weights were inherited instead"
+        )
         _load_weights(dense, ticket)
         return int(ticket.notes["step"])
     path = rewind_file(task.folder)

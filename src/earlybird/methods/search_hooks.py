@@ -135,7 +135,9 @@ class SearchHooks(NoHooks):
         if self.method.weights == "rewind" and state.step == self.method.rewind_epoch * self.clock.steps_per_epoch:
             from safetensors.torch import save_file
 
-            weights = {name: value.detach().cpu().clone().contiguous() for name, value in state.model.state_dict().items()}
+            weights = {
+                name: value.detach().cpu().clone().contiguous() for name, value in state.model.state_dict().items()
+            }
             save_file(weights, rewind_file(self.folder))
 
     def _flags_about_the_schedule(self, state: FitState) -> tuple[str, ...]:
@@ -144,7 +146,11 @@ class SearchHooks(NoHooks):
             return ()
         since = self.clock.draws_by(state.step) - self.clock.draws_by(drops[-1])
         window = self.method.window
-        return (f"fired {since} draws after a learning-rate drop, which freezes masks by itself",) if since <= window else ()
+        return (
+            (f"fired {since} draws after a learning-rate drop, which freezes masks by itself",)
+            if since <= window
+            else ()
+        )
 
 
 def ticket_file(prune_ratio: float, all_ratios: tuple[float, ...]) -> str:

@@ -27,7 +27,8 @@ class ModelConfig:
     """
 
     name: str = field(
-        default="vgg16", metadata={"help": "`earlybird list`, torchvision:NAME, timm:NAME, pkg.mod:callable, file.py:callable"}
+        default="vgg16",
+        metadata={"help": "`earlybird list`, torchvision:NAME, timm:NAME, pkg.mod:callable, file.py:callable"},
     )
     width: float = field(default=1.0, metadata={"help": "width multiplier of the built-in networks"})
 
@@ -45,18 +46,26 @@ class DataConfig:
     """
 
     name: str = field(
-        default="cifar10", metadata={"help": "digits, cifar10, cifar100, hf:NAME-or-folder, imagefolder:PATH, pkg.mod:callable"}
+        default="cifar10",
+        metadata={"help": "digits, cifar10, cifar100, hf:NAME-or-folder, imagefolder:PATH, pkg.mod:callable"},
     )
     root: str | None = field(default=None, metadata={"help": "folder of cifar10 / cifar100"})
     download: bool = field(default=False, metadata={"help": "download cifar10 / cifar100 where absent"})
     val_fraction: float = field(default=0.0, metadata={"help": "part of the training images set aside for validation"})
-    train_images: int | None = field(default=None, metadata={"help": "train on a fixed, stratified subset of this size"})
-    image_size: int | None = field(default=None, metadata={"help": "height and width of a batch, where it can be chosen"})
+    train_images: int | None = field(
+        default=None, metadata={"help": "train on a fixed, stratified subset of this size"}
+    )
+    image_size: int | None = field(
+        default=None, metadata={"help": "height and width of a batch, where it can be chosen"}
+    )
     augment: Literal["auto", "crop_flip", "flip", "none", "imagenet"] = field(
-        default="auto", metadata={"help": "auto: crop_flip for images in memory (none for digits), imagenet for folders"}
+        default="auto",
+        metadata={"help": "auto: crop_flip for images in memory (none for digits), imagenet for folders"},
     )
     workers: int = field(default=0, metadata={"help": "data processes, for sets too large for memory"})
-    cache: str | None = field(default=None, metadata={"help": "where decoded images are kept; default ~/.cache/earlybird"})
+    cache: str | None = field(
+        default=None, metadata={"help": "where decoded images are kept; default ~/.cache/earlybird"}
+    )
 
     def __post_init__(self) -> None:
         if not 0 <= self.val_fraction < 1:
@@ -78,14 +87,17 @@ class RunConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested values, the method's name first among its settings."""
-        plain = {section: dataclasses.asdict(getattr(self, section)) for section in ("model", "data", "method", "training")}
+        plain = {
+            section: dataclasses.asdict(getattr(self, section)) for section in ("model", "data", "method", "training")
+        }
         plain["method"] = {"name": self.method.name, **plain["method"]}
         plain["training"]["milestones"] = list(self.training.milestones)
         return plain
 
     def to_yaml(self) -> str:
         """The same as YAML."""
-        return yaml.safe_dump(self.to_dict(), sort_keys=False)
+        text: str = yaml.safe_dump(self.to_dict(), sort_keys=False)
+        return text
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> RunConfig:

@@ -1,4 +1,7 @@
-"""`RunFolder`: one run on disk. A finished record means done; a checkpoint means go on; another configuration is refused."""
+"""`RunFolder`: one run on disk.
+
+A finished record means done; a checkpoint means go on; another configuration is refused.
+"""
 
 from __future__ import annotations
 
@@ -54,8 +57,8 @@ class RunFolder:
             if changes and not force:
                 shown = "; ".join(changes[:_LINES_OF_DIFF]) + ("; ..." if len(changes) > _LINES_OF_DIFF else "")
                 raise RunFolderError(
-                    f"{self.path} holds a run with another configuration ({shown}); give another --out, the same settings, "
-                    "or --force to go on with the new ones"
+                    f"{self.path} holds a run with another configuration ({shown}); give another --out, "
+                    "the same settings, or --force to go on with the new ones"
                 )
             if changes:
                 self.append_log("forced on: " + "; ".join(changes))

@@ -1,4 +1,7 @@
-"""From a configuration to a `Task`: data, device, network, precision, session. What "auto" means is settled here, once."""
+"""From a configuration to a `Task`: data, device, network, precision, session.
+
+What "auto" means is settled here, once.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +67,9 @@ def prepare(config: RunConfig, folder: RunFolder, resolved: dict[str, Any], stop
     check_network(model, spec)
     precision = resolved.get("precision")
     if precision is None:
-        batch = torch.randn(settings.batch_size, *spec.example_input().shape[1:], generator=torch.Generator().manual_seed(0))
+        batch = torch.randn(
+            settings.batch_size, *spec.example_input().shape[1:], generator=torch.Generator().manual_seed(0)
+        )
         precision = choose_precision(settings.precision, model, batch, bundle.num_classes, device)
     compute = Compute(device, precision)
     augment = resolve_augment(config.data, bundle)
@@ -118,7 +123,7 @@ def check_network(model: nn.Module, spec: NetworkSpec) -> None:
     example = spec.example_input()
     try:
         logits = model.eval()(example)
-    except Exception as error:  # noqa: BLE001 - a foreign forward may raise anything
+    except Exception as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(
             f"model {spec.name!r} cannot take images of shape {tuple(example.shape[1:])} ({first}); "

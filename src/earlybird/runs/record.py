@@ -94,7 +94,12 @@ def _layers(candidate: Candidate) -> list[dict[str, Any]]:
 
 
 def _cost(cost: ModelCost) -> dict[str, Any]:
-    return {"params": cost.params, "macs": cost.macs, "train_macs": cost.train_macs, "paper_gflops": cost.paper_flops / 1e9}
+    return {
+        "params": cost.params,
+        "macs": cost.macs,
+        "train_macs": cost.train_macs,
+        "paper_gflops": cost.paper_flops / 1e9,
+    }
 
 
 def _device(device: torch.device) -> dict[str, Any]:

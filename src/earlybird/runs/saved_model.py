@@ -1,7 +1,7 @@
-"""A finished network on disk: `model.safetensors` beside `config.json`, rebuilt by shape and read without executing anything.
+"""A finished network on disk: `model.safetensors` beside `config.json`, rebuilt by shape without executing anything.
 
-`config.json` names the factory and the kept channels of every cut layer; loading builds the dense network, cuts it by them
-and fills in the tensors.
+`config.json` names the factory and the kept channels of every cut layer; loading builds the dense network, cuts it by
+them and fills in the tensors.
 """
 
 from __future__ import annotations

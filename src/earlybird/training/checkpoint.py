@@ -1,8 +1,8 @@
 """Checkpoints: written beside the old one, proved by sha256, replaced atomically, read without executing anything.
 
-A checkpoint is `NUMBER.pt` plus `NUMBER.json`, its manifest. The manifest is written last, so a checkpoint without one was
-never finished and is not looked at. The newest two are kept; where the newest fails its hash the one before is used, and
-that is said aloud.
+A checkpoint is `NUMBER.pt` plus `NUMBER.json`, its manifest. The manifest is written last, so a checkpoint without one
+was never finished and is not looked at. The newest two are kept; where the newest fails its hash the one before is
+used, and that is said aloud.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class Checkpoints:
         """Write a new checkpoint and drop the oldest.
 
         Returns:
-            False where the disk refused: older checkpoints are intact, the temporary file is gone, and a warning says so.
+            False where the disk refused: older checkpoints are intact, the temporary file is gone, and a warning says
+            so.
         """
         buffer = io.BytesIO()
         torch.save(state, buffer)
@@ -47,7 +48,9 @@ class Checkpoints:
             write_atomically(self.folder / f"{number:08d}.json", json.dumps(manifest).encode())
         except OSError as error:
             (self.folder / f"{number:08d}.pt").unlink(missing_ok=True)
-            warnings.warn(f"checkpoint not saved in {self.folder} ({error.strerror}); the previous one is intact", stacklevel=2)
+            warnings.warn(
+                f"checkpoint not saved in {self.folder} ({error.strerror}); the previous one is intact", stacklevel=2
+            )
             return False
         for old in self._numbers()[:-_KEPT]:
             self._remove(old)
@@ -67,11 +70,15 @@ class Checkpoints:
                 broken.append(f"{number:08d}.pt ({str(error).splitlines()[0] if str(error) else type(error).__name__})")
                 continue
             if broken:
-                warnings.warn(f"damaged checkpoint {', '.join(broken)} in {self.folder}: going on from the one before", stacklevel=2)
+                warnings.warn(
+                    f"damaged checkpoint {', '.join(broken)} in {self.folder}: going on from the one before",
+                    stacklevel=2,
+                )
             return state
         if broken:
             raise CheckpointError(
-                f"no intact checkpoint in {self.folder}: {', '.join(broken)}; restore a file, or remove the folder to start again"
+                f"no intact checkpoint in {self.folder}: {', '.join(broken)}; "
+                "restore a file, or remove the folder to start again"
             )
         return None
 

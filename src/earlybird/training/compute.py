@@ -1,7 +1,7 @@
 """`Compute`: where and in which numbers a network is trained, and the choice between them.
 
-bf16 means autocast around forward and loss with fp32 weights. `auto` is answered once by measuring; the answer is written
-into the run's configuration and reused when it resumes, because a run must not change its numbers half-way.
+bf16 means autocast around forward and loss with fp32 weights. `auto` is answered once by measuring; the answer is
+written into the run's configuration and reused when it resumes, because a run must not change its numbers half-way.
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ def choose_device(name: str) -> torch.device:
     if device is None or device.type not in ("cpu", "cuda"):
         raise ConfigError(f"training.device is {name!r}; give auto, cpu, cuda or cuda:N")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"training.device is {name!r}, but {torch.cuda.device_count()} CUDA devices are visible; give cpu")
+        raise ConfigError(
+            f"training.device is {name!r}, but {torch.cuda.device_count()} CUDA devices are visible; give cpu"
+        )
     return device
 
 

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 _EXIT_BASE = 128
 
@@ -34,7 +35,7 @@ class StopFlag:
 def stop_on_signals() -> Iterator[StopFlag]:
     """Turn SIGTERM and SIGINT into a `StopFlag` inside the block. A second signal acts as it did before."""
     flag = StopFlag()
-    previous = {}
+    previous: dict[int, Any] = {}
 
     def remember(number: int, frame: FrameType | None) -> None:
         flag.signal_number = number
@@ -45,5 +46,5 @@ def stop_on_signals() -> Iterator[StopFlag]:
     try:
         yield flag
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for caught, handler in previous.items():
+            signal.signal(caught, handler)

@@ -1,15 +1,15 @@
 """`fit`: the one training loop, for every phase of every method.
 
-It reads top to bottom: a batch, forward, backward, the method touches the gradients, a step, the method looks; at the end
-of an epoch a row of metrics and a checkpoint. Everything the loop depends on is in the checkpoint, and data order is a
-pure function of (seed, epoch, index): a run killed at any step ends with the same bits as one that was left alone.
+It reads top to bottom: a batch, forward, backward, the method touches the gradients, a step, the method looks; at the
+end of an epoch a row of metrics and a checkpoint. Everything the loop depends on is in the checkpoint, and data order
+is a pure function of (seed, epoch, index): a run killed at any step ends with the same bits as one that was left
+alone.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 

@@ -22,7 +22,9 @@ def learning_rate(step: int, total_steps: int, settings: TrainingSettings) -> fl
         return settings.lr * (step + 1) / math.ceil(settings.warmup * total_steps)
     if settings.schedule == "step":
         drops = sum(done >= milestone for milestone in settings.milestones)
-        return float(f"{settings.lr * settings.lr_decay**drops:.12g}")  # 0.1 * 0.1 prints as 0.01, not 0.010000000000000002
+        return float(
+            f"{settings.lr * settings.lr_decay**drops:.12g}"
+        )  # 0.1 * 0.1 prints as 0.01, not 0.010000000000000002
     if settings.schedule == "cosine":
         after = (done - settings.warmup) / (1.0 - settings.warmup)
         return settings.lr * 0.5 * (1.0 + math.cos(math.pi * after))

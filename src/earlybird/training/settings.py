@@ -15,7 +15,6 @@ Schedule = Literal["step", "cosine", "constant"]
 PrecisionChoice = Literal["auto", "fp32", "bf16"]
 
 
-
 @dataclass(frozen=True)
 class TrainingSettings:
     """How a network is trained. Fractions are of the whole schedule, so a short run is the same schedule, scaled.
@@ -53,7 +52,12 @@ class TrainingSettings:
         _require("training.lr", self.lr, _finite(self.lr) and self.lr > 0, "a number > 0")
         _require("training.momentum", self.momentum, 0 <= self.momentum < 1, "a number in [0, 1)")
         _require("training.weight_decay", self.weight_decay, _finite(self.weight_decay), "a number >= 0")
-        _require("training.schedule", self.schedule, self.schedule in ("step", "cosine", "constant"), "step, cosine, constant")
+        _require(
+            "training.schedule",
+            self.schedule,
+            self.schedule in ("step", "cosine", "constant"),
+            "step, cosine, constant",
+        )
         rising = all(0 < a < 1 for a in self.milestones) and list(self.milestones) == sorted(self.milestones)
         _require("training.milestones", list(self.milestones), rising, "rising fractions in (0, 1)")
         _require("training.lr_decay", self.lr_decay, 0 < self.lr_decay <= 1, "a number in (0, 1]")

@@ -42,6 +42,7 @@ class EpochSums:
         self.seen = 0
 
     def add(self, loss: Tensor, logits: Tensor, y: Tensor, step: int) -> None:
+        """Count one (micro-)batch."""
         self.loss += loss.double() * len(y)
         self.correct += (logits.argmax(dim=1) == y).sum()
         self.seen += len(y)
@@ -52,11 +53,12 @@ class EpochSums:
         return float(self.loss) / max(1, self.seen), int(self.correct) / max(1, self.seen)
 
     def raise_if_not_finite(self, phase: str) -> None:
+        """Raise `NonFiniteError` if a loss since the last look was NaN or infinite."""
         bad = int(self.bad_step)
         if bad >= 0:
             raise NonFiniteError(
-                f"the loss became NaN or infinite at step {bad} of phase '{phase}'; lower --lr, add --training.warmup 0.05 "
-                "or --training.clip_norm 1; the last checkpoint is intact"
+                f"the loss became NaN or infinite at step {bad} of phase '{phase}'; lower --lr, "
+                "add --training.warmup 0.05 or --training.clip_norm 1; the last checkpoint is intact"
             )
 
 
@@ -66,13 +68,15 @@ class FitState:
     def __init__(
         self, session: Session, model: nn.Module, span: Span, cost: ModelCost, hooks: Hooks, carry: dict[str, Any]
     ) -> None:
-        self.session, self.model, self.span, self.cost, self.hooks, self.carry = session, model, span, cost, hooks, carry
+        self.session, self.model, self.span = session, model, span
+        self.cost, self.hooks, self.carry = cost, hooks, carry
         self.optimizer = make_optimizer(model, session.settings)
         self.sums = EpochSums(session.compute.device)
         self.meter = PhaseMeter(span.phase, session.compute.device)
         self.step, self.images, self.ended = span.start_step, 0, False
 
     def start(self, resume: dict[str, Any] | None) -> None:
+        """Begin the phase, or take it up where a checkpoint left it."""
         if resume is None:
             torch.manual_seed(self.session.settings.seed)  # dropout and the like
             self.save()
@@ -89,6 +93,7 @@ class FitState:
         self.session.progress.start(self.step)
 
     def save(self) -> None:
+        """Write a checkpoint of this moment."""
         self.sums.raise_if_not_finite(self.span.phase)
         self.session.checkpoints.save(
             {
@@ -107,6 +112,7 @@ class FitState:
         )
 
     def close_epoch(self) -> None:
+        """Validate, add the row of metrics, write the checkpoint."""
         session, (loss, accuracy) = self.session, self.sums.means()
         self.sums.raise_if_not_finite(self.span.phase)
         val = evaluate(self.model, session.val, session.compute) if session.val is not None else None
@@ -127,10 +133,12 @@ class FitState:
             self.save()
 
     def checkpoint_is_due(self) -> bool:
+        """Has `checkpoint_every` come round?"""
         every = self.session.settings.checkpoint_every
         return bool(every) and self.step % every == 0
 
     def phase_cost(self) -> PhaseCost:
+        """What this phase has cost since it was (re)started."""
         images = self.images
         return self.meter.cost(
             images=images, macs=images * self.cost.train_macs, paper_flops=3.0 * images * self.cost.paper_flops
