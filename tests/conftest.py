@@ -1,0 +1,71 @@
+"""A data set and a network small enough that a whole run takes a second, given by path as a user would give his own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TINY = '''
+import torch
+from torch import nn
+from earlybird.data import DataBundle, MemoryImages
+
+
+def data():
+    """Three classes of 8x8 pictures, told apart by which channel is bright."""
+    def split(n, seed):
+        g = torch.Generator().manual_seed(seed)
+        labels = torch.arange(n) % 3
+        images = torch.randint(0, 120, (n, 3, 8, 8), generator=g)
+        images[torch.arange(n), labels] += 60
+        return MemoryImages(images.to(torch.uint8), labels)
+
+    return DataBundle("tiny", 3, 3, 8, (0.25,) * 3, (0.15,) * 3, split(90, 0), None, split(30, 1), ("a", "b", "c"))
+
+
+def network(num_classes):
+    """Two branches that are added, so that channels are tied."""
+    return Net(num_classes)
+
+
+class Net(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 12, 3, padding=1, bias=False), nn.BatchNorm2d(12), nn.ReLU())
+        self.left = nn.Sequential(nn.Conv2d(12, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16))
+        self.right = nn.Sequential(nn.Conv2d(12, 16, 1, bias=False), nn.BatchNorm2d(16))
+        self.drop = nn.Dropout(0.1)
+        self.head = nn.Linear(16, num_classes)
+
+    def forward(self, x):
+        x = self.stem(x)
+        x = torch.relu(self.left(x) + self.right(x))
+        return self.head(self.drop(x.mean((2, 3))))
+'''
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """A Python file with `data` and `network`."""
+    path = tmp_path / "tiny.py"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture
+def tiny_settings(tiny: Path) -> Callable[..., dict[str, Any]]:
+    """Nested settings of a tiny run; `method`, `training` and `data` take what should differ."""
+
+    def settings(method: str = "early_bird", training: Any = None, data: Any = None, **values: Any) -> dict[str, Any]:
+        hyper = {"round_to": 1, "penalty": 1e-4} if method == "early_bird" else {}
+        return {
+            "model": {"name": f"{tiny}:network"},
+            "data": {"name": f"{tiny}:data", "augment": "flip", **(data or {})},
+            "method": {"name": method, **hyper, **values},
+            "training": {"epochs": 12, "batch_size": 20, "lr": 0.05, "precision": "fp32", **(training or {})},
+        }
+
+    return settings

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import pytest
+
+from earlybird.errors import ConfigError
+from earlybird.training.schedule import drop_steps, learning_rate
+from earlybird.training.settings import TrainingSettings
+
+PAPER = TrainingSettings(epochs=160, lr=0.1)
+PAPER_STEPS = 160 * 196
+
+
+@pytest.mark.parametrize(
+    ("epoch", "expected"), [(0, 0.1), (79, 0.1), (80, 0.01), (119, 0.01), (120, 0.001), (159, 0.001)]
+)
+def test_step_schedule_is_the_papers_80_120_at_160_epochs(epoch: int, expected: float):
+    assert learning_rate(epoch * 196, PAPER_STEPS, PAPER) == expected
+
+
+def test_the_last_step_before_a_drop_still_has_the_old_rate():
+    assert learning_rate(80 * 196 - 1, PAPER_STEPS, PAPER) == 0.1
+    assert drop_steps(PAPER_STEPS, PAPER) == [80 * 196, 120 * 196]
+
+
+def test_a_short_run_is_the_same_schedule_scaled():
+    assert [learning_rate(s, 8, PAPER) for s in range(8)] == [0.1] * 4 + [0.01] * 2 + [0.001] * 2
+
+
+def test_warm_up_rises_linearly_to_the_full_rate():
+    settings = TrainingSettings(lr=0.4, warmup=0.25, schedule="constant")
+    assert [learning_rate(s, 16, settings) for s in range(5)] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4])
+
+
+def test_cosine_starts_full_passes_half_and_ends_near_zero():
+    settings = TrainingSettings(lr=0.2, schedule="cosine")
+    assert learning_rate(0, 100, settings) == 0.2
+    assert learning_rate(50, 100, settings) == pytest.approx(0.1)
+    assert learning_rate(99, 100, settings) < 0.001
+    assert drop_steps(100, settings) == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "legal"),
+    [
+        ("epochs", 0, "an integer >= 1"),
+        ("batch_size", 0, "an integer >= 1"),
+        ("lr", 0.0, "a number > 0"),
+        ("lr", float("nan"), "a number > 0"),
+        ("momentum", 1.0, r"a number in \[0, 1\)"),
+        ("schedule", "linear", "step, cosine, constant"),
+        ("milestones", (0.75, 0.5), "rising fractions"),
+        ("label_smoothing", 1.0, r"a number in \[0, 1\)"),
+        ("precision", "fp16", "auto, fp32, bf16"),
+        ("seed", -1, r"an integer in \[0, 2\^31\)"),
+    ],
+)
+def test_a_setting_out_of_range_names_field_value_and_legal_values(field: str, value: object, legal: str):
+    with pytest.raises(ConfigError, match=rf"training\.{field} is .*; give {legal}"):
+        TrainingSettings(**{field: value})
