@@ -11,21 +11,20 @@ from earlybird.cli.options import Parser
 
 def command(argv: Sequence[str]) -> int:
     """Print accuracy and loss, or JSON."""
-    parser = Parser(
-        prog="earlybird evaluate", description="Rebuild the network of a finished run and read its test set."
-    )
+    parser = Parser("evaluate", "Rebuild the network of a finished run and read its test set.")
     parser.add_argument("run", type=str, help="run folder")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--model", type=str | None, default=None, help="name the run's model again if it is your code")
+    parser.add_argument("--data", type=str | None, default=None, help="name the run's data again if it is your code")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parsed = parser.parse_args(list(argv))
     from earlybird.runs.run import run_evaluation
 
-    result = run_evaluation(parsed.run, device=parsed.device)
+    trusted = [name for name in (parsed.model, parsed.data) if name is not None]
+    result = run_evaluation(parsed.run, device=parsed.device, trusted=trusted)
     if parsed.json:
         print(json.dumps(asdict(result)))
     else:
-        print(
-            f"test accuracy {100 * result.accuracy:.2f} % ({result.correct} of {result.samples}), "
-            f"loss {result.loss:.4f}"
-        )
+        percent = f"{100 * result.accuracy:.2f} %"
+        print(f"test accuracy {percent} ({result.correct} of {result.samples}), loss {result.loss:.4f}")
     return 0

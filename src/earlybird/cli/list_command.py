@@ -10,7 +10,7 @@ from earlybird.methods.catalog import METHODS
 
 def command(argv: Sequence[str]) -> int:
     """Print models, data sets and methods."""
-    Parser(prog="earlybird list", description="List models, data sets and methods.").parse_args(list(argv))
+    Parser("list", "List models, data sets and methods.").parse_args(list(argv))
     from earlybird.data import data_names
     from earlybird.models import model_names
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from earlybird.errors import ConfigError, EarlyBirdError, NonFiniteError
+from earlybird.training.interrupt import Terminated
 
 COMMANDS = {
     "train": "search, cut, retrain and evaluate in one run folder",
@@ -20,7 +22,14 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code is 0, 2 for what the user can mend, 1 for a run that diverged."""
+    """Run one command.
+
+    Returns:
+        The exit code: 0, 2 for what the user can mend, 1 for a run that diverged.
+
+    Raises:
+        Terminated: a signal asked to stop; it exits with 128 + the signal's number.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
@@ -32,14 +41,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"earlybird {__version__}")
         return 0
-    warnings.showwarning = _show_warning
     try:
-        return _command(arguments[0])(arguments[1:])
+        with warnings.catch_warnings():  # Puts back how warnings were shown: `main` may be called from a program.
+            warnings.showwarning = _show_warning
+            return _command(arguments[0])(arguments[1:])
+    except Terminated as stopped:
+        name = signal.Signals(stopped.signal_number).name
+        _complain(f"stopped by {name}; the state is saved, the same command goes on from it")
+        raise
     except EarlyBirdError as error:
         if debug:
             raise
-        print(f"earlybird: {' '.join(str(error).split())}", file=sys.stderr)
+        _complain(str(error))
         return 1 if isinstance(error, NonFiniteError) else 2
+    except OSError as error:
+        if debug:
+            raise
+        _complain(f"{error.filename or 'the disk'}: {error.strerror or error}; mend it and give the same command again")
+        return 2
 
 
 def usage() -> str:
@@ -62,9 +81,14 @@ def _command(name: str) -> Callable[[list[str]], int]:
     return command
 
 
+def _complain(message: str) -> None:
+    """One line, whatever the message holds."""
+    print(f"earlybird: {' '.join(message.split())}", file=sys.stderr)
+
+
 def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
     """One line, without the path of our source."""
-    print(f"earlybird: warning: {' '.join(str(message).split())}", file=sys.stderr)
+    _complain(f"warning: {message}")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ one place where names, types, defaults and help stand.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import difflib
 import re
@@ -21,6 +22,7 @@ from earlybird.errors import ConfigError
 from earlybird.methods.catalog import METHODS, method_class
 from earlybird.methods.early_bird import EarlyBirdTraining
 from earlybird.runs.config import DataConfig, ModelConfig, RunConfig
+from earlybird.training.fields import legal_values
 from earlybird.training.settings import TrainingSettings
 
 SHORT_FLAGS = {
@@ -44,22 +46,46 @@ _OPTION = re.compile(r"--[A-Za-z][\w.\-]*")
 
 
 class Parser(ArgumentParser):
-    """A parser whose complaints are `ConfigError`s of one line."""
+    """A parser that takes flags only as they are written, and whose complaints are `ConfigError`s of one line."""
+
+    def __init__(self, command: str, description: str) -> None:
+        # An abbreviated flag would be a second name for a setting, and hide a misspelt one.
+        super().__init__(
+            prog=f"earlybird {command}",
+            description=description,
+            exit_on_error=False,
+            default_env=False,
+            allow_abbrev=False,
+        )
+        self.kinds: dict[str, Any] = {}
+
+    def add_setting(self, flag: str, kind: Any, default: Any, help: str) -> None:
+        """Add a flag of an annotated type; the type is remembered to say what is legal."""
+        self.kinds[flag.lstrip("-")] = kind
+        self.add_argument(flag, type=kind, default=default, help=help)
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         """Raise instead of printing usage and exiting."""
         raise ConfigError(_one_line(message, self))
 
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        """Parse, with every complaint as a `ConfigError`."""
+        try:
+            return super().parse_args(*args, **kwargs)
+        except argparse.ArgumentError as error:
+            self.error(str(error))
+
 
 def run_parser(command: str, description: str, method_name: str) -> Parser:
     """A parser with every setting of a run whose method is `method_name`."""
-    parser = Parser(prog=f"earlybird {command}", description=description, exit_on_error=False, default_env=False)
+    parser = Parser(command, description)
     parser.add_argument("--config", action="config", help="YAML with any of the settings below; flags win over it")
-    parser.add_argument("--out", type=str | None, default=None, help="run folder; default runs/MODEL-DATA-METHOD-sSEED")
+    parser.add_setting("--out", str | None, None, "run folder; default runs/MODEL-DATA-METHOD-sSEED")
     parser.add_argument("--force", action="store_true", help="go on in a folder that holds another configuration")
     parser.add_argument("--quiet", action="store_true", help="print no progress")
-    parser.add_argument("--resolved", type=dict | None, default=None, help="==SUPPRESS==")
-    parser.add_argument("--method.name", type=str, default=method_name, help=f"one of {', '.join(METHODS)}")
+    # A run folder's config.yaml has it, and may be given as --config; it is not a setting.
+    parser.add_argument("--resolved", type=dict, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    parser.add_setting("--method.name", str, method_name, f"one of {', '.join(METHODS)}")
     for section, kind in (
         ("model", ModelConfig),
         ("data", DataConfig),
@@ -101,6 +127,16 @@ def expand_short_flags(argv: Sequence[str]) -> list[str]:
     return expanded
 
 
+def value_of(option: str, argv: Sequence[str]) -> str | None:
+    """What the last `--option value` or `--option=value` gives, before anything is parsed; None without one."""
+    found = None
+    for flag, following in zip_longest(argv, argv[1:], fillvalue=""):
+        name, equals, joined = flag.partition("=")
+        if name == option:
+            found = joined if equals else following
+    return found
+
+
 def default_out(config: RunConfig) -> str:
     """`runs/MODEL-DATA-METHOD-sSEED`, with what a file name cannot hold replaced."""
     parts = [config.model.name, config.data.name.rstrip("/").rsplit("/", 1)[-1], config.method.name]
@@ -117,18 +153,15 @@ def _add_fields(parser: Parser, section: str, kind: type) -> None:
         flag = f"--{section}.{field.name}"
         note = f" (short: {shorts[flag]})" if flag in shorts else ""
         default = list(field.default) if isinstance(field.default, tuple) else field.default
-        parser.add_argument(flag, type=types[field.name], default=default, help=field.metadata["help"] + note)
+        parser.add_setting(flag, types[field.name], default, field.metadata["help"] + note)
 
 
 def _method_name(argv: Sequence[str]) -> str:
     """The method decides which flags there are, so it is looked for before the flags are read."""
-    name = EarlyBirdTraining.name
-    for flag, value in zip_longest(argv, argv[1:], fillvalue=""):
-        option, equals, joined = flag.partition("=")
-        if option == "--config":
-            name = _method_in_yaml(Path(joined if equals else value)) or name
-        if option == "--method.name":
-            name = joined if equals else value
+    name, file = value_of("--method.name", argv), value_of("--config", argv)
+    if name is None and file is not None:
+        name = _method_in_yaml(Path(file))
+    name = EarlyBirdTraining.name if name is None else name
     method_class(name)
     return name
 
@@ -137,21 +170,29 @@ def _method_in_yaml(path: Path) -> str | None:
     try:
         content = yaml.safe_load(path.read_text())
         name = content["method"]["name"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
         return None  # The parser itself says what is wrong with the file.
     return str(name)
 
 
 def _one_line(message: str, parser: Parser) -> str:
     text = " ".join(message.split())
-    text = re.sub(r"^Parser key \"([\w.]+)\":", r"\1:", text)
-    text = re.sub(r"Expected a typing\.Literal\[(.*?)\]", r"expected one of \1", text)
-    text = re.sub(r"<class '(\w+)'>", r"\1", text)
     unknown = re.search(r"(?:unrecognized arguments?: (\S+)|[Oo]ption '([\w.]+)' is not accepted)", text)
     if unknown:
-        given = unknown.group(1) or f"--{unknown.group(2)}"
-        legal = [o for a in parser._actions for o in a.option_strings if _OPTION.fullmatch(o)] + list(SHORT_FLAGS)
-        close = difflib.get_close_matches(given.split("=")[0], legal, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(close)}? " if close else ""
-        return f"unknown setting {given}; {hint}`{parser.prog} --help` lists all"
-    return f"{text}; `{parser.prog} --help` lists the legal values" if "one of" not in text else text
+        return _unknown_setting(unknown.group(1) or f"--{unknown.group(2)}", parser)
+    wrong = re.search(r"Parser key \"([\w.]+)\":.*(?:Got value|Given value): (.*)$", text)
+    if wrong and wrong.group(1) in parser.kinds:
+        return f"{wrong.group(1)} is {wrong.group(2)!r}; give {legal_values(parser.kinds[wrong.group(1)])}"
+    text = re.sub(r"^Parser key \"([\w.]+)\":", r"\1:", text)
+    text = re.sub(r"^argument (--[\w.]+): expected one argument$", r"\1 stands without its value", text)
+    return f"{text}; `{parser.prog} --help` lists the flags and their legal values"
+
+
+def _unknown_setting(given: str, parser: Parser) -> str:
+    if not given.startswith("-"):
+        return f"{given!r} belongs to no flag; `{parser.prog} --help` lists them"
+    legal = [option for action in parser._actions for option in action.option_strings if _OPTION.fullmatch(option)]
+    legal += [short for short, long in SHORT_FLAGS.items() if long in legal]
+    close = difflib.get_close_matches(given.split("=")[0], legal, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    return f"unknown setting {given}; {hint}`{parser.prog} --help` lists all"

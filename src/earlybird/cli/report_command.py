@@ -9,7 +9,7 @@ from earlybird.cli.options import Parser
 
 def command(argv: Sequence[str]) -> int:
     """Print the comparison table, for the terminal or as Markdown."""
-    parser = Parser(prog="earlybird report", description="Compare finished runs: accuracy, parameters, FLOPs, seconds.")
+    parser = Parser("report", "Compare finished runs: accuracy, parameters, FLOPs, seconds.")
     parser.add_argument("runs", type=str, nargs="+", help="run folders, or folders that hold them")
     parser.add_argument("--markdown", action="store_true", help="print Markdown")
     parsed = parser.parse_args(list(argv))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import zip_longest
 from pathlib import Path
 
-from earlybird.cli.options import Parser, expand_short_flags, parse_run
+from earlybird.cli.options import Parser, expand_short_flags, parse_run, value_of
 from earlybird.errors import ConfigError
+from earlybird.runs.config import refuse_unnamed_code
 
 _DESCRIPTION = (
     "Cut the network by a ticket and train what is left. Settings are those of the search that drew it "
@@ -26,11 +26,17 @@ def command(argv: Sequence[str]) -> int:
     from earlybird.runs.run import run
 
     ticket = Ticket.load(path)
+    given = [value_of(flag, arguments) or "" for flag in ("--model.name", "--data.name")]
     beside = path.parent / "config.yaml"
-    if beside.is_file() and not any(a.split("=")[0] == "--config" for a in arguments):
+    is_implied = beside.is_file() and value_of("--config", arguments) is None
+    if is_implied:
         arguments = ["--config", str(beside), *arguments]
-    arguments += ["--method.prune_ratio", str(ticket.prune_ratio)]
+    if value_of("--method.name", arguments) in (None, "early_bird"):
+        arguments += ["--method.prune_ratio", str(ticket.prune_ratio)]
     config, parsed = parse_run("retrain", _DESCRIPTION, arguments, _add_ticket)
+    if is_implied:  # A file that lies beside a ticket is not the user's own word.
+        refuse_unnamed_code("--model", config.model.name, given)
+        refuse_unnamed_code("--data", config.data.name, given)
     out = parsed.out or str(path.parent / f"retrain-p{ticket.prune_ratio:g}")
     record = run(config, out, ticket=path, force=parsed.force, quiet=parsed.quiet)
     finish_run(record, out)
@@ -38,14 +44,11 @@ def command(argv: Sequence[str]) -> int:
 
 
 def _add_ticket(parser: Parser) -> None:
-    parser.add_argument("--ticket", type=str, help="ticket file that `search` or `train` wrote")
+    parser.add_setting("--ticket", str | None, None, "ticket file that `search` or `train` wrote")
 
 
 def _ticket_path(arguments: Sequence[str]) -> Path:
-    for flag, value in zip_longest(arguments, arguments[1:], fillvalue=""):
-        option, equals, joined = flag.partition("=")
-        if option == "--ticket":
-            return Path(joined if equals else value)
-    raise ConfigError(
-        "--ticket is missing; give the ticket file to cut by, e.g. --ticket runs/s/ticket-p0.5.safetensors"
-    )
+    path = value_of("--ticket", arguments)
+    if not path:
+        raise ConfigError("--ticket is missing; give the file to cut by, e.g. --ticket runs/s/ticket-p0.5.safetensors")
+    return Path(path)

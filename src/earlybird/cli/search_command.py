@@ -31,4 +31,4 @@ def command(argv: Sequence[str]) -> int:
 
 
 def _add_ratios(parser: Parser) -> None:
-    parser.add_argument("--ratios", type=list[float] | None, default=None, help="several ratios at once: [0.3,0.5,0.7]")
+    parser.add_setting("--ratios", list[float] | None, None, "several ratios at once: [0.3,0.5,0.7]")

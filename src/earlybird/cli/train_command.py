@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from earlybird.cli.options import default_out, parse_run
 
 _DESCRIPTION = (
-    "Train a network as an Early-Bird ticket (or dense). Run the same command again after a kill: it goes on."
+    "Train a network as an Early-Bird ticket, or dense. Give the same command again after a kill: it goes on."
 )
 
 

@@ -2,8 +2,8 @@
 
 Under `scaled` a run of any length is the paper's protocol in fractions: 160 draws at equal step intervals, and the
 penalty scaled so that an idle BatchNorm scale shrinks over the same fraction of the schedule. On the paper's own CIFAR
-run (160 epochs of 196 steps) it is the paper's protocol. Under `epochs` a mask is drawn after each epoch and s is
-taken as given.
+run (160 epochs of 196 steps) it is the paper's protocol. Under `epochs` a mask is drawn after each epoch and s is taken
+as given.
 """
 
 from __future__ import annotations
@@ -44,4 +44,5 @@ class Clock:
 
     def penalty(self, strength: float) -> float:
         """The L1 strength to apply at each step, from the paper's s."""
-        return strength * PAPER_STEPS / self.total_steps if self.name == "scaled" else strength
+        # In this order, so that s comes out unchanged, to the bit, in a run of the paper's length.
+        return strength * (PAPER_STEPS / self.total_steps) if self.name == "scaled" else strength

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from earlybird.errors import ConfigError
+from earlybird.training.fields import check_types, require
 
 if TYPE_CHECKING:
     from earlybird.methods.candidate import Candidate
@@ -24,7 +25,7 @@ class EarlyBirdTraining:
     """Hyperparameters of Early-Bird training.
 
     Raises:
-        ConfigError: a value is out of range, or two contradict each other.
+        ConfigError: a value is of another type or out of range, or two contradict each other.
     """
 
     name: ClassVar[str] = "early_bird"
@@ -62,22 +63,18 @@ class EarlyBirdTraining:
     )
 
     def __post_init__(self) -> None:
-        _require("method.prune_ratio", self.prune_ratio, 0 <= self.prune_ratio < 1, "a number in [0, 1)")
-        _require("method.rewind_epoch", self.rewind_epoch, self.rewind_epoch >= 0, "an integer >= 0")
-        _require(
-            "method.window",
-            self.window,
-            self.window >= 1 + (self.rule == "authors_code"),
-            "an integer >= 1 (authors_code: 2)",
-        )
-        _require("method.epsilon", self.epsilon, 0 < self.epsilon <= 1, "a number in (0, 1]")
-        _require("method.penalty", self.penalty, 0 <= self.penalty < float("inf"), "a number >= 0")
-        _require(
-            "method.retrain_penalty", self.retrain_penalty, 0 <= self.retrain_penalty < float("inf"), "a number >= 0"
-        )
-        _require("method.min_channels", self.min_channels, self.min_channels >= 1, "an integer >= 1")
-        _require("method.round_to", self.round_to, self.round_to >= 1, "an integer >= 1")
-        _require("method.max_search_epochs", self.max_search_epochs, self.max_search_epochs >= 0, "an integer >= 0")
+        check_types("method", self)
+        require("method.prune_ratio", self.prune_ratio, 0 <= self.prune_ratio < 1, "a number in [0, 1)")
+        require("method.rewind_epoch", self.rewind_epoch, self.rewind_epoch >= 0, "an integer >= 0")
+        least_window = 2 if self.rule == "authors_code" else 1
+        require("method.window", self.window, self.window >= least_window, f"an integer >= {least_window}")
+        require("method.epsilon", self.epsilon, 0 < self.epsilon <= 1, "a number in (0, 1]")
+        require("method.penalty", self.penalty, 0 <= self.penalty < float("inf"), "a number >= 0")
+        retrain_penalty = self.retrain_penalty
+        require("method.retrain_penalty", retrain_penalty, 0 <= retrain_penalty < float("inf"), "a number >= 0")
+        require("method.min_channels", self.min_channels, self.min_channels >= 1, "an integer >= 1")
+        require("method.round_to", self.round_to, self.round_to >= 1, "an integer >= 1")
+        require("method.max_search_epochs", self.max_search_epochs, self.max_search_epochs >= 0, "an integer >= 0")
         if self.weights == "rewind" and self.schedule == "restart":
             raise ConfigError(
                 "method.schedule 'restart' contradicts method.weights 'rewind'; rewind to epoch 0 instead"
@@ -105,8 +102,3 @@ class EarlyBirdTraining:
         from earlybird.methods.early_bird_search import candidate_from_folder
 
         return candidate_from_folder(self, task)
-
-
-def _require(name: str, value: object, holds: bool, legal: str) -> None:
-    if not holds:
-        raise ConfigError(f"{name} is {value!r}; give {legal}")

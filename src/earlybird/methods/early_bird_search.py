@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
-from safetensors.torch import load_file
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
 from torch import nn
 
-from earlybird.core import EarlyBird, Ticket, bn_scale, filter_l1, taylor
+from earlybird.core import ChannelGroups, EarlyBird, Ticket, bn_scale, filter_l1, taylor
 from earlybird.cost import PhaseMeter
 from earlybird.errors import EarlyBirdError, TicketError
 from earlybird.methods.candidate import Candidate
@@ -21,7 +24,8 @@ from earlybird.methods.task import Task
 from earlybird.slimming import slim
 from earlybird.training.checkpoint import write_atomically
 from earlybird.training.loop import fit
-from earlybird.training.state import FitState, Span
+from earlybird.training.session import Session
+from earlybird.training.state import Span
 
 CRITERIA = {"bn_scale": bn_scale, "filter_l1": filter_l1, "taylor": taylor}
 
@@ -30,9 +34,21 @@ _REINIT_SEED_OFFSET = 1_000_003
 
 
 def search(
-    method: EarlyBirdTraining, task: Task, ratios: Sequence[float], resume: dict[str, Any] | None
+    method: EarlyBirdTraining,
+    task: Task,
+    ratios: Sequence[float],
+    resume: dict[str, Any] | None,
+    *,
+    end_step: int | None = None,
 ) -> tuple[SearchHooks, nn.Module]:
-    """Train dense under the penalty until every ratio has its ticket in the folder, or the schedule ends.
+    """Train dense under the penalty until every ratio has its ticket in the folder, or the steps end.
+
+    Args:
+        method: the hyperparameters.
+        task: network, data and places.
+        ratios: prune ratios to find tickets for.
+        resume: a checkpoint of this search to go on from.
+        end_step: where training ends if something never fires; by default with the schedule.
 
     Returns:
         The hooks, which know the detector and the log, and the dense network as the search left it.
@@ -51,11 +67,20 @@ def search(
         round_to=method.round_to,
     )
     clock = Clock(method.clock, session.steps_per_epoch, session.total_steps)
-    max_steps = (method.max_search_epochs or session.settings.epochs) * session.steps_per_epoch
-    hooks = SearchHooks(method, detector, clock, max_steps, task.folder)
-    fit(session, model, Span("search", 0, session.total_steps), task.cost(model), hooks=hooks, resume=resume)
+    hooks = SearchHooks(method, detector, clock, search_steps(method, session), task.folder)
+    if resume is None:
+        for ratio in ratios:  # What another configuration left here (--force) is no ticket of this search.
+            (task.folder / ticket_file(ratio, detector.prune_ratios)).unlink(missing_ok=True)
+    span = Span("search", 0, session.total_steps if end_step is None else end_step)
+    fit(session, model, span, task.cost(model), hooks=hooks, resume=resume)
     save_scores(hooks, task.folder)
     return hooks, model
+
+
+def search_steps(method: EarlyBirdTraining, session: Session) -> int:
+    """Steps during which masks are drawn: `max_search_epochs`, at most the schedule."""
+    epochs = session.settings.epochs
+    return min(method.max_search_epochs or epochs, epochs) * session.steps_per_epoch
 
 
 def candidate_from_search(method: EarlyBirdTraining, task: Task, resume: dict[str, Any] | None) -> Candidate:
@@ -63,14 +88,11 @@ def candidate_from_search(method: EarlyBirdTraining, task: Task, resume: dict[st
     hooks, model = search(method, task, [method.prune_ratio], resume)
     if hooks.has_all_tickets():
         return candidate_from_folder(method, task)
-    distances = tuple(hooks.detector.distances[method.prune_ratio])
-    session, last = task.session, distances[-method.window :]
     if method.on_no_ticket == "error":
-        raise EarlyBirdError(
-            f"no ticket: the search never fired, its last mask distances are {_shown(last)} against epsilon "
-            f"{method.epsilon:g}; raise --method.epsilon or --epochs, or give --on-no-ticket finish or draw"
-        )
-    session.progress.say(f"ticket: none (last mask distances {_shown(last)}, epsilon {method.epsilon:g})")
+        raise_no_ticket(hooks)
+    session, distances = task.session, tuple(hooks.detector.distances[method.prune_ratio])
+    last = _shown(distances[-method.window :])
+    session.progress.say(f"ticket: none (last mask distances {last}, epsilon {method.epsilon:g})")
     total = session.total_steps
     return Candidate(
         model,
@@ -83,6 +105,22 @@ def candidate_from_search(method: EarlyBirdTraining, task: Task, resume: dict[st
     )
 
 
+def raise_no_ticket(hooks: SearchHooks) -> NoReturn:
+    """Say for which ratios nothing fired, and how far it was.
+
+    Raises:
+        EarlyBirdError: always.
+    """
+    detector = hooks.detector
+    missing = [ratio for ratio in detector.prune_ratios if ratio not in detector.fired]
+    last = _shown(detector.distances[missing[0]][-detector.window :])
+    raise EarlyBirdError(
+        f"no ticket for ratio {', '.join(f'{ratio:g}' for ratio in missing)}: the search never fired, its last mask "
+        f"distances are {last} against epsilon {detector.epsilon:g}; raise --method.epsilon or --epochs, or give "
+        "--on-no-ticket finish or draw"
+    )
+
+
 def candidate_from_folder(method: EarlyBirdTraining, task: Task) -> Candidate:
     """The candidate of the ticket that lies in the run folder."""
     return candidate_from_ticket(method, task, Ticket.load(task.folder / ticket_file(0.0, (0.0,))))
@@ -92,9 +130,10 @@ def candidate_from_ticket(method: EarlyBirdTraining, task: Task, ticket: Ticket)
     """Cut the dense network by the ticket and give it the weights and the schedule the method asks for.
 
     Raises:
-        TicketError: the ticket's weights are not those of this network.
+        TicketError: the ticket is of another network or policy, or was not drawn by a search of ours.
         MaskError: the ticket's mask does not fit this network.
     """
+    check_notes(ticket)
     session, step = task.session, int(ticket.notes["step"])
     flags = list(ticket.flags)
     with PhaseMeter("slim", session.compute.device) as meter:
@@ -104,6 +143,7 @@ def candidate_from_ticket(method: EarlyBirdTraining, task: Task, ticket: Ticket)
         elif method.weights == "rewind" and method.rewind_epoch:
             step = _rewind(method, task, dense, ticket, flags)
         groups = task.groups(dense, method.policy)
+        _check_groups(ticket, groups)
         small = slim(dense, ticket.mask, task.example_input(), groups)
         if method.weights == "reinit" and hasattr(small, "initialise_"):
             _initialise(small, task.seed + _REINIT_SEED_OFFSET)
@@ -124,10 +164,32 @@ def candidate_from_ticket(method: EarlyBirdTraining, task: Task, ticket: Ticket)
     )
 
 
+def check_notes(ticket: Ticket) -> None:
+    """Raise unless the ticket says where it stood in its schedule and what it had cost.
+
+    Raises:
+        TicketError: it was drawn in another loop, which noted nothing of that.
+    """
+    missing = [
+        key for key in ("step", "draw_steps", "total_steps", "steps_per_epoch", "journal") if key not in ticket.notes
+    ]
+    if missing:
+        raise TicketError(
+            f"the ticket does not say {', '.join(missing)}: no search of ours drew it; give one that `earlybird "
+            "search` or `earlybird train` wrote, or cut with earlybird.slim in your own loop"
+        )
+
+
+def _check_groups(ticket: Ticket, groups: ChannelGroups) -> None:
+    if ticket.groups_digest not in ("", groups.digest()):
+        raise TicketError(
+            f"the ticket was drawn for other channel groups (policy {ticket.policy!r}) than this network has under "
+            f"policy {groups.policy!r}; give the --model and --method.policy of its search"
+        )
+
+
 def save_scores(hooks: SearchHooks, folder: Path) -> None:
     """Write `scales.npz`: per layer the scores `[draws, channels]`, and `steps` `[draws]`."""
-    import io
-
     buffer = io.BytesIO()
     arrays = {name: scores.numpy() for name, scores in hooks.scores_by_layer().items()}
     np.savez(buffer, steps=np.asarray(hooks.draw_steps), **arrays)  # type: ignore[arg-type]
@@ -154,16 +216,19 @@ def _rewind(method: EarlyBirdTraining, task: Task, dense: nn.Module, ticket: Tic
         )
         _load_weights(dense, ticket)
         return int(ticket.notes["step"])
-    path = rewind_file(task.folder)
+    path = rewind_file(task.folder, method.rewind_epoch)
     if not path.is_file():
-        raise TicketError(f"{path} is missing; search again with --method.weights rewind and the same rewind epoch")
-    dense.load_state_dict(load_file(path))
+        raise TicketError(
+            f"{path} is missing; search again with --method.weights rewind --method.rewind_epoch {method.rewind_epoch}"
+        )
+    try:
+        dense.load_state_dict(load(path.read_bytes()))
+    except (SafetensorError, RuntimeError) as error:
+        raise TicketError(f"{path} is corrupt or of another network; search again") from error
     return step
 
 
 def _initialise(small: nn.Module, seed: int) -> None:
-    import torch
-
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         small.initialise_()  # type: ignore[operator]
@@ -171,6 +236,3 @@ def _initialise(small: nn.Module, seed: int) -> None:
 
 def _shown(distances: Sequence[float]) -> str:
     return ", ".join(f"{d:.3f}" for d in distances) or "none"
-
-
-__all__ = ["FitState", "candidate_from_folder", "candidate_from_search", "candidate_from_ticket", "search"]

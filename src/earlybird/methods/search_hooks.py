@@ -6,11 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from earlybird.core import EarlyBird, Ticket, bn_l1_proximal_, bn_l1_subgradient_
+from earlybird.errors import TicketError
 from earlybird.methods.clock import Clock
 from earlybird.methods.early_bird import EarlyBirdTraining
+from earlybird.training.checkpoint import write_atomically
 from earlybird.training.hooks import NoHooks
 from earlybird.training.schedule import drop_steps
 from earlybird.training.state import FitState
@@ -68,7 +72,11 @@ class SearchHooks(NoHooks):
         return f"mask distance {'/'.join(f'{d:.3f}' for d in newest)} (eps {self.method.epsilon:g})"
 
     def save_ticket(self, ticket: Ticket, state: FitState) -> None:
-        """Write the ticket with everything a later retrain must know: where it stood and what it had cost."""
+        """Write the ticket with everything a later retrain must know: where it stood and what it had cost.
+
+        Raises:
+            TicketError: the disk refused; the checkpoints are intact.
+        """
         notes = {
             "clock": self.clock.name,
             "step": state.step,
@@ -82,7 +90,13 @@ class SearchHooks(NoHooks):
         flags = (*ticket.flags, *forced, *self._flags_about_the_schedule(state))
         self.folder.mkdir(parents=True, exist_ok=True)
         with_notes = Ticket(**{**vars(ticket), "notes": notes, "flags": flags})
-        with_notes.save(self.folder / ticket_file(ticket.prune_ratio, self.detector.prune_ratios))
+        path = self.folder / ticket_file(ticket.prune_ratio, self.detector.prune_ratios)
+        try:
+            with_notes.save(path)
+        except (OSError, SafetensorError) as error:
+            raise TicketError(
+                f"ticket {path} could not be written ({error}); mend the disk and give the same command again"
+            ) from error
 
     def state_dict(self) -> dict[str, Any]:
         """Detector and log."""
@@ -132,25 +146,20 @@ class SearchHooks(NoHooks):
         self._scores.append(torch.cat(list(scores.values())))
 
     def _keep_weights_to_rewind_to(self, state: FitState) -> None:
-        if self.method.weights == "rewind" and state.step == self.method.rewind_epoch * self.clock.steps_per_epoch:
-            from safetensors.torch import save_file
-
-            weights = {
-                name: value.detach().cpu().clone().contiguous() for name, value in state.model.state_dict().items()
-            }
-            save_file(weights, rewind_file(self.folder))
+        epoch = self.method.rewind_epoch
+        if self.method.weights == "rewind" and state.step == epoch * self.clock.steps_per_epoch:
+            tensors = state.model.state_dict()
+            weights = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
+            write_atomically(rewind_file(self.folder, epoch), save(weights))
 
     def _flags_about_the_schedule(self, state: FitState) -> tuple[str, ...]:
         drops = [s for s in drop_steps(self.clock.total_steps, state.session.settings) if s <= state.step]
         if not drops:
             return ()
         since = self.clock.draws_by(state.step) - self.clock.draws_by(drops[-1])
-        window = self.method.window
-        return (
-            (f"fired {since} draws after a learning-rate drop, which freezes masks by itself",)
-            if since <= window
-            else ()
-        )
+        if since > self.method.window:
+            return ()
+        return (f"drawn {since} draws after a learning-rate drop, which freezes masks by itself",)
 
 
 def ticket_file(prune_ratio: float, all_ratios: tuple[float, ...]) -> str:
@@ -158,9 +167,9 @@ def ticket_file(prune_ratio: float, all_ratios: tuple[float, ...]) -> str:
     return "ticket.safetensors" if len(all_ratios) == 1 else f"ticket-p{prune_ratio:g}.safetensors"
 
 
-def rewind_file(folder: Path) -> Path:
-    """Where the weights of the rewind epoch lie."""
-    return folder / "rewind.safetensors"
+def rewind_file(folder: Path, epoch: int) -> Path:
+    """Where the weights of the rewind epoch lie; the epoch is in the name, so that no other's are taken for them."""
+    return folder / f"rewind-e{epoch}.safetensors"
 
 
 class PenaltyHooks(NoHooks):

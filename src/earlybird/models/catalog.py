@@ -36,6 +36,12 @@ def model_names() -> list[str]:
     return list(BUILT_IN)
 
 
+def check_model_name(name: str) -> None:
+    """Raise `ModelError` for a name of no known form; cheap, so that a typing mistake is met before data are read."""
+    if name not in BUILT_IN and ":" not in name:
+        raise _unknown_name(name, model_names(), f"{', '.join(model_names())}, {OTHER_FORMS}")
+
+
 def build_model(
     name: str, *, num_classes: int, in_channels: int = 3, width: float = 1.0, image_size: int = 32, seed: int = 0
 ) -> nn.Module:
@@ -57,9 +63,8 @@ def build_model(
     with _seeded_cpu_generator(seed):
         if name in BUILT_IN:
             return _build_cifar_net(name, num_classes, in_channels, width, image_size)
-        prefix, colon, rest = name.partition(":")
-        if not colon:
-            raise _unknown_name(name, model_names(), f"{', '.join(model_names())}, {OTHER_FORMS}")
+        check_model_name(name)
+        prefix, _, rest = name.partition(":")
         if prefix == "torchvision":
             return _build_torchvision(rest, num_classes, in_channels, width)
         if prefix == "timm":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -15,7 +16,10 @@ import yaml
 from earlybird.errors import ConfigError
 from earlybird.methods.catalog import Method, method_class
 from earlybird.methods.early_bird import EarlyBirdTraining
+from earlybird.training.fields import check_types, require
 from earlybird.training.settings import TrainingSettings
+
+SECTIONS = ("model", "data", "method", "training")
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,7 @@ class ModelConfig:
     """Which network.
 
     Raises:
-        ConfigError: `width` is not positive.
+        ConfigError: `width` is not positive, or a value is of another type.
     """
 
     name: str = field(
@@ -33,8 +37,8 @@ class ModelConfig:
     width: float = field(default=1.0, metadata={"help": "width multiplier of the built-in networks"})
 
     def __post_init__(self) -> None:
-        if not 0 < self.width < 100:
-            raise ConfigError(f"model.width is {self.width!r}; give a number > 0")
+        check_types("model", self)
+        require("model.width", self.width, 0 < self.width < 100, "a number in (0, 100)")
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class DataConfig:
     """Which images, and how they are split and augmented.
 
     Raises:
-        ConfigError: a value is out of range.
+        ConfigError: a value is of another type or out of range.
     """
 
     name: str = field(
@@ -68,12 +72,12 @@ class DataConfig:
     )
 
     def __post_init__(self) -> None:
-        if not 0 <= self.val_fraction < 1:
-            raise ConfigError(f"data.val_fraction is {self.val_fraction!r}; give a fraction in [0, 1)")
-        if self.train_images is not None and self.train_images < 1:
-            raise ConfigError(f"data.train_images is {self.train_images!r}; give an integer >= 1")
-        if self.workers < 0:
-            raise ConfigError(f"data.workers is {self.workers!r}; give an integer >= 0")
+        check_types("data", self)
+        require("data.val_fraction", self.val_fraction, 0 <= self.val_fraction < 1, "a fraction in [0, 1)")
+        for name in ("train_images", "image_size"):
+            value = getattr(self, name)
+            require(f"data.{name}", value, value is None or value >= 1, "an integer >= 1")
+        require("data.workers", self.workers, self.workers >= 0, "an integer >= 0")
 
 
 @dataclass(frozen=True)
@@ -87,17 +91,14 @@ class RunConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested values, the method's name first among its settings."""
-        plain = {
-            section: dataclasses.asdict(getattr(self, section)) for section in ("model", "data", "method", "training")
-        }
+        plain = {section: dataclasses.asdict(getattr(self, section)) for section in SECTIONS}
         plain["method"] = {"name": self.method.name, **plain["method"]}
         plain["training"]["milestones"] = list(self.training.milestones)
         return plain
 
     def to_yaml(self) -> str:
         """The same as YAML."""
-        text: str = yaml.safe_dump(self.to_dict(), sort_keys=False)
-        return text
+        return str(yaml.safe_dump(self.to_dict(), sort_keys=False))
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> RunConfig:
@@ -106,29 +107,57 @@ class RunConfig:
         Raises:
             ConfigError: a section or key is unknown, or a value is refused.
         """
-        _refuse_unknown("section", plain, ("model", "data", "method", "training"))
-        method = dict(plain.get("method", {}))
+        _refuse_unknown("section", plain, SECTIONS)
+        model, data, method, training = (_section(plain, name) for name in SECTIONS)
         kind = method_class(method.pop("name", EarlyBirdTraining.name))
-        training = dict(plain.get("training", {}))
-        if "milestones" in training:
+        if isinstance(training.get("milestones"), list):
             training["milestones"] = tuple(training["milestones"])
         return cls(
-            model=_build(ModelConfig, "model", plain.get("model", {})),
-            data=_build(DataConfig, "data", plain.get("data", {})),
+            model=_build(ModelConfig, "model", model),
+            data=_build(DataConfig, "data", data),
             method=_build(kind, "method", method),
             training=_build(TrainingSettings, "training", training),
         )
+
+
+def is_code(name: str) -> bool:
+    """Does a model or data name point to Python code of the user's (`pkg.mod:callable`, `file.py:callable`)?"""
+    prefix, colon, _ = name.partition(":")
+    return bool(colon) and prefix not in ("torchvision", "timm", "hf", "imagefolder")
+
+
+def refuse_unnamed_code(flag: str, name: str, trusted: Collection[str]) -> None:
+    """Raise where a file names code that the user has not named: code runs only on the user's own word.
+
+    Args:
+        flag: what gives the name on the command line, "--model" or "--data".
+        name: the model or data name that the file holds.
+        trusted: names that the user gave.
+
+    Raises:
+        ConfigError: `name` is code and not among them.
+    """
+    if is_code(name) and name not in trusted:
+        raise ConfigError(f"this run's {flag} is {name!r}, code that runs only when you name it; add {flag} {name}")
 
 
 def differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
     """Lines `section.key: old -> new` for every setting on which two configurations differ."""
     lines = []
     for section in {**a, **b}:
-        old, new = a.get(section, {}), b.get(section, {})
+        old, new = _section(a, section), _section(b, section)
         for key in {**old, **new}:
             if old.get(key) != new.get(key):
                 lines.append(f"{section}.{key}: {old.get(key)!r} -> {new.get(key)!r}")
     return lines
+
+
+def _section(plain: dict[str, Any], name: str) -> dict[str, Any]:
+    """A copy of one section; an empty one where YAML has the name and nothing below it."""
+    section = plain.get(name) or {}
+    if not isinstance(section, dict):
+        raise ConfigError(f"section {name!r} is {section!r}; give keys and values, such as {name}.name")
+    return dict(section)
 
 
 def _build(kind: Any, section: str, values: dict[str, Any]) -> Any:
@@ -139,6 +168,6 @@ def _build(kind: Any, section: str, values: dict[str, Any]) -> Any:
 def _refuse_unknown(what: str, given: dict[str, Any], legal: Any) -> None:
     for key in given:
         if key not in legal:
-            close = difflib.get_close_matches(key, legal, n=1)
+            close = difflib.get_close_matches(str(key), legal, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
             raise ConfigError(f"unknown {what}: {key!r}; {hint}legal: {', '.join(legal)}")

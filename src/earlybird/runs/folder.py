@@ -6,6 +6,7 @@ A finished record means done; a checkpoint means go on; another configuration is
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,17 @@ from earlybird.runs.config import RunConfig, differences
 from earlybird.training.checkpoint import Checkpoints, write_atomically
 
 _LINES_OF_DIFF = 6
+# What a run or a search leaves when it has ended; then there is nothing to force.
+_ENDS = ("record.json", "search.json")
+# Settings that what an earlier start resolved depends on.
+_DECIDE_RESOLVED = ("model.", "data.", "training.precision", "training.device", "training.batch_size")
 
 
 class RunFolder:
     """Paths and files of one run.
 
     Raises:
-        RunFolderError: the path goes through a symbolic link or `..`, or is a file.
+        RunFolderError: the path has a `..`, is a symbolic link, or is a file.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -33,6 +38,8 @@ class RunFolder:
             raise RunFolderError(f"--out {path} is a symbolic link; give the folder it points to")
         if self.path.exists() and not self.path.is_dir():
             raise RunFolderError(f"--out {path} is a file; give a folder")
+        self._is_new = not self._holds_anything()
+        self._existed = self.path.is_dir()
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -40,7 +47,7 @@ class RunFolder:
         return Checkpoints(self.path / "checkpoints")
 
     def open(self, config: RunConfig, *, force: bool = False) -> dict[str, Any]:
-        """Look whether this configuration may run here. Nothing is written yet: a wrong model must leave no folder.
+        """Look whether this configuration may run here. A folder is not made yet: a wrong model must leave none.
 
         Returns:
             What earlier starts resolved (precision, ...), or an empty dict.
@@ -49,30 +56,40 @@ class RunFolder:
             RunFolderError: the folder holds another configuration, or files that are no run.
         """
         path = self.path / "config.yaml"
-        wanted = config.to_dict()
-        if path.is_file():
-            stored = yaml.safe_load(path.read_text())
-            resolved = stored.pop("resolved", {})
-            changes = differences(stored, wanted)
-            if changes and not force:
-                shown = "; ".join(changes[:_LINES_OF_DIFF]) + ("; ..." if len(changes) > _LINES_OF_DIFF else "")
-                raise RunFolderError(
-                    f"{self.path} holds a run with another configuration ({shown}); give another --out, "
-                    "the same settings, or --force to go on with the new ones"
-                )
-            if changes:
-                self.append_log("forced on: " + "; ".join(changes))
-                self.write_config(config, resolved)
-            return dict(resolved)
-        if self.path.is_dir() and any(self.path.iterdir()):
-            raise RunFolderError(f"{self.path} is not empty and holds no run (no config.yaml); give another --out")
-        return {}
+        if not path.is_file():
+            if self._holds_anything():
+                raise RunFolderError(f"{self.path} is not empty and holds no run (no config.yaml); give another --out")
+            return {}
+        stored = self._stored_config()
+        resolved = dict(stored.pop("resolved", None) or {})
+        changes = differences(stored, config.to_dict())
+        if not changes:
+            return resolved
+        self._refuse(changes, force)
+        self.append_log("forced on: " + "; ".join(changes))
+        if any(change.startswith(_DECIDE_RESOLVED) for change in changes):
+            resolved = {}
+        self.write_config(config, resolved)
+        return resolved
 
     def write_config(self, config: RunConfig, resolved: dict[str, Any]) -> None:
         """Write `config.yaml`: the settings, and under `resolved` what "auto" turned out to mean."""
         self.path.mkdir(parents=True, exist_ok=True)
+        for leftover in self.path.glob(".*.tmp-*"):  # of a write that was killed
+            leftover.unlink(missing_ok=True)
         text = config.to_yaml() + (yaml.safe_dump({"resolved": resolved}, sort_keys=False) if resolved else "")
         write_atomically(self.path / "config.yaml", text.encode())
+
+    def discard_failed_start(self) -> None:
+        """Remove what a start has written that failed before its first checkpoint, if nothing was here before it."""
+        if not self._is_new or self.checkpoints.exist():
+            return
+        self.checkpoints.clear()
+        for path in self.path.glob("*"):
+            if path.suffix in (".yaml", ".jsonl", ".safetensors") and path.is_file():
+                path.unlink()
+        if not self._existed and self.path.is_dir() and not any(self.path.iterdir()):
+            self.path.rmdir()
 
     def record(self) -> dict[str, Any] | None:
         """The finished record, or None.
@@ -80,25 +97,68 @@ class RunFolder:
         Raises:
             RunFolderError: there is one and it cannot be read.
         """
-        path = self.path / "record.json"
-        if not path.is_file():
-            return None
-        try:
-            record = json.loads(path.read_text())
-        except ValueError as error:
-            raise RunFolderError(f"{path} is corrupt ({error}); remove it to finish the run again") from error
-        return dict(record)
+        return read_record(self.path)
 
     def write_record(self, record: dict[str, Any]) -> None:
         """Write `record.json`, the last act of a run."""
         write_atomically(self.path / "record.json", json.dumps(record, indent=1).encode())
 
     def write_rows(self, rows: list[dict[str, Any]]) -> None:
-        """Mirror the metrics rows into `metrics.jsonl`."""
+        """Mirror the metrics rows into `metrics.jsonl`; a disk that refuses costs a warning: checkpoints hold them."""
         text = "".join(json.dumps(row) + "\n" for row in rows)
-        write_atomically(self.path / "metrics.jsonl", text.encode())
+        path = self.path / "metrics.jsonl"
+        try:
+            write_atomically(path, text.encode())
+        except OSError as error:
+            warnings.warn(f"{path} not written ({error.strerror or error}); the next epoch tries again", stacklevel=2)
 
     def append_log(self, line: str) -> None:
         """Add a line to `run.log`."""
         with open(self.path / "run.log", "a", encoding="utf-8") as file:
             file.write(line + "\n")
+
+    def _holds_anything(self) -> bool:
+        """Are there files, other than what a killed write left?"""
+        return self.path.is_dir() and any(".tmp-" not in path.name for path in self.path.iterdir())
+
+    def _stored_config(self) -> dict[str, Any]:
+        path = self.path / "config.yaml"
+        try:
+            stored = yaml.safe_load(path.read_text())
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise RunFolderError(f"{path} is corrupt ({error}); restore it or give another --out") from error
+        if not isinstance(stored, dict):
+            raise RunFolderError(f"{path} is corrupt (it holds no settings); restore it or give another --out")
+        return stored
+
+    def _refuse(self, changes: list[str], force: bool) -> None:
+        """Raise unless the changes are forced on a run that has not ended."""
+        shown = "; ".join(changes[:_LINES_OF_DIFF]) + ("; ..." if len(changes) > _LINES_OF_DIFF else "")
+        ended = any((self.path / name).is_file() for name in _ENDS)
+        if ended:
+            raise RunFolderError(
+                f"{self.path} holds a finished run with another configuration ({shown}); give another --out"
+            )
+        if not force:
+            raise RunFolderError(
+                f"{self.path} holds a run with another configuration ({shown}); give another --out, the same settings, "
+                "or --force to go on with the new ones"
+            )
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """The record of the finished run in a folder, or None.
+
+    Raises:
+        RunFolderError: there is one and it cannot be read.
+    """
+    path = folder / "record.json"
+    if not path.is_file():
+        return None
+    try:
+        record = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise RunFolderError(f"{path} is corrupt ({error}); remove it to finish the run again") from error
+    if not isinstance(record, dict):
+        raise RunFolderError(f"{path} is corrupt (it holds no object); remove it to finish the run again")
+    return record

@@ -15,6 +15,7 @@ from earlybird.data import Augment, Batches, DataBundle, MemoryImages, eval_batc
 from earlybird.errors import ModelError
 from earlybird.methods.early_bird import EarlyBirdTraining
 from earlybird.methods.task import Task
+from earlybird.models import check_model_name
 from earlybird.runs.config import DataConfig, RunConfig
 from earlybird.runs.folder import RunFolder
 from earlybird.runs.saved_model import NetworkSpec
@@ -60,6 +61,7 @@ def prepare(config: RunConfig, folder: RunFolder, resolved: dict[str, Any], stop
         EarlyBirdError: unknown or missing model or data, or a network that cannot take these images.
     """
     settings = config.training
+    check_model_name(config.model.name)
     bundle = load_bundle(config.data, settings.seed)
     spec = NetworkSpec(config.model.name, bundle.num_classes, bundle.in_channels, bundle.image_size, config.model.width)
     model = spec.build(settings.seed)
@@ -67,9 +69,8 @@ def prepare(config: RunConfig, folder: RunFolder, resolved: dict[str, Any], stop
     check_network(model, spec)
     precision = resolved.get("precision")
     if precision is None:
-        batch = torch.randn(
-            settings.batch_size, *spec.example_input().shape[1:], generator=torch.Generator().manual_seed(0)
-        )
+        shape = (settings.batch_size, *spec.example_input().shape[1:])
+        batch = torch.randn(shape, generator=torch.Generator().manual_seed(0))
         precision = choose_precision(settings.precision, model, batch, bundle.num_classes, device)
     compute = Compute(device, precision)
     augment = resolve_augment(config.data, bundle)

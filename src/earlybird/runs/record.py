@@ -57,13 +57,16 @@ def make_record(
 def _ticket(candidate: Candidate, task: Task) -> dict[str, Any] | None:
     if candidate.distances is None:
         return None
-    per_epoch = task.session.steps_per_epoch
+    ticket = candidate.ticket
+    # The search's schedule, which is not the retrain's where a ticket is given to another one.
+    notes = ticket.notes if ticket else {}
+    per_epoch = int(notes.get("steps_per_epoch", task.session.steps_per_epoch))
+    total_steps = int(notes.get("total_steps", task.session.total_steps))
     log = {
         "distances": list(candidate.distances),
         # A draw's distance belongs to the moment of the draw; the first draw has none before it.
         "distance_epochs": [step / per_epoch for step in candidate.draw_steps[1:]],
     }
-    ticket = candidate.ticket
     if ticket is None:
         return {"none": True, "last_distances": log["distances"][-5:], **log}
     step = int(ticket.notes["step"])
@@ -73,8 +76,8 @@ def _ticket(candidate: Candidate, task: Task) -> dict[str, Any] | None:
         "draw": ticket.drawn_after,
         "step": step,
         "epoch": step / per_epoch,
-        "total_epochs": task.session.settings.epochs,
-        "fraction_of_schedule": step / task.session.total_steps,
+        "total_epochs": total_steps // per_epoch,
+        "fraction_of_schedule": step / total_steps,
         "rule": ticket.rule,
         "epsilon": ticket.epsilon,
         "window": ticket.window,

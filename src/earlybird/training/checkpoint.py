@@ -1,8 +1,8 @@
 """Checkpoints: written beside the old one, proved by sha256, replaced atomically, read without executing anything.
 
 A checkpoint is `NUMBER.pt` plus `NUMBER.json`, its manifest. The manifest is written last, so a checkpoint without one
-was never finished and is not looked at. The newest two are kept; where the newest fails its hash the one before is
-used, and that is said aloud.
+was never finished and is not read. The newest two are kept; where the newest fails its hash the one before is used,
+and that is said aloud.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from earlybird.errors import CheckpointError
 
 FORMAT_VERSION = 1
 _KEPT = 2
+# What reading damaged or foreign bytes can raise; a checkpoint of another version is a CheckpointError and passes.
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, RuntimeError, pickle.UnpicklingError)
 
 
 class Checkpoints:
@@ -34,8 +36,7 @@ class Checkpoints:
         """Write a new checkpoint and drop the oldest.
 
         Returns:
-            False where the disk refused: older checkpoints are intact, the temporary file is gone, and a warning says
-            so.
+            False where the disk refused: older checkpoints are intact, the temporary file is gone, a warning says so.
         """
         buffer = io.BytesIO()
         torch.save(state, buffer)
@@ -49,15 +50,19 @@ class Checkpoints:
         except OSError as error:
             (self.folder / f"{number:08d}.pt").unlink(missing_ok=True)
             warnings.warn(
-                f"checkpoint not saved in {self.folder} ({error.strerror}); the previous one is intact", stacklevel=2
+                f"checkpoint not saved in {self.folder} ({error.strerror or error}); the previous one is intact",
+                stacklevel=2,
             )
             return False
-        for old in self._numbers()[:-_KEPT]:
+        # What was never finished does not count among those that are kept.
+        kept = [number for number in self._numbers() if self._is_finished(number)][-_KEPT:]
+        for old in set(self._numbers()) - set(kept):
             self._remove(old)
+        self._remove_temporary_files()
         return True
 
     def latest(self) -> dict[str, Any] | None:
-        """The newest intact checkpoint, or None if there never was one.
+        """The newest intact checkpoint, or None if there never was one (a first that was never finished is none).
 
         Raises:
             CheckpointError: checkpoints exist and none is intact, or one has another format version.
@@ -66,38 +71,51 @@ class Checkpoints:
         for number in reversed(self._numbers()):
             try:
                 state = self._read(number)
-            except (OSError, ValueError, KeyError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+            except _UNREADABLE as error:
                 broken.append(f"{number:08d}.pt ({str(error).splitlines()[0] if str(error) else type(error).__name__})")
                 continue
             if broken:
-                warnings.warn(
-                    f"damaged checkpoint {', '.join(broken)} in {self.folder}: going on from the one before",
-                    stacklevel=2,
-                )
+                self._warn(broken, "going on from the one before")
             return state
-        if broken:
+        if self._numbers() == [1] and not (self.folder / f"{1:08d}.json").is_file():
+            self._warn(broken, "it was the first, so the run starts from the beginning")
+        elif broken:
             raise CheckpointError(
-                f"no intact checkpoint in {self.folder}: {', '.join(broken)}; "
-                "restore a file, or remove the folder to start again"
+                f"no intact checkpoint in {self.folder}: {', '.join(broken)}; restore a file, "
+                "or remove the folder to start again"
             )
         return None
 
+    def exist(self) -> bool:
+        """Is there any checkpoint, intact or not?"""
+        return bool(self._numbers())
+
     def clear(self) -> None:
         """Remove all checkpoints: the run is finished and its record is written."""
-        for path in [*self.folder.glob("*.json"), *self.folder.glob("*.pt"), *self.folder.glob(".*.tmp-*")]:
-            path.unlink(missing_ok=True)
+        for number in self._numbers():
+            self._remove(number)
+        self._remove_temporary_files()
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
 
+    def _warn(self, broken: list[str], what_happens: str) -> None:
+        warnings.warn(f"damaged checkpoint {', '.join(broken)} in {self.folder}: {what_happens}", stacklevel=3)
+
     def _numbers(self) -> list[int]:
-        """Numbers of all checkpoints, oldest first. A weight file without manifest counts, so that it can be named."""
-        return sorted({int(path.stem) for path in self.folder.glob("[0-9]*.pt")})
+        """Numbers of all checkpoints, oldest first. One of which half is there counts, so that it can be named."""
+        names = [path for suffix in (".pt", ".json") for path in self.folder.glob(f"[0-9]*{suffix}")]
+        return sorted({int(path.stem) for path in names if path.stem.isdecimal()})
+
+    def _is_finished(self, number: int) -> bool:
+        return all((self.folder / f"{number:08d}{suffix}").is_file() for suffix in (".pt", ".json"))
 
     def _read(self, number: int) -> dict[str, Any]:
         manifest_path = self.folder / f"{number:08d}.json"
         if not manifest_path.is_file():
             raise ValueError("never finished: it has no manifest")
         manifest = json.loads(manifest_path.read_bytes())
+        if not isinstance(manifest, dict):
+            raise ValueError("its manifest is no object")
         if manifest["format_version"] != FORMAT_VERSION:
             raise CheckpointError(
                 f"checkpoint {manifest_path} has format version {manifest['format_version']}, this version reads "
@@ -107,12 +125,19 @@ class Checkpoints:
         if hashlib.sha256(data).hexdigest() != manifest["sha256"]:
             raise ValueError("sha256 differs from its manifest")
         # weights_only: tensors and plain values; a pickle that wants to run code is an UnpicklingError.
-        state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        if not isinstance(state, dict):
+            raise ValueError("it holds no state")
         return state
 
     def _remove(self, number: int) -> None:
         for suffix in (".json", ".pt"):  # The manifest first: half a removal must not look like a checkpoint.
             (self.folder / f"{number:08d}{suffix}").unlink(missing_ok=True)
+
+    def _remove_temporary_files(self) -> None:
+        """What a write that was killed left behind."""
+        for path in self.folder.glob(".*.tmp-*"):
+            path.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, data: bytes | memoryview) -> None:

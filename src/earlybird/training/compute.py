@@ -63,9 +63,8 @@ def choose_device(name: str) -> torch.device:
     if device is None or device.type not in ("cpu", "cuda"):
         raise ConfigError(f"training.device is {name!r}; give auto, cpu, cuda or cuda:N")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(
-            f"training.device is {name!r}, but {torch.cuda.device_count()} CUDA devices are visible; give cpu"
-        )
+        count = torch.cuda.device_count()
+        raise ConfigError(f"training.device is {name!r}, but {count} CUDA devices are visible; give cpu")
     return device
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -33,7 +34,10 @@ class StopFlag:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopFlag]:
-    """Turn SIGTERM and SIGINT into a `StopFlag` inside the block. A second signal acts as it did before."""
+    """Turn SIGTERM and SIGINT into a `StopFlag` inside the block. A second signal acts as it did before.
+
+    Outside the main thread Python delivers no signals, so there the flag stays unset and nothing is changed.
+    """
     flag = StopFlag()
     previous: dict[int, Any] = {}
 
@@ -41,10 +45,15 @@ def stop_on_signals() -> Iterator[StopFlag]:
         flag.signal_number = number
         signal.signal(number, previous[number])
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        previous[number] = signal.signal(number, remember)
+    if threading.current_thread() is threading.main_thread():
+        for number in (int(signal.SIGTERM), int(signal.SIGINT)):
+            handler = signal.getsignal(number)
+            if handler is not signal.SIG_IGN:  # Under nohup, or in the background of a script: somebody chose that.
+                # None: a handler that Python did not install and could not put back.
+                previous[number] = signal.SIG_DFL if handler is None else handler
+                signal.signal(number, remember)
     try:
         yield flag
     finally:
-        for caught, handler in previous.items():
-            signal.signal(caught, handler)
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -2,8 +2,7 @@
 
 It reads top to bottom: a batch, forward, backward, the method touches the gradients, a step, the method looks; at the
 end of an epoch a row of metrics and a checkpoint. Everything the loop depends on is in the checkpoint, and data order
-is a pure function of (seed, epoch, index): a run killed at any step ends with the same bits as one that was left
-alone.
+is a pure function of (seed, epoch, index): a run killed at any step ends with the same bits as one that was left alone.
 """
 
 from __future__ import annotations
@@ -55,16 +54,17 @@ def fit(
     state.start(resume)
     model.train()
     with state.meter:
-        while state.step < span.end_step and not state.ended:
+        while not state.is_over():
             epoch, done = divmod(state.step, session.steps_per_epoch)
             for x, y in session.train.epoch(epoch, done):
                 _train_step(state, x, y)
-                if state.ended or state.step == span.end_step or state.step % session.steps_per_epoch == 0:
+                if state.is_over() or state.step % session.steps_per_epoch == 0:
                     state.close_epoch()
                 elif state.checkpoint_is_due() or session.stop.signal_number is not None:
                     state.save()
-                session.stop.raise_if_set()
-                if state.ended or state.step == span.end_step:
+                if not state.ended:  # An early end is not saved: a signal waits for the next phase's first checkpoint.
+                    session.stop.raise_if_set()
+                if state.is_over():
                     break
     session.journal.ledger.add(state.phase_cost())
     return state.step

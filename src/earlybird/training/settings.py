@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from earlybird.errors import ConfigError
+from earlybird.training.fields import check_types, require
 
 Schedule = Literal["step", "cosine", "constant"]
 PrecisionChoice = Literal["auto", "fp32", "bf16"]
@@ -20,7 +20,7 @@ class TrainingSettings:
     """How a network is trained. Fractions are of the whole schedule, so a short run is the same schedule, scaled.
 
     Raises:
-        ConfigError: a value is out of its range; the message names it and the legal values.
+        ConfigError: a value is of another type or out of its range; the message names it and the legal values.
     """
 
     epochs: int = field(default=160, metadata={"help": "T, epochs of the whole schedule"})
@@ -47,33 +47,22 @@ class TrainingSettings:
     )
 
     def __post_init__(self) -> None:
-        _require("training.epochs", self.epochs, self.epochs >= 1, "an integer >= 1")
-        _require("training.batch_size", self.batch_size, self.batch_size >= 1, "an integer >= 1")
-        _require("training.lr", self.lr, _finite(self.lr) and self.lr > 0, "a number > 0")
-        _require("training.momentum", self.momentum, 0 <= self.momentum < 1, "a number in [0, 1)")
-        _require("training.weight_decay", self.weight_decay, _finite(self.weight_decay), "a number >= 0")
-        _require(
-            "training.schedule",
-            self.schedule,
-            self.schedule in ("step", "cosine", "constant"),
-            "step, cosine, constant",
-        )
+        check_types("training", self)
+        require("training.epochs", self.epochs, self.epochs >= 1, "an integer >= 1")
+        require("training.batch_size", self.batch_size, self.batch_size >= 1, "an integer >= 1")
+        require("training.lr", self.lr, _finite(self.lr) and self.lr > 0, "a number > 0")
+        require("training.momentum", self.momentum, 0 <= self.momentum < 1, "a number in [0, 1)")
+        require("training.weight_decay", self.weight_decay, _finite(self.weight_decay), "a number >= 0")
         rising = all(0 < a < 1 for a in self.milestones) and list(self.milestones) == sorted(self.milestones)
-        _require("training.milestones", list(self.milestones), rising, "rising fractions in (0, 1)")
-        _require("training.lr_decay", self.lr_decay, 0 < self.lr_decay <= 1, "a number in (0, 1]")
-        _require("training.warmup", self.warmup, 0 <= self.warmup < 1, "a fraction in [0, 1)")
-        _require("training.label_smoothing", self.label_smoothing, 0 <= self.label_smoothing < 1, "a number in [0, 1)")
-        _require("training.micro_batches", self.micro_batches, self.micro_batches >= 1, "an integer >= 1")
-        _require("training.clip_norm", self.clip_norm, _finite(self.clip_norm), "a number >= 0 (0 = off)")
-        _require("training.precision", self.precision, self.precision in ("auto", "fp32", "bf16"), "auto, fp32, bf16")
-        _require("training.checkpoint_every", self.checkpoint_every, self.checkpoint_every >= 0, "an integer >= 0")
-        _require("training.seed", self.seed, 0 <= self.seed < 2**31, "an integer in [0, 2^31)")
+        require("training.milestones", list(self.milestones), rising, "rising fractions in (0, 1)")
+        require("training.lr_decay", self.lr_decay, 0 < self.lr_decay <= 1, "a number in (0, 1]")
+        require("training.warmup", self.warmup, 0 <= self.warmup < 1, "a fraction in [0, 1)")
+        require("training.label_smoothing", self.label_smoothing, 0 <= self.label_smoothing < 1, "a number in [0, 1)")
+        require("training.micro_batches", self.micro_batches, self.micro_batches >= 1, "an integer >= 1")
+        require("training.clip_norm", self.clip_norm, _finite(self.clip_norm), "a number >= 0 (0 = off)")
+        require("training.checkpoint_every", self.checkpoint_every, self.checkpoint_every >= 0, "an integer >= 0")
+        require("training.seed", self.seed, 0 <= self.seed < 2**31, "an integer in [0, 2^31)")
 
 
 def _finite(value: float) -> bool:
     return math.isfinite(value) and value >= 0
-
-
-def _require(name: str, value: object, holds: bool, legal: str) -> None:
-    if not holds:
-        raise ConfigError(f"{name} is {value!r}; give {legal}")

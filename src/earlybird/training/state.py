@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from earlybird.cost import ModelCost, PhaseCost, PhaseMeter
-from earlybird.errors import NonFiniteError
+from earlybird.errors import CheckpointError, NonFiniteError
 from earlybird.training.evaluate import evaluate
 from earlybird.training.hooks import Hooks
 from earlybird.training.session import Session
 from earlybird.training.settings import TrainingSettings
+
+_CURE = "lower --lr, add --training.warmup 0.05 or --training.clip_norm 1; the last checkpoint is intact"
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class EpochSums:
         self.seen = 0
 
     def add(self, loss: Tensor, logits: Tensor, y: Tensor, step: int) -> None:
-        """Count one (micro-)batch."""
+        """Count a batch: `loss` [] is its mean, `logits` [b, classes], `y` [b]."""
         self.loss += loss.double() * len(y)
         self.correct += (logits.argmax(dim=1) == y).sum()
         self.seen += len(y)
@@ -53,13 +55,14 @@ class EpochSums:
         return float(self.loss) / max(1, self.seen), int(self.correct) / max(1, self.seen)
 
     def raise_if_not_finite(self, phase: str) -> None:
-        """Raise `NonFiniteError` if a loss since the last look was NaN or infinite."""
+        """Raise if a loss was NaN or infinite.
+
+        Raises:
+            NonFiniteError: with the step of the first.
+        """
         bad = int(self.bad_step)
         if bad >= 0:
-            raise NonFiniteError(
-                f"the loss became NaN or infinite at step {bad} of phase '{phase}'; lower --lr, "
-                "add --training.warmup 0.05 or --training.clip_norm 1; the last checkpoint is intact"
-            )
+            raise NonFiniteError(f"the loss became NaN or infinite at step {bad} of phase '{phase}'; {_CURE}")
 
 
 class FitState:
@@ -68,33 +71,52 @@ class FitState:
     def __init__(
         self, session: Session, model: nn.Module, span: Span, cost: ModelCost, hooks: Hooks, carry: dict[str, Any]
     ) -> None:
-        self.session, self.model, self.span = session, model, span
-        self.cost, self.hooks, self.carry = cost, hooks, carry
+        self.session, self.model, self.span, self.cost = session, model, span, cost
+        self.hooks, self.carry = hooks, carry
         self.optimizer = make_optimizer(model, session.settings)
         self.sums = EpochSums(session.compute.device)
         self.meter = PhaseMeter(span.phase, session.compute.device)
-        self.step, self.images, self.ended = span.start_step, 0, False
+        self.step, self.images, self.val_images, self.ended = span.start_step, 0, 0, False
 
     def start(self, resume: dict[str, Any] | None) -> None:
-        """Begin the phase, or take it up where a checkpoint left it."""
+        """Begin the phase and save its first checkpoint, or take up a checkpoint of it.
+
+        Raises:
+            CheckpointError: the checkpoint is of another network.
+        """
         if resume is None:
             torch.manual_seed(self.session.settings.seed)  # dropout and the like
             self.save()
         else:
-            self.step = resume["step"]
-            self.model.load_state_dict(resume["model"])
-            self.optimizer.load_state_dict(resume["optimizer"])
-            self.hooks.load_state_dict(resume["hooks"])
-            self.session.journal.load_state_dict(resume["journal"])
-            self.sums.loss.fill_(resume["loss_sum"])
-            self.sums.correct.fill_(resume["correct"])
-            self.sums.seen = resume["seen"]
-            _set_random_state(resume["random_state"])
+            self._resume(resume)
         self.session.progress.start(self.step)
 
+    def _resume(self, resume: dict[str, Any]) -> None:
+        try:
+            self.model.load_state_dict(resume["model"])
+            # Its momentum only: the settings are this configuration's, also where --force has changed them.
+            self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": resume["optimizer"]["state"]})
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise CheckpointError(
+                f"the checkpoint in {self.session.checkpoints.folder} is of another network than this configuration's; "
+                "give the settings it was made with, or another --out"
+            ) from error
+        self.step = resume["step"]
+        self.hooks.load_state_dict(resume["hooks"])
+        self.session.journal.load_state_dict(resume["journal"])
+        self.sums.loss.fill_(resume["loss_sum"])
+        self.sums.correct.fill_(resume["correct"])
+        self.sums.seen = resume["seen"]
+        _set_random_state(resume["random_state"])
+
     def save(self) -> None:
-        """Write a checkpoint of this moment."""
+        """Write a checkpoint.
+
+        Raises:
+            NonFiniteError: the loss or a weight is NaN or infinite; nothing is written.
+        """
         self.sums.raise_if_not_finite(self.span.phase)
+        self._raise_if_weights_not_finite()
         self.session.checkpoints.save(
             {
                 "phase": self.span.phase,
@@ -111,11 +133,23 @@ class FitState:
             }
         )
 
+    def _raise_if_weights_not_finite(self) -> None:
+        # A last step can break the weights after its loss was still fine.
+        for name, weight in self.model.named_parameters():
+            if not torch.isfinite(weight).all():
+                where = f"by step {self.step - 1} of phase '{self.span.phase}'"
+                raise NonFiniteError(f"weight {name!r} became NaN or infinite {where}; {_CURE}")
+
     def close_epoch(self) -> None:
-        """Validate, add the row of metrics, write the checkpoint."""
+        """Add a row of metrics, with the validation accuracy where there is a split for it, and save.
+
+        Raises:
+            NonFiniteError: the loss or a weight is NaN or infinite.
+        """
         session, (loss, accuracy) = self.session, self.sums.means()
         self.sums.raise_if_not_finite(self.span.phase)
         val = evaluate(self.model, session.val, session.compute) if session.val is not None else None
+        self.val_images += val.samples if val else 0
         row = {
             "phase": self.span.phase,
             "epoch": self.step / session.steps_per_epoch,
@@ -132,16 +166,21 @@ class FitState:
         if not self.ended:  # An ended phase is about to be replaced by the next one's first checkpoint.
             self.save()
 
+    def is_over(self) -> bool:
+        """Is the last step of the phase done?"""
+        return self.ended or self.step >= self.span.end_step
+
     def checkpoint_is_due(self) -> bool:
-        """Has `checkpoint_every` come round?"""
+        """Is one due in mid-epoch (`training.checkpoint_every`)?"""
         every = self.session.settings.checkpoint_every
         return bool(every) and self.step % every == 0
 
     def phase_cost(self) -> PhaseCost:
-        """What this phase has cost since it was (re)started."""
-        images = self.images
+        """What the phase has cost since it was begun or taken up; the paper does not charge validation."""
         return self.meter.cost(
-            images=images, macs=images * self.cost.train_macs, paper_flops=3.0 * images * self.cost.paper_flops
+            images=self.images + self.val_images,
+            macs=self.images * self.cost.train_macs + self.val_images * self.cost.macs,
+            paper_flops=3.0 * self.images * self.cost.paper_flops,
         )
 
     def journal_so_far(self) -> dict[str, Any]:

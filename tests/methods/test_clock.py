@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+
+from earlybird.errors import ConfigError
+from earlybird.methods.catalog import METHODS, method_class
+from earlybird.methods.clock import DRAWS, PAPER_STEPS, Clock
+from earlybird.methods.early_bird import EarlyBirdTraining
+
+
+def draws(clock: Clock) -> list[int]:
+    return [step for step in range(1, clock.total_steps + 1) if clock.is_draw(step)]
+
+
+def test_scaled_is_the_papers_protocol_on_the_papers_cifar_run():
+    clock = Clock("scaled", steps_per_epoch=196, total_steps=PAPER_STEPS)
+    assert draws(clock) == [196 * epoch for epoch in range(1, 161)]
+    assert clock.penalty(1e-4) == 1e-4
+
+
+def test_scaled_draws_160_times_at_equal_intervals_over_any_schedule():
+    clock = Clock("scaled", steps_per_epoch=391, total_steps=40 * 391)
+    steps = draws(clock)
+    assert len(steps) == DRAWS
+    assert steps[-1] == 40 * 391
+    assert {b - a for a, b in pairwise(steps)} <= {97, 98}
+    assert clock.draws_by(1662) == 17
+
+
+def test_scaled_strengthens_the_penalty_by_the_ratio_of_steps():
+    assert Clock("scaled", 10, PAPER_STEPS // 4).penalty(1e-4) == pytest.approx(4e-4)
+
+
+def test_a_run_of_fewer_steps_than_draws_draws_after_every_step():
+    assert draws(Clock("scaled", 5, 50)) == list(range(1, 51))
+
+
+def test_epochs_draws_after_each_epoch_and_takes_s_as_given():
+    clock = Clock("epochs", steps_per_epoch=7, total_steps=21)
+    assert draws(clock) == [7, 14, 21]
+    assert clock.penalty(1e-4) == 1e-4
+
+
+@pytest.mark.parametrize(
+    ("weights", "schedule", "resolved"),
+    [
+        ("inherit", "auto", "continue"),
+        ("rewind", "auto", "continue"),
+        ("reinit", "auto", "restart"),
+        ("inherit", "restart", "restart"),
+        ("reinit", "continue", "continue"),
+    ],
+)
+def test_auto_schedule_follows_the_weights(weights, schedule, resolved):
+    assert EarlyBirdTraining(weights=weights, schedule=schedule).resolved_schedule == resolved
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("prune_ratio", 1.0),
+        ("prune_ratio", -0.1),
+        ("epsilon", 0.0),
+        ("window", 0),
+        ("round_to", 0),
+        ("min_channels", 0),
+    ],
+)
+def test_a_hyperparameter_out_of_range_names_itself(field, value):
+    with pytest.raises(ConfigError, match=rf"method\.{field} is {value}"):
+        EarlyBirdTraining(**{field: value})
+
+
+def test_rewind_with_restart_is_a_contradiction():
+    with pytest.raises(ConfigError, match="contradicts"):
+        EarlyBirdTraining(weights="rewind", schedule="restart")
+
+
+def test_an_unknown_method_names_the_legal_ones():
+    assert set(METHODS) == {"dense", "early_bird"}
+    with pytest.raises(ConfigError, match="give one of early_bird, dense"):
+        method_class("magic")

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from earlybird.errors import ConfigError, RunFolderError
+from earlybird.runs.config import RunConfig, differences
+from earlybird.runs.folder import RunFolder
+
+
+def config(**training: object) -> RunConfig:
+    return RunConfig.from_dict({"training": training})
+
+
+def test_a_path_that_climbs_is_refused(tmp_path: Path):
+    with pytest.raises(RunFolderError, match=r"contains '\.\.'"):
+        RunFolder(tmp_path / ".." / "x")
+
+
+def test_a_symlinked_folder_is_refused(tmp_path: Path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with pytest.raises(RunFolderError, match="symbolic link"):
+        RunFolder(tmp_path / "link")
+
+
+def test_a_file_is_refused(tmp_path: Path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(RunFolderError, match="is a file"):
+        RunFolder(tmp_path / "file")
+
+
+def test_a_folder_with_other_files_is_not_taken(tmp_path: Path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(RunFolderError, match="not empty and holds no run"):
+        RunFolder(tmp_path).open(config())
+
+
+def test_force_goes_on_and_is_logged(tmp_path: Path):
+    folder = RunFolder(tmp_path / "run")
+    folder.open(config())
+    folder.write_config(config(), {"precision": "fp32"})
+    assert folder.open(config()) == {"precision": "fp32"}
+    with pytest.raises(RunFolderError, match=r"training\.epochs: 160 -> 3"):
+        folder.open(config(epochs=3))
+    assert folder.open(config(epochs=3), force=True) == {"precision": "fp32"}
+    assert "training.epochs: 160 -> 3" in (folder.path / "run.log").read_text()
+    assert folder.open(config(epochs=3)) == {"precision": "fp32"}
+
+
+def test_a_corrupt_record_is_named(tmp_path: Path):
+    folder = RunFolder(tmp_path)
+    assert folder.record() is None
+    (tmp_path / "record.json").write_text("{")
+    with pytest.raises(RunFolderError, match=r"record\.json is corrupt"):
+        folder.record()
+
+
+def test_a_configuration_survives_yaml():
+    before = RunConfig.from_dict(
+        {"method": {"name": "early_bird", "prune_ratio": 0.3}, "training": {"milestones": [0.2]}}
+    )
+    assert RunConfig.from_dict(yaml.safe_load(before.to_yaml())) == before
+    assert RunConfig.from_dict({"method": {"name": "dense"}}).to_dict()["method"] == {"name": "dense"}
+
+
+@pytest.mark.parametrize(
+    ("plain", "message"),
+    [
+        ({"modle": {}}, r"unknown section: 'modle'; did you mean 'model'"),
+        ({"training": {"epoch": 3}}, r"unknown key in 'training': 'epoch'; did you mean 'epochs'"),
+        ({"method": {"name": "dense", "prune_ratio": 0.5}}, r"unknown key in 'method': 'prune_ratio'"),
+        ({"data": {"val_fraction": 1.0}}, r"data\.val_fraction is 1\.0; give a fraction in \[0, 1\)"),
+    ],
+)
+def test_an_unknown_or_illegal_value_names_the_legal_ones(plain: dict, message: str):
+    with pytest.raises(ConfigError, match=message):
+        RunConfig.from_dict(plain)
+
+
+def test_differences_name_every_setting_on_both_sides():
+    a, b = {"x": {"k": 1, "only_a": 2}}, {"x": {"k": 3}, "y": {"new": 4}}
+    assert differences(a, b) == ["x.k: 1 -> 3", "x.only_a: 2 -> None", "y.new: None -> 4"]
