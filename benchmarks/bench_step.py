@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from earlybird import ChannelMask, draw_mask, slim
+from earlybird.cli.allocator import keep_freed_memory
 from earlybird.cost import count_cost
 from earlybird.models import build_model
 
@@ -142,6 +143,7 @@ def layer_seconds(layer: nn.Module, value: Tensor) -> tuple[float, Tensor]:
 
 
 def main() -> None:
+    keep_freed_memory()  # as `earlybird train` does
     nets = networks(Path(sys.argv[1]) if len(sys.argv) > 1 else DEFAULT_RUN)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     whole_steps(nets)

@@ -2,185 +2,231 @@ from __future__ import annotations
 
 import warnings
 
-import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from earlybird.core import ChannelGroups, draw_mask, realised_ratio
-from earlybird.core.snapping import nearest_count
+from earlybird.core import ChannelGroups, ChannelMask, draw_mask, realised_ratio
 from earlybird.errors import ConfigError, MaskError, NonFiniteError
 
 
-def kept(mask) -> dict[str, list[int]]:
-    return {name: mask[name].int().tolist() for name in mask}
+def random_scores(seed: int, *widths: int) -> dict[str, Tensor]:
+    random = torch.Generator().manual_seed(seed)
+    return {f"bn{i}": torch.rand(width, generator=random) for i, width in enumerate(widths)}
 
 
-def test_the_lowest_scores_of_the_whole_network_go():
-    scores = {"a": torch.tensor([0.1, 0.9, 0.8]), "b": torch.tensor([0.2, 0.7, 0.3])}
-    assert kept(draw_mask(scores, 0.5)) == {"a": [0, 1, 1], "b": [0, 1, 0]}
+def rows(mask: ChannelMask) -> dict[str, list[int]]:
+    return {name: keep.int().tolist() for name, keep in mask.items()}
 
 
-@pytest.mark.parametrize("prune_ratio", [0.0, 0.1, 0.25, 0.5, 0.77])
+def test_the_lowest_half_of_all_layers_together_goes():
+    mask = draw_mask({"a": torch.tensor([0.1, 0.9]), "b": torch.tensor([0.2, 0.3, 0.8, 0.4])}, 0.5)
+    assert rows(mask) == {"a": [0, 1], "b": [0, 0, 1, 1]}
+
+
+@pytest.mark.parametrize("prune_ratio", [0.0, 0.1, 1 / 3, 0.5, 0.7, 0.9])
 @pytest.mark.parametrize("seed", range(5))
-def test_the_count_is_exact_and_nothing_kept_scores_below_what_went(prune_ratio: float, seed: int):
-    g = torch.Generator().manual_seed(seed)
-    scores = {f"l{i}": torch.rand(int(n), generator=g) for i, n in enumerate(torch.randint(20, 60, (7,), generator=g))}
+def test_exactly_round_p_n_units_go(prune_ratio, seed):
+    scores = random_scores(seed, 64, 37, 128, 5)
     mask = draw_mask(scores, prune_ratio)
-    flat = torch.cat(list(scores.values()))
-    total = flat.numel()
-    assert int((~mask.flat()).sum()) == round(prune_ratio * total)
-    if 0 < (~mask.flat()).sum() < total:
-        assert flat[mask.flat()].min() >= flat[~mask.flat()].max()
-    assert realised_ratio(mask) == pytest.approx(round(prune_ratio * total) / total)
+    assert int((~mask.flat()).sum()) == round(prune_ratio * 234)
+    assert realised_ratio(mask) == pytest.approx(round(prune_ratio * 234) / 234)
 
 
-def test_equal_scores_give_uniform_widths():
-    scores = {"a": torch.ones(4), "b": torch.ones(8), "c": torch.ones(16)}
-    mask = draw_mask(scores, 0.5)
-    assert mask.kept_counts() == {"a": 2, "b": 4, "c": 8}
-    assert kept(mask)["a"] == [1, 1, 0, 0]
+def test_without_floors_every_kept_unit_outranks_every_cut_one():
+    mask = draw_mask(scores := random_scores(1, 40, 60), 0.4)
+    kept, values = mask.flat(), torch.cat(list(scores.values()))
+    assert values[kept].min() > values[~kept].max()
 
 
-def test_of_equal_scores_the_larger_place_goes_first_then_the_earlier_layer():
-    # (index + 1) / width: a 1/2, 1; b 1/3, 2/3, 1. Both last channels stand at 1: a's goes first.
-    scores = {"a": torch.ones(2), "b": torch.ones(3)}
-    assert kept(draw_mask(scores, 0.2)) == {"a": [1, 0], "b": [1, 1, 1]}
-    assert kept(draw_mask(scores, 0.4)) == {"a": [1, 0], "b": [1, 1, 0]}
-    assert kept(draw_mask(scores, 0.6)) == {"a": [1, 0], "b": [1, 0, 0]}
+def test_larger_ratios_cut_supersets():
+    scores = random_scores(2, 16, 32, 8)
+    small, large = draw_mask(scores, 0.3).flat(), draw_mask(scores, 0.6).flat()
+    assert bool((small | ~large).all())
 
 
-def test_a_unit_that_would_empty_a_layer_is_skipped_and_the_next_lowest_goes():
-    scores = {"a": torch.tensor([0.1, 0.2]), "b": torch.tensor([0.5, 0.6, 0.7, 0.8])}
-    assert kept(draw_mask(scores, 0.5)) == {"a": [0, 1], "b": [0, 0, 1, 1]}
-    assert kept(draw_mask(scores, 1 / 3, min_channels=2)) == {"a": [1, 1], "b": [0, 0, 1, 1]}
+def test_drawing_again_from_the_mask_gives_the_mask():
+    mask = draw_mask(random_scores(3, 16, 32), 0.5)
+    assert draw_mask({name: keep.float() for name, keep in mask.items()}, 0.5) == mask
 
 
-def test_where_floors_leave_too_little_a_warning_gives_requested_and_realised():
-    scores = {"a": torch.rand(1), "b": torch.rand(1), "c": torch.rand(3)}
-    with pytest.warns(
-        UserWarning, match=r"leaves 0\.400 of the units to remove where prune_ratio=0\.99 asks for 1\.000"
-    ):
-        mask = draw_mask(scores, 0.99)
-    assert mask.kept_counts() == {"a": 1, "b": 1, "c": 1}
+def test_scaling_all_scores_changes_nothing():
+    scores = random_scores(4, 16, 32)
+    assert draw_mask({name: 8 * score for name, score in scores.items()}, 0.5) == draw_mask(scores, 0.5)
+
+
+@pytest.mark.parametrize(("prune_ratio", "kept"), [(0.5, [2, 4, 8]), (0.25, [3, 6, 12]), (0.75, [1, 2, 4])])
+def test_all_equal_scores_give_uniform_widths(prune_ratio, kept):
+    scores = {name: torch.full((width,), 0.5) for name, width in [("a", 4), ("b", 8), ("c", 16)]}
+    mask = draw_mask(scores, prune_ratio)
+    assert list(mask.kept_counts().values()) == kept
+    for name, count in mask.kept_counts().items():
+        assert mask[name][:count].all()  # The larger index goes first.
+
+
+def test_of_equal_scores_the_earlier_layer_loses_first():
+    assert rows(draw_mask({"a": torch.ones(2), "b": torch.ones(2)}, 0.25)) == {"a": [1, 0], "b": [1, 1]}
 
 
 def test_ratio_zero_keeps_everything():
-    assert bool(draw_mask({"a": torch.rand(5)}, 0.0).flat().all())
+    assert draw_mask(random_scores(0, 3, 4), 0.0).flat().all()
 
 
-def groups() -> ChannelGroups:
-    """bn1 and bn2 are tied; bn3 stands alone; its last channel is protected. conv3 makes bn3's channels."""
-    return ChannelGroups(
-        {"bn1": torch.tensor([0, 1]), "bn2": torch.tensor([0, 1]), "bn3": torch.tensor([2, 3, -1])},
-        {"conv3": torch.tensor([2, 3, -1])},
-        {"bn3": {2: "why"}},
+def test_a_ratio_that_rounds_to_no_unit_keeps_everything():
+    assert draw_mask(random_scores(0, 4), 0.1).flat().all()
+
+
+def test_a_floor_keeps_one_channel_and_the_next_lowest_goes_instead():
+    scores = {"low": torch.tensor([0.1, 0.2, 0.3]), "high": torch.tensor([0.7, 0.8, 0.9])}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mask = draw_mask(scores, 0.5)
+    assert rows(mask) == {"low": [0, 0, 1], "high": [0, 1, 1]}
+
+
+def test_floors_that_leave_too_few_are_warned_about_with_both_numbers():
+    with pytest.warns(UserWarning) as caught:
+        mask = draw_mask(random_scores(0, 10, 10), 0.99)
+    assert mask.kept_counts() == {"bn0": 1, "bn1": 1}
+    assert [str(w.message) for w in caught] == [
+        "a floor of 1 channels per layer leaves 0.900 of the units to remove where prune_ratio=0.99 asks for 1.000"
+    ]
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize("min_channels", [1, 2, 5])
+def test_min_channels_stay_in_every_layer(min_channels):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        mask = draw_mask(random_scores(5, 3, 10, 20), 0.95, min_channels=min_channels)
+    assert all(
+        kept >= min(min_channels, width) for kept, width in zip(mask.kept_counts().values(), (3, 10, 20), strict=True)
     )
 
 
-def test_a_tied_unit_scores_the_mean_of_its_members():
-    scores = {"bn1": torch.tensor([0.1, 0.6]), "bn2": torch.tensor([0.9, 0.2]), "bn3": torch.tensor([0.45, 0.9, 0.0])}
-    # Units: 0 -> .5, 1 -> .4, 2 -> .45, 3 -> .9; the protected channel is ranked nowhere though it scores lowest.
-    assert kept(draw_mask(scores, 0.25, groups())) == {"bn1": [1, 0], "bn2": [1, 0], "bn3": [1, 1, 1]}
-    mask = draw_mask(scores, 0.5, groups())
-    assert kept(mask) == {"bn1": [1, 0], "bn2": [1, 0], "bn3": [0, 1, 1]}
-    assert realised_ratio(mask, groups()) == 0.5
+def test_one_channel_layers_are_never_cut():
+    scores = {"thin": torch.tensor([0.0]), "wide": torch.tensor([0.1, 0.2, 0.3])}
+    assert rows(draw_mask(scores, 0.5)) == {"thin": [1], "wide": [0, 0, 1]}
 
 
-def test_scores_of_a_convolution_are_read_through_the_groups():
-    mask = draw_mask({"conv3": torch.tensor([0.9, 0.1, 0.0])}, 0.5, groups())
-    # Only bn3's two units are scored; the tied pair stays and is not counted.
-    assert kept(mask) == {"bn1": [1, 1], "bn2": [1, 1], "bn3": [1, 0, 1]}
+def test_a_network_of_one_channel_layers_keeps_all_with_a_warning():
+    with pytest.warns(UserWarning, match="leaves 0.000 of the units"):
+        assert draw_mask(random_scores(0, 1, 1, 1), 0.5).flat().all()
 
 
-def test_a_tied_unit_respects_the_floor_of_each_of_its_layers():
-    g = ChannelGroups({"x": torch.tensor([0, 1]), "y": torch.tensor([0, 1]), "z": torch.tensor([2, 3, 4])})
-    scores = {"x": torch.tensor([0.1, 0.2]), "y": torch.tensor([0.1, 0.2]), "z": torch.tensor([0.3, 0.4, 0.5])}
-    assert kept(draw_mask(scores, 0.4, g)) == {"x": [0, 1], "y": [0, 1], "z": [0, 1, 1]}
+def test_tied_layers_are_cut_by_their_mean_score_and_alike():
+    groups = ChannelGroups({"a": torch.tensor([0, 1, 2]), "b": torch.tensor([0, 1, 2])})
+    scores = {"a": torch.tensor([0.0, 0.4, 0.9]), "b": torch.tensor([1.0, 0.4, 0.9])}  # means 0.5, 0.4, 0.9
+    assert rows(draw_mask(scores, 1 / 3, groups)) == {"a": [1, 0, 1], "b": [1, 0, 1]}
 
 
-@pytest.mark.parametrize(
-    ("kept_count", "size", "expected"),
-    [
-        (13, 16, 16),
-        (12, 16, 16),
-        (11, 16, 8),
-        (3, 16, 8),
-        (2, 64, 8),
-        (3, 6, 6),
-        (60, 62, 62),
-        (57, 62, 56),
-        (64, 64, 64),
-    ],
-)
-def test_nearest_multiple_of_eight_or_the_full_size(kept_count: int, size: int, expected: int):
-    assert nearest_count(kept_count, size, 8) == expected
+def test_the_ratio_counts_units_and_not_channels():
+    groups = ChannelGroups({"a": torch.tensor([0, 1]), "b": torch.tensor([0, 1]), "c": torch.tensor([2, 3])})
+    scores = {"a": torch.tensor([0.1, 0.9]), "b": torch.tensor([0.1, 0.9]), "c": torch.tensor([0.5, 0.6])}
+    mask = draw_mask(scores, 0.5, groups)
+    assert rows(mask) == {"a": [0, 1], "b": [0, 1], "c": [0, 1]}
+    assert realised_ratio(mask, groups) == 0.5
+    assert realised_ratio(ChannelMask({"a": mask["a"]})) == 0.5
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_rounded_widths_are_multiples_and_keep_the_best_of_each_layer(seed: int):
-    g = torch.Generator().manual_seed(seed)
-    scores = {"a": torch.rand(16, generator=g), "b": torch.rand(64, generator=g), "c": torch.rand(20, generator=g)}
-    exact, rounded = draw_mask(scores, 0.5), draw_mask(scores, 0.5, round_to=8)
+def test_protected_channels_stay_and_do_not_count():
+    groups = ChannelGroups({"a": torch.tensor([0, -1, 1, -1])}, protected={"a": {1: "why", 3: "why"}})
+    mask = draw_mask({"a": torch.tensor([0.5, 0.0, 0.9, 0.0])}, 0.5, groups)
+    assert rows(mask) == {"a": [0, 1, 1, 1]}
+    assert realised_ratio(mask, groups) == 0.5
+
+
+def test_units_without_a_score_stay_and_do_not_count():
+    groups = ChannelGroups({"bn": torch.tensor([0, 1]), "fc": torch.tensor([2, 3])})
+    assert rows(draw_mask({"bn": torch.tensor([0.1, 0.2])}, 0.5, groups)) == {"bn": [0, 1], "fc": [1, 1]}
+
+
+def test_scores_of_convs_cut_the_norms_behind_them():
+    groups = ChannelGroups({"bn": torch.tensor([0, 1, 2])}, {"conv": torch.tensor([0, 1, 2])})
+    assert rows(draw_mask({"conv": torch.tensor([0.2, 0.1, 0.3])}, 0.34, groups)) == {"bn": [1, 0, 1]}
+
+
+def test_every_drawn_mask_fits_the_groups():
+    groups = ChannelGroups(
+        {"a": torch.tensor([0, 1, 2, 3]), "b": torch.tensor([3, 2, 4, 5, 6]), "c": torch.tensor([6, -1, 0])},
+        protected={"c": {1: "why"}},
+    )
+    for seed in range(20):
+        scores = dict(zip("abc", random_scores(seed, 4, 5, 3).values(), strict=True))
+        mask = draw_mask(scores, 0.5, groups)
+        assert int(groups.keep_units(mask).sum()) == 7 - round(0.5 * 7)
+
+
+def test_round_to_snaps_to_the_nearest_multiple():
+    # 11 of 16 and 5 of 16 stay; the nearest multiples of 4 are 12 and 4.
+    scores = {"a": torch.arange(16) / 16.0 + 0.36, "b": torch.arange(16) / 16.0}
+    assert draw_mask(scores, 0.5).kept_counts() == {"a": 11, "b": 5}
+    mask = draw_mask(scores, 0.5, round_to=4)
+    assert mask.kept_counts() == {"a": 12, "b": 4}
+    assert rows(mask)["a"] == [0] * 4 + [1] * 12
+    assert rows(mask)["b"] == [0] * 12 + [1] * 4
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_rounded_layers_keep_their_best(seed):
+    scores = random_scores(seed, 16, 64, 20)
+    rounded = draw_mask(scores, 0.5, round_to=8)
     for name, score in scores.items():
-        count = rounded.kept_counts()[name]
-        assert count % 8 == 0 or count == score.numel()
-        assert abs(count - exact.kept_counts()[name]) <= 7
-        assert set(torch.topk(score, count).indices.tolist()) == set(torch.nonzero(rounded[name]).flatten().tolist())
+        best = torch.topk(score, rounded.kept_counts()[name]).indices
+        assert sorted(best.tolist()) == torch.nonzero(rounded[name]).flatten().tolist()
 
 
-def test_one_channel_layers_survive_any_ratio():
-    scores = {f"l{i}": torch.rand(1) for i in range(5)}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        assert bool(draw_mask(scores, 0.9).flat().all())
+def test_round_to_one_and_ratio_zero_change_nothing():
+    scores = random_scores(6, 12, 20)
+    assert draw_mask(scores, 0.4, round_to=1) == draw_mask(scores, 0.4)
+    assert draw_mask(scores, 0.0, round_to=8).flat().all()
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_score_that_is_not_finite_never_reaches_a_mask(value: float):
-    with pytest.raises(NonFiniteError, match="layer 'b': a score is NaN or infinite"):
-        draw_mask({"a": torch.ones(2), "b": torch.tensor([1.0, value])}, 0.5)
+def test_empty_groups_of_units_keep_the_mask_whole():
+    groups = ChannelGroups({"a": torch.tensor([-1, -1])}, protected={"a": {0: "why", 1: "why"}})
+    mask = draw_mask({"a": torch.tensor([0.1, 0.2])}, 0.5, groups)
+    assert mask.flat().all()
+    assert realised_ratio(mask, groups) == 0.0
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_score_that_is_not_finite_never_reaches_a_mask(bad):
+    with pytest.raises(NonFiniteError, match="layer 'a': a score is NaN or infinite"):
+        draw_mask({"a": torch.tensor([0.5, bad])}, 0.5)
 
 
 @pytest.mark.parametrize(
-    ("more", "message"),
+    ("arguments", "message"),
     [
-        ({"prune_ratio": 1.0}, r"prune_ratio is 1\.0; give a number in \[0, 1\)"),
-        ({"prune_ratio": -0.5}, "prune_ratio is -0.5"),
-        ({"prune_ratio": 0.5, "min_channels": 0}, "min_channels is 0; give an integer >= 1"),
-        ({"prune_ratio": 0.5, "round_to": 0}, "round_to is 0; give an integer >= 1"),
+        ({"prune_ratio": 1.0}, r"prune_ratio is 1.0; give a number in \[0, 1\)"),
+        ({"prune_ratio": -0.1}, "prune_ratio is -0.1"),
+        ({"prune_ratio": float("nan")}, "prune_ratio is nan"),
+        ({"min_channels": 0}, "min_channels is 0; give an integer >= 1"),
+        ({"round_to": 0}, "round_to is 0; give an integer >= 1"),
     ],
 )
-def test_an_argument_out_of_range_is_named(more: dict, message: str):
+def test_arguments_out_of_range_are_refused(arguments, message):
     with pytest.raises(ConfigError, match=message):
-        draw_mask({"a": torch.ones(4)}, **more)
+        draw_mask({"a": torch.tensor([0.1, 0.2])}, **{"prune_ratio": 0.5, **arguments})
 
 
-def test_scores_of_another_network_are_refused():
-    with pytest.raises(MaskError, match="layer 'bn3' has 5 scores for 3 channels"):
-        draw_mask({"bn3": torch.ones(5)}, 0.5, groups())
-    with pytest.raises(MaskError, match="no scored layer belongs to the groups"):
-        draw_mask({"elsewhere": torch.ones(5)}, 0.5, groups())
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        ({}, "the criterion scores no layer"),
+        ({"b": torch.ones(2)}, "no scored layer belongs to the groups, not even 'b'"),
+        ({"a": torch.ones(3)}, "layer 'a' has 3 scores for 2 channels"),
+    ],
+)
+def test_scores_of_another_network_are_refused(scores, message):
+    with pytest.raises(MaskError, match=message):
+        draw_mask(scores, 0.5, ChannelGroups({"a": torch.tensor([0, 1])}))
 
 
-def test_floors_match_a_one_by_one_reference_on_random_ties():
-    rng = np.random.default_rng(0)
-    for _ in range(30):
-        units = rng.integers(0, 6, size=9)
-        names, index = np.unique(units, return_inverse=True)
-        unit_of = {"a": torch.tensor(index[:4]), "b": torch.tensor(index[4:])}
-        if any(len(set(u.tolist())) != u.numel() for u in unit_of.values()):
-            continue
-        g, scores = ChannelGroups(unit_of), {"a": torch.tensor(rng.random(4)), "b": torch.tensor(rng.random(5))}
-        score = {
-            u: np.mean([float(scores[n][i]) for n in unit_of for i in range(unit_of[n].numel()) if unit_of[n][i] == u])
-            for u in range(len(names))
-        }
-        gone: set[int] = set()
-        for u in sorted(score, key=score.__getitem__):
-            fits = all(sum(v in gone | {u} for v in unit_of[n].tolist()) < unit_of[n].numel() for n in unit_of)
-            if fits and len(gone) < round(0.8 * len(names)):
-                gone.add(u)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            mask = draw_mask(scores, 0.8, g)
-        assert {u for u in range(len(names)) if not g.keep_units(mask)[u]} == gone
+def test_the_realised_ratio_of_a_mask_that_does_not_fit_is_refused():
+    with pytest.raises(MaskError, match="draw the mask from this network"):
+        realised_ratio(ChannelMask({"b": torch.tensor([True])}), ChannelGroups({"a": torch.tensor([0])}))
+
+
+def test_an_empty_mask_removes_nothing():
+    assert realised_ratio(ChannelMask({})) == 0.0

@@ -1,104 +1,125 @@
 from __future__ import annotations
 
+import copy
+import pickle
+
+import numpy as np
 import pytest
 import torch
 
-from earlybird.core import ChannelGroups, ChannelMask
-from earlybird.core.groups import restrict_to_scored
+from earlybird.core import ChannelMask
+from earlybird.core.mask import check_same_layers
 from earlybird.errors import MaskError
 
 
-def mask(**layers: str) -> ChannelMask:
-    """`mask(a="110")` keeps the first two of three channels of layer a."""
-    return ChannelMask({name: torch.tensor([bit == "1" for bit in bits]) for name, bits in layers.items()})
+def bits(*values: int) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.bool)
 
 
-def tied() -> ChannelGroups:
-    """Layer a: units 0, 1, 2. Layers b and c: units 3, 4, tied; the last channel of c is protected."""
-    return ChannelGroups(
-        {"a": torch.tensor([0, 1, 2]), "b": torch.tensor([3, 4]), "c": torch.tensor([3, 4, -1])},
-        {"conv": torch.tensor([0, 1, 2])},
-        {"c": {2: "read by 'head' at full width"}},
-        "tie",
-    )
+MASK = ChannelMask({"b": bits(1, 0, 1), "a": bits(0, 1)})
 
 
-def test_a_mask_cannot_be_changed_from_outside():
-    source = torch.tensor([True, False])
-    m = ChannelMask({"a": source})
-    source[0] = False
-    m["a"][1] = True
-    assert m["a"].tolist() == [True, False]
+def test_counts_widths_and_order_are_those_of_the_layers_given():
+    assert list(MASK) == ["b", "a"]
+    assert len(MASK) == 2
+    assert MASK.kept_counts() == {"b": 2, "a": 1}
+    assert MASK.widths() == {"b": 3, "a": 2}
+    assert MASK.flat().tolist() == [True, False, True, False, True]
+    assert MASK.flat(["a", "b"]).tolist() == [False, True, True, False, True]
+    assert repr(MASK) == "ChannelMask(2 layers, 3 of 5 channels kept)"
 
 
-def test_counts_widths_and_flat():
-    m = mask(a="110", b="01")
-    assert m.kept_counts() == {"a": 2, "b": 1}
-    assert m.widths() == {"a": 3, "b": 2}
-    assert m.flat().tolist() == [True, True, False, False, True]
+def test_a_mask_without_layers_is_empty():
+    empty = ChannelMask({})
+    assert (len(empty), empty.kept_counts(), empty.flat().tolist()) == (0, {}, [])
 
 
-def test_equality_and_digest_do_not_depend_on_the_order_of_layers():
-    assert mask(a="10", b="01") == mask(b="01", a="10")
-    assert mask(a="10", b="01").digest() == mask(b="01", a="10").digest()
-    assert mask(a="10") != mask(a="01")
-    assert len({mask(a="10").digest(), mask(a="01").digest(), mask(b="10").digest(), mask(a="100").digest()}) == 4
-    assert len({mask(a="10"), mask(a="10")}) == 1
+def test_what_the_caller_does_to_its_own_tensor_changes_nothing():
+    keep = bits(1, 1)
+    mask = ChannelMask({"a": keep})
+    keep[0] = False
+    assert mask["a"].tolist() == [True, True]
+
+
+@pytest.mark.parametrize("read", [lambda m: m["b"], lambda m: dict(m)["b"], lambda m: next(iter(m.values()))])
+def test_what_the_caller_does_to_a_tensor_it_read_changes_nothing(read):
+    mask = ChannelMask({"b": bits(1, 0, 1)})
+    before = mask.digest()
+    read(mask)[:] = False
+    mask.flat()[:] = False  # One layer alone: concatenating it must copy too.
+    assert mask["b"].tolist() == [True, False, True]
+    assert mask.digest() == before
+
+
+def test_a_mask_takes_no_assignment():
+    with pytest.raises(TypeError):
+        MASK["b"] = bits(1, 1, 1)
+    with pytest.raises(AttributeError):
+        MASK.extra = 1
+
+
+def test_equality_looks_at_names_and_bits_and_not_at_order():
+    same = ChannelMask({"a": bits(0, 1), "b": bits(1, 0, 1)})
+    assert same == MASK
+    assert hash(same) == hash(MASK)
+    assert same.digest() == MASK.digest()
+    assert len({same, MASK}) == 1
+    assert dict(same) != MASK
 
 
 @pytest.mark.parametrize(
-    "bad", [torch.ones(3), torch.ones(2, 2, dtype=torch.bool), torch.zeros(0, dtype=torch.bool), [True]]
+    "other",
+    [
+        {"b": bits(1, 0, 1), "a": bits(1, 1)},
+        {"b": bits(1, 0, 1), "c": bits(0, 1)},
+        {"b": bits(1, 0, 1)},
+        {"b": bits(1, 0, 1), "a": bits(0, 1, 0)},
+        {"ba": bits(1, 0, 1, 0, 1)},
+    ],
 )
-def test_a_mask_is_born_checked(bad: object):
-    with pytest.raises(MaskError, match=r"mask of layer 'a' is .*; give a torch\.bool tensor of shape \[channels\]"):
-        ChannelMask({"a": bad})
+def test_another_bit_name_or_width_gives_another_mask_and_digest(other):
+    assert ChannelMask(other) != MASK
+    assert ChannelMask(other).digest() != MASK.digest()
 
 
-def test_groups_count_units_and_turn_masks_into_units_and_back():
-    groups = tied()
-    assert groups.num_units == 5
-    m = mask(a="101", b="10", c="101")
-    assert groups.keep_units(m).tolist() == [True, False, True, True, False]
-    assert groups.mask_of(groups.keep_units(m)) == m
+def test_a_mask_survives_copying_and_pickling():
+    assert copy.deepcopy(MASK) == MASK
+    assert pickle.loads(pickle.dumps(MASK)) == MASK
 
 
-def test_a_mask_that_disagrees_inside_a_tie_is_refused_with_both_names():
-    message = r"layer 'b' cuts 1 channels that 'c' keeps \(they are tied\); draw the mask with groups=channel_groups"
+def test_strided_tensors_are_read_by_value():
+    every_second = bits(1, 0, 1, 0)[::2]
+    assert ChannelMask({"a": every_second}).digest() == ChannelMask({"a": bits(1, 1)}).digest()
+    assert ChannelMask({"a": bits(1).expand(3)}).kept_counts() == {"a": 3}
+
+
+@pytest.mark.parametrize(
+    ("keep", "what"),
+    [
+        (torch.tensor([1, 0]), "torch.int64 [2]"),
+        (torch.ones(2, 2, dtype=torch.bool), "torch.bool [2, 2]"),
+        (torch.zeros(0, dtype=torch.bool), "torch.bool [0]"),
+        (np.array([True]), "ndarray"),
+    ],
+)
+def test_what_is_no_row_of_bits_is_refused(keep, what):
+    with pytest.raises(MaskError) as refusal:
+        ChannelMask({"bn": keep})
+    assert str(refusal.value) == f"mask of layer 'bn' is {what}; give a torch.bool tensor of shape [channels]"
+
+
+def test_masks_of_the_same_layers_pass_in_any_order():
+    check_same_layers(MASK, ChannelMask({"a": bits(1, 1), "b": bits(1, 1, 1)}))
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"b": bits(1, 0, 1)}, "masks differ at layer 'a': 2 channels against absent"),
+        ({"b": bits(1, 0), "a": bits(0, 1)}, "masks differ at layer 'b': 3 channels against 2 channels"),
+        ({**MASK, "c": bits(1)}, "masks differ at layer 'c': absent against 1 channels"),
+    ],
+)
+def test_masks_of_other_layers_are_told_apart(other, message):
     with pytest.raises(MaskError, match=message):
-        tied().check(mask(a="111", b="01", c="111"))
-
-
-def test_a_mask_that_cuts_a_protected_channel_is_told_why():
-    with pytest.raises(MaskError, match=r"layer 'c' cuts 1 protected channels \(channel 2: read by 'head'"):
-        tied().check(mask(a="111", b="11", c="110"))
-
-
-@pytest.mark.parametrize("layers", [{"a": "111", "b": "11"}, {"a": "11", "b": "11", "c": "111"}])
-def test_a_mask_of_other_layers_or_widths_is_refused(layers: dict[str, str]):
-    with pytest.raises(MaskError, match="draw the mask from this network"):
-        tied().check(mask(**layers))
-
-
-def test_groups_with_gaps_or_without_reasons_are_refused():
-    with pytest.raises(MaskError, match="without gaps"):
-        ChannelGroups({"a": torch.tensor([0, 2])})
-    with pytest.raises(MaskError, match=r"layer 'a': protected channels \[1\] carry no reason"):
-        ChannelGroups({"a": torch.tensor([0, -1])})
-
-
-def test_the_digest_of_groups_sees_units_and_policy():
-    other = ChannelGroups({"a": torch.tensor([0, 1])}, policy="inner")
-    assert ChannelGroups({"a": torch.tensor([0, 1])}, policy="tie").digest() != other.digest()
-    assert ChannelGroups({"a": torch.tensor([0, 1])}, policy="inner").digest() == other.digest()
-
-
-def test_units_that_no_score_reaches_are_protected_and_renumbered():
-    groups = restrict_to_scored(tied(), {"b": torch.zeros(2)})
-    assert groups.num_units == 2
-    assert groups.unit_of["a"].tolist() == [-1, -1, -1]
-    assert groups.unit_of["b"].tolist() == [0, 1]
-    assert groups.unit_of["c"].tolist() == [0, 1, -1]
-    assert groups.protected["a"][0] == "the criterion gives it no score"
-    assert groups.protected["c"][2] == "read by 'head' at full width"
-    same = tied()
-    assert restrict_to_scored(same, {"conv": torch.zeros(3), "c": torch.zeros(3)}) is same
+        check_same_layers(MASK, ChannelMask(other))

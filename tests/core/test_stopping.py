@@ -4,149 +4,178 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from earlybird.core import ChannelMask, chance_distance, first_firing_draw, mask_distance, relative_to_chance
-from earlybird.core.groups import ChannelGroups
-from earlybird.core.history import MaskHistory
-from earlybird.core.stopping import count_similarity, epi_value, fires_authors_code, fires_epi, fires_paper
-from earlybird.errors import ConfigError, MaskError
+from earlybird.core import STOP_RULES, first_firing_draw
+from earlybird.core.stopping import (
+    EPI_TAU,
+    check_rule,
+    count_similarity,
+    earliest_draw,
+    epi_value,
+    fires_authors_code,
+    fires_epi,
+    fires_paper,
+)
+from earlybird.errors import ConfigError
 
 FIXTURE = Path(__file__).parents[2].parent / "shared" / "fixtures" / "mask_distance_cifar100.npz"
+needs_fixture = pytest.mark.skipif(not FIXTURE.is_file(), reason="the shared fixtures are not here")
 
 
-def random_mask(g: torch.Generator) -> ChannelMask:
-    return ChannelMask({"a": torch.rand(6, generator=g) < 0.5, "b": torch.rand(3, generator=g) < 0.5})
+def distances_between(points: list[float]) -> np.ndarray:
+    """Masks as points on a line: any history of distances that a hand can write."""
+    return np.abs(np.subtract.outer(points, points))
 
 
-def test_distance_of_a_mask_to_its_complement_is_one_and_to_itself_zero():
-    g = torch.Generator().manual_seed(0)
-    m = random_mask(g)
-    assert mask_distance(m, ChannelMask({name: ~m[name] for name in m})) == 1.0
-    assert mask_distance(m, m) == 0.0
+@pytest.mark.parametrize(
+    ("consecutive", "fires"),
+    [
+        ([], False),
+        ([0.0] * 4, False),
+        ([0.0] * 5, True),
+        ([0.5, 0.01, 0.02, 0.03, 0.04, 0.05], True),
+        ([0.01, 0.02, 0.03, 0.04, 0.1], False),  # strictly below epsilon
+        ([0.1, 0.01, 0.02, 0.03, 0.04], False),
+        ([0.01, 0.02, 0.03, 0.04, float("nan")], False),
+    ],
+)
+def test_paper_fires_on_five_distances_below_epsilon(consecutive, fires):
+    assert fires_paper(consecutive) is fires
 
 
-def test_distance_is_a_metric():
-    g = torch.Generator().manual_seed(1)
-    for _ in range(50):
-        a, b, c = (random_mask(g) for _ in range(3))
-        assert mask_distance(a, b) == mask_distance(b, a)
-        assert mask_distance(a, c) <= mask_distance(a, b) + mask_distance(b, c) + 1e-12
+@pytest.mark.parametrize(
+    ("to_previous", "fires"),
+    [
+        ([0.0] * 3, False),
+        ([0.0] * 4, True),
+        ([0.1, 0.1, 0.1, 0.1], True),  # epsilon itself is near enough
+        ([0.01, 0.02, 0.03, 0.11], False),
+        ([0.01, 0.02, 0.03, 0.04, 0.9], True),  # the fifth mask before is not looked at
+        ([0.01, 0.02, 0.03, float("nan")], False),
+    ],
+)
+def test_authors_code_fires_on_the_newest_mask_against_four(to_previous, fires):
+    assert fires_authors_code(to_previous) is fires
 
 
-def test_layers_count_by_their_channels_and_order_does_not_matter():
-    a = ChannelMask({"x": torch.tensor([True, True, True]), "y": torch.tensor([True])})
-    b = ChannelMask({"y": torch.tensor([False]), "x": torch.tensor([True, True, True])})
-    assert mask_distance(a, b) == 0.25
+def test_windows_and_thresholds_are_free():
+    assert fires_paper([0.2, 0.2], window=2, epsilon=0.3)
+    assert not fires_paper([0.2, 0.3], window=2, epsilon=0.3)
+    assert fires_authors_code([0.3], window=2, epsilon=0.3)
 
 
-def test_with_groups_a_unit_counts_once_and_a_protected_channel_never():
-    groups = ChannelGroups(
-        {"a": torch.tensor([0, 1]), "b": torch.tensor([0, 1, -1])}, protected={"b": {2: "why"}}, policy="tie"
-    )
-    keep_both = groups.mask_of(torch.tensor([True, True]))
-    keep_one = groups.mask_of(torch.tensor([True, False]))
-    assert mask_distance(keep_both, keep_one, groups) == 0.5
-    assert mask_distance(keep_both, keep_one) == 2 / 5
+def test_similarity_of_counts_by_hand():
+    # |4-2|/6 = 1/3 and |1-3|/4 = 1/2: the mean is 5/12.
+    assert count_similarity({"a": 4, "b": 1}, {"a": 2, "b": 3}) == pytest.approx(1 - 5 / 12)
+    assert count_similarity({"a": 4, "b": 1}, {"b": 1, "a": 4}) == 1.0
+    assert count_similarity({"a": 4}, {"a": 0}) == 0.0
+    assert count_similarity({"a": 0}, {"a": 0}) == 1.0
 
 
-def test_masks_of_different_networks_have_no_distance():
-    with pytest.raises(
-        MaskError, match="masks differ at layer 'a': 2 channels against 3 channels; compare one network"
-    ):
-        mask_distance(*(ChannelMask({"a": torch.ones(n, dtype=torch.bool)}) for n in (2, 3)))
-
-
-def test_relative_to_chance_is_what_method_md_says():
-    assert chance_distance(0.5) == 0.5
-    assert relative_to_chance(0.1, 0.5) == pytest.approx(0.2)
-    assert relative_to_chance(0.1, 0.1) == pytest.approx(0.5556, abs=1e-4)
-    with pytest.raises(ConfigError, match="prune_ratio is 0"):
-        relative_to_chance(0.1, 0.0)
-
-
-def test_paper_needs_five_consecutive_distances_strictly_below_epsilon():
-    assert fires_paper([0.09] * 5)
-    assert not fires_paper([0.09] * 4)
-    assert not fires_paper([0.09] * 4 + [0.1])
-    assert fires_paper([0.5, 0.2, 0.09, 0.08, 0.07, 0.06, 0.05])
-    assert fires_paper([0.3, 0.25], window=2, epsilon=0.4)
-
-
-def test_authors_code_compares_the_newest_with_the_four_before_inclusively():
-    assert fires_authors_code([0.1, 0.1, 0.1, 0.1, 0.9])
-    assert not fires_authors_code([0.05, 0.05, 0.05])
-    assert not fires_authors_code([0.05, 0.05, 0.05, 0.11])
-
-
-def test_epi_is_the_mean_similarity_of_counts_to_the_five_before():
-    assert count_similarity({"a": 3, "b": 5}, {"a": 1, "b": 5}) == 1 - (2 / 4 + 0) / 2
-    counts = [{"a": n} for n in (1, 2, 3, 4, 5, 6)]
-    expected = np.mean([1 - abs(6 - n) / (6 + n) for n in (5, 4, 3, 2, 1)])
-    assert epi_value(counts) == pytest.approx(expected)
+def test_epi_is_the_mean_similarity_to_the_five_before():
+    # Against the newest 6: 6, 6, 6, 3 and 2 give 1, 1, 1, 1 - 3/9 and 1 - 4/8.
+    counts = [{"a": n} for n in (100, 2, 3, 6, 6, 6, 6)]
+    assert epi_value(counts) == pytest.approx((3 + 2 / 3 + 1 / 2) / 5)
     assert epi_value(counts[:5]) is None
+    assert epi_value(counts[:6]) is not None
 
 
-def test_epi_fires_at_tau_when_it_is_no_lower_than_the_five_before():
-    assert fires_epi([0.9, 0.9, 0.9, 0.9, 0.9, 0.983])
-    assert not fires_epi([0.9] * 5 + [0.982])
-    assert not fires_epi([0.99] * 5)
-    assert not fires_epi([0.99, 0.999, 0.99, 0.99, 0.99, 0.995])
+def test_epi_equals_its_formula():
+    random = np.random.default_rng(0)
+    layers = ["a", "b", "c"]
+    history = [dict(zip(layers, row, strict=True)) for row in random.integers(1, 40, (12, 3)).tolist()]
+    for t in range(6, 13):
+        total = 0.0
+        for j in range(1, 6):
+            newest, earlier = history[t - 1], history[t - 1 - j]
+            d = [abs(newest[name] - earlier[name]) / (newest[name] + earlier[name]) for name in layers]
+            total += 1 - sum(d) / len(d)
+        assert epi_value(history[:t]) == pytest.approx(total / 5)
 
 
-@pytest.mark.parametrize(("rule", "expected"), [("paper", (8, 16, 10, 7)), ("authors_code", (17, 26, 18, 9))])
-def test_rules_fire_on_the_authors_matrices_where_method_md_says(rule, expected):
-    if not FIXTURE.is_file():
-        pytest.skip("the authors' mask-distance matrices are not here")
+@pytest.mark.parametrize(
+    ("values", "fires"),
+    [
+        ([0.99] * 5, False),
+        ([0.99] * 6, True),
+        ([0.9, 0.9, 0.9, 0.9, 0.9, EPI_TAU], True),
+        ([0.9, 0.9, 0.9, 0.9, 0.9, 0.982], False),
+        ([0.99, 0.9, 0.9, 0.9, 0.9, 0.985], False),  # lower than one of the five before
+        ([1.0, 0.9, 0.9, 0.9, 0.9, 0.9, 0.985], True),  # the sixth before is not looked at
+    ],
+)
+def test_epi_fires_at_tau_and_above_the_five_before(values, fires):
+    assert fires_epi(values) is fires
+
+
+def test_the_threshold_of_epi_is_free():
+    assert fires_epi([0.5] * 6, tau=0.5)
+
+
+def test_the_first_firing_draw_by_hand():
+    # Steps of 0.5, then seven of 0.05: the fifth small step ends at draw 7.
+    points = [0.0, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85]
+    assert first_firing_draw(distances_between(points)) == 7
+    # Four masks apart they are 0.2: `authors_code` waits, though it has fewer masks to see.
+    assert first_firing_draw(distances_between(points), "authors_code") is None
+    assert first_firing_draw(distances_between(points), "authors_code", epsilon=0.21) == 6
+    assert first_firing_draw(distances_between(points), window=2) == 4
+
+
+@pytest.mark.parametrize(("rule", "window", "draw"), [("paper", 5, 6), ("authors_code", 5, 5), ("paper", 1, 2)])
+def test_equal_masks_fire_at_the_rules_minimum(rule, window, draw):
+    assert first_firing_draw(np.zeros((20, 20)), rule, window=window) == draw
+    assert earliest_draw(rule, window) == draw
+
+
+def test_a_history_too_short_never_fires():
+    assert first_firing_draw(np.zeros((5, 5))) is None
+    assert first_firing_draw(np.zeros((0, 0))) is None
+
+
+@needs_fixture
+@pytest.mark.parametrize(("rule", "draws"), [("paper", [8, 16, 10, 7]), ("authors_code", [17, 26, 18, 9])])
+def test_the_authors_own_search_fires_where_the_method_says(rule, draws):
     with np.load(FIXTURE) as matrices:
-        assert tuple(first_firing_draw(matrices[f"ratio_{p}"], rule) for p in (0.2, 0.4, 0.6, 0.8)) == expected
+        fired = [first_firing_draw(matrices[f"ratio_{p}"], rule) for p in (0.2, 0.4, 0.6, 0.8)]
+    assert fired == draws
 
 
-def test_a_matrix_that_never_settles_never_fires():
-    assert first_firing_draw(np.ones((20, 20))) is None
-    with pytest.raises(ConfigError, match=r"shape \(2, 3\); give a square one"):
-        first_firing_draw(np.ones((2, 3)))
-    with pytest.raises(ConfigError, match="cannot be read from distances"):
-        first_firing_draw(np.ones((3, 3)), "epi")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((np.zeros((2, 3)),), r"distance matrix has shape \(2, 3\); give a square one"),
+        ((np.zeros(4),), r"shape \(4,\)"),
+        ((np.zeros((2, 2)), "epi"), "rule 'epi' cannot be read from distances; give 'paper' or 'authors_code'"),
+        ((np.zeros((2, 2)), "other"), "rule 'other' cannot be read"),
+    ],
+)
+def test_what_is_no_distance_matrix_is_refused(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        first_firing_draw(*arguments)
 
 
-def settling_masks(seed: int, draws: int = 30) -> list[ChannelMask]:
-    """Random masks that flip fewer and fewer channels."""
-    g = torch.Generator().manual_seed(seed)
-    keep = torch.rand(40, generator=g) < 0.5
-    masks = []
-    for draw in range(draws):
-        keep = keep ^ (torch.rand(40, generator=g) < 0.5 / (1 + draw))
-        masks.append(ChannelMask({"a": keep[:15], "b": keep[15:]}))
-    return masks
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (("late", 5, 0.1), "rule is 'late'; give one of paper, authors_code, epi"),
+        (("paper", 0, 0.1), "window is 0; rule 'paper' needs at least 1"),
+        (("authors_code", 1, 0.1), "window is 1; rule 'authors_code' needs at least 2"),
+        (("paper", 5, 0.0), r"epsilon is 0.0; give a number in \(0, 1\]"),
+        (("paper", 5, 1.1), "epsilon is 1.1"),
+        (("paper", 5, float("nan")), "epsilon is nan"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        check_rule(*settings)
 
 
-@pytest.mark.parametrize("rule", ["paper", "authors_code"])
-@pytest.mark.parametrize("seed", range(10))
-def test_the_history_fires_exactly_where_the_matrix_does(rule, seed: int):
-    masks = settling_masks(seed)
-    matrix = np.array([[mask_distance(a, b) for b in masks] for a in masks])
-    history, fired = MaskHistory(rule, 5, 0.1), None
-    for draw, mask in enumerate(masks, start=1):
-        history.record(mask, [mask_distance(mask, earlier) for earlier in reversed(history.masks)])
-        if fired is None and history.fires():
-            fired = draw
-    assert fired == first_firing_draw(matrix, rule)
-    assert history.distances == [matrix[i, i - 1] for i in range(1, len(masks))]
+def test_a_window_out_of_range_is_refused_for_a_matrix_too():
+    with pytest.raises(ConfigError, match="window is 1"):
+        first_firing_draw(np.zeros((9, 9)), "authors_code", window=1)
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_the_history_transcribes_the_epi_formula(seed: int):
-    masks = settling_masks(seed)
-    history = MaskHistory("epi", 5, 0.1)
-    counts = [mask.kept_counts() for mask in masks]
-    expected = []
-    for t, mask in enumerate(masks):
-        history.record(mask, [mask_distance(mask, earlier) for earlier in reversed(history.masks)])
-        if t >= 5:
-            psi = []
-            for j in range(1, 6):
-                now, then = counts[t], counts[t - j]
-                psi.append(1 - np.mean([abs(now[n] - then[n]) / (now[n] + then[n]) for n in now]))
-            expected.append(np.mean(psi))
-    assert history.epi_values == pytest.approx(expected)
+@pytest.mark.parametrize("rule", STOP_RULES)
+def test_usual_settings_pass(rule):
+    check_rule(rule, 5, 0.1)

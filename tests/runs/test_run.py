@@ -198,8 +198,11 @@ def test_a_finished_run_is_returned_untouched(tiny_settings, tmp_path: Path):
 
 def test_another_configuration_is_refused_with_a_diff(tiny_settings, tmp_path: Path):
     go(tiny_settings("dense"), tmp_path / "run")
-    with pytest.raises(RunFolderError, match=r"another configuration \(training\.lr: 0\.05 -> 0\.01\).*--force"):
-        go(tiny_settings("dense", training={"lr": 0.01}), tmp_path / "run")
+    before = {p: p.read_bytes() for p in (tmp_path / "run").iterdir()}
+    for force in (False, True):  # A finished run leaves nothing to go on with, so there is nothing to force.
+        with pytest.raises(RunFolderError, match=r"finished run .*training\.lr: 0\.05 -> 0\.01\); give another --out"):
+            go(tiny_settings("dense", training={"lr": 0.01}), tmp_path / "run", force=force)
+    assert {p: p.read_bytes() for p in (tmp_path / "run").iterdir()} == before
 
 
 def test_one_search_of_several_ratios_gives_the_tickets_of_single_searches(tiny_settings, tmp_path: Path):
@@ -241,11 +244,11 @@ def test_a_ticket_of_another_schedule_or_network_is_refused(tiny_settings, tmp_p
         go(other, tmp_path / "b", ticket=ticket)
 
 
-def test_evaluate_repeats_the_recorded_accuracy_from_the_files_alone(tiny_settings, tmp_path: Path):
+def test_evaluate_repeats_the_recorded_accuracy_from_the_files_alone(tiny, tiny_settings, tmp_path: Path):
     record = go(tiny_settings(), tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints", ignore_errors=True)
     (tmp_path / "run" / "ticket.safetensors").unlink()
-    result = run_evaluation(tmp_path / "run")
+    result = run_evaluation(tmp_path / "run", trusted=[f"{tiny}:network", f"{tiny}:data"])
     assert (result.correct, result.loss) == (record["test"]["correct"], record["test"]["loss"])
 
 

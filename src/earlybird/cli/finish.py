@@ -12,6 +12,8 @@ def finish_run(record: dict[str, Any], out: str) -> None:
     """Draw the figures, print the table and name the folder."""
     pictures = plot_run(record, out)
     print_comparison([record])
-    for flag in record["flags"]:  # The ticket's own are among them.
-        print(f"note: {flag}")
+    said = (record["ticket"] or {}).get("flags") or []  # by the table
+    for flag in record["flags"]:
+        if flag not in said:
+            print(f"note: {flag}")
     print(f"{out}: record.json, model.safetensors, {', '.join(Path(picture).name for picture in pictures)}")

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
+from earlybird.cli.allocator import keep_freed_memory
 from earlybird.errors import ConfigError, EarlyBirdError, NonFiniteError
 from earlybird.training.interrupt import Terminated
 
@@ -19,6 +20,8 @@ COMMANDS = {
     "report": "compare finished runs in a table",
     "list": "what there is: models, data sets, methods",
 }
+
+_TRAINING = ("train", "search", "retrain")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,6 +79,8 @@ def usage() -> str:
 def _command(name: str) -> Callable[[list[str]], int]:
     if name not in COMMANDS:
         raise ConfigError(f"unknown command {name!r}; give one of {', '.join(COMMANDS)}")
+    if name in _TRAINING:
+        keep_freed_memory()
     module = import_module(f"earlybird.cli.{name}_command")
     command: Callable[[list[str]], int] = module.command
     return command

@@ -61,6 +61,7 @@ def taylor(model: nn.Module) -> dict[str, Tensor]:
             raise MaskError(
                 f"criterion 'taylor' found no gradient at {name!r}; call it after backward() and before zero_grad()"
             )
-        product = module.weight.detach() * module.weight.grad.detach()
-        scores[name] = product.float().flatten(1).sum(dim=1).square().cpu()
+        # Multiplied in float32: a product of two half-precision numbers vanishes too early.
+        product = module.weight.detach().float() * module.weight.grad.detach().float()
+        scores[name] = product.flatten(1).sum(dim=1).square().cpu()
     return scores

@@ -17,19 +17,22 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from earlybird.core.chain import why_not_a_plain_chain
 from earlybird.core.criteria import Criterion, bn_scale
 from earlybird.core.distance import mask_distance
-from earlybird.core.drawing import draw_mask, realised_ratio
-from earlybird.core.groups import ChannelGroups, restrict_to_scored
+from earlybird.core.drawing import draw_ranked, realised_ratio
+from earlybird.core.groups import ChannelGroups
 from earlybird.core.history import MaskHistory
-from earlybird.core.stopping import STOP_RULES, StopRule
+from earlybird.core.ranking import Ranking, rank_units, scored_groups
+from earlybird.core.stopping import StopRule, check_rule, earliest_draw
 from earlybird.core.ticket import Ticket
 from earlybird.errors import ConfigError, MaskError
+
+_GIVE_GROUPS = "give groups=channel_groups(model, example_input)"
 
 
 class EarlyBird:
     """Early-Bird detector (You et al. 2020, Algorithm 1) for one prune ratio or many in one search.
 
     Args:
-        prune_ratio: fraction of units to remove, in (0, 1), or several.
+        prune_ratio: fraction of units to remove, in [0, 1), or several.
         groups: what may be cut together (`earlybird.channel_groups`); without them the network must be a plain chain.
         rule: "paper", "authors_code" or "epi" (`earlybird.core.stopping`).
         window: distances looked at by "paper", masks looked at by "authors_code".
@@ -38,11 +41,16 @@ class EarlyBird:
         min_channels: floor per layer.
         round_to: kept counts of the ticket are multiples of this.
 
+    Attributes:
+        draws: masks drawn so far by each ratio.
+        tickets: ratio -> its ticket, once it has fired.
+        last_scores: what the criterion gave at the last draw.
+
     Raises:
         ConfigError: an argument is out of range.
 
     Warns:
-        UserWarning: 2 * prune_ratio <= epsilon, where the rule would always fire.
+        UserWarning: two masks of this ratio cannot differ by more than epsilon, so that the rule would always fire.
     """
 
     def __init__(
@@ -58,7 +66,11 @@ class EarlyBird:
         round_to: int = 1,
     ) -> None:
         self.prune_ratios = _checked_ratios(prune_ratio)
-        _check(rule, window, epsilon, self.prune_ratios)
+        check_rule(rule, window, epsilon)
+        if min_channels < 1 or round_to < 1:
+            raise ConfigError(f"min_channels is {min_channels} and round_to {round_to}; give integers >= 1")
+        if rule != "epi":
+            _warn_of_ratios_that_always_fire(self.prune_ratios, epsilon)
         self.groups, self.rule, self.window, self.epsilon = groups, rule, window, epsilon
         self.criterion, self.min_channels, self.round_to = criterion, min_channels, round_to
         self.draws = 0
@@ -66,7 +78,7 @@ class EarlyBird:
         self.last_scores: Mapping[str, Tensor] | None = None
         self._histories = {ratio: MaskHistory(rule, window, epsilon) for ratio in self.prune_ratios}
         self._fired: dict[float, int] = {}
-        self._scored_groups: ChannelGroups | None = None
+        self._scored: tuple[tuple[str, ...], ChannelGroups] | None = None
 
     @property
     def distances(self) -> dict[float, list[float]]:
@@ -87,48 +99,44 @@ class EarlyBird:
 
         Raises:
             NonFiniteError: a score is NaN or infinite; nothing is recorded.
-            MaskError: the criterion's scores do not fit the groups.
+            MaskError: the criterion's scores do not fit the groups, or no unit may be cut.
+
+        Warns:
+            UserWarning: all scores are equal (nothing is recorded), some units have no score, or no groups were given
+                and the network may be no plain chain.
         """
         scores = self.criterion(model)
-        if self._all_equal(scores):
+        ranking = self._rank(model, scores)
+        if ranking.is_uninformative:
             warnings.warn("all scores are equal: this mask carries no information and is not recorded", stacklevel=2)
             return None
-        groups = self._groups_for(model, scores)
-        masks = {ratio: draw_mask(scores, ratio, groups, min_channels=self.min_channels) for ratio in self.prune_ratios}
+        masks = {ratio: draw_ranked(ranking, ratio, min_channels=self.min_channels) for ratio in self.prune_ratios}
+        distances = {
+            ratio: [mask_distance(mask, earlier, ranking.groups) for earlier in reversed(self._histories[ratio].masks)]
+            for ratio, mask in masks.items()
+        }
+        # Nothing was recorded so far; nothing can fail from here on.
         self.last_scores = scores
         self.draws += 1
         newest: Ticket | None = None
         for ratio, mask in masks.items():
             history = self._histories[ratio]
-            history.record(mask, [mask_distance(mask, earlier, groups) for earlier in reversed(history.masks)])
+            history.record(mask, distances[ratio])
             if ratio not in self._fired and history.fires():
                 self._fired[ratio] = self.draws
-                newest = self.tickets[ratio] = self.draw(model, ratio)
+                newest = self.tickets[ratio] = self._ticket(model, ranking, ratio, self.rule, self._flags_of_firing())
         return newest if len(self._fired) == len(self.prune_ratios) else None
 
-    def draw(self, model: nn.Module, prune_ratio: float, *, rule: str | None = None) -> Ticket:
-        """The ticket of this moment, whether or not the rule has fired (`rule` names why, default the detector's)."""
-        scores = self.criterion(model)
-        groups = self._groups_for(model, scores)
-        mask = draw_mask(scores, prune_ratio, groups, min_channels=self.min_channels, round_to=self.round_to)
-        history = self._histories.get(prune_ratio)
-        return Ticket(
-            mask=mask,
-            weights={name: value.detach().cpu().clone() for name, value in model.state_dict().items()},
-            prune_ratio=prune_ratio,
-            realised_ratio=realised_ratio(mask, groups),
-            drawn_after=self.draws,
-            rule=rule or self.rule,
-            window=self.window,
-            epsilon=self.epsilon,
-            criterion=getattr(self.criterion, "__name__", type(self.criterion).__name__),
-            min_channels=self.min_channels,
-            round_to=self.round_to,
-            policy=self.groups.policy if self.groups else "none",
-            groups_digest=self.groups.digest() if self.groups else "",
-            distances=tuple(history.distances) if history else (),
-            flags=self._flags(),
-        )
+    def draw(self, model: nn.Module, prune_ratio: float, *, rule: str = "forced") -> Ticket:
+        """The ticket of this moment, though no rule has fired; nothing is recorded.
+
+        Raises:
+            ConfigError: `prune_ratio` is outside [0, 1).
+            NonFiniteError, MaskError: as `update`.
+        """
+        ranking = self._rank(model, self.criterion(model))
+        flags = ("all scores were equal: the mask carries no information",) if ranking.is_uninformative else ()
+        return self._ticket(model, ranking, prune_ratio, rule, flags)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything `update` depends on, in tensors and plain values (`torch.load(weights_only=True)` reads it).
@@ -142,59 +150,82 @@ class EarlyBird:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take a state back.
+        """Take a state back; tickets held so far are dropped.
 
         Raises:
             ConfigError: the state belongs to other prune ratios.
         """
         if set(state["histories"]) != set(self.prune_ratios):
-            raise ConfigError(f"detector state holds ratios {sorted(state['histories'])}, this one {self.prune_ratios}")
+            raise ConfigError(
+                f"detector state holds prune ratios {sorted(state['histories'])}, this detector {self.prune_ratios}; "
+                "make it with the same"
+            )
         self.draws = int(state["draws"])
         self._fired = {float(ratio): int(draw) for ratio, draw in state["fired"].items()}
+        self.tickets, self.last_scores = {}, None
         for ratio, history in self._histories.items():
             history.load_state_dict(state["histories"][ratio])
 
-    def _groups_for(self, model: nn.Module, scores: Mapping[str, Tensor]) -> ChannelGroups | None:
-        if self.groups is not None:
-            if self._scored_groups is None:
-                self._scored_groups = restrict_to_scored(self.groups, scores)
-                self._warn_of_unscored(self._scored_groups)
-            return self._scored_groups
-        if self.draws == 0:
-            self._check_without_groups(model, scores)
-        return None
+    def _ticket(
+        self, model: nn.Module, ranking: Ranking, prune_ratio: float, rule: str, flags: tuple[str, ...]
+    ) -> Ticket:
+        mask = draw_ranked(ranking, prune_ratio, min_channels=self.min_channels, round_to=self.round_to)
+        history = self._histories.get(prune_ratio)
+        return Ticket(
+            mask=mask,
+            weights={name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()},
+            prune_ratio=prune_ratio,
+            realised_ratio=realised_ratio(mask, ranking.groups),
+            drawn_after=self.draws,
+            rule=rule,
+            window=self.window,
+            epsilon=self.epsilon,
+            criterion=getattr(self.criterion, "__name__", type(self.criterion).__name__),
+            min_channels=self.min_channels,
+            round_to=self.round_to,
+            policy=self.groups.policy if self.groups else "none",
+            groups_digest=self.groups.digest() if self.groups else "",
+            distances=tuple(history.distances) if history else (),
+            flags=flags,
+        )
 
-    def _warn_of_unscored(self, scored: ChannelGroups) -> None:
-        missing = (self.groups.num_units if self.groups else 0) - scored.num_units
-        if missing:
-            warnings.warn(f"the criterion scores none of {missing} units; they stay and are not counted", stacklevel=4)
+    def _flags_of_firing(self) -> tuple[str, ...]:
+        return ("fired at the rule's minimum",) if self.draws == earliest_draw(self.rule, self.window) else ()
 
-    def _check_without_groups(self, model: nn.Module, scores: Mapping[str, Tensor]) -> None:
-        modules = dict(model.named_modules())
-        stranger = next((name for name in scores if not isinstance(modules.get(name), _BatchNorm)), None)
-        if stranger is not None:
+    def _rank(self, model: nn.Module, scores: Mapping[str, Tensor]) -> Ranking:
+        names = tuple(scores)
+        if self._scored is None or self._scored[0] != names:  # A criterion may come to see other layers.
+            groups = scored_groups(scores, self.groups)
+            self._check(model, scores, groups)
+            self._scored = names, groups
+        return rank_units(scores, self._scored[1])
+
+    def _check(self, model: nn.Module, scores: Mapping[str, Tensor], scored: ChannelGroups) -> None:
+        """What only has to be said once: at the first scores, and where a criterion comes to see other layers."""
+        if self.groups is None:
+            _check_without_groups(model, scores)
+            return
+        if not scored.num_units:
+            reasons = sorted({reason for channels in scored.protected.values() for reason in channels.values()})
             raise MaskError(
-                f"scores of {stranger!r}, which is no BatchNorm, need groups; "
-                "give groups=channel_groups(model, example_input)"
+                f"no channel may be cut under policy {scored.policy!r} ({'; '.join(reasons[:3])}); "
+                "give another policy or fewer keep patterns"
             )
-        reason = why_not_a_plain_chain(model)
-        if reason is not None:
-            warnings.warn(
-                f"no groups were given and the network may be no plain chain: {reason}; "
-                "give groups=channel_groups(model, example_input)",
-                stacklevel=4,
-            )
+        missing = self.groups.num_units - scored.num_units
+        if missing:
+            warnings.warn(f"the criterion gives {missing} units no score; they stay and are not counted", stacklevel=4)
 
-    def _flags(self) -> tuple[str, ...]:
-        earliest = {"paper": self.window + 1, "authors_code": self.window, "epi": 11}[self.rule]
-        return ("fired at the rule's minimum",) if self.draws == earliest else ()
 
-    @staticmethod
-    def _all_equal(scores: Mapping[str, Tensor]) -> bool:
-        if not scores:
-            return False
-        first = next(iter(scores.values())).flatten()[0]
-        return all(bool((score == first).all()) for score in scores.values())
+def _check_without_groups(model: nn.Module, scores: Mapping[str, Tensor]) -> None:
+    modules = dict(model.named_modules())
+    stranger = next((name for name in scores if not isinstance(modules.get(name), _BatchNorm)), None)
+    if stranger is not None:
+        raise MaskError(f"scores of {stranger!r}, which is no BatchNorm, need groups; {_GIVE_GROUPS}")
+    reason = why_not_a_plain_chain(model)
+    if reason is not None:
+        warnings.warn(
+            f"no groups were given and the network may be no plain chain: {reason}; {_GIVE_GROUPS}", stacklevel=5
+        )
 
 
 def _checked_ratios(prune_ratio: float | Sequence[float]) -> tuple[float, ...]:
@@ -202,23 +233,16 @@ def _checked_ratios(prune_ratio: float | Sequence[float]) -> tuple[float, ...]:
     if not ratios or any(not 0.0 <= ratio < 1.0 for ratio in ratios):
         raise ConfigError(f"prune_ratio is {prune_ratio}; give a number in [0, 1) or several")
     if len(set(ratios)) != len(ratios):
-        raise ConfigError(f"prune_ratio {prune_ratio} names a ratio twice")
+        raise ConfigError(f"prune_ratio {prune_ratio} names a ratio twice; give each once")
     return tuple(float(ratio) for ratio in ratios)
 
 
-def _check(rule: str, window: int, epsilon: float, ratios: Sequence[float]) -> None:
-    if rule not in STOP_RULES:
-        raise ConfigError(f"rule is {rule!r}; give one of {', '.join(STOP_RULES)}")
-    if window < 1 + (rule == "authors_code"):
-        raise ConfigError(f"window is {window}; rule {rule!r} needs at least {1 + (rule == 'authors_code')}")
-    if not 0.0 < epsilon <= 1.0:
-        raise ConfigError(f"epsilon is {epsilon}; give a number in (0, 1]")
-    if rule == "epi":
-        return
+def _warn_of_ratios_that_always_fire(ratios: Sequence[float], epsilon: float) -> None:
     for ratio in ratios:
-        if 2.0 * ratio <= epsilon:
+        largest = 2.0 * min(ratio, 1.0 - ratio)  # Two masks differ in at most all they cut, or all they keep.
+        if largest <= epsilon:
             warnings.warn(
-                f"prune_ratio={ratio} allows no mask distance above {2 * ratio:.2f} <= epsilon={epsilon}: "
+                f"prune_ratio={ratio} allows no mask distance above {largest:.2f} <= epsilon={epsilon}: "
                 "the rule will always fire; lower epsilon",
                 stacklevel=3,
             )

@@ -24,7 +24,7 @@ def mask_distance(a: ChannelMask, b: ChannelMask, groups: ChannelGroups | None =
     """
     check_same_layers(a, b)
     if groups is None:
-        left, right = a.flat(), ChannelMask({name: b[name] for name in a}).flat()
+        left, right = a.flat(), b.flat(a)
     else:
         left, right = groups.keep_units(a), groups.keep_units(b)
     return float((left != right).double().mean()) if left.numel() else 0.0

@@ -10,7 +10,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NoReturn
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +25,8 @@ from earlybird.errors import MaskError
 class ChannelGroups:
     """The units of one network under one residual policy.
 
+    The tensors are copied at birth: what the caller does to its own later changes nothing.
+
     Attributes:
         unit_of: mask key (norm layer, or the producing conv or linear where no norm follows) -> int64 `[channels]`, the
             unit of each channel in 0..num_units-1, or -1 where the channel is protected. In `named_modules()` order.
@@ -31,7 +36,8 @@ class ChannelGroups:
         policy: residual policy, "inner", "tie" or "select" (`method.md` section 3).
 
     Raises:
-        MaskError: a unit index is out of range, unused or not consecutive, or a protected channel has no reason.
+        MaskError: a unit index is no int64, out of range, unused or not consecutive, or a protected channel has no
+            reason.
     """
 
     unit_of: Mapping[str, Tensor]
@@ -40,19 +46,49 @@ class ChannelGroups:
     policy: str = "tie"
 
     def __post_init__(self) -> None:
-        seen = torch.unique(torch.cat([torch.zeros(0, dtype=torch.int64), *self.unit_of.values()]))
-        seen = seen[seen >= 0]
-        if not torch.equal(seen, torch.arange(seen.numel())):
+        object.__setattr__(self, "unit_of", _checked_units(self.unit_of))
+        object.__setattr__(self, "producer_unit_of", _checked_units(self.producer_unit_of))
+        object.__setattr__(self, "protected", {name: dict(reasons) for name, reasons in self.protected.items()})
+        if (np.bincount(self.flat_units + 1)[1:] == 0).any():
             raise MaskError("unit indices of the channel groups must run from 0 without gaps")
+        for name, units in self.producer_unit_of.items():
+            if int(units.max()) >= self.num_units:
+                raise MaskError(f"layer {name!r} names unit {int(units.max())}; the mask keys hold {self.num_units}")
         for name, units in self.unit_of.items():
             missing = set(torch.nonzero(units < 0).flatten().tolist()) - set(self.protected.get(name, {}))
             if missing:
                 raise MaskError(f"layer {name!r}: protected channels {sorted(missing)[:5]} carry no reason")
 
-    @property
+    @cached_property
     def num_units(self) -> int:
         """Number of units that may be cut (N of `method.md` section 1)."""
-        return 1 + max((int(units.max()) for units in self.unit_of.values()), default=-1)
+        return int(self.flat_units.max(initial=-1)) + 1
+
+    @cached_property
+    def flat_units(self) -> np.ndarray:
+        """Int64 `[all channels]`: `unit_of` end to end."""
+        return np.concatenate([np.zeros(0, dtype=np.int64), *(units.numpy() for units in self.unit_of.values())])
+
+    @cached_property
+    def layer_widths(self) -> np.ndarray:
+        """Int64 `[layers]`: channels of each mask key, then of each producer."""
+        return np.array([units.numel() for units in self._units_of_layers()], dtype=np.int64)
+
+    @cached_property
+    def memberships(self) -> tuple[np.ndarray, np.ndarray]:
+        """Int64 `[m]` twice: for each channel that may go its unit and its layer, numbered as in `layer_widths`."""
+        empty = np.zeros(0, dtype=np.int64)
+        units = np.concatenate([empty, *(units.numpy() for units in self._units_of_layers())])
+        layers = np.repeat(np.arange(self.layer_widths.size), self.layer_widths)
+        return units[units >= 0], layers[units >= 0]
+
+    @cached_property
+    def layers_of(self) -> list[tuple[int, ...]]:
+        """For each unit its layers, ascending, one entry per channel."""
+        found: list[list[int]] = [[] for _ in range(self.num_units)]
+        for unit, layer in zip(*(array.tolist() for array in self.memberships), strict=True):
+            found[unit].append(layer)
+        return [tuple(layers) for layers in found]
 
     def widths(self) -> dict[str, int]:
         """Channels of each mask key."""
@@ -66,63 +102,88 @@ class ChannelGroups:
             sha.update(self.unit_of[name].numpy().tobytes())
         return sha.hexdigest()
 
+    def units_of_layer(self, name: str) -> Tensor | None:
+        """Int64 `[channels]`: the units that a mask key, conv or linear belongs to; None for a layer not known here."""
+        return self.unit_of.get(name, self.producer_unit_of.get(name))
+
     def keep_units(self, mask: ChannelMask) -> Tensor:
         """Bool `[num_units]`: which units a mask keeps.
 
         Raises:
             MaskError: the mask names other layers or widths, cuts a protected channel, or disagrees inside a unit.
         """
-        self.check(mask)
-        keep = torch.ones(self.num_units, dtype=torch.bool)
-        for name, units in self.unit_of.items():
-            free = units >= 0
-            keep[units[free]] = mask[name][free]
-        return keep
+        self._check_widths(mask)
+        kept, units = mask.flat(self.unit_of).numpy(), self.flat_units
+        # One place more than there are units, for -1 to point at.
+        kept_in, cut_in = np.zeros((2, self.num_units + 1), dtype=bool)
+        kept_in[units[kept]] = True
+        cut_in[units[~kept]] = True
+        if cut_in[-1]:
+            self._raise_protected(mask)
+        if (kept_in & cut_in)[:-1].any():
+            self._raise_disagreement(mask)
+        return torch.from_numpy(kept_in[:-1])
 
     def mask_of(self, keep: Tensor) -> ChannelMask:
-        """The mask that keeps the units of `keep`, bool `[num_units]`, and every protected channel."""
-        # Index -1 reads the last element: protected channels stay.
-        padded = torch.cat([keep.to(torch.bool), torch.ones(1, dtype=torch.bool)])
-        return ChannelMask({name: padded[units] for name, units in self.unit_of.items()})
+        """The mask that keeps the units of `keep`, bool `[num_units]`, and every protected channel.
+
+        Raises:
+            MaskError: `keep` has another shape.
+        """
+        if keep.shape != (self.num_units,):
+            raise MaskError(f"the units to keep have shape {list(keep.shape)}; give bool [{self.num_units}]")
+        padded = torch.cat([keep.to(torch.bool), torch.ones(1, dtype=torch.bool)])  # -1 reads the last: it stays.
+        channels = padded[torch.from_numpy(self.flat_units)].split(list(self.widths().values()))
+        return ChannelMask(dict(zip(self.unit_of, channels, strict=True)))
 
     def check(self, mask: ChannelMask) -> None:
         """Raise `MaskError` unless this mask can be cut from this network."""
+        self.keep_units(mask)
+
+    def _units_of_layers(self) -> list[Tensor]:
+        return [*self.unit_of.values(), *self.producer_unit_of.values()]
+
+    def _check_widths(self, mask: ChannelMask) -> None:
         widths, own = mask.widths(), self.widths()
+        if widths == own:
+            return
         for name in [*own, *widths]:
             if widths.get(name) != own.get(name):
                 raise MaskError(
                     f"layer {name!r}: the mask has {widths.get(name, 'no')} channels, the network "
                     f"{own.get(name, 'no such prunable layer')}; draw the mask from this network"
                 )
-        keep = torch.ones(self.num_units, dtype=torch.bool)
-        for name, units in self.unit_of.items():
-            self._check_protected(name, units, mask[name])
-            keep[units[units >= 0]] = mask[name][units >= 0]
-        for name, units in self.unit_of.items():
-            free = units >= 0
-            differing = units[free][keep[units[free]] != mask[name][free]]
-            if differing.numel():  # The last layer written won: it is the other side of the disagreement.
-                last = [n for n, other in self.unit_of.items() if bool((other == differing[0]).any())][-1]
-                self._raise_disagreement(mask, name, last)
 
-    def _check_protected(self, name: str, units: Tensor, keep: Tensor) -> None:
-        cut = torch.nonzero((units < 0) & ~keep).flatten().tolist()
-        if cut:
-            reason = self.protected[name][cut[0]]
-            raise MaskError(
-                f"layer {name!r} cuts {len(cut)} protected channels (channel {cut[0]}: {reason}); "
-                "draw the mask with groups=channel_groups(model, example_input)"
-            )
-
-    def _raise_disagreement(self, mask: ChannelMask, a: str, b: str) -> None:
-        cutter, keeper = (a, b) if mask.kept_counts()[a] <= mask.kept_counts()[b] else (b, a)
-        shared = set(self.unit_of[a].tolist()) & set(self.unit_of[b].tolist()) - {-1}
-        kept_in = {n: dict(zip(self.unit_of[n].tolist(), mask[n].tolist(), strict=True)) for n in (a, b)}
-        differing = sum(kept_in[a][unit] != kept_in[b][unit] for unit in shared)
+    def _raise_protected(self, mask: ChannelMask) -> NoReturn:
+        cuts = {n: torch.nonzero((units < 0) & ~mask[n]).flatten().tolist() for n, units in self.unit_of.items()}
+        name, channels = next((name, channels) for name, channels in cuts.items() if channels)
         raise MaskError(
-            f"layer {cutter!r} cuts {differing} channels that {keeper!r} keeps (they are tied); "
+            f"layer {name!r} cuts {len(channels)} protected channels (channel {channels[0]}: "
+            f"{self.protected[name][channels[0]]}); draw the mask with groups=channel_groups(model, example_input)"
+        )
+
+    def _raise_disagreement(self, mask: ChannelMask) -> NoReturn:
+        """Name the first layer that cuts what another keeps, and count only what it cuts of the other's units."""
+        cut_in: dict[int, str] = {}
+        kept_in: dict[int, str] = {}
+        for name, units in self.unit_of.items():
+            for unit, kept in zip(units.tolist(), mask[name].tolist(), strict=True):
+                (kept_in if kept else cut_in).setdefault(unit, name)
+        torn = [unit for unit in cut_in if unit in kept_in]
+        cutter, keeper = cut_in[torn[0]], kept_in[torn[0]]
+        count = sum((cut_in[unit], kept_in[unit]) == (cutter, keeper) for unit in torn)
+        where = f"that {keeper!r} keeps" if cutter != keeper else "and keeps their partners in the same layer"
+        tie = "tied by an add" if self.policy == "tie" and cutter != keeper else "they are tied"
+        raise MaskError(
+            f"layer {cutter!r} cuts {count} channels {where} ({tie}); "
             "draw the mask with groups=channel_groups(model, example_input)"
         )
+
+
+def one_unit_per_channel(widths: Mapping[str, int]) -> ChannelGroups:
+    """The groups of a plain chain: nothing is tied, nothing protected; policy "none"."""
+    units = torch.arange(sum(widths.values())).split(list(widths.values())) if widths else ()
+    return ChannelGroups(dict(zip(widths, units, strict=True)), policy="none")
 
 
 def restrict_to_scored(groups: ChannelGroups, scored: Mapping[str, Tensor]) -> ChannelGroups:
@@ -131,15 +192,16 @@ def restrict_to_scored(groups: ChannelGroups, scored: Mapping[str, Tensor]) -> C
     A criterion may not see every unit: `bn_scale` says nothing of a linear layer without a norm. Such units stay, and
     neither the ratio nor the distance counts them.
     """
-    reached = torch.zeros(groups.num_units, dtype=torch.bool)
+    reached = np.zeros(groups.num_units + 1, dtype=bool)
     for name in scored:
-        units = groups.unit_of.get(name, groups.producer_unit_of.get(name))
+        units = groups.units_of_layer(name)
         if units is not None:
-            reached[units[units >= 0]] = True
-    if bool(reached.all()):
+            reached[units.numpy()] = True
+    if bool(reached[:-1].all()):
         return groups
-    number = torch.full((groups.num_units + 1,), -1, dtype=torch.int64)
-    number[:-1][reached] = torch.arange(int(reached.sum()))
+    reached[-1] = False  # What -1 points at.
+    number = torch.full((reached.size,), -1, dtype=torch.int64)
+    number[torch.from_numpy(reached)] = torch.arange(int(reached.sum()))
     unit_of = {name: number[units] for name, units in groups.unit_of.items()}
     protected = {
         name: {
@@ -150,3 +212,13 @@ def restrict_to_scored(groups: ChannelGroups, scored: Mapping[str, Tensor]) -> C
     }
     producers = {name: number[units] for name, units in groups.producer_unit_of.items()}
     return ChannelGroups(unit_of, producers, protected, groups.policy)
+
+
+def _checked_units(unit_of: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    for name, units in unit_of.items():
+        if units.dtype != torch.int64 or units.dim() != 1 or units.numel() == 0:
+            what = f"{units.dtype} {list(units.shape)}"
+            raise MaskError(f"units of layer {name!r} are {what}; give a torch.int64 tensor of shape [channels]")
+        if int(units.min()) < -1:
+            raise MaskError(f"layer {name!r} names unit {int(units.min())}; give 0 or more, or -1 for protected")
+    return {name: units.detach().to("cpu", copy=True) for name, units in unit_of.items()}

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from earlybird.core.mask import ChannelMask
-from earlybird.core.stopping import StopRule, epi_value, fires_authors_code, fires_epi, fires_paper
-
-# EPI compares the newest mask with the 5 before it.
-_EPI_MASKS = 6
+from earlybird.core.stopping import EPI_LOOKBACK, StopRule, epi_value, fires_authors_code, fires_epi, fires_paper
 
 
 class MaskHistory:
@@ -22,18 +19,17 @@ class MaskHistory:
         self.epi_values: list[float] = []
         self._to_previous: list[float] = []
 
-    def record(self, mask: ChannelMask, to_previous: list[float]) -> None:
-        """Add the newest mask; `to_previous[j]` is its distance to the (j+1)-th mask before it."""
-        self.masks = [*self.masks, mask][-self._masks_needed() :]
-        if to_previous:
-            self.distances.append(to_previous[0])
-        self._to_previous = to_previous
+    def record(self, mask: ChannelMask, to_previous: Sequence[float]) -> None:
+        """Add the newest mask; `to_previous[j]` is its distance to the (j+1)-th mask before it, for all of `masks`."""
         if self.rule == "epi":
-            value = epi_value([m.kept_counts() for m in self.masks])
+            value = epi_value([m.kept_counts() for m in (*self.masks, mask)])
             self.epi_values += [] if value is None else [value]
+        self.masks = [*self.masks, mask][-self._masks_needed() :]
+        self.distances += to_previous[:1]
+        self._to_previous = list(to_previous)
 
     def fires(self) -> bool:
-        """True if the rule is met by the history so far."""
+        """True if the rule is met by the history so far; right after `load_state_dict` it says nothing."""
         if self.rule == "paper":
             return fires_paper(self.distances, window=self.window, epsilon=self.epsilon)
         if self.rule == "authors_code":
@@ -41,13 +37,13 @@ class MaskHistory:
         return fires_epi(self.epi_values)
 
     def _masks_needed(self) -> int:
-        """Masks the next `record` has to be compared with."""
-        return {"paper": 1, "authors_code": self.window - 1, "epi": _EPI_MASKS}[self.rule]
+        """Masks that the next one has to be compared with."""
+        return {"paper": 1, "authors_code": self.window - 1, "epi": EPI_LOOKBACK}[self.rule]
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values."""
         return {
-            "masks": [{name: mask[name] for name in mask} for mask in self.masks],
+            "masks": [dict(mask) for mask in self.masks],
             "distances": list(self.distances),
             "epi_values": list(self.epi_values),
         }

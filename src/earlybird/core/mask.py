@@ -7,7 +7,7 @@ that masks of different epochs can be compared (You et al. 2020, Section 3.3). N
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ class ChannelMask(Mapping[str, Tensor]):
     """Immutable map from a layer name to a bool tensor `[channels]`, True = keep.
 
     The key is the norm layer, or the producing conv or linear where no norm follows. Protected channels are always
-    True.
+    True. Order does not count: masks with the same layers and bits are equal.
 
     Raises:
         MaskError: a value is no one-dimensional bool tensor, or has no channel.
@@ -31,6 +31,8 @@ class ChannelMask(Mapping[str, Tensor]):
     """
 
     __slots__ = ("_layers",)
+
+    _layers: dict[str, Tensor]
 
     def __init__(self, layers: Mapping[str, Tensor]) -> None:
         checked: dict[str, Tensor] = {}
@@ -80,9 +82,10 @@ class ChannelMask(Mapping[str, Tensor]):
             sha.update(self._layers[name].numpy().tobytes())
         return sha.hexdigest()
 
-    def flat(self) -> Tensor:
-        """All layers end to end, `[all channels]` bool, in the mask's own order."""
-        return torch.cat(list(self._layers.values())) if self._layers else torch.zeros(0, dtype=torch.bool)
+    def flat(self, order: Iterable[str] | None = None) -> Tensor:
+        """The layers end to end, `[all channels]` bool, in the mask's own order or in the `order` of names given."""
+        layers = [self._layers[name] for name in (self._layers if order is None else order)]
+        return torch.cat(layers) if layers else torch.zeros(0, dtype=torch.bool)
 
 
 def check_same_layers(a: ChannelMask, b: ChannelMask) -> None:
@@ -91,11 +94,9 @@ def check_same_layers(a: ChannelMask, b: ChannelMask) -> None:
     if widths_a == widths_b:
         return
     for name in [*widths_a, *widths_b]:
-        left, right = widths_a.get(name), widths_b.get(name)
+        left, right = _width(widths_a.get(name)), _width(widths_b.get(name))
         if left != right:
-            raise MaskError(
-                f"masks differ at layer {name!r}: {_width(left)} against {_width(right)}; compare one network"
-            )
+            raise MaskError(f"masks differ at layer {name!r}: {left} against {right}; compare masks of one network")
 
 
 def _width(channels: int | None) -> str:

@@ -2,20 +2,21 @@
 
 The subgradient is the paper's (You et al. 2020; Liu et al. 2017): added to the gradient after `backward`, it passes
 through momentum and adds to weight decay. The proximal form shrinks the scale itself after the optimizer's step and can
-reach exact zeros. Every `_BatchNorm` is penalised, SyncBatchNorm included.
+reach exact zeros. Every `_BatchNorm` is penalised, SyncBatchNorm included; a scale that modules share counts once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from earlybird.errors import ConfigError
 
 
+@torch.no_grad()
 def bn_l1_subgradient_(model: nn.Module, strength: float) -> None:
     """Add `strength * sign(gamma)` to the gradient of every BatchNorm scale, in place.
 
@@ -23,41 +24,44 @@ def bn_l1_subgradient_(model: nn.Module, strength: float) -> None:
     scales without a gradient are left alone.
 
     Raises:
-        ConfigError: `strength` is negative.
+        ConfigError: `strength` is negative or not finite.
     """
     _check(strength)
-    if not strength:
-        return
     for scale in _scales(model):
         if scale.grad is not None:
             # sign(0) = 0: a scale at zero stays there, as in the authors' code.
-            scale.grad.add_(scale.detach().sign(), alpha=strength)
+            scale.grad.add_(scale.sign(), alpha=strength)
 
 
+@torch.no_grad()
 def bn_l1_proximal_(model: nn.Module, strength: float, *, lr: float, momentum: float = 0.0) -> None:
     """Soft-threshold every BatchNorm scale by `lr * strength / (1 - momentum)`, in place, after `optimizer.step`.
 
     The factor 1/(1 - momentum) is what the subgradient gains by passing through momentum, so the same strength shrinks
-    an idle scale equally fast in both forms (`method.md` section 1).
+    an idle scale equally fast in both forms (`method.md` section 1). Frozen scales are left alone.
 
     Raises:
-        ConfigError: `strength` is negative or `momentum` outside [0, 1).
+        ConfigError: `strength` or `lr` is negative or not finite, or `momentum` outside [0, 1).
     """
     _check(strength)
+    if not 0.0 <= lr < math.inf:
+        raise ConfigError(f"lr is {lr}; give a number >= 0")
     if not 0.0 <= momentum < 1.0:
         raise ConfigError(f"momentum is {momentum}; give a number in [0, 1)")
     threshold = lr * strength / (1.0 - momentum)
-    with torch.no_grad():
-        for scale in _scales(model):
-            scale.copy_(scale.sign() * (scale.abs() - threshold).clamp_min(0.0))
+    for scale in _scales(model):
+        scale.copy_(scale.sign() * (scale.abs() - threshold).clamp_min(0.0))
 
 
-def _scales(model: nn.Module) -> Iterator[nn.Parameter]:
-    for module in model.modules():
-        if isinstance(module, _BatchNorm) and module.weight is not None and module.weight.requires_grad:
-            yield module.weight
+def _scales(model: nn.Module) -> list[Tensor]:
+    found = {
+        id(module.weight): module.weight
+        for module in model.modules()
+        if isinstance(module, _BatchNorm) and module.weight is not None and module.weight.requires_grad
+    }
+    return list(found.values())
 
 
 def _check(strength: float) -> None:
-    if not strength >= 0.0:  # Also catches NaN.
+    if not 0.0 <= strength < math.inf:  # Also catches NaN.
         raise ConfigError(f"penalty strength is {strength}; give a number >= 0 (the paper's is 1e-4)")

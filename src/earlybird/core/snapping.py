@@ -9,27 +9,25 @@ from __future__ import annotations
 import numpy as np
 
 from earlybird.core.groups import ChannelGroups
+from earlybird.core.ranking import Ranking
 
 
-def snap_widths(
-    keep: np.ndarray, ranking: np.ndarray, groups: ChannelGroups, *, round_to: int, min_channels: int
-) -> np.ndarray:
+def snap_widths(keep: np.ndarray, ranking: Ranking, *, round_to: int, min_channels: int) -> np.ndarray:
     """Bool `[N]`, True = keep, with every block's kept count snapped.
 
     Args:
         keep: bool `[N]`, the units kept so far.
-        ranking: unit indices `[N]`, lowest score first.
-        groups: the units and their layers.
+        ranking: the units in order.
         round_to: the multiple, > 1.
         min_channels: floor per layer; a block is never snapped below it.
     """
-    snapped = keep.copy()
-    for block in _blocks(groups):
-        lowest_first = ranking[np.isin(ranking, block)]
+    snapped = np.zeros_like(keep)
+    rank = np.empty(keep.size, dtype=np.int64)
+    rank[ranking.lowest_first] = np.arange(keep.size)
+    for block in _blocks(ranking.groups):
         count = nearest_count(int(keep[block].sum()), block.size, round_to, min_channels)
-        snapped[lowest_first] = False
         # The highest ranked stay: against the kept set this gives up or takes back the units nearest the threshold.
-        snapped[lowest_first[lowest_first.size - count :]] = True
+        snapped[block[np.argsort(-rank[block])[:count]]] = True
     return snapped
 
 
@@ -40,17 +38,13 @@ def nearest_count(kept: int, size: int, round_to: int, min_channels: int = 1) ->
         >>> nearest_count(13, 16, 8), nearest_count(3, 6, 8), nearest_count(2, 64, 8)
         (16, 6, 8)
     """
-    allowed = [n for n in (*range(round_to, size, round_to), size) if n >= min(min_channels, size)]
-    nearest: int = min(allowed, key=lambda n: (abs(n - kept), -n))
-    return nearest
+    multiples = range(round_to, size, round_to)
+    allowed: list[int] = [count for count in (*multiples, size) if count >= min(min_channels, size)]
+    return min(allowed, key=lambda count: (abs(count - kept), -count))
 
 
 def _blocks(groups: ChannelGroups) -> list[np.ndarray]:
-    layers_of: list[list[int]] = [[] for _ in range(groups.num_units)]
-    for number, units in enumerate(groups.unit_of.values()):
-        for unit in units[units >= 0].tolist():
-            layers_of[unit].append(number)
     members: dict[tuple[int, ...], list[int]] = {}
-    for unit, layers in enumerate(layers_of):
-        members.setdefault(tuple(layers), []).append(unit)
+    for unit, layers in enumerate(groups.layers_of):
+        members.setdefault(layers, []).append(unit)
     return [np.asarray(units, dtype=np.int64) for units in members.values()]

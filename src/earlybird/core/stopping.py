@@ -18,7 +18,23 @@ STOP_RULES: tuple[StopRule, ...] = ("paper", "authors_code", "epi")
 
 # Shen et al.'s threshold as a third party's port has it; unverified (`method.md` section 1).
 EPI_TAU = 0.983
-_EPI_LOOKBACK = 5
+EPI_LOOKBACK = 5
+
+
+def check_rule(rule: str, window: int, epsilon: float) -> None:
+    """Raise `ConfigError` unless the rule is known and its window and threshold are in range."""
+    if rule not in STOP_RULES:
+        raise ConfigError(f"rule is {rule!r}; give one of {', '.join(STOP_RULES)}")
+    least = 2 if rule == "authors_code" else 1
+    if window < least:
+        raise ConfigError(f"window is {window}; rule {rule!r} needs at least {least}")
+    if not 0.0 < epsilon <= 1.0:
+        raise ConfigError(f"epsilon is {epsilon}; give a number in (0, 1]")
+
+
+def earliest_draw(rule: StopRule, window: int) -> int:
+    """The first draw (1-based) after which a rule can fire at all."""
+    return {"paper": window + 1, "authors_code": window, "epi": 2 * EPI_LOOKBACK + 1}[rule]
 
 
 def fires_paper(consecutive: Sequence[float], *, window: int = 5, epsilon: float = 0.1) -> bool:
@@ -44,16 +60,16 @@ def count_similarity(a: Mapping[str, int], b: Mapping[str, int]) -> float:
 
 def epi_value(counts: Sequence[Mapping[str, int]]) -> float | None:
     """EPI_t: mean similarity of the newest counts to the 5 before; None while fewer than 6 masks are known."""
-    if len(counts) <= _EPI_LOOKBACK:
+    if len(counts) <= EPI_LOOKBACK:
         return None
-    return float(np.mean([count_similarity(counts[-1], counts[-1 - j]) for j in range(1, _EPI_LOOKBACK + 1)]))
+    return float(np.mean([count_similarity(counts[-1], counts[-1 - j]) for j in range(1, EPI_LOOKBACK + 1)]))
 
 
 def fires_epi(values: Sequence[float], *, tau: float = EPI_TAU) -> bool:
     """True if the newest EPI is >= `tau` and >= each of the 5 before it."""
-    if len(values) <= _EPI_LOOKBACK:
+    if len(values) <= EPI_LOOKBACK:
         return False
-    return values[-1] >= tau and all(values[-1] >= earlier for earlier in values[-1 - _EPI_LOOKBACK : -1])
+    return values[-1] >= tau and all(values[-1] >= earlier for earlier in values[-1 - EPI_LOOKBACK : -1])
 
 
 def first_firing_draw(
@@ -68,12 +84,13 @@ def first_firing_draw(
         epsilon: see the rules.
 
     Raises:
-        ConfigError: the rule is unknown or the matrix is not square.
+        ConfigError: the rule cannot be read from distances, its settings are out of range, or the matrix is not square.
     """
     if distances.ndim != 2 or distances.shape[0] != distances.shape[1]:
         raise ConfigError(f"distance matrix has shape {distances.shape}; give a square one")
     if rule not in ("paper", "authors_code"):
         raise ConfigError(f"rule {rule!r} cannot be read from distances; give 'paper' or 'authors_code'")
+    check_rule(rule, window, epsilon)
     consecutive: list[float] = []
     for newest in range(1, distances.shape[0]):
         consecutive.append(float(distances[newest, newest - 1]))

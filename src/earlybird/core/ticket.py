@@ -1,7 +1,8 @@
 """`Ticket`: what the detector hands out, and its file.
 
 A ticket is a mask, the dense weights of the moment it was drawn, and how it was drawn. On disk it is one safetensors
-file whose header carries JSON and a sha256 of the tensors; nothing in it can execute.
+file whose header carries JSON; nothing in it can execute. The JSON begins with the sha256 of the whole file, taken with
+zeros in the digest's own place, so that no byte can change unnoticed.
 """
 
 from __future__ import annotations
@@ -15,16 +16,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor
 
 from earlybird.core.mask import ChannelMask
 from earlybird.errors import MaskError, TicketError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _HEADER = "earlybird_ticket"
+_NO_DIGEST = b"0" * 64
+_MEND = "draw it again or restore the file"
+# How a field's type reads in JSON.
+_JSON_TYPES: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "int": (int,),
+    "float": (int, float),
+    "tuple[float, ...]": (list,),
+    "tuple[str, ...]": (list,),
+    "Mapping[str, Any]": (dict,),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,22 +80,20 @@ class Ticket:
     notes: Mapping[str, Any] = field(default_factory=dict)
 
     def save(self, path: str | Path) -> None:
-        """Write the ticket to `path` (safetensors), replacing an older one atomically."""
+        """Write the ticket to `path` (safetensors), replacing an older one in one step that survives a crash.
+
+        Raises:
+            TicketError: the notes are no JSON.
+            OSError: the disk is full or refuses; an older file is intact.
+        """
         path = Path(path)
-        tensors = {f"mask.{name}": keep.to(torch.uint8) for name, keep in self.mask.items()}
-        # Cloned one by one: safetensors refuses tensors that share memory.
-        tensors |= {
-            f"weights.{name}": value.detach().cpu().clone().contiguous() for name, value in self.weights.items()
-        }
-        header = {
-            "format_version": FORMAT_VERSION,
-            "layers": list(self.mask),
-            "sha256": _digest(tensors),
-            **{f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("mask", "weights")},
-        }
+        data = self._to_bytes()
         temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
         try:
-            save_file(tensors, temporary, metadata={_HEADER: json.dumps(header)})
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -96,47 +106,80 @@ class Ticket:
             TicketError: the file is missing, no ticket, truncated, of another format version, or fails its sha256.
         """
         path = Path(path)
-        tensors, header = _read(path)
-        if header.get("format_version") != FORMAT_VERSION:
-            raise TicketError(
-                f"ticket {path} has format version {header.get('format_version')!r}, this one reads {FORMAT_VERSION}; "
-                "draw it again"
-            )
-        if header.get("sha256") != _digest(tensors):
-            raise TicketError(f"ticket {path} is corrupt (sha256 differs); draw it again or restore the file")
+        if not path.exists():
+            raise TicketError(f"ticket {path} does not exist; give the path of a ticket.safetensors")
         try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise TicketError(f"ticket {path} cannot be read ({error.strerror}); give a ticket.safetensors") from error
+        header = _checked_header(path, data)
+        try:
+            tensors = safetensors.torch.load(data)
             mask = ChannelMask({name: tensors[f"mask.{name}"].bool() for name in header["layers"]})
-            plain = {f.name: header[f.name] for f in dataclasses.fields(cls) if f.name not in ("mask", "weights")}
-            plain |= {"distances": tuple(plain["distances"]), "flags": tuple(plain["flags"])}
             weights = {name.removeprefix("weights."): t for name, t in tensors.items() if name.startswith("weights.")}
-            return cls(mask=mask, weights=weights, **plain)
-        except (KeyError, TypeError, MaskError) as error:
-            raise TicketError(f"ticket {path} lacks a part ({error}); draw it again or restore the file") from error
+            return cls(mask=mask, weights=weights, **_plain_fields(header))
+        except (KeyError, TypeError, ValueError, RuntimeError, MaskError, SafetensorError) as error:
+            raise TicketError(f"ticket {path} lacks a part ({_first_line(error)}); {_MEND}") from error
+
+    def _to_bytes(self) -> bytes:
+        tensors = {f"mask.{name}": keep.to(torch.uint8) for name, keep in self.mask.items()}
+        # Cloned one by one: safetensors refuses tensors that share memory.
+        tensors |= {
+            f"weights.{name}": value.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name, value in self.weights.items()
+        }
+        header = {
+            "sha256": _NO_DIGEST.decode(),  # First, so that nothing before it can look like it.
+            "format_version": FORMAT_VERSION,
+            "layers": list(self.mask),
+            **{f.name: getattr(self, f.name) for f in _plain()},
+        }
+        try:
+            text = json.dumps(header)
+        except (TypeError, ValueError) as error:
+            raise TicketError(f"the ticket cannot be written as JSON ({error}); give plain values in notes") from error
+        data = safetensors.torch.save(tensors, metadata={_HEADER: text})
+        return data.replace(_NO_DIGEST, hashlib.sha256(data).hexdigest().encode(), 1)
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    if not path.is_file():
-        raise TicketError(f"ticket {path} does not exist; give the path of a ticket.safetensors")
+def _plain() -> list[dataclasses.Field[Any]]:
+    """The fields that are no tensors."""
+    return [f for f in dataclasses.fields(Ticket) if f.name not in ("mask", "weights")]
+
+
+def _checked_header(path: Path, data: bytes) -> dict[str, Any]:
+    """Our JSON, of this format version, in a file that is as it was written."""
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        header = json.loads(metadata[_HEADER])
-    except KeyError:
-        raise TicketError(f"{path} is a safetensors file but no ticket; give a ticket.safetensors") from None
-    except (SafetensorError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise TicketError(f"ticket {path} is corrupt ({reason}); draw it again or restore the file") from error
-    if not isinstance(header, dict):
-        raise TicketError(f"ticket {path} is corrupt (its header is no object); draw it again or restore the file")
-    return tensors, header
+        end = 8 + int.from_bytes(data[:8], "little")
+        metadata = json.loads(data[8:end]).get("__metadata__", {}) if 8 < end <= len(data) else None
+    except (ValueError, AttributeError, RecursionError):
+        metadata = None
+    if metadata is None:
+        raise TicketError(f"ticket {path} is corrupt or no safetensors file; {_MEND}")
+    if not isinstance(metadata, dict) or _HEADER not in metadata:
+        raise TicketError(f"{path} is a safetensors file but no ticket; give a ticket.safetensors")
+    try:
+        header: dict[str, Any] = json.loads(metadata[_HEADER])
+        version, digest = header["format_version"], str(header["sha256"])
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise TicketError(f"ticket {path} is corrupt (its header cannot be read); {_MEND}") from error
+    if version != FORMAT_VERSION:
+        raise TicketError(
+            f"ticket {path} has format version {version!r}, this version of earlybird reads {FORMAT_VERSION}; "
+            "draw it again"
+        )
+    if hashlib.sha256(data.replace(digest.encode(), _NO_DIGEST, 1)).hexdigest() != digest:
+        raise TicketError(f"ticket {path} is corrupt (sha256 differs); {_MEND}")
+    return header
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """Sha256 over names, types, shapes and bytes: safetensors itself loads a flipped bit silently."""
-    sha = hashlib.sha256()
-    for name in sorted(tensors):
-        value = tensors[name].contiguous()
-        sha.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
-        sha.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return sha.hexdigest()
+def _plain_fields(header: Mapping[str, Any]) -> dict[str, Any]:
+    values = {f.name: header[f.name] for f in _plain()}
+    for f in _plain():
+        if not isinstance(values[f.name], _JSON_TYPES[str(f.type)]):
+            raise TypeError(f"{f.name} is {values[f.name]!r}")
+    return values | {"distances": tuple(values["distances"]), "flags": tuple(values["flags"])}
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

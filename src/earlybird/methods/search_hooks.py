@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from earlybird.core import EarlyBird, Ticket, bn_l1_proximal_, bn_l1_subgradient_
-from earlybird.errors import TicketError
+from earlybird.errors import NonFiniteError, TicketError
 from earlybird.methods.clock import Clock
 from earlybird.methods.early_bird import EarlyBirdTraining
 from earlybird.training.checkpoint import write_atomically
@@ -76,7 +78,9 @@ class SearchHooks(NoHooks):
 
         Raises:
             TicketError: the disk refused; the checkpoints are intact.
+            NonFiniteError: a weight is NaN or infinite.
         """
+        state.raise_if_weights_not_finite()
         notes = {
             "clock": self.clock.name,
             "step": state.step,
@@ -125,7 +129,8 @@ class SearchHooks(NoHooks):
 
     def _draw(self, state: FitState) -> None:
         draws, fired = self.detector.draws, set(self.detector.fired)
-        self.detector.update(state.model)
+        with _naming_the_step(state):
+            self.detector.update(state.model)
         if self.detector.draws > draws:
             self._log_scores(state.step)
         for ratio in set(self.detector.fired) - fired:
@@ -135,7 +140,9 @@ class SearchHooks(NoHooks):
         """The search is over without (all) tickets; True ends the phase here."""
         if self.method.on_no_ticket == "draw":
             for ratio in set(self.detector.prune_ratios) - set(self.detector.fired):
-                self.save_ticket(self.detector.draw(state.model, ratio, rule="forced"), state)
+                with _naming_the_step(state):
+                    ticket = self.detector.draw(state.model, ratio, rule="forced")
+                self.save_ticket(ticket, state)
                 self.forced.append(ratio)
         return self.method.on_no_ticket != "finish"
 
@@ -170,6 +177,16 @@ def ticket_file(prune_ratio: float, all_ratios: tuple[float, ...]) -> str:
 def rewind_file(folder: Path, epoch: int) -> Path:
     """Where the weights of the rewind epoch lie; the epoch is in the name, so that no other's are taken for them."""
     return folder / f"rewind-e{epoch}.safetensors"
+
+
+@contextmanager
+def _naming_the_step(state: FitState) -> Iterator[None]:
+    """A score that is no number is found where nobody counts steps; say at which it was."""
+    try:
+        yield
+    except NonFiniteError as error:
+        where = f"at step {state.step - 1} of phase '{state.span.phase}'"
+        raise NonFiniteError(f"{where}: {error}; the last checkpoint is intact") from error
 
 
 class PenaltyHooks(NoHooks):

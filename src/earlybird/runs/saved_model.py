@@ -151,5 +151,5 @@ def _mask(widths: dict[str, int], kept: dict[str, list[int]], groups: ChannelGro
     layers = {}
     for name, width in widths.items():
         layers[name] = torch.zeros(width, dtype=torch.bool)
-        layers[name][kept[name]] = True
+        layers[name][torch.tensor(kept[name], dtype=torch.int64)] = True
     return ChannelMask(layers)

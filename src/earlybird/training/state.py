@@ -116,7 +116,7 @@ class FitState:
             NonFiniteError: the loss or a weight is NaN or infinite; nothing is written.
         """
         self.sums.raise_if_not_finite(self.span.phase)
-        self._raise_if_weights_not_finite()
+        self.raise_if_weights_not_finite()
         self.session.checkpoints.save(
             {
                 "phase": self.span.phase,
@@ -133,8 +133,12 @@ class FitState:
             }
         )
 
-    def _raise_if_weights_not_finite(self) -> None:
-        # A last step can break the weights after its loss was still fine.
+    def raise_if_weights_not_finite(self) -> None:
+        """Raise if a weight is NaN or infinite: a step can break the weights after its loss was still fine.
+
+        Raises:
+            NonFiniteError: with the name of the first.
+        """
         for name, weight in self.model.named_parameters():
             if not torch.isfinite(weight).all():
                 where = f"by step {self.step - 1} of phase '{self.span.phase}'"

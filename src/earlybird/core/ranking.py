@@ -1,0 +1,102 @@
+"""`Ranking`: the units of a network in the order in which they would go.
+
+Everything that makes two people rank the same scores in the same way is here: what a tied unit scores, and the order of
+equal scores (`method.md` section 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from earlybird.core.groups import ChannelGroups, one_unit_per_channel, restrict_to_scored
+from earlybird.errors import MaskError, NonFiniteError
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """The units of a network, lowest score first.
+
+    Attributes:
+        groups: the units that are ranked; each has a score.
+        scores: float64 `[N]`, the score of each unit: the mean over its scored channels.
+        lowest_first: int64 `[N]`, unit indices.
+    """
+
+    groups: ChannelGroups
+    scores: np.ndarray
+    lowest_first: np.ndarray
+
+    @property
+    def is_uninformative(self) -> bool:
+        """All units score the same, as at initialisation: the order says nothing of the network."""
+        return bool((self.scores == self.scores[:1]).all())
+
+
+def scored_groups(scores: Mapping[str, Tensor], groups: ChannelGroups | None) -> ChannelGroups:
+    """The units that these scores can rank; without groups every scored channel is its own unit.
+
+    Raises:
+        MaskError: there are no scores, one is no tensor `[channels]`, or none belongs to the groups.
+    """
+    for name, score in scores.items():
+        if not isinstance(score, Tensor) or score.dim() != 1 or score.numel() == 0:
+            what = f"shape {list(score.shape)}" if isinstance(score, Tensor) else type(score).__name__
+            raise MaskError(f"scores of layer {name!r} are {what}; give a tensor of shape [channels]")
+    if not scores:
+        raise MaskError("the criterion scores no layer; give scores for at least one")
+    if groups is None:
+        return one_unit_per_channel({name: score.numel() for name, score in scores.items()})
+    if all(groups.units_of_layer(name) is None for name in scores):
+        raise MaskError(f"no scored layer belongs to the groups, not even {next(iter(scores))!r}; score this network")
+    return restrict_to_scored(groups, scores)
+
+
+def rank_units(scores: Mapping[str, Tensor], groups: ChannelGroups) -> Ranking:
+    """Rank the units by score; of equal scores the larger (index + 1) / width goes first, then the earlier layer.
+
+    A tied unit takes its place among equals from its first scored channel.
+
+    Args:
+        scores: layer name -> `[channels]`, higher = keep.
+        groups: what `scored_groups` gives for these scores.
+
+    Raises:
+        MaskError: a layer has another width than in the groups.
+        NonFiniteError: a score is NaN or infinite.
+    """
+    values = _finite(scores)
+    units = np.concatenate([_units(groups, name, score.numel()) for name, score in scores.items()])
+    widths = np.array([score.numel() for score in scores.values()])
+    layer = np.repeat(np.arange(widths.size), widths)
+    place = np.concatenate([np.arange(1, width + 1) / width for width in widths])
+    free = units >= 0
+    units, values, layer, place = units[free], values[free], layer[free], place[free]
+    count = groups.num_units
+    mean = np.bincount(units, values, minlength=count) / np.maximum(1, np.bincount(units, minlength=count))
+    first = np.zeros(count, dtype=np.int64)
+    first[units[::-1]] = np.arange(units.size)[::-1]  # Of repeated indices the last assignment stays.
+    # lexsort: the last key is the first to decide.
+    return Ranking(groups, mean, np.lexsort((layer[first], -place[first], mean)))
+
+
+def _finite(scores: Mapping[str, Tensor]) -> np.ndarray:
+    """Float64 `[all scored channels]`."""
+    values: np.ndarray = torch.cat([score.detach().to("cpu", torch.float64) for score in scores.values()]).numpy()
+    if not np.isfinite(values).all():
+        name = next(name for name, score in scores.items() if not bool(torch.isfinite(score).all()))
+        raise NonFiniteError(f"layer {name!r}: a score is NaN or infinite; the training has diverged (lower lr)")
+    return values
+
+
+def _units(groups: ChannelGroups, name: str, channels: int) -> np.ndarray:
+    units = groups.units_of_layer(name)
+    if units is None:
+        return np.full(channels, -1)
+    if units.numel() != channels:
+        raise MaskError(f"layer {name!r} has {channels} scores for {units.numel()} channels; score this network")
+    return units.numpy()

@@ -1,0 +1,134 @@
+"""Tickets as files: searched in one folder, retrained in another."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from earlybird.core import Ticket
+from earlybird.errors import ConfigError, EarlyBirdError, RunFolderError, TicketError
+from earlybird.runs.config import RunConfig
+from earlybird.runs.run import run, run_search
+from earlybird.training import loop
+
+
+def go(settings: dict[str, Any], out: Path, **more: Any) -> dict[str, Any]:
+    return run(RunConfig.from_dict(settings), out, quiet=True, **more)
+
+
+def seek(settings: dict[str, Any], ratios: list[float], out: Path, **more: Any) -> dict[float, Path | None]:
+    return run_search(RunConfig.from_dict(settings), ratios, out, quiet=True, **more)
+
+
+def digest(folder: Path) -> str:
+    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+
+
+def test_what_is_rewound_to_travels_with_the_ticket(tiny_settings, tmp_path: Path):
+    settings = tiny_settings(weights="rewind", rewind_epoch=1, clock="epochs")
+    whole = go(settings, tmp_path / "whole")
+    (ticket,) = seek(settings, [0.5], tmp_path / "search").values()
+    record = go(settings, tmp_path / "retrain", ticket=ticket)
+    assert digest(tmp_path / "retrain") == digest(tmp_path / "whole")
+    assert record["cost"]["phases"]["retrain"]["images"] == whole["cost"]["phases"]["retrain"]["images"] == 11 * 90
+    other = tiny_settings(weights="rewind", rewind_epoch=2, clock="epochs")
+    with pytest.raises(TicketError, match=r"rewind-e2\.safetensors is missing; search again .*rewind_epoch 2"):
+        go(other, tmp_path / "other", ticket=ticket)
+
+
+def test_a_folder_that_began_from_another_ticket_is_refused(tiny_settings, tmp_path: Path):
+    (ticket,) = seek(tiny_settings(), [0.5], tmp_path / "s0").values()
+    settings = tiny_settings(training={"seed": 1})
+    (other,) = seek(settings, [0.5], tmp_path / "s1").values()
+    record = go(tiny_settings(), tmp_path / "run", ticket=ticket)
+    with pytest.raises(RunFolderError, match="did not start from this ticket; give another --out"):
+        go(tiny_settings(), tmp_path / "run", ticket=other)
+    assert go(tiny_settings(), tmp_path / "run", ticket=ticket) == record
+
+
+def test_a_folder_that_never_cut_is_refused_to_a_ticket(tiny_settings, tmp_path: Path):
+    never = tiny_settings(epsilon=1e-6, penalty=1e-2)
+    go(never, tmp_path / "run")
+    (ticket,) = seek(tiny_settings(), [0.5], tmp_path / "s").values()
+    with pytest.raises(RunFolderError, match="did not start from this ticket"):
+        go(never, tmp_path / "run", ticket=ticket)
+
+
+def test_a_search_ends_with_its_draws_and_says_which_ratio_found_nothing(tiny_settings, tmp_path: Path):
+    steps: list[int] = []
+    settings = tiny_settings(epsilon=1e-6, penalty=1e-2, max_search_epochs=2)
+    with pytest.MonkeyPatch.context() as patch:
+        original = loop._train_step
+        patch.setattr(loop, "_train_step", lambda state, x, y: (steps.append(state.step), original(state, x, y))[1])
+        paths = seek(settings, [0.3, 0.5], tmp_path / "finish")
+    assert paths == {0.3: None, 0.5: None}
+    assert len(steps) == 2 * 5
+    with pytest.raises(EarlyBirdError, match=r"no ticket for ratio 0\.3, 0\.5: the search never fired"):
+        seek(
+            tiny_settings(epsilon=1e-6, penalty=1e-2, max_search_epochs=2, on_no_ticket="error"),
+            [0.3, 0.5],
+            tmp_path / "e",
+        )
+    drawn = seek(
+        tiny_settings(epsilon=1e-6, penalty=1e-2, max_search_epochs=2, on_no_ticket="draw"), [0.3], tmp_path / "d"
+    )
+    assert Ticket.load(drawn[0.3]).rule == "forced"
+
+
+@pytest.mark.parametrize("ratios", [[], [0.5, 1.0], [-0.1], [0.5, 0.5], [0.5, 0.5000000001], [float("nan")]])
+def test_ratios_that_are_none_leave_no_folder(tiny_settings, tmp_path: Path, ratios: list[float]):
+    with pytest.raises(ConfigError, match=r"--ratios is .*; give different numbers in \[0, 1\)"):
+        seek(tiny_settings(), ratios, tmp_path / "search")
+    assert not (tmp_path / "search").exists()
+
+
+def test_a_ticket_of_a_configuration_that_was_forced_out_is_not_reported(tiny_settings, tmp_path: Path, monkeypatch):
+    class Killed(Exception):
+        pass
+
+    with (
+        monkeypatch.context() as patch
+    ):  # Both tickets are written, then the search is killed before its first epoch ends.
+        patch.setattr("earlybird.methods.early_bird_search.save_scores", lambda *a: (_ for _ in ()).throw(Killed()))
+        with pytest.raises(Killed):
+            seek(tiny_settings(epsilon=1.0, window=1), [0.3, 0.5], tmp_path / "search")
+    assert len(list((tmp_path / "search").glob("ticket-*"))) == 2
+    for path in (tmp_path / "search" / "checkpoints").iterdir():
+        path.unlink()
+    changed = tiny_settings(epsilon=1e-6, penalty=1e-2, max_search_epochs=1)
+    assert set(seek(changed, [0.3, 0.5], tmp_path / "search", force=True).values()) == {None}
+
+
+def test_a_finished_search_is_not_forced_into_another(tiny_settings, tmp_path: Path):
+    seek(tiny_settings(), [0.5], tmp_path / "search")
+    with pytest.raises(RunFolderError, match="holds a finished run with another configuration"):
+        seek(tiny_settings(training={"lr": 0.01}), [0.5], tmp_path / "search", force=True)
+
+
+def test_a_search_that_was_killed_goes_on_to_the_same_tickets(tiny_settings, tmp_path: Path, monkeypatch):
+    class Killed(Exception):
+        pass
+
+    settings = tiny_settings(training={"checkpoint_every": 2})
+    whole = seek(settings, [0.3, 0.6], tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        count, original = [0], loop._train_step
+
+        def step(*arguments: Any) -> None:
+            count[0] += 1
+            if count[0] == 5:
+                raise Killed
+            original(*arguments)
+
+        patch.setattr(loop, "_train_step", step)
+        with pytest.raises(Killed):
+            seek(settings, [0.3, 0.6], tmp_path / "killed")
+    again = seek(settings, [0.3, 0.6], tmp_path / "killed")
+    for ratio in (0.3, 0.6):
+        one, other = Ticket.load(whole[ratio]), Ticket.load(again[ratio])
+        assert one.mask == other.mask
+        assert one.distances == other.distances
+        assert all((one.weights[name] == other.weights[name]).all() for name in one.weights)

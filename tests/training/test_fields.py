@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from typing import Literal
+
+import pytest
+
+from earlybird.errors import ConfigError
+from earlybird.methods.early_bird import EarlyBirdTraining
+from earlybird.runs.config import DataConfig, ModelConfig
+from earlybird.training.fields import fits, legal_values
+from earlybird.training.settings import TrainingSettings
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad"),
+    [
+        (int, [0, -3], [True, 1.0, "1", None]),
+        (float, [0, 0.5], [True, "0.5", None]),
+        (bool, [True], [1, "true"]),
+        (str, ["x"], [1, None]),
+        (int | None, [None, 3], [1.5, "3"]),
+        (Literal["a", "b"], ["a"], ["c", 1, None]),
+        (tuple[float, ...], [(), (0.5, 1), [0.5]], [0.5, ("x",), "0.5"]),
+    ],
+)
+def test_a_value_fits_its_annotation_or_not(kind, good, bad):
+    assert [fits(value, kind) for value in good] == [True] * len(good)
+    assert [fits(value, kind) for value in bad] == [False] * len(bad)
+
+
+def test_what_is_legal_is_said_in_words():
+    assert legal_values(int | None) == "an integer or null"
+    assert legal_values(Literal["step", "cosine"]) == "step, cosine"
+    assert legal_values(tuple[float, ...]) == "a list of numbers such as [0.3,0.5]"
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "message"),
+    [
+        (TrainingSettings, {"epochs": "3"}, r"training\.epochs is '3'; give an integer"),
+        (TrainingSettings, {"epochs": 1.5}, r"training\.epochs is 1\.5; give an integer"),
+        (TrainingSettings, {"batch_size": True}, r"training\.batch_size is True; give an integer"),
+        (TrainingSettings, {"milestones": 0.5}, r"training\.milestones is 0\.5; give a list of numbers"),
+        (EarlyBirdTraining, {"weights": "rewnd"}, r"method\.weights is 'rewnd'; give inherit, rewind, reinit"),
+        (EarlyBirdTraining, {"rule": "authors_code", "window": 1}, r"method\.window is 1; give an integer >= 2"),
+        (ModelConfig, {"width": "wide"}, r"model\.width is 'wide'; give a number"),
+        (ModelConfig, {"width": 0.0}, r"model\.width is 0\.0; give a number in \(0, 100\)"),
+        (DataConfig, {"train_images": 0}, r"data\.train_images is 0; give an integer >= 1"),
+        (DataConfig, {"augment": "mixup"}, r"data\.augment is 'mixup'; give auto, crop_flip"),
+    ],
+)
+def test_a_setting_of_the_wrong_type_or_choice_is_refused_at_birth(kind, values, message):
+    with pytest.raises(ConfigError, match=message):
+        kind(**values)
