@@ -12,6 +12,7 @@ import torch
 from earlybird.core import Ticket
 from earlybird.errors import NonFiniteError, TicketError
 from earlybird.methods import early_bird_search
+from earlybird.methods.clock import PAPER_STEPS, Clock
 from earlybird.methods.search_hooks import rewind_file
 from earlybird.runs.config import RunConfig
 from earlybird.runs.run import run
@@ -142,3 +143,9 @@ def test_a_score_that_is_no_number_stops_the_search_with_its_step(tiny_settings,
     monkeypatch.setitem(early_bird_search.CRITERIA, "bn_scale", diverging)
     with pytest.raises(NonFiniteError, match=r"at step 3 of phase 'search': .*the last checkpoint is intact"):
         go(tiny_settings(), tmp_path / "run")
+
+
+@pytest.mark.parametrize("strength", [1e-4, 1e-5, 3e-5, 7e-4])
+def test_any_strength_comes_out_unchanged_to_the_bit_in_a_run_of_the_papers_length(strength: float):
+    """3e-5 * 31360 / 31360 is not 3e-5 in floating point."""
+    assert Clock("scaled", steps_per_epoch=196, total_steps=PAPER_STEPS).penalty(strength) == strength

@@ -17,6 +17,7 @@ def mask_distance(a: ChannelMask, b: ChannelMask, groups: ChannelGroups | None =
         MaskError: the masks do not name the same layers with the same widths, or do not fit the groups.
 
     Example:
+        >>> import torch
         >>> a = ChannelMask({"bn": torch.tensor([True, True, False, False])})
         >>> b = ChannelMask({"bn": torch.tensor([True, False, True, False])})
         >>> mask_distance(a, b)
