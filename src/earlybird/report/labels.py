@@ -15,8 +15,9 @@ def model_label(record: Mapping[str, Any]) -> str:
 
 
 def data_label(record: Mapping[str, Any]) -> str:
-    """The data set's name."""
-    return str(record["config"].get("data", {}).get("name", "data"))
+    """The data set's name; of a path its last part, since where the data lie says nothing about the run."""
+    name = str(record["config"].get("data", {}).get("name", "data"))
+    return name.rstrip("/").rsplit("/", 1)[-1]
 
 
 def method_label(record: Mapping[str, Any]) -> str:
