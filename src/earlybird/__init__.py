@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         mask_distance,
         taylor,
     )
+    from earlybird.models import load, save
     from earlybird.slimming import channel_groups, masked, slim
 
 __version__ = "0.1.0"
@@ -33,6 +34,7 @@ _CORE = (
 _HOME = dict.fromkeys(_CORE.split(), "earlybird.core") | dict.fromkeys(
     ("channel_groups", "masked", "slim"), "earlybird.slimming"
 )
+_HOME |= dict.fromkeys(("load", "save"), "earlybird.models")
 
 __all__ = [
     "ChannelGroups",
@@ -46,8 +48,10 @@ __all__ = [
     "channel_groups",
     "draw_mask",
     "filter_l1",
+    "load",
     "mask_distance",
     "masked",
+    "save",
     "slim",
     "taylor",
 ]

@@ -131,7 +131,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(capsys, tmp_path: 
         raise OSError(28, "No space left on device", str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr("earlybird.runs.saved_model.write_atomically", full)
+        patch.setattr("earlybird.models.model_file.write_atomically", full)
         said = complaint(
             ["train", *[f for f in flags if "epsilon" not in f and f != "1.0"], "--out", str(tmp_path / "r")], capsys
         )

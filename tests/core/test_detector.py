@@ -65,6 +65,7 @@ def test_a_ticket_says_how_it_was_drawn():
         "criterion": "bn_scale",
         "min_channels": 2,
         "round_to": 1,
+        "tie_score": "mean",
         "policy": "none",
         "groups_digest": "",
         "distances": (0.0,) * 5,

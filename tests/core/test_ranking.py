@@ -7,7 +7,7 @@ import torch
 from earlybird.core import ChannelGroups
 from earlybird.core.groups import one_unit_per_channel
 from earlybird.core.ranking import rank_units, scored_groups
-from earlybird.errors import MaskError, NonFiniteError
+from earlybird.errors import ConfigError, MaskError, NonFiniteError
 
 
 def order(scores: dict[str, torch.Tensor], groups: ChannelGroups | None = None) -> list[int]:
@@ -34,6 +34,18 @@ def test_a_tied_unit_scores_the_mean_of_its_scored_channels():
     assert rank_units(scores, groups).scores.tolist() == [0.5, 0.5, 0.75]
     only_one = {"a": torch.tensor([0.0, 1.0]), "b": torch.tensor([0.75])}
     assert rank_units(only_one, groups).scores.tolist() == [0.0, 1.0, 0.75]
+
+
+@pytest.mark.parametrize(("tie_score", "units"), [("mean", [2.0, 3.0]), ("max", [4.0, 3.0]), ("sum", [6.0, 3.0])])
+def test_a_tied_unit_may_score_the_mean_the_max_or_the_sum(tie_score, units):
+    groups = ChannelGroups({"a": torch.tensor([0, 1]), "b": torch.tensor([0, 0])})
+    scores = {"a": torch.tensor([0.0, 3.0]), "b": torch.tensor([2.0, 4.0])}
+    assert rank_units(scores, groups, tie_score).scores.tolist() == units
+
+
+def test_an_unknown_tie_score_is_refused():
+    with pytest.raises(ConfigError, match="tie_score is 'median'; give one of mean, max, sum"):
+        rank_units({"a": torch.ones(2)}, one_unit_per_channel({"a": 2}), "median")
 
 
 def test_a_unit_with_two_channels_in_one_layer_takes_the_place_of_the_first():

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ def test_a_ticket_read_back_is_the_ticket_written(path):
         criterion="taylor",
         min_channels=2,
         round_to=8,
+        tie_score="max",
         policy="tie",
         groups_digest="abc",
         distances=(0.25, 1 / 3),
@@ -69,7 +71,7 @@ def test_a_ticket_read_back_is_the_ticket_written(path):
 def test_a_field_left_out_here_would_be_lost():
     # Guards the test above: it must change every field from its default.
     changed = {"rule", "window", "epsilon", "criterion", "min_channels", "round_to", "policy", "groups_digest"}
-    changed |= {"distances", "flags", "notes"}
+    changed |= {"distances", "flags", "notes", "tie_score"}
     assert {f.name for f in dataclasses.fields(Ticket)} == changed | {
         "mask",
         "weights",
@@ -279,3 +281,15 @@ def test_notes_that_are_no_plain_values_are_refused(path):
     with pytest.raises(TicketError, match=r"cannot be written as JSON .*Tensor.*; give plain values in notes"):
         ticket(notes={"x": torch.zeros(1)}).save(path)
     assert not path.exists()
+
+
+def test_a_file_from_before_the_tie_score_reads_as_the_mean(tmp_path):
+    path = tmp_path / "old.safetensors"
+    Ticket(ChannelMask({"bn": torch.tensor([True, False])}), {}, 0.5, 0.5, 6).save(path)
+    data = path.read_bytes()
+    digest = re.search(rb'sha256\\": \\"([0-9a-f]{64})', data).group(1)
+    # The header keeps its length: what follows it must not move.
+    data = data.replace(rb", \"tie_score\": \"mean\"", b" " * len(rb", \"tie_score\": \"mean\""))
+    blank = data.replace(digest, b"0" * 64)
+    path.write_bytes(data.replace(digest, hashlib.sha256(blank).hexdigest().encode()))
+    assert Ticket.load(path).tie_score == "mean"

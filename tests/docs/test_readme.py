@@ -12,7 +12,9 @@ import pytest
 import torch
 from torch import nn
 
+from earlybird import bn_scale, channel_groups, draw_mask, slim
 from earlybird.cli.options import expand_short_flags, run_parser
+from earlybird.models import build_model
 
 REPOSITORY = Path(__file__).parents[2]
 README = (REPOSITORY / "README.md").read_text()
@@ -35,8 +37,11 @@ class TwoBranches(nn.Module):
 
 
 def snippet() -> str:
-    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    return code
+    return python_blocks()[0]
+
+
+def python_blocks() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
 def plain_loop() -> dict[str, object]:
@@ -98,6 +103,18 @@ def test_the_snippet_says_so_when_no_mask_is_stable():
     never = snippet().replace("range(160)", "range(3)")  # the rule needs six draws
     with pytest.raises(SystemExit, match="no stable mask"), warnings.catch_warnings():
         exec(compile(never, "README.md", "exec"), scope)
+
+
+def test_the_second_snippet_saves_a_slim_network_and_loads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    dense, x = build_model("torchvision:resnet18", num_classes=10, image_size=64), torch.randn(2, 3, 64, 64)
+    groups = channel_groups(dense, x)
+    small = slim(dense, draw_mask(bn_scale(dense), 0.5, groups), x, groups).eval()
+    scope = {"small": small}
+    (code,) = python_blocks()[1:]
+    exec(compile(code, "README.md", "exec"), scope)
+    assert scope["small"] is not small
+    assert torch.equal(scope["small"](x), small(x))
 
 
 @pytest.mark.parametrize("line", [line for line in README.splitlines() if line.startswith("earlybird train ")])

@@ -63,7 +63,8 @@ def refusal(name: str, **settings: Any) -> str:
 
 def test_every_listed_name_builds_with_the_given_channels_and_classes() -> None:
     assert model_names()[:4] == ["vgg11", "vgg13", "vgg16", "vgg19"]
-    assert model_names()[4:] == [f"preresnet{depth}" for depth in (20, 29, 56, 101, 110, 164)]
+    assert model_names()[4:10] == [f"preresnet{depth}" for depth in (20, 29, 56, 101, 110, 164)]
+    assert model_names()[10:] == ["resnet18", "resnet34"]
     for name in model_names():
         parameters = list(build_model(name, num_classes=5, in_channels=1, width=0.125).parameters())
         assert parameters[0].shape[1] == 1 and parameters[-1].shape == (5,)

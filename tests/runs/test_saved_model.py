@@ -20,8 +20,8 @@ SPEC = NetworkSpec("preresnet20", num_classes=4, in_channels=3, image_size=32, w
 
 
 @pytest.fixture(scope="module")
-def cut() -> tuple[torch.nn.Module, ChannelMask, str]:
-    """A small PreResNet with channel selection, its mask and its policy."""
+def cut() -> tuple[torch.nn.Module, ChannelMask]:
+    """A small PreResNet with channel selection, and its mask."""
     dense = SPEC.build(seed=5)
     with torch.no_grad():
         for name, value in dense.named_parameters():
@@ -29,12 +29,12 @@ def cut() -> tuple[torch.nn.Module, ChannelMask, str]:
                 value.uniform_(0.1, 1.0, generator=torch.Generator().manual_seed(len(name)))
     groups = channel_groups(dense, SPEC.example_input())
     mask = draw_mask(bn_scale(dense), 0.5, groups)
-    return slim(dense, mask, SPEC.example_input(), groups).eval(), mask, groups.policy
+    return slim(dense, mask, SPEC.example_input(), groups).eval(), mask
 
 
 @pytest.fixture
 def folder(cut, tmp_path: Path) -> Path:
-    save_network(tmp_path, cut[0], SPEC, cut[1], cut[2])
+    save_network(tmp_path, cut[0], SPEC, cut[1])
     return tmp_path
 
 
@@ -42,11 +42,6 @@ def rewrite(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
     description = json.loads((folder / "config.json").read_text())
     change(description)
     (folder / "config.json").write_text(json.dumps(description))
-
-
-def first(description: dict[str, Any]) -> str:
-    """Name of the first layer."""
-    return next(iter(description["kept_channels"]))
 
 
 def test_a_cut_network_with_channel_selection_comes_back_to_the_bit(cut, folder: Path):
@@ -62,7 +57,7 @@ def test_a_cut_network_with_channel_selection_comes_back_to_the_bit(cut, folder:
 
 def test_a_dense_network_comes_back_too(tmp_path: Path):
     dense = SPEC.build(seed=1)
-    save_network(tmp_path, dense, SPEC, None, "")
+    save_network(tmp_path, dense, SPEC, None)
     model, _ = load_network(tmp_path)
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), dense.state_dict().values(), strict=True))
 
@@ -78,21 +73,18 @@ def test_damaged_tensors_fail_their_hash(folder: Path, damage: Callable[[bytes],
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d.update(format_version=2), "format version 2, this version reads 1; run again"),
-        (lambda d: d.pop("network"), "describe no network .*network"),
-        (lambda d: d.pop("kept_channels"), "describe no network .*kept_channels"),
-        (lambda d: d["network"].pop("width"), "describe no network .*width"),
-        (lambda d: d["network"].update(extra=1), "describe no network .*extra"),
-        (lambda d: d["network"].update(width="wide"), r"network\.width is 'wide'; give a number"),
-        (lambda d: d["network"].update(num_classes=10**12), r"network\.num_classes is 10+; give an integer in"),
-        (lambda d: d["network"].update(image_size=10**9), r"network\.image_size is 10+; give an integer in"),
-        (lambda d: d["network"].update(name="vgg16", width=99.0), "such a cut is not believed"),
-        (lambda d: d["network"].update(width=0.5), "the widths are not those of the network"),
-        (lambda d: d["widths"].update({first(d): 10**12}), "the widths are not those of the network"),
-        (lambda d: d["kept_channels"].update({first(d): [0, 10**6]}), "describe no network .*out of bounds"),
-        (lambda d: d["kept_channels"].update({first(d): "all"}), "describe no network"),
-        (lambda d: d["kept_channels"].update({first(d): [0]}), "describe no network .*size mismatch|.*state_dict"),
-        (lambda d: d["network"].update(name="vgg99"), "unknown model 'vgg99'"),
+        (lambda d: d.update(format_version=1), "format version 1, this version reads 2; save again"),
+        (lambda d: d.pop("factory"), "describes no network .*factory"),
+        (lambda d: d.pop("kwargs"), "describes no network .*kwargs"),
+        (lambda d: d.pop("layers"), "describe no network .*layers"),
+        (lambda d: d["kwargs"].pop("width"), "describes no network .*width"),
+        (lambda d: d["kwargs"].update(extra=1), "describes no network .*extra"),
+        (lambda d: d["kwargs"].update(width="wide"), r"network\.width is 'wide'; give a number"),
+        (lambda d: d["kwargs"].update(num_classes=10**12), r"network\.num_classes is 10+; give an integer in"),
+        (lambda d: d["kwargs"].update(image_size=10**9), r"network\.image_size is 10+; give an integer in"),
+        (lambda d: d.update(factory="vgg16", kwargs=d["kwargs"] | {"width": 99.0}), "such a cut is not believed"),
+        (lambda d: d.update(factory="vgg16"), r"layer 'conv1' of the file is not in this network"),
+        (lambda d: d.update(factory="vgg99"), "unknown model 'vgg99'"),
     ],
 )
 def test_a_meddled_description_is_refused_in_one_line(folder: Path, change, message: str):
@@ -102,7 +94,7 @@ def test_a_meddled_description_is_refused_in_one_line(folder: Path, change, mess
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", "\x00\x01", '{"format_version": 1}'])
+@pytest.mark.parametrize("text", ["", "[]", "{", "\x00\x01"])
 def test_a_description_that_is_none_is_refused(folder: Path, text: str):
     (folder / "config.json").write_text(text)
     with pytest.raises(CheckpointError, match="corrupt"):
@@ -120,7 +112,7 @@ def test_tensors_that_are_no_safetensors_are_refused_even_with_the_right_hash(fo
 def test_tensors_of_another_network_are_refused(folder: Path):
     data = safetensors.torch.save({"weight": torch.zeros(3)})
     (folder / "model.safetensors").write_bytes(data)
-    rewrite(folder, lambda d: d.update(sha256=hashlib.sha256(data).hexdigest(), widths=None, kept_channels=None))
+    rewrite(folder, lambda d: d.update(sha256=hashlib.sha256(data).hexdigest(), layers={}))
     with pytest.raises(CheckpointError):
         load_network(folder)
 
@@ -130,7 +122,7 @@ def test_a_file_names_code_in_vain_until_the_user_names_it(folder: Path, tmp_pat
     trace = tmp_path / "executed"
     evil.write_text(f"open({str(trace)!r}, 'w').close()\nfrom earlybird.models import PreResNet\n")
     name = f"{evil}:PreResNet"
-    rewrite(folder, lambda d: d["network"].update(name=name))
+    rewrite(folder, lambda d: d.update(factory=name))
     with pytest.raises(ConfigError, match=r"code that runs only when you name it; add --model .*evil\.py:PreResNet"):
         load_network(folder)
     with pytest.raises(ConfigError, match="code that runs only"):

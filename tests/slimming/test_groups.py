@@ -55,9 +55,8 @@ def test_auto_ties_where_no_norm_reads_an_add():
     assert torch.equal(groups.producer_unit_of["a"], groups.unit_of["bn_a"])
 
 
-@pytest.mark.parametrize("policy", ["inner", "select"])
-def test_an_add_protects_what_crosses_it(policy):
-    groups = channel_groups(PostActivation(), IMAGES, policy)
+def test_an_add_protects_what_crosses_it_under_inner():
+    groups = channel_groups(PostActivation(), IMAGES, "inner")
     assert groups.num_units == 0
     assert groups.protected["bn_a"][5] == "crosses an add (add)"
 
@@ -94,7 +93,9 @@ def test_a_reader_behind_a_sigmoid_protects_the_channel():
 
 def test_softmax_over_the_channels_needs_them_all():
     net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Softmax(dim=1), nn.Conv2d(4, 2, 1))
-    assert channel_groups(net, IMAGES).protected["1"][0] == "'2': Softmax runs along it and needs the full width"
+    assert channel_groups(net, IMAGES).protected["1"][0] == (
+        "'2': Softmax is not followed: it runs along the channels and needs the full width"
+    )
 
 
 def test_a_norm_without_scale_is_no_key_and_its_channels_stay():

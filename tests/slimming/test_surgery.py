@@ -19,7 +19,6 @@ from earlybird.slimming import (
     masked,
     sliced,
     slim,
-    slim_like,
 )
 
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
@@ -66,7 +65,7 @@ def test_slim_keeps_the_very_weights_that_the_mask_names():
 
 def test_the_slim_network_is_of_the_same_classes_and_smaller(random_mask):
     model = build_model("vgg16", num_classes=10, width=0.25)
-    small = slim_like(model, random_mask(channel_groups(model, IMAGES)), IMAGES)
+    small = slim(model, random_mask(channel_groups(model, IMAGES)), IMAGES)
     assert type(small) is type(model)
     assert [type(m) for m in small.modules()] == [type(m) for m in model.modules()]
     assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in model.parameters())

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from earlybird.errors import CheckpointError
-from earlybird.training import checkpoint
 from earlybird.training.checkpoint import Checkpoints
 
 
@@ -107,7 +106,7 @@ def test_a_full_disk_keeps_the_old_ones_removes_the_temporary_and_says_so(store:
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.warns(UserWarning, match=r"checkpoint not saved .*No space left on device.*the previous one is intact"):
         assert store.save({"step": 4}) is False
     assert not list(store.folder.glob(".*tmp*"))

@@ -85,6 +85,6 @@ def test_a_disk_that_refuses_without_a_reason_is_still_named(store: Checkpoints,
     def refuse(descriptor: int) -> None:
         raise OSError("the cable is out")
 
-    monkeypatch.setattr("earlybird.training.checkpoint.os.fsync", refuse)
+    monkeypatch.setattr("os.fsync", refuse)
     with pytest.warns(UserWarning, match="the cable is out"):
         assert store.save({"step": 4}) is False

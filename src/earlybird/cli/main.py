@@ -18,6 +18,8 @@ COMMANDS = {
     "retrain": "cut by a ticket file and train the small network",
     "evaluate": "read the test set with the network a run ended with",
     "report": "compare finished runs in a table",
+    "inspect": "what can be cut from a network, what not and why, and what it saves",
+    "export": "the network a run ended with, as ONNX or .pt2",
     "list": "what there is: models, data sets, methods",
 }
 

@@ -15,7 +15,8 @@ from earlybird.errors import MaskError
 
 Criterion = Callable[[nn.Module], dict[str, Tensor]]
 
-_WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, *_TRANSPOSED)
 
 
 def bn_scale(model: nn.Module) -> dict[str, Tensor]:
@@ -39,7 +40,7 @@ def bn_scale(model: nn.Module) -> dict[str, Tensor]:
 def filter_l1(model: nn.Module) -> dict[str, Tensor]:
     """Sum of |weight| per output filter of every conv and linear, float32 `[out channels]` (Li et al. 2017)."""
     return {
-        name: module.weight.detach().abs().float().flatten(1).sum(dim=1).cpu()
+        name: _per_filter(module, module.weight.detach().abs().float())
         for name, module in model.named_modules()
         if isinstance(module, _WEIGHTED)
     }
@@ -63,5 +64,12 @@ def taylor(model: nn.Module) -> dict[str, Tensor]:
             )
         # Multiplied in float32: a product of two half-precision numbers vanishes too early.
         product = module.weight.detach().float() * module.weight.grad.detach().float()
-        scores[name] = product.flatten(1).sum(dim=1).square().cpu()
+        scores[name] = _per_filter(module, product).square()
     return scores
+
+
+def _per_filter(module: nn.Module, values: Tensor) -> Tensor:
+    """Sums over each output filter, on the CPU; a transposed conv has its outputs on dimension 1, group by group."""
+    if isinstance(module, _TRANSPOSED):
+        values = values.unflatten(0, (module.groups, -1)).transpose(1, 2).flatten(0, 1)
+    return values.flatten(1).sum(dim=1).cpu()

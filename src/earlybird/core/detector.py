@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -20,7 +20,7 @@ from earlybird.core.distance import mask_distance
 from earlybird.core.drawing import draw_ranked, realised_ratio
 from earlybird.core.groups import ChannelGroups
 from earlybird.core.history import MaskHistory
-from earlybird.core.ranking import Ranking, rank_units, scored_groups
+from earlybird.core.ranking import Ranking, TieScore, rank_units, scored_groups
 from earlybird.core.stopping import StopRule, check_rule, earliest_draw
 from earlybird.core.ticket import Ticket
 from earlybird.errors import ConfigError, MaskError
@@ -40,6 +40,7 @@ class EarlyBird:
         criterion: what scores a channel; `bn_scale` by default.
         min_channels: floor per layer.
         round_to: kept counts of the ticket are multiples of this.
+        tie_score: what a tied unit scores: the "mean", "max" or "sum" over its scored channels.
 
     Attributes:
         draws: masks drawn so far by each ratio.
@@ -64,15 +65,18 @@ class EarlyBird:
         criterion: Criterion = bn_scale,
         min_channels: int = 1,
         round_to: int = 1,
+        tie_score: TieScore = "mean",
     ) -> None:
         self.prune_ratios = _checked_ratios(prune_ratio)
         check_rule(rule, window, epsilon)
         if min_channels < 1 or round_to < 1:
             raise ConfigError(f"min_channels is {min_channels} and round_to {round_to}; give integers >= 1")
+        if tie_score not in get_args(TieScore):
+            raise ConfigError(f"tie_score is {tie_score!r}; give one of {', '.join(get_args(TieScore))}")
         if rule != "epi":
             _warn_of_ratios_that_always_fire(self.prune_ratios, epsilon)
         self.groups, self.rule, self.window, self.epsilon = groups, rule, window, epsilon
-        self.criterion, self.min_channels, self.round_to = criterion, min_channels, round_to
+        self.criterion, self.min_channels, self.round_to, self.tie_score = criterion, min_channels, round_to, tie_score
         self.draws = 0
         self.tickets: dict[float, Ticket] = {}
         self.last_scores: Mapping[str, Tensor] | None = None
@@ -182,6 +186,7 @@ class EarlyBird:
             epsilon=self.epsilon,
             criterion=getattr(self.criterion, "__name__", type(self.criterion).__name__),
             min_channels=self.min_channels,
+            tie_score=self.tie_score,
             round_to=self.round_to,
             policy=self.groups.policy if self.groups else "none",
             groups_digest=self.groups.digest() if self.groups else "",
@@ -198,7 +203,7 @@ class EarlyBird:
             groups = scored_groups(scores, self.groups)
             self._check(model, scores, groups)
             self._scored = names, groups
-        return rank_units(scores, self._scored[1])
+        return rank_units(scores, self._scored[1], self.tie_score)
 
     def _check(self, model: nn.Module, scores: Mapping[str, Tensor], scored: ChannelGroups) -> None:
         """What only has to be said once: at the first scores, and where a criterion comes to see other layers."""

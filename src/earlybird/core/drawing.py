@@ -14,7 +14,7 @@ from torch import Tensor
 from earlybird.core.floors import remove_lowest
 from earlybird.core.groups import ChannelGroups
 from earlybird.core.mask import ChannelMask
-from earlybird.core.ranking import Ranking, rank_units, scored_groups
+from earlybird.core.ranking import Ranking, TieScore, rank_units, scored_groups
 from earlybird.core.snapping import snap_widths
 from earlybird.errors import ConfigError
 
@@ -26,10 +26,11 @@ def draw_mask(
     *,
     min_channels: int = 1,
     round_to: int = 1,
+    tie_score: TieScore = "mean",
 ) -> ChannelMask:
     """Remove the `round(prune_ratio * N)` units with the lowest scores.
 
-    A tied unit scores the mean of its scored members. Of equal scores the larger (index + 1) / width goes first, then
+    Of equal scores the larger (index + 1) / width goes first, then
     the earlier layer, so that all-equal scores give uniform widths. A unit whose removal would leave a layer with fewer
     than `min_channels` channels is skipped and the next lowest goes.
 
@@ -39,9 +40,10 @@ def draw_mask(
         groups: what may be cut together; without them every scored channel is its own unit (a plain chain).
         min_channels: channels that stay in every layer, >= 1.
         round_to: snap each layer's kept count to a multiple of this (1: not at all).
+        tie_score: what a tied unit scores: the "mean", "max" or "sum" over its scored members.
 
     Raises:
-        ConfigError: `prune_ratio`, `min_channels` or `round_to` is out of range.
+        ConfigError: `prune_ratio`, `min_channels`, `round_to` or `tie_score` is out of range.
         MaskError: the scores name no layer of the groups, or have another width.
         NonFiniteError: a score is NaN or infinite.
 
@@ -53,7 +55,7 @@ def draw_mask(
         >>> mask["bn"].tolist()
         [False, True, False, True]
     """
-    ranking = rank_units(scores, scored_groups(scores, groups))
+    ranking = rank_units(scores, scored_groups(scores, groups), tie_score)
     return draw_ranked(ranking, prune_ratio, min_channels=min_channels, round_to=round_to)
 
 

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from earlybird.core.groups import ChannelGroups, one_unit_per_channel, restrict_to_scored
-from earlybird.errors import MaskError, NonFiniteError
+from earlybird.errors import ConfigError, MaskError, NonFiniteError
+
+TieScore = Literal["mean", "max", "sum"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +26,7 @@ class Ranking:
 
     Attributes:
         groups: the units that are ranked; each has a score.
-        scores: float64 `[N]`, the score of each unit: the mean over its scored channels.
+        scores: float64 `[N]`, the score of each unit over its scored channels.
         lowest_first: int64 `[N]`, unit indices.
     """
 
@@ -56,7 +59,7 @@ def scored_groups(scores: Mapping[str, Tensor], groups: ChannelGroups | None) ->
     return restrict_to_scored(groups, scores)
 
 
-def rank_units(scores: Mapping[str, Tensor], groups: ChannelGroups) -> Ranking:
+def rank_units(scores: Mapping[str, Tensor], groups: ChannelGroups, tie_score: TieScore = "mean") -> Ranking:
     """Rank the units by score; of equal scores the larger (index + 1) / width goes first, then the earlier layer.
 
     A tied unit takes its place among equals from its first scored channel.
@@ -64,8 +67,10 @@ def rank_units(scores: Mapping[str, Tensor], groups: ChannelGroups) -> Ranking:
     Args:
         scores: layer name -> `[channels]`, higher = keep.
         groups: what `scored_groups` gives for these scores.
+        tie_score: what a tied unit scores: the "mean", "max" or "sum" over its scored channels.
 
     Raises:
+        ConfigError: `tie_score` is unknown.
         MaskError: a layer has another width than in the groups.
         NonFiniteError: a score is NaN or infinite.
     """
@@ -77,11 +82,23 @@ def rank_units(scores: Mapping[str, Tensor], groups: ChannelGroups) -> Ranking:
     free = units >= 0
     units, values, layer, place = units[free], values[free], layer[free], place[free]
     count = groups.num_units
-    mean = np.bincount(units, values, minlength=count) / np.maximum(1, np.bincount(units, minlength=count))
+    combined = _combined(units, values, count, tie_score)
     first = np.zeros(count, dtype=np.int64)
     first[units[::-1]] = np.arange(units.size)[::-1]  # Of repeated indices the last assignment stays.
     # lexsort: the last key is the first to decide.
-    return Ranking(groups, mean, np.lexsort((layer[first], -place[first], mean)))
+    return Ranking(groups, combined, np.lexsort((layer[first], -place[first], combined)))
+
+
+def _combined(units: np.ndarray, values: np.ndarray, count: int, tie_score: str) -> np.ndarray:
+    """Float64 `[count]`: the score of each unit."""
+    if tie_score not in get_args(TieScore):
+        raise ConfigError(f"tie_score is {tie_score!r}; give one of {', '.join(get_args(TieScore))}")
+    if tie_score == "max":
+        largest = np.full(count, -np.inf)
+        np.maximum.at(largest, units, values)
+        return largest
+    total: np.ndarray = np.bincount(units, values, minlength=count)
+    return total if tie_score == "sum" else total / np.maximum(1, np.bincount(units, minlength=count))
 
 
 def _finite(scores: Mapping[str, Tensor]) -> np.ndarray:

@@ -55,6 +55,7 @@ class Ticket:
         criterion: name of the criterion.
         min_channels: floor per layer.
         round_to: kept counts are multiples of this.
+        tie_score: what a tied unit scored: "mean", "max" or "sum".
         policy: residual policy of the groups, "none" without groups.
         groups_digest: digest of the groups, "" without.
         distances: consecutive mask distances so far; the first is draw 2 against draw 1.
@@ -73,6 +74,7 @@ class Ticket:
     criterion: str = "bn_scale"
     min_channels: int = 1
     round_to: int = 1
+    tie_score: str = "mean"
     policy: str = "none"
     groups_digest: str = ""
     distances: tuple[float, ...] = ()
@@ -174,6 +176,7 @@ def _checked_header(path: Path, data: bytes) -> dict[str, Any]:
 
 
 def _plain_fields(header: Mapping[str, Any]) -> dict[str, Any]:
+    header = {"tie_score": "mean", **header}  # Younger than the format.
     values = {f.name: header[f.name] for f in _plain()}
     for f in _plain():
         if not isinstance(values[f.name], _JSON_TYPES[str(f.type)]):

@@ -52,6 +52,9 @@ class EarlyBirdTraining:
         default="bn_scale", metadata={"help": "channel score"}
     )
     policy: Literal["auto", "inner", "tie", "select"] = field(default="auto", metadata={"help": "residual policy"})
+    tie_score: Literal["mean", "max", "sum"] = field(
+        default="mean", metadata={"help": "what channels that are cut together score"}
+    )
     min_channels: int = field(default=1, metadata={"help": "channels that stay in every layer"})
     round_to: int = field(
         default=DEFAULT_ROUND_TO, metadata={"help": "kept widths are multiples of this; 1 = the paper's exact count"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,16 +14,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import nn
 
+from earlybird.atomic import write_atomically
 from earlybird.core import ChannelGroups, EarlyBird, Ticket, bn_scale, filter_l1, taylor
+from earlybird.core.ranking import scored_groups
 from earlybird.cost import PhaseMeter
-from earlybird.errors import EarlyBirdError, TicketError
+from earlybird.errors import EarlyBirdError, SlimError, TicketError
 from earlybird.methods.candidate import Candidate
 from earlybird.methods.clock import Clock
 from earlybird.methods.early_bird import EarlyBirdTraining
 from earlybird.methods.search_hooks import SearchHooks, rewind_file, ticket_file
 from earlybird.methods.task import Task
 from earlybird.slimming import slim
-from earlybird.training.checkpoint import write_atomically
 from earlybird.training.loop import fit
 from earlybird.training.session import Session
 from earlybird.training.state import Span
@@ -56,6 +58,7 @@ def search(
     session = task.session
     model = task.build()
     groups = task.groups(model, method.policy)
+    _refuse_nothing_to_cut(method, model, groups)
     detector = EarlyBird(
         list(ratios),
         groups,
@@ -64,6 +67,7 @@ def search(
         epsilon=method.epsilon,
         criterion=CRITERIA[method.criterion],
         min_channels=method.min_channels,
+        tie_score=method.tie_score,
         round_to=method.round_to,
     )
     clock = Clock(method.clock, session.steps_per_epoch, session.total_steps)
@@ -75,6 +79,21 @@ def search(
     fit(session, model, span, task.cost(model), hooks=hooks, resume=resume)
     save_scores(hooks, task.folder)
     return hooks, model
+
+
+def _refuse_nothing_to_cut(method: EarlyBirdTraining, model: nn.Module, groups: ChannelGroups) -> None:
+    """Say before any training that there is nothing to search for.
+
+    Raises:
+        SlimError: no channel of the network may go.
+        MaskError: `bn_scale` is to score a network without BatchNorm.
+    """
+    if groups.num_units and method.criterion == "bn_scale":
+        groups = scored_groups(bn_scale(model), groups)
+    if not groups.num_units:
+        reasons = Counter(why for channels in groups.protected.values() for why in channels.values())
+        most = "; ".join(why for why, _ in reasons.most_common(2))
+        raise SlimError(f"nothing can be cut from this network ({most}); `earlybird inspect` says why, layer by layer")
 
 
 def search_steps(method: EarlyBirdTraining, session: Session) -> int:

@@ -12,11 +12,11 @@ from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from earlybird.atomic import write_atomically
 from earlybird.core import EarlyBird, Ticket, bn_l1_proximal_, bn_l1_subgradient_
 from earlybird.errors import NonFiniteError, TicketError
 from earlybird.methods.clock import Clock
 from earlybird.methods.early_bird import EarlyBirdTraining
-from earlybird.training.checkpoint import write_atomically
 from earlybird.training.hooks import NoHooks
 from earlybird.training.schedule import drop_steps
 from earlybird.training.state import FitState

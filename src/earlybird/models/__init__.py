@@ -1,7 +1,9 @@
 """Networks to train: the paper's CIFAR nets, and everything that a name can reach (`catalog.py`)."""
 
 from earlybird.models.catalog import build_model, check_model_name, model_names
+from earlybird.models.model_file import load, save
 from earlybird.models.preresnet import PreResNet
+from earlybird.models.resnet import ResNet
 from earlybird.models.vgg import VGG
 
-__all__ = ["VGG", "PreResNet", "build_model", "check_model_name", "model_names"]
+__all__ = ["VGG", "PreResNet", "ResNet", "build_model", "check_model_name", "load", "model_names", "save"]

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
 
 from earlybird.errors import ModelError
-from earlybird.models.custom import build_custom
+from earlybird.models.custom import SETTINGS, build_custom
 from earlybird.models.preresnet import PreResNet
+from earlybird.models.resnet import BLOCKS_PER_STAGE, ResNet
 from earlybird.models.vgg import CONVS_PER_STAGE, VGG
 
 CIFAR_IMAGE_SIZE = 32
@@ -28,6 +30,7 @@ OTHER_FORMS = "torchvision:NAME, timm:NAME, pkg.mod:callable or file.py:callable
 BUILT_IN: dict[str, Callable[..., nn.Module]] = {
     **{f"vgg{depth}": partial(VGG, depth) for depth in CONVS_PER_STAGE},
     **{f"preresnet{depth}": partial(PreResNet, depth) for depth in PRERESNET_DEPTHS},
+    **{f"resnet{depth}": partial(ResNet, depth) for depth in BLOCKS_PER_STAGE},
 }
 
 
@@ -40,6 +43,28 @@ def check_model_name(name: str) -> None:
     """Raise `ModelError` for a name of no known form; cheap, so that a typing mistake is met before data are read."""
     if name not in BUILT_IN and ":" not in name:
         raise _unknown_name(name, model_names(), f"{', '.join(model_names())}, {OTHER_FORMS}")
+
+
+def is_code(name: str) -> bool:
+    """Does a model name point to Python code of the user's (`pkg.mod:callable`, `file.py:callable`)?"""
+    prefix, colon, _ = name.partition(":")
+    return bool(colon) and prefix not in ("torchvision", "timm")
+
+
+def build_named(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
+    """Build the named network with these arguments: `build_model`'s own, or whatever code of the user's takes.
+
+    Raises:
+        ModelError: as `build_model`; or an argument is missing or not known.
+    """
+    if is_code(name):
+        with _seeded_cpu_generator(0):
+            return build_custom(name, kwargs)
+    unknown = sorted(set(kwargs) - SETTINGS - {"seed"})
+    if unknown or "num_classes" not in kwargs:
+        what = f"no argument {unknown[0]!r}" if unknown else "an argument 'num_classes'"
+        raise ModelError(f"{name} takes {what}; give num_classes, in_channels, width, image_size or seed")
+    return build_model(name, **kwargs)
 
 
 def build_model(

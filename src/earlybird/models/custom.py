@@ -20,9 +20,11 @@ from torch import nn
 
 from earlybird.errors import ModelError
 
+SETTINGS = frozenset({"num_classes", "in_channels", "width", "image_size"})  # What every network is told.
 
-def build_custom(name: str, settings: Mapping[str, int | float]) -> nn.Module:
-    """Call the callable that `name` points to with those `settings` that its signature accepts.
+
+def build_custom(name: str, settings: Mapping[str, Any]) -> nn.Module:
+    """Call the callable that `name` points to with those of `SETTINGS` that its signature accepts, and all others.
 
     A width other than 1.0 that the callable has no parameter for is refused: the run would be recorded with a width
     that its network does not have.
@@ -38,6 +40,7 @@ def build_custom(name: str, settings: Mapping[str, int | float]) -> nn.Module:
     arguments = _accepted(factory, name, settings)
     if settings.get("width", 1.0) != 1.0 and "width" not in arguments:
         raise ModelError(f"{name} has no parameter 'width', width is {settings['width']}; leave it at 1.0 or add one")
+    arguments |= {key: value for key, value in settings.items() if key not in SETTINGS}
     try:
         model = factory(**arguments)
     except Exception as error:
@@ -91,7 +94,7 @@ def _defined_here(value: object, module: ModuleType) -> bool:
     return callable(value) and getattr(value, "__module__", None) == module.__name__
 
 
-def _accepted(factory: Callable[..., Any], name: str, settings: Mapping[str, int | float]) -> dict[str, int | float]:
+def _accepted(factory: Callable[..., Any], name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     try:
         parameters = inspect.signature(factory).parameters
     except (TypeError, ValueError) as error:
@@ -106,5 +109,5 @@ def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def _spelled(arguments: Mapping[str, int | float]) -> str:
+def _spelled(arguments: Mapping[str, Any]) -> str:
     return ", ".join(f"{key}={value}" for key, value in arguments.items()) or "no arguments"

@@ -12,9 +12,10 @@ from typing import Any
 
 import yaml
 
+from earlybird.atomic import write_atomically
 from earlybird.errors import RunFolderError
 from earlybird.runs.config import RunConfig, differences
-from earlybird.training.checkpoint import Checkpoints, write_atomically
+from earlybird.training.checkpoint import Checkpoints
 
 _LINES_OF_DIFF = 6
 # What a run or a search leaves when it has ended; then there is nothing to force.

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from earlybird.atomic import write_atomically
 from earlybird.core import Ticket
 from earlybird.cost import count_cost
 from earlybird.data import eval_batches
@@ -32,7 +33,6 @@ from earlybird.runs.folder import RunFolder, read_record
 from earlybird.runs.prepare import EVAL_BATCH_SIZE, load_bundle, prepare
 from earlybird.runs.record import make_record
 from earlybird.runs.saved_model import load_network, save_network
-from earlybird.training.checkpoint import write_atomically
 from earlybird.training.compute import Compute, choose_device
 from earlybird.training.evaluate import Evaluation, evaluate
 from earlybird.training.fields import require
@@ -75,8 +75,7 @@ def run(
             candidate = _start_from_ticket(config, prepared.task, drawn, Path(ticket).parent)
         outcome = run_method(config.method, prepared.task, prepared.test_batches(), candidate)
         used = outcome.candidate.ticket
-        policy = used.policy if used else ""
-        save_network(folder.path, outcome.candidate.model, prepared.spec, used.mask if used else None, policy)
+        save_network(folder.path, outcome.candidate.model, prepared.spec, used.mask if used else None)
         dense = count_cost(prepared.spec.build(0), prepared.task.image_shape)
         record = make_record(config, prepared.resolved, prepared.task, outcome, dense, folder.path)
         folder.write_record(record)

@@ -4,26 +4,35 @@
 go, `groups` counts it in units, `surgery` cuts. Nothing here scores, ranks or trains.
 """
 
-from earlybird.slimming.check import certify
+from earlybird.slimming.check import Difference, difference
 from earlybird.slimming.groups import channel_groups
 from earlybird.slimming.select import (
+    ScatterBatchNorm1d,
+    ScatterBatchNorm2d,
+    ScatterBatchNorm3d,
+    ScatterSyncBatchNorm,
     SelectBatchNorm1d,
     SelectBatchNorm2d,
     SelectBatchNorm3d,
     SelectSyncBatchNorm,
 )
-from earlybird.slimming.surgery import kept_indices, masked, sliced, slim, slim_like
+from earlybird.slimming.surgery import certify, kept_indices, masked, sliced, slim
 
 __all__ = [
+    "Difference",
+    "ScatterBatchNorm1d",
+    "ScatterBatchNorm2d",
+    "ScatterBatchNorm3d",
+    "ScatterSyncBatchNorm",
     "SelectBatchNorm1d",
     "SelectBatchNorm2d",
     "SelectBatchNorm3d",
     "SelectSyncBatchNorm",
     "certify",
     "channel_groups",
+    "difference",
     "kept_indices",
     "masked",
     "sliced",
     "slim",
-    "slim_like",
 ]

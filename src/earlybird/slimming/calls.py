@@ -1,15 +1,22 @@
-"""What a rule is given and what it passes on: calls, tensor values and sizes, all in terms of channel slots."""
+"""What a rule is given and what it passes on: calls, tensor values and sizes, all in terms of channel slots.
+
+A rule that cannot say what a call means for channels raises `Unfollowed`; the walk then keeps everything that the call
+reads at full width, which is exact whatever the call does.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
-from earlybird.errors import SlimError
 from earlybird.slimming.slots import Flags, SlotBook, Slots
+
+
+class Unfollowed(Exception):
+    """A rule does not cover this call; the text says why."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,22 @@ class Channels:
 
 
 @dataclass(frozen=True)
+class Opaque:
+    """A tensor whose channels are not followed: it was made at full width from values at full width."""
+
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class OwnTensor:
+    """A parameter or buffer that a forward reads by name: `name` of the module at `path`."""
+
+    path: str
+    name: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Size:
     """A number read from a shape; `slots` are the channels it counts, None where it counts none."""
 
@@ -49,7 +72,7 @@ class Call:
         key: unique in the network; the mode is part of it.
         where: path of the module it stands in, or of the module called.
         operation: class or function name, for messages.
-        shape: output shape (the value itself where no tensor comes out).
+        result: what it gave on the example input, tensors on `meta`.
         mutates_live_value: it writes in place into a tensor that a later operation reads.
         breaks_ties: residual policy `select`.
     """
@@ -59,45 +82,44 @@ class Call:
     operation: str
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
-    shape: Any
+    result: Any
     module: nn.Module | None = None
     mutates_live_value: bool = False
     breaks_ties: bool = False
 
-    def refusal(self, why: str) -> SlimError:
-        """The error that names module path and operation."""
-        return SlimError(f"operation {self.operation!r} in module {self.where or 'the network'!r}: {why}")
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the one tensor that came out."""
+        return tuple(self.result.shape)
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:
         """Argument by position, or by keyword."""
         return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
 
 
+_V = TypeVar("_V")
 Rule = Callable[[Call, SlotBook], Any]
 
 
-def tensors_in(arguments: Any) -> list[Channels]:
-    """Every tensor value in a nest of arguments, in order."""
-    if isinstance(arguments, Channels):
+def values_of(kind: type[_V], arguments: Any) -> list[_V]:
+    """Every value of one kind in a nest of arguments, in order."""
+    if isinstance(arguments, kind):
         return [arguments]
     if isinstance(arguments, Mapping):
         arguments = arguments.values()
+    elif isinstance(arguments, slice):
+        arguments = (arguments.start, arguments.stop, arguments.step)
     elif not isinstance(arguments, (list, tuple)):
         return []
-    return [x for argument in arguments for x in tensors_in(argument)]
+    return [x for argument in arguments for x in values_of(kind, argument)]
 
 
 def only_input(call: Call) -> Channels:
     """The one tensor of an operation that takes one and gives one."""
-    found = tensors_in([call.args, call.kwargs])
-    if len(found) != 1 or (isinstance(call.shape, (tuple, list)) and call.shape and not isinstance(call.shape[0], int)):
-        raise call.refusal("it must take one tensor and give one tensor here")
+    found = values_of(Channels, [call.args, call.kwargs])
+    if len(found) != 1 or not isinstance(call.result, Tensor):
+        raise Unfollowed("it must take one tensor and give one tensor here")
     return found[0]
-
-
-def width_mismatch(call: Call) -> SlimError:
-    """The refusal of a broadcast over channels."""
-    return call.refusal("its channels do not line up one to one; slimming has no rule for this broadcast")
 
 
 def named(call: Call) -> str:

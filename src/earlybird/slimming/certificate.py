@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
 from earlybird.errors import SlimError
 from earlybird.slimming.graph import ExampleInput, TracedNetwork, trace
+from earlybird.slimming.select import GATHERING
 from earlybird.slimming.slots import Flags, Pin, SlotBook, Slots
 from earlybird.slimming.walk import walk
 
@@ -55,13 +55,13 @@ def certify_channels(model: nn.Module, example_input: ExampleInput, policy: Poli
     `auto` is `select` where a norm reads what an add made (a pre-activation stream), `tie` otherwise.
 
     Raises:
-        SlimError: the network cannot be traced, an operation has no rule, or the policy is unknown.
+        SlimError: the network cannot be traced, or the policy is unknown.
     """
     if policy not in ("auto", "inner", "tie", "select"):
         raise SlimError(f"residual policy {policy!r} is unknown; choose auto, inner, tie or select")
     network = trace(model, example_input)
     if policy != "select":
-        book = walk(network, {}, breaks_ties=False)
+        book = walk(network, gathering={}, scattering={}, breaks_ties=False)
         if policy == "auto" and book.streams_into_norms:
             policy = "select"
         else:
@@ -71,40 +71,54 @@ def certify_channels(model: nn.Module, example_input: ExampleInput, policy: Poli
 
 
 def _with_selection(network: TracedNetwork) -> Certificate:
-    """Policy `select`: let norms gather, nearest to the stream first, until no channel is won any more."""
-    selecting: dict[str, NDArray[np.bool_]] = {}
+    """Policy `select`: norms whose input may go write at full width, others gather, until no channel is won any more.
+
+    Norms gather nearest to the stream first: one behind another may then pass on what the first one gathered.
+    """
+    scattering = _worthwhile_scattering(network)
+    gathering: dict[str, Flags] = {}
     while True:
-        certificate = _verdict(network, walk(network, selecting, breaks_ties=True), "select")
-        more = _norms_to_turn(certificate, selecting)
+        book = walk(network, gathering=gathering, scattering=scattering, breaks_ties=True)
+        certificate = _verdict(network, book, "select")
+        stuck = {name: ~certificate.may_go(book.inputs[name]) for name in _plain_norms(certificate, scattering)}
+        more = {name: channels & ~gathering.get(name, np.False_) for name, channels in stuck.items()}
+        more = {name: channels for name, channels in more.items() if channels.any()}
+        more = {name: channels for name, channels in more.items() if not book.norms[name]} or more
         if not more:
             return certificate
         for name, channels in more.items():
-            selecting[name] = selecting[name] | channels if name in selecting else channels
+            gathering[name] = gathering[name] | channels if name in gathering else channels
 
 
-def _norms_to_turn(certificate: Certificate, selecting: dict[str, Flags]) -> dict[str, Flags]:
-    """Norm name -> channels whose input cannot go.
+def _worthwhile_scattering(network: TracedNetwork) -> dict[str, Flags]:
+    """Norm name -> channels that may go once it writes at full width: those that reach an add from a conv, say."""
+    certificate = _verdict(network, walk(network, gathering={}, scattering={}, breaks_ties=True), "select")
+    stuck = {name: ~certificate.may_go(certificate.book.outputs[name]) for name in _plain_norms(certificate, {})}
+    stuck = {name: channels for name, channels in stuck.items() if channels.any()}
+    if not stuck:
+        return {}
+    tried = _verdict(network, walk(network, gathering={}, scattering=stuck, breaks_ties=True), "select")
+    won = {name: channels & tried.may_go(tried.book.outputs[name]) for name, channels in stuck.items()}
+    return {name: channels for name, channels in won.items() if channels.any()}
 
-    Those next to the stream first: a norm behind another may then pass on what the first one gathered.
-    """
-    stuck: dict[str, Flags] = {}
-    book = certificate.book
-    for name in book.norms:
-        if len(book.inputs[name]) != len(book.outputs[name]) or "index" in certificate.network.modules[name]._buffers:
-            continue  # It selects already, as a module.
-        channels = ~certificate.may_go(book.inputs[name])
-        if name in selecting:
-            channels &= ~selecting[name]
-        if channels.any():
-            stuck[name] = channels
-    return {name: channels for name, channels in stuck.items() if not book.norms[name]} or stuck
+
+def _plain_norms(certificate: Certificate, scattering: dict[str, Flags]) -> list[str]:
+    """Norms that could become selecting ones: of torch's own classes, and not selecting yet."""
+    modules = certificate.network.modules
+    return [name for name in certificate.book.norms if name not in scattering and type(modules[name]) in GATHERING]
 
 
 def _verdict(network: TracedNetwork, book: SlotBook, policy: Policy) -> Certificate:
     classes = book.classes()
     reason_of: dict[int, str] = {}
     crossings = book.adds if policy == "inner" else []
-    for pin in [*crossings, *book.pins, *_unclean_readings(network, book), *_unmaskable(book, classes)]:
+    whole = [
+        Pin(slots, reason)
+        for name, reason in book.whole.items()
+        if name in book.outputs
+        for slots in (book.inputs[name], book.outputs[name])
+    ]
+    for pin in [*crossings, *whole, *book.pins, *_unclean_readings(network, book), *_unmaskable(book, classes)]:
         for root in np.unique(classes[pin.slots]).tolist():
             reason_of.setdefault(root, pin.reason)
     return Certificate(policy, network, book, classes, reason_of)

@@ -1,53 +1,158 @@
-"""The numeric check: run the slim and the masked network side by side."""
+"""The numeric check: run two networks that should compute the same side by side.
+
+First as they are; where that disagrees by more than rounding, again in float64, which tells a wrong cut from a network
+that amplifies rounding (BatchNorm over two images of 1x1 does).
+"""
 
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from earlybird.core.mask import ChannelMask
-from earlybird.slimming.graph import ExampleInput, as_tuple, random_state_kept
-from earlybird.slimming.surgery import masked
+from earlybird.errors import SlimError
+from earlybird.slimming.graph import ExampleInput, as_tuple, random_state_kept, remove_user_hooks_
 
-_DROPOUTS = nn.modules.dropout._DropoutNd
+# Relative errors that float32 rounding explains (`method.md` section 4 and the tables in docs/slimming.md).
+EVAL_TOLERANCE = 1e-5
+TRAIN_TOLERANCE = 1e-4
+_HALF_TOLERANCE = 3e-2
+_DOUBLE_TOLERANCE = 1e-7
+
+# Class name -> attribute that makes it random in train mode; torchvision's and timm's by name, they are no dependency.
+_RANDOM = {"StochasticDepth": "p", "DropPath": "drop_prob", "DropBlock2d": "drop_prob"}
 
 
-def certify(model: nn.Module, mask: ChannelMask, example_input: ExampleInput, small: nn.Module) -> float:
-    """Largest relative error of `small` against `masked(model, mask)`, over eval and train mode.
+@dataclass(frozen=True)
+class Difference:
+    """Largest relative difference of two networks' outputs, relative to the largest magnitude of the expected output.
 
-    Relative to the largest magnitude of the masked network's output. Runs on copies with dropout modules at 0 and a
-    batch of 1 repeated to 2; both networks and the random state stay as found (`method.md` section 4).
+    Attributes:
+        eval_error: in eval mode; 0 for equal outputs, about 1e-6 is float32 rounding.
+        train_error: in train mode with dropout and stochastic depth at 0; None where the network is random all the
+            same, so that nothing can be compared.
+        dtype: "float64" where the networks were compared a second time, else "native".
+    """
+
+    eval_error: float
+    train_error: float | None
+    dtype: str = "native"
+
+    @property
+    def worst(self) -> float:
+        """The larger of the two."""
+        return max(self.eval_error, self.train_error or 0.0)
+
+
+def difference(expected: nn.Module, actual: nn.Module, example_input: ExampleInput) -> Difference:
+    """How far `actual` is from `expected`, in both modes; both networks and the random state stay as found.
 
     Args:
-        model: the dense network.
-        mask: what was cut.
-        example_input: a tensor, or a tuple of tensors, on the networks' device.
-        small: what `slim` made of `model` and `mask`.
-
-    Returns:
-        0 for equal outputs; about 1e-6 is float32 rounding.
+        expected, actual: two networks on one device with the same inputs and outputs.
+        example_input: a tensor, or a tuple of tensors. Constant float tensors are replaced by noise; a batch of 1 is
+            repeated to 2.
     """
-    inputs = tuple(x.repeat(2, *[1] * (x.dim() - 1)) if x.shape[0] == 1 else x for x in as_tuple(example_input))
     with random_state_kept(), torch.no_grad():
-        return max(
-            _relative_error(_outputs(small, inputs, training), _outputs(masked(model, mask), inputs, training))
-            for training in (False, True)
+        inputs = _inputs(expected, example_input)
+        native = _difference(expected, actual, inputs)
+        if within_rounding(native, expected):
+            return native
+        try:
+            wide = _difference(copy.deepcopy(expected).double(), copy.deepcopy(actual).double(), _double(inputs))
+        except (RuntimeError, TypeError):  # A dtype written into the forward, or a device without float64.
+            return native
+        return Difference(wide.eval_error, wide.train_error, "float64")
+
+
+def within_rounding(found: Difference, network: nn.Module) -> bool:
+    """Whether rounding explains the difference, at the precision of `network`."""
+    precision = {p.dtype for p in network.parameters()}
+    if found.dtype == "float64":
+        eval_tolerance = train_tolerance = _DOUBLE_TOLERANCE
+    elif precision & {torch.float16, torch.bfloat16}:
+        eval_tolerance = train_tolerance = _HALF_TOLERANCE
+    else:
+        eval_tolerance, train_tolerance = EVAL_TOLERANCE, TRAIN_TOLERANCE
+    return found.eval_error <= eval_tolerance and (found.train_error is None or found.train_error <= train_tolerance)
+
+
+def check_cut(expected: nn.Module, actual: nn.Module, example_input: ExampleInput) -> Difference:
+    """`difference`, and an error where rounding does not explain it.
+
+    Raises:
+        SlimError: the networks differ: the cut is wrong, and a bug of ours.
+    """
+    found = difference(expected, actual, example_input)
+    if not within_rounding(found, expected):
+        raise SlimError(
+            f"the slim network is not the masked one: relative difference {found.eval_error:.1e} in eval mode, "
+            f"{found.train_error if found.train_error is None else format(found.train_error, '.1e')} in train mode "
+            f"({found.dtype}); please report it with the network, and protect the part it comes from with keep=[...]"
         )
+    return found
 
 
-def _outputs(network: nn.Module, inputs: tuple[Tensor, ...], training: bool) -> list[Tensor]:
+def _difference(expected: nn.Module, actual: nn.Module, inputs: tuple[Any, ...]) -> Difference:
+    eval_error = _error(_outputs(actual, inputs, False), _outputs(expected, inputs, False))
+    wanted = _outputs(expected, inputs, True)
+    train_error = _error(_outputs(actual, inputs, True), wanted)
+    if train_error > TRAIN_TOLERANCE and _error(_outputs(expected, inputs, True), wanted) > 0:
+        return Difference(eval_error, None)  # It does not even agree with itself.
+    return Difference(eval_error, train_error)
+
+
+def _inputs(network: nn.Module, example_input: ExampleInput) -> tuple[Any, ...]:
+    device = next((p.device for p in network.parameters()), torch.device("cpu"))
+    return tuple(_input(x, device) for x in as_tuple(example_input))
+
+
+def _input(x: Any, device: torch.device) -> Any:
+    if not isinstance(x, Tensor):
+        return x
+    noise = torch.Generator().manual_seed(0)
+    if x.is_floating_point() and (x.is_meta or x.numel() == 0 or bool(x.min() == x.max())):
+        x = torch.randn(x.shape, generator=noise).to(x.dtype)
+    x = x.detach().to(device)
+    return x.repeat(2, *[1] * (x.dim() - 1)) if x.dim() and x.shape[0] == 1 else x
+
+
+def _double(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in inputs)
+
+
+def _outputs(network: nn.Module, inputs: tuple[Any, ...], training: bool) -> list[Tensor]:
     network = copy.deepcopy(network).train(training)
+    remove_user_hooks_(network)
     for module in network.modules():
-        if isinstance(module, _DROPOUTS):
+        if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
-    return [x for x in pytree.tree_leaves(network(*inputs)) if isinstance(x, Tensor)]
+        elif type(module).__name__ in _RANDOM:
+            setattr(module, _RANDOM[type(module).__name__], 0.0)
+    return [x for x in pytree.tree_leaves(_as_tree(network(*inputs))) if isinstance(x, Tensor)]
 
 
-def _relative_error(actual: list[Tensor], expected: list[Tensor]) -> float:
-    tiny = torch.finfo(torch.float32).tiny
-    return max(
-        float((a - e).abs().max() / e.abs().max().clamp_min(tiny)) for a, e in zip(actual, expected, strict=True)
-    )
+def _as_tree(outputs: Any) -> Any:
+    """Structured outputs (a data class, a model output of transformers) as something that has leaves."""
+    return vars(outputs) if hasattr(outputs, "__dict__") and not isinstance(outputs, (Tensor, dict, tuple)) else outputs
+
+
+def _error(actual: list[Tensor], expected: list[Tensor]) -> float:
+    if len(actual) != len(expected) or any(a.shape != e.shape for a, e in zip(actual, expected, strict=False)):
+        return float("inf")
+    return max((_relative_error(a, e) for a, e in zip(actual, expected, strict=True)), default=0.0)
+
+
+def _relative_error(actual: Tensor, expected: Tensor) -> float:
+    if not expected.is_floating_point():
+        return 0.0 if torch.equal(actual, expected) else float("inf")
+    finite = expected.isfinite()
+    if not torch.equal(finite, actual.isfinite()):
+        return float("inf")
+    if not bool(finite.any()):
+        return 0.0
+    gap, scale = (actual - expected)[finite].abs().max(), expected[finite].abs().max()
+    return float(gap / scale.clamp_min(torch.finfo(torch.float32).tiny))

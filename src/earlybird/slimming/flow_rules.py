@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from earlybird.slimming.calls import Call, Channels, Size, named, only_input, tensors_in, width_mismatch
+from earlybird.slimming.calls import Call, Channels, Opaque, OwnTensor, Size, Unfollowed, named, only_input
 from earlybird.slimming.slots import Pin, SlotBook
 
 
@@ -20,17 +20,48 @@ def keeps_zero(call: Call, book: SlotBook) -> Channels:
 def loses_zero(call: Call, book: SlotBook) -> Channels:
     """Element by element with f(0) != 0."""
     x = only_input(call)
-    if call.mutates_live_value:
-        raise call.refusal("it overwrites a tensor that a later operation reads; make it out of place")
+    _refuse_overwriting(call)
     return replace(x, zero=np.zeros_like(x.zero), shape=call.shape)
+
+
+def clamp(call: Call, book: SlotBook) -> Channels:
+    """Zero stays zero where the range holds it."""
+    low, high = call.argument(1, "min"), call.argument(2, "max")
+    if isinstance(call.module, nn.Hardtanh):
+        low, high = call.module.min_val, call.module.max_val
+    elif call.operation == "hardtanh":
+        low, high = call.argument(1, "min_val", -1.0), call.argument(2, "max_val", 1.0)
+    if not all(bound is None or isinstance(bound, (int, float)) for bound in (low, high)):
+        raise Unfollowed("no rule for bounds that are no numbers")
+    holds_zero = (low is None or low <= 0) and (high is None or high >= 0)
+    return keeps_zero(call, book) if holds_zero else loses_zero(call, book)
+
+
+def power(call: Call, book: SlotBook) -> Channels:
+    """Zero stays zero under a positive number as exponent."""
+    x, exponent = call.argument(0, "input"), call.argument(1, "exponent")
+    if not isinstance(x, Channels) or not isinstance(exponent, (int, float)):
+        raise Unfollowed("no rule for an exponent that is no number")
+    return keeps_zero(call, book) if exponent > 0 else loses_zero(call, book)
 
 
 def pooling(call: Call, book: SlotBook) -> Channels:
     """Over space, channel by channel: a zero channel stays zero."""
     x = only_input(call)
     if x.dim != 1 or len(x.shape) < 3:
-        raise call.refusal("the channels must lie on dimension 1, before the spatial ones")
+        raise Unfollowed("the channels must lie on dimension 1, before the spatial ones")
     return replace(x, shape=call.shape)
+
+
+def pad(call: Call, book: SlotBook) -> Channels:
+    """Around the channels only; a constant other than zero is no zero."""
+    x, amounts = call.argument(0, "input"), call.argument(1, "pad")
+    mode, value = call.argument(2, "mode", "constant"), call.argument(3, "value", 0)
+    if not isinstance(x, Channels) or not isinstance(amounts, (tuple, list)):
+        raise Unfollowed("no rule for these arguments")
+    if len(amounts) // 2 >= len(x.shape) - x.dim:
+        raise Unfollowed("no rule for padding the channels themselves")
+    return keeps_zero(call, book) if mode != "constant" or not value else loses_zero(call, book)
 
 
 def softmax(call: Call, book: SlotBook) -> Channels:
@@ -38,44 +69,72 @@ def softmax(call: Call, book: SlotBook) -> Channels:
     x = only_input(call)
     dim = call.module.dim if isinstance(call.module, (nn.Softmax, nn.LogSoftmax)) else call.argument(1, "dim")
     if dim is None or dim % len(x.shape) == x.dim:
-        book.pin(x.slots, f"{named(call)} runs along it and needs the full width")
+        raise Unfollowed("it runs along the channels and needs the full width")
     return loses_zero(call, book)
 
 
 def spatial_mean(call: Call, book: SlotBook) -> Channels:
-    """Mean or sum over dimensions behind the channels; over the channels themselves it needs all of them."""
+    """Mean or sum over dimensions around the channels; over the channels themselves it needs all of them."""
     x = only_input(call)
     dims = call.argument(1, "dim", None)
     dims = range(len(x.shape)) if dims is None else (dims,) if isinstance(dims, int) else dims
     reduced = {dim % len(x.shape) for dim in dims}
-    if x.dim in reduced or 0 in reduced:
-        raise call.refusal("no rule yet for a mean or sum over the batch or the channels")
+    if x.dim in reduced:
+        raise Unfollowed("it runs over the channels and needs the full width")
     keepdim = len(call.shape) == len(x.shape)
     return replace(x, dim=x.dim if keepdim else x.dim - sum(dim < x.dim for dim in reduced), shape=call.shape)
 
 
-def _two_operands(call: Call) -> tuple[Any, Any]:
+def _refuse_overwriting(call: Call) -> None:
     if call.mutates_live_value:
-        raise call.refusal("it overwrites a tensor that a later operation reads; make it out of place")
+        raise Unfollowed("it overwrites a tensor that a later operation reads; make it out of place")
+
+
+def _two_operands(call: Call, book: SlotBook) -> tuple[Any, Any]:
+    """Two tensors of equally many channels, or one and something that does not tell channels apart (None)."""
+    _refuse_overwriting(call)
     a, b = call.argument(0, "input"), call.argument(1, "other")
-    for other in (a, b):
-        if not isinstance(other, (Channels, Size, int, float)):
-            raise call.refusal(f"no rule for an operand that is a {type(other).__name__}")
     if isinstance(a, Channels) and isinstance(b, Channels):
-        if a.dim != b.dim or len(a.shape) != len(b.shape) or len(a.slots) != len(b.slots):
-            raise width_mismatch(call)
-    else:
-        for size in (a, b):
-            if isinstance(size, Size) and size.slots is not None:
-                raise call.refusal("no rule for arithmetic with a channel count")
-    return a, b
+        if a.dim != b.dim or len(a.shape) != len(b.shape):
+            raise Unfollowed("its channels do not line up one to one")
+        return _broadcast(call, book, a, b)
+    if isinstance(a, Channels):
+        return a, _uniform(a, b)
+    if isinstance(b, Channels):
+        return _uniform(b, a), b
+    raise Unfollowed("it calculates with a channel count")
 
 
-def add(call: Call, book: SlotBook) -> Channels | Size:
+def _uniform(x: Channels, other: Any) -> int | float | None:
+    """A number as it is; None for a tensor that is the same for all channels of `x`."""
+    if isinstance(other, Size) and other.slots is None:
+        return other.value
+    if isinstance(other, (int, float)):
+        return other
+    if isinstance(other, (Opaque, OwnTensor)) and len(other.shape) <= len(x.shape):
+        place = x.dim - (len(x.shape) - len(other.shape))
+        if place < 0 or other.shape[place] == 1:
+            return None
+        raise Unfollowed("no rule for an operand whose channels are not followed")
+    raise Unfollowed(f"no rule for an operand that is a {type(other).__name__}")
+
+
+def _broadcast(call: Call, book: SlotBook, a: Channels, b: Channels) -> tuple[Channels, Channels]:
+    if len(a.slots) == len(b.slots):
+        return a, b
+    wide, narrow = (a, b) if len(a.slots) > len(b.slots) else (b, a)
+    if len(narrow.slots) != 1:
+        raise Unfollowed("its channels do not line up one to one")
+    book.pin(narrow.slots, f"{named(call)} spreads it over all channels")
+    spread = replace(narrow, slots=wide.slots, zero=np.zeros_like(wide.zero))
+    return (wide, spread) if wide is a else (spread, wide)
+
+
+def add(call: Call, book: SlotBook) -> Channels:
     """Ties its operands channel by channel; under `select` it pins them and starts a stream of full width instead."""
-    a, b = _two_operands(call)
+    a, b = _two_operands(call, book)
     if not isinstance(a, Channels) or not isinstance(b, Channels):
-        return _with_number(call, a, b, zero_stays=(b if isinstance(a, Channels) else a) == 0)
+        return _with_uniform(call, a, b, zero_stays=0 in (a, b))
     reason = f"crosses an add ({named(call)})"
     if call.breaks_ties:
         slots = book.fresh(call.key, len(a.slots))
@@ -88,40 +147,69 @@ def add(call: Call, book: SlotBook) -> Channels | Size:
     return Channels(a.slots, a.zero & b.zero, a.dim, call.shape, is_stream=True, is_normed=normed)
 
 
-def multiply(call: Call, book: SlotBook) -> Channels | Size:
+def multiply(call: Call, book: SlotBook) -> Channels:
     """Ties its operands; one zero factor is enough."""
-    a, b = _two_operands(call)
+    a, b = _two_operands(call, book)
     if not isinstance(a, Channels) or not isinstance(b, Channels):
-        return _with_number(call, a, b, zero_stays=True)
+        return _with_uniform(call, a, b, zero_stays=True)
     book.tie(a.slots, b.slots)
     return Channels(a.slots, a.zero | b.zero, a.dim, call.shape, is_normed=a.is_normed or b.is_normed)
 
 
-def divide(call: Call, book: SlotBook) -> Channels | Size:
-    """By a number only."""
-    a, b = _two_operands(call)
-    if isinstance(b, Channels):
-        raise call.refusal("no rule for dividing by a tensor")
-    return _with_number(call, a, b, zero_stays=True)
+def divide(call: Call, book: SlotBook) -> Channels:
+    """By what is the same for all channels."""
+    a, b = _two_operands(call, book)
+    if isinstance(b, Channels) or not isinstance(a, Channels):
+        raise Unfollowed("no rule for dividing by a tensor")
+    return _with_uniform(call, a, b, zero_stays=True)
 
 
-def _with_number(call: Call, a: Any, b: Any, *, zero_stays: bool) -> Channels | Size:
+def expand_as(call: Call, book: SlotBook) -> Channels:
+    """Repeated in space to the shape of another tensor of the same channels."""
+    x, other = call.argument(0, "input"), call.argument(1, "other")
+    if not isinstance(x, Channels) or not isinstance(other, Channels):
+        raise Unfollowed("no rule for these arguments")
+    if (x.dim, len(x.shape), len(x.slots)) != (other.dim, len(other.shape), len(other.slots)):
+        raise Unfollowed("its channels do not line up one to one")
+    book.tie(x.slots, other.slots)
+    return replace(x, shape=call.shape)
+
+
+def _with_uniform(call: Call, a: Any, b: Any, *, zero_stays: bool) -> Channels:
     x = a if isinstance(a, Channels) else b
-    if isinstance(x, Channels):
-        return replace(x, zero=x.zero & zero_stays, shape=call.shape)
-    return Size(call.shape)  # Plain arithmetic on sizes that count no channel.
+    return replace(x, zero=x.zero & zero_stays, shape=call.shape)
 
 
 def concatenate(call: Call, book: SlotBook) -> Channels:
     """Along the channels: side by side. Along another dimension: tied."""
     parts, dim = call.argument(0, "tensors"), call.argument(1, "dim", 0)
-    tensors = tensors_in(parts)
-    if not isinstance(parts, (list, tuple)) or len(tensors) != len(parts) or len({x.dim for x in tensors}) != 1:
-        raise width_mismatch(call)
+    if not isinstance(parts, (list, tuple)):
+        raise Unfollowed("no rule for these arguments")
+    tensors = [_followed(call, book, part, i, dim) for i, part in enumerate(parts)]
     first = tensors[0]
+    if len({(x.dim, len(x.shape)) for x in tensors}) != 1:
+        raise Unfollowed("its channels do not line up")
     if dim % len(first.shape) == first.dim:
         slots, zero = (np.concatenate([getattr(x, name) for x in tensors]) for name in ("slots", "zero"))
         return Channels(slots, zero, first.dim, call.shape, is_normed=any(x.is_normed for x in tensors))
+    if len({len(x.slots) for x in tensors}) != 1:
+        raise Unfollowed("its channels do not line up")
     for x in tensors[1:]:
         book.tie(first.slots, x.slots)
     return Channels(first.slots, np.logical_and.reduce([x.zero for x in tensors]), first.dim, call.shape)
+
+
+def _followed(call: Call, book: SlotBook, part: Any, position: int, dim: int) -> Channels:
+    """A part of a concatenation; one that is not followed becomes channels that stay."""
+    if isinstance(part, Channels):
+        return part
+    if not isinstance(part, Opaque):
+        raise Unfollowed("no rule for these arguments")
+    return unfollowed_channels(call, book, part, dim % len(part.shape), f"part{position}")
+
+
+def unfollowed_channels(call: Call, book: SlotBook, x: Opaque, dim: int, name: str) -> Channels:
+    """The channels of a tensor that is not followed: all of them stay."""
+    slots = book.fresh(f"{call.key}:{name}", x.shape[dim])
+    book.pin(slots, f"{named(call)} reads it from an operation that is not followed")
+    return Channels(slots, np.zeros(len(slots), dtype=bool), dim, x.shape)

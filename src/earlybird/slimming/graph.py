@@ -10,9 +10,10 @@ from __future__ import annotations
 import copy
 import operator
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from earlybird.errors import SlimError
-from earlybird.slimming.select import SELECT_NORMS
+from earlybird.slimming.select import SELECTING_NORMS
 
 ExampleInput = Tensor | tuple[Tensor, ...]
-_SHAPE = "earlybird_shape"
+_VALUE = "earlybird_value"
 
 
 @dataclass(frozen=True)
@@ -32,34 +33,47 @@ class TracedNetwork:
 
     Attributes:
         modules: path -> module of the copy, each module once, in `named_modules()` order.
-        graphs: mode -> graph; `shape_of(node)` gives the shape of each node's output.
+        graphs: mode -> graph; `traced_value(node)` gives what each node's output was, tensors on `meta`.
+        whole: path -> why this module's tensors cannot be narrowed (it shares a parameter with another).
+        untraced: class name -> why tracing could not enter modules of this class.
     """
 
     modules: dict[str, nn.Module]
     graphs: dict[str, fx.Graph]
+    whole: dict[str, str]
+    untraced: dict[str, str]
+
+    @cached_property
+    def path_of(self) -> dict[int, str]:
+        """`id` of a module -> its path."""
+        return {id(module): path for path, module in self.modules.items()}
 
 
 def trace(model: nn.Module, example_input: ExampleInput) -> TracedNetwork:
     """Trace `model` in both modes with inputs shaped like `example_input` (batch first; a batch of 1 is doubled).
 
+    A module whose own forward cannot be traced becomes one opaque operation, and so do others of its class.
+
     Raises:
-        SlimError: the network's control flow depends on data, an operation fails on the example, or two modules share
-            one parameter. The message names the module.
+        SlimError: the network's own forward branches on data, or an operation fails on the example. The message names
+            the module.
     """
     with random_state_kept():
-        _refuse_shared_parameters(model)  # Before the move to `meta`, which makes two of a shared one.
-        model = copy.deepcopy(model).to("meta")
-        _clear_hooks(model)
+        whole = _sharing_modules(model)  # Before the move to `meta`, which makes two of a shared parameter.
+        model = _copied(model).to("meta")
+        remove_user_hooks_(model)
         inputs = tuple(_on_meta(x) for x in as_tuple(example_input))
+        untraced: dict[type[nn.Module], str] = {}
         graphs: dict[str, fx.Graph] = {}
         listings: set[str] = set()
         for mode in ("train", "eval"):
-            graph = _trace_mode(model.train(mode == "train"), inputs)
+            graph = _trace_mode(model.train(mode == "train"), inputs, untraced)
             listing = _listing(graph)
             if listing not in listings:
                 listings.add(listing)
                 graphs[mode] = graph
-    return TracedNetwork(dict(model.named_modules()), graphs)
+    reasons = {kind.__name__: why for kind, why in untraced.items()}
+    return TracedNetwork(dict(model.named_modules()), graphs, whole, reasons)
 
 
 def as_tuple(example_input: ExampleInput) -> tuple[Tensor, ...]:
@@ -67,9 +81,9 @@ def as_tuple(example_input: ExampleInput) -> tuple[Tensor, ...]:
     return example_input if isinstance(example_input, tuple) else (example_input,)
 
 
-def shape_of(node: fx.Node) -> Any:
-    """Shape of a tensor output as a tuple; the value itself where the node gives no tensor."""
-    return node.meta[_SHAPE]
+def traced_value(node: fx.Node) -> Any:
+    """What a node gave on the example input; tensors on `meta`, so only their shapes mean something."""
+    return node.meta[_VALUE]
 
 
 def module_path(node: fx.Node) -> str:
@@ -92,6 +106,15 @@ def random_state_kept() -> Iterator[None]:
         random.setstate(states[2])
 
 
+def remove_user_hooks_(model: nn.Module) -> None:
+    """Drop forward hooks: a user's (a logger, say) must see no run of ours. Those of `torch.nn.utils` make weights."""
+    for module in model.modules():
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):
+            for key, hook in list(hooks.items()):
+                if not type(hook).__module__.startswith("torch.nn.utils"):
+                    del hooks[key]
+
+
 class _Value(fx.Proxy):
     """Records `+=` and its kin as the in-place operations they are; `fx` alone would write a plain add."""
 
@@ -111,15 +134,18 @@ class _Value(fx.Proxy):
 class _Tracer(fx.Tracer):
     """Keeps the path of the module it is in, for messages; `torch.nn` modules and selecting norms are leaves."""
 
-    def __init__(self) -> None:
+    def __init__(self, opaque: Collection[type[nn.Module]]) -> None:
         super().__init__()
+        self.opaque = opaque
         self.inside: list[str] = []
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Value(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, SELECT_NORMS) or super().is_leaf_module(m, module_qualified_name)
+        if type(m) in self.opaque or isinstance(m, SELECTING_NORMS):
+            return True
+        return super().is_leaf_module(m, module_qualified_name)
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -147,7 +173,7 @@ class _Shapes(fx.Interpreter):
                 f"cannot run {n.op} {_target_name(n)!r} in module {where!r} on the example input: {first_line}; "
                 "give an example_input of the network's own shape"
             ) from error
-        n.meta[_SHAPE] = tuple(result.shape) if isinstance(result, Tensor) else result
+        n.meta[_VALUE] = result
         return result
 
     def call_module(self, target: fx.node.Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -158,18 +184,23 @@ class _Shapes(fx.Interpreter):
         return super().call_module(target, args, kwargs)
 
 
-def _trace_mode(model: nn.Module, inputs: tuple[Tensor, ...]) -> fx.Graph:
-    tracer = _Tracer()
-    try:
-        graph = tracer.trace(model)
-    except Exception as error:
-        where = tracer.inside[-1] if tracer.inside else ""
-        kind = type(model.get_submodule(where)).__name__
-        first_line = str(error).split("\n", 1)[0]
-        raise SlimError(
-            f"cannot trace module {where or 'the network'!r} ({kind}): {first_line}; "
-            "its forward must not branch on tensor values (torch.fx)"
-        ) from error
+def _trace_mode(model: nn.Module, inputs: tuple[Tensor, ...], untraced: dict[type[nn.Module], str]) -> fx.Graph:
+    """One mode's graph with its values; classes of modules that tracing cannot enter are added to `untraced`."""
+    while True:
+        tracer = _Tracer(untraced)
+        try:
+            graph = tracer.trace(model)
+            break
+        except Exception as error:
+            path = tracer.inside[-1] if tracer.inside else ""
+            kind = type(model.get_submodule(path))
+            why = str(error).split("\n", 1)[0]
+            if not path or kind is type(model):
+                raise SlimError(
+                    f"cannot trace module {path or 'the network'!r} ({kind.__name__}): {why}; "
+                    "its forward must not branch on tensor values (torch.fx)"
+                ) from error
+            untraced[kind] = why
     with torch.no_grad():
         _Shapes(model, graph).run(*inputs, enable_io_processing=False)
     return graph
@@ -194,19 +225,26 @@ def _target_name(node: fx.Node) -> str:
     return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", repr(node.target))
 
 
-def _clear_hooks(model: nn.Module) -> None:
-    # A user's hook (a logger, say) must not see the shape run: it would write into the caller's objects.
-    for module in model.modules():
-        module._forward_hooks.clear()
-        module._forward_pre_hooks.clear()
+def _copied(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except RuntimeError as error:  # A weight that is itself a result of autograd.
+        why = str(error).split("\n", 1)[0]
+        raise SlimError(
+            f"the network cannot be copied: {why}; remove_weight_norm and its kin make plain parameters of such weights"
+        ) from error
 
 
-def _refuse_shared_parameters(model: nn.Module) -> None:
-    owner: dict[int, str] = {}
+def _sharing_modules(model: nn.Module) -> dict[str, str]:
+    """Path of each module that shares a parameter with another -> the reason to keep it whole."""
+    owners: dict[int, list[tuple[str, str]]] = {}
     for path, module in model.named_modules():
-        for name, parameter in module.named_parameters(path, recurse=False):
-            other = owner.setdefault(id(parameter), name)
-            if other != name:
-                raise SlimError(
-                    f"parameters {other!r} and {name!r} are one tensor; slimming has no rule for weight tying"
-                )
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                owners.setdefault(id(parameter), []).append((path, f"{path}.{name}" if path else name))
+    found: dict[str, str] = {}
+    for sharing in owners.values():
+        names = " and ".join(repr(name) for _, name in sharing)
+        for path, _ in sharing if len(sharing) > 1 else ():
+            found.setdefault(path, f"{names} are one tensor")
+    return found

@@ -60,16 +60,14 @@ def groups_of(certificate: Certificate, keep: Sequence[str] = ()) -> ChannelGrou
     producer_unit_of: dict[str, torch.Tensor] = {}
     protected: dict[str, dict[int, str]] = {}
     for name, module in certificate.network.modules.items():
-        if name in book.outputs:
+        if name in book.outputs and (name in keys or name in book.producers):
             roots = certificate.classes[book.outputs[name]]
             (unit_of if name in keys else producer_unit_of)[name] = torch.from_numpy(number[roots])
             if name in keys:
                 protected[name] = {i: reasons[root] for i, root in enumerate(roots.tolist()) if root in reasons}
         elif isinstance(module, Norm) and module.affine:
             unit_of[name] = torch.full((module.num_features,), -1)
-            protected[name] = dict.fromkeys(range(module.num_features), UNREACHED)
-    for name in [name for name in producer_unit_of if isinstance(certificate.network.modules[name], Norm)]:
-        del producer_unit_of[name]  # A norm without a scale carries no score.
+            protected[name] = dict.fromkeys(range(module.num_features), book.whole.get(name, UNREACHED))
     protected = {name: channels for name, channels in protected.items() if channels}
     return ChannelGroups(unit_of, producer_unit_of, protected, certificate.policy)
 

@@ -1,63 +1,101 @@
 """Every operation that slimming knows: visible dicts from module class, function or method name to its rule.
 
 A rule takes the call and the `SlotBook`, enters what the call reads, writes, ties or pins into the book, and returns
-the value that flows on. An operation that stands in no dict is refused by name, never guessed (`method.md` section 4).
+the value that flows on. An operation that stands in no dict is never guessed: the walk keeps all that it reads whole.
 Adding an operation means adding a line here, and a function only where the family is new.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from earlybird.slimming.calls import Rule
+from earlybird.slimming.calls import Call, OwnTensor, Rule
 from earlybird.slimming.flow_rules import (
     add,
+    clamp,
     concatenate,
     divide,
+    expand_as,
     keeps_zero,
     loses_zero,
     multiply,
+    pad,
     pooling,
+    power,
     softmax,
     spatial_mean,
 )
-from earlybird.slimming.layer_rules import batch_norm, conv, linear
-from earlybird.slimming.select import SELECT_NORMS, SELECTING
-from earlybird.slimming.shape_rules import flatten, item, reshape, shape_attribute, size
+from earlybird.slimming.layer_rules import batch_norm, conv, instance_norm, linear, prelu, transposed_conv
+from earlybird.slimming.select import GATHERING, SELECTING_NORMS, Norm
+from earlybird.slimming.shape_rules import (
+    attribute,
+    channel_shuffle,
+    chunk,
+    expand,
+    flatten,
+    item,
+    metadata,
+    permute,
+    reshape,
+    size,
+    split,
+    squeeze,
+    transpose,
+    unsqueeze,
+)
+
+LAYER_RULES: dict[type[nn.Module], Rule] = {
+    **dict.fromkeys([nn.Conv1d, nn.Conv2d, nn.Conv3d], conv),
+    **dict.fromkeys([nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d], transposed_conv),
+    nn.Linear: linear,
+    **dict.fromkeys([*GATHERING, *SELECTING_NORMS], batch_norm),
+    **dict.fromkeys([nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d], instance_norm),
+    nn.PReLU: prelu,
+}
 
 MODULE_RULES: dict[type[nn.Module], Rule] = {
-    **dict.fromkeys([nn.Conv1d, nn.Conv2d, nn.Conv3d], conv),
-    nn.Linear: linear,
-    **dict.fromkeys([*SELECTING, *SELECT_NORMS], batch_norm),
-    **dict.fromkeys([nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Identity], keeps_zero),
-    **dict.fromkeys([nn.ELU, nn.Mish, nn.Tanh], keeps_zero),
+    **dict.fromkeys([nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.RReLU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Mish], keeps_zero),
+    **dict.fromkeys([nn.ELU, nn.CELU, nn.SELU, nn.Tanh, nn.Softsign, nn.Tanhshrink, nn.Identity], keeps_zero),
+    **dict.fromkeys([nn.Hardshrink, nn.Softshrink], keeps_zero),
     **dict.fromkeys([nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d], keeps_zero),
-    **dict.fromkeys([nn.Sigmoid, nn.Hardsigmoid], loses_zero),
+    **dict.fromkeys([nn.Sigmoid, nn.Hardsigmoid, nn.LogSigmoid, nn.Softplus], loses_zero),
+    nn.Hardtanh: clamp,
     **dict.fromkeys([nn.Softmax, nn.LogSoftmax], softmax),
     **dict.fromkeys([nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d], pooling),
     **dict.fromkeys([nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d], pooling),
     **dict.fromkeys([nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d], pooling),
     **dict.fromkeys([nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d], pooling),
+    **dict.fromkeys([nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d], pooling),
+    **dict.fromkeys([nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d, nn.ReflectionPad1d, nn.ReflectionPad2d], pooling),
+    **dict.fromkeys([nn.ReplicationPad1d, nn.ReplicationPad2d, nn.ReplicationPad3d], pooling),
     nn.Flatten: flatten,
+    nn.ChannelShuffle: channel_shuffle,
 }
 
 FUNCTION_RULES: dict[Callable[..., Any], Rule] = {
     **dict.fromkeys([F.relu, torch.relu, F.relu_, torch.relu_, F.relu6, F.leaky_relu, F.gelu, F.silu], keeps_zero),
-    **dict.fromkeys([F.hardswish, F.elu, F.mish, torch.tanh, F.tanh], keeps_zero),
+    **dict.fromkeys([F.hardswish, F.elu, F.celu, F.selu, F.mish, F.softsign, F.tanhshrink], keeps_zero),
+    **dict.fromkeys([torch.tanh, F.tanh, torch.abs, torch.neg, torch.sin, torch.sqrt, torch.square], keeps_zero),
+    **dict.fromkeys([torch.clone, torch.erf, operator.neg, operator.abs], keeps_zero),
     **dict.fromkeys([F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, torch.dropout], keeps_zero),
-    **dict.fromkeys([torch.sigmoid, F.sigmoid, F.hardsigmoid], loses_zero),
+    **dict.fromkeys([torch.sigmoid, F.sigmoid, F.hardsigmoid, F.softplus, F.logsigmoid, torch.exp], loses_zero),
+    **dict.fromkeys([F.hardtanh, torch.clamp], clamp),
+    **dict.fromkeys([operator.pow, torch.pow], power),
     **dict.fromkeys([F.softmax, F.log_softmax, torch.softmax, torch.log_softmax], softmax),
     **dict.fromkeys([F.max_pool1d, F.max_pool2d, F.max_pool3d], pooling),
     **dict.fromkeys([torch.max_pool1d, torch.max_pool2d, torch.max_pool3d], pooling),
     **dict.fromkeys([F.avg_pool1d, F.avg_pool2d, F.avg_pool3d], pooling),
     **dict.fromkeys([F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d], pooling),
     **dict.fromkeys([F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d], pooling),
+    **dict.fromkeys([F.interpolate, F.upsample], pooling),
+    F.pad: pad,
     **dict.fromkeys([torch.mean, torch.sum], spatial_mean),
     **dict.fromkeys([operator.add, operator.iadd, torch.add, operator.sub, operator.isub, torch.sub], add),
     **dict.fromkeys([operator.mul, operator.imul, torch.mul], multiply),
@@ -65,13 +103,23 @@ FUNCTION_RULES: dict[Callable[..., Any], Rule] = {
     **dict.fromkeys([torch.cat, torch.concat, torch.concatenate], concatenate),
     torch.flatten: flatten,
     torch.reshape: reshape,
-    getattr: shape_attribute,
+    torch.permute: permute,
+    **dict.fromkeys([torch.transpose, torch.swapaxes], transpose),
+    torch.unsqueeze: unsqueeze,
+    torch.squeeze: squeeze,
+    torch.chunk: chunk,
+    torch.split: split,
+    **dict.fromkeys([F.channel_shuffle, torch.channel_shuffle], channel_shuffle),
+    getattr: attribute,
     operator.getitem: item,
 }
 
 METHOD_RULES: dict[str, Rule] = {
-    **dict.fromkeys(["relu", "relu_", "tanh", "contiguous", "clone", "detach", "float"], keeps_zero),
-    **dict.fromkeys(["sigmoid", "sigmoid_"], loses_zero),
+    **dict.fromkeys(["relu", "relu_", "tanh", "tanh_", "abs", "neg", "sqrt", "square", "clone"], keeps_zero),
+    **dict.fromkeys(["contiguous", "detach", "float", "half", "double", "bfloat16", "to", "type_as"], keeps_zero),
+    **dict.fromkeys(["sigmoid", "sigmoid_", "exp"], loses_zero),
+    **dict.fromkeys(["clamp", "clamp_"], clamp),
+    **dict.fromkeys(["pow"], power),
     **dict.fromkeys(["softmax", "log_softmax"], softmax),
     **dict.fromkeys(["mean", "sum"], spatial_mean),
     **dict.fromkeys(["add", "add_", "sub", "sub_"], add),
@@ -79,5 +127,55 @@ METHOD_RULES: dict[str, Rule] = {
     **dict.fromkeys(["div", "div_"], divide),
     "flatten": flatten,
     **dict.fromkeys(["view", "reshape"], reshape),
+    "permute": permute,
+    **dict.fromkeys(["transpose", "swapaxes"], transpose),
+    "expand": expand,
+    "expand_as": expand_as,
+    "unsqueeze": unsqueeze,
+    "squeeze": squeeze,
+    "chunk": chunk,
+    "split": split,
     "size": size,
+    **dict.fromkeys(["dim", "ndimension", "is_floating_point"], metadata),
 }
+
+# Function -> the module class whose forward it is, its rule, and where it takes that module's tensors.
+_LAYER_FUNCTIONS: dict[Callable[..., Any], tuple[type[nn.Module], Rule, Mapping[str, int]]] = {
+    F.conv1d: (nn.Conv1d, conv, {"weight": 1, "bias": 2}),
+    F.conv2d: (nn.Conv2d, conv, {"weight": 1, "bias": 2}),
+    F.conv3d: (nn.Conv3d, conv, {"weight": 1, "bias": 2}),
+    F.linear: (nn.Linear, linear, {"weight": 1, "bias": 2}),
+    F.batch_norm: (Norm, batch_norm, {"running_mean": 1, "running_var": 2, "weight": 3, "bias": 4}),
+}
+
+
+def layer_of(call: Call, target: Any, modules: Mapping[str, nn.Module]) -> tuple[Call, Rule | None]:
+    """The call as the call of a layer, with the layer's rule; as it is, with None, where it is no layer.
+
+    A function that takes all its tensors from one module of the right class is that module's call: so subclasses with a
+    forward of their own are followed (a BatchNorm with an activation inside, a conv that pads by itself).
+    """
+    if call.module is not None:
+        return call, LAYER_RULES.get(type(call.module))
+    if not callable(target) or target not in _LAYER_FUNCTIONS:
+        return call, None
+    kind, rule, places = _LAYER_FUNCTIONS[target]
+    tensors = {name: call.argument(place, name) for name, place in places.items()}
+    paths = {tensor.path for tensor in tensors.values() if isinstance(tensor, OwnTensor)}
+    module = modules.get(paths.pop()) if len(paths) == 1 else None
+    if module is None or not isinstance(module, kind) or not _is_its_forward(call, module, tensors):
+        return call, None
+    path = next(tensor.path for tensor in tensors.values() if isinstance(tensor, OwnTensor))
+    return replace(call, module=module, where=path, args=(call.argument(0, "input"),), kwargs={}), rule
+
+
+def _is_its_forward(call: Call, module: nn.Module, tensors: Mapping[str, Any]) -> bool:
+    """Whether weight and bias are the module's own, and its groups."""
+    for name, tensor in tensors.items():
+        if isinstance(tensor, OwnTensor) and tensor.name != name:
+            return False
+        if name in ("weight", "bias") and (tensor is None) != (getattr(module, name) is None):
+            return False
+        if tensor is not None and not isinstance(tensor, OwnTensor):
+            return False
+    return call.argument(6, "groups", 1) == getattr(module, "groups", 1) or isinstance(module, Norm)

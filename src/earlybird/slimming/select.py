@@ -1,8 +1,9 @@
-"""Channel selection: a BatchNorm that first gathers the channels it keeps.
+"""Channel selection: BatchNorms that read from or write to a residual stream which keeps its width.
 
-A BatchNorm that reads a residual stream cannot narrow the stream, which other layers read at full width. It gathers its
-own channels instead and hands fewer to the next layer (Liu et al. 2017, pre-activation networks). `slim` puts these
-classes in place of such a BatchNorm, and only where channels are really dropped.
+A BatchNorm on a stream cannot narrow it, since other layers use it at full width. A *gathering* one reads only the
+channels it keeps (Liu et al. 2017, pre-activation networks); a *scattering* one writes its channels to their places in
+a tensor of zeros, which an add then brings to the stream. `slim` puts these classes in place of such a BatchNorm, and
+only where channels are really dropped.
 """
 
 from __future__ import annotations
@@ -20,8 +21,20 @@ def gather_channels(x: Tensor, index: Tensor) -> Tensor:
     return x.index_select(1, index)
 
 
+def scatter_channels(x: Tensor, index: Tensor, width: int) -> Tensor:
+    """`[n, width, ...]`: zeros, with the channels of `x` `[n, c, ...]` at `index`, in the memory format of `x`."""
+    if x.dim() in (4, 5) and x.stride(1) == 1:
+        x = x.movedim(1, -1)
+        return x.new_zeros(*x.shape[:-1], width).index_copy(-1, index, x).movedim(-1, 1)
+    return x.new_zeros(x.shape[0], width, *x.shape[2:]).index_copy(1, index, x)
+
+
 class SelectBatchNorm1d(nn.BatchNorm1d):
-    """`BatchNorm1d` over `x[:, index]`; see `SelectBatchNorm2d`."""
+    """`BatchNorm1d` over `x[:, index]`.
+
+    Attributes:
+        index: int64 buffer `[num_features]`, the input channel that each feature reads. It is saved with the weights.
+    """
 
     index: Tensor
 
@@ -54,12 +67,16 @@ class SelectBatchNorm2d(nn.BatchNorm2d):
         self.register_buffer("index", torch.arange(num_features))
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[n, c, h, w]` -> `[n, num_features, h, w]`."""
+        """`[n, c, h, w]` -> the same with `num_features` channels."""
         return super().forward(gather_channels(x, self.index))
 
 
 class SelectBatchNorm3d(nn.BatchNorm3d):
-    """`BatchNorm3d` over `x[:, index]`; see `SelectBatchNorm2d`."""
+    """`BatchNorm3d` over `x[:, index]`.
+
+    Attributes:
+        index: int64 buffer `[num_features]`, the input channel that each feature reads. It is saved with the weights.
+    """
 
     index: Tensor
 
@@ -68,7 +85,7 @@ class SelectBatchNorm3d(nn.BatchNorm3d):
         self.register_buffer("index", torch.arange(num_features))
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[n, c, d, h, w]` -> `[n, num_features, d, h, w]`."""
+        """`[n, c, d, h, w]` -> the same with `num_features` channels."""
         return super().forward(gather_channels(x, self.index))
 
 
@@ -86,20 +103,116 @@ class SelectSyncBatchNorm(nn.SyncBatchNorm):
         return super().forward(gather_channels(x, self.index))
 
 
-SELECTING = {
+class ScatterBatchNorm1d(nn.BatchNorm1d):
+    """`BatchNorm1d` that writes its channels to the places `index` of `width` channels, the others zero.
+
+    Attributes:
+        index: int64 buffer `[num_features]`, the output channel that each feature writes. It is saved with the weights.
+        width: number of output channels.
+    """
+
+    index: Tensor
+
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, width: int = 0) -> None:
+        super().__init__(num_features, eps, momentum)
+        self.width = width or num_features
+        self.register_buffer("index", torch.arange(num_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[n, num_features]` or `[n, num_features, l]` -> the same with `width` channels."""
+        return scatter_channels(super().forward(x), self.index, self.width)
+
+
+class ScatterBatchNorm2d(nn.BatchNorm2d):
+    """`BatchNorm2d` that writes its channels to the places `index` of `width` channels, the others zero.
+
+    Attributes:
+        index: int64 buffer `[num_features]`, the output channel that each feature writes. It is saved with the weights.
+        width: number of output channels.
+
+    Example:
+        >>> norm = ScatterBatchNorm2d(2, width=4)
+        >>> norm(torch.zeros(1, 2, 5, 5)).shape
+        torch.Size([1, 4, 5, 5])
+    """
+
+    index: Tensor
+
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, width: int = 0) -> None:
+        super().__init__(num_features, eps, momentum)
+        self.width = width or num_features
+        self.register_buffer("index", torch.arange(num_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[n, num_features, h, w]` -> the same with `width` channels."""
+        return scatter_channels(super().forward(x), self.index, self.width)
+
+
+class ScatterBatchNorm3d(nn.BatchNorm3d):
+    """`BatchNorm3d` that writes its channels to the places `index` of `width` channels, the others zero.
+
+    Attributes:
+        index: int64 buffer `[num_features]`, the output channel that each feature writes. It is saved with the weights.
+        width: number of output channels.
+    """
+
+    index: Tensor
+
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, width: int = 0) -> None:
+        super().__init__(num_features, eps, momentum)
+        self.width = width or num_features
+        self.register_buffer("index", torch.arange(num_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[n, num_features, d, h, w]` -> the same with `width` channels."""
+        return scatter_channels(super().forward(x), self.index, self.width)
+
+
+class ScatterSyncBatchNorm(nn.SyncBatchNorm):
+    """`SyncBatchNorm` that writes to the places `index` of `width` channels; see `ScatterBatchNorm2d`."""
+
+    index: Tensor
+
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, width: int = 0) -> None:
+        super().__init__(num_features, eps, momentum)
+        self.width = width or num_features
+        self.register_buffer("index", torch.arange(num_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[n, num_features, ...]` -> the same with `width` channels."""
+        return scatter_channels(super().forward(x), self.index, self.width)
+
+
+GATHERING = {
     nn.BatchNorm1d: SelectBatchNorm1d,
     nn.BatchNorm2d: SelectBatchNorm2d,
     nn.BatchNorm3d: SelectBatchNorm3d,
     nn.SyncBatchNorm: SelectSyncBatchNorm,
 }
+SCATTERING = {
+    nn.BatchNorm1d: ScatterBatchNorm1d,
+    nn.BatchNorm2d: ScatterBatchNorm2d,
+    nn.BatchNorm3d: ScatterBatchNorm3d,
+    nn.SyncBatchNorm: ScatterSyncBatchNorm,
+}
 
-SELECT_NORMS = (SelectBatchNorm1d, SelectBatchNorm2d, SelectBatchNorm3d, SelectSyncBatchNorm)
+GATHERING_NORMS = (SelectBatchNorm1d, SelectBatchNorm2d, SelectBatchNorm3d, SelectSyncBatchNorm)
+SCATTERING_NORMS = (ScatterBatchNorm1d, ScatterBatchNorm2d, ScatterBatchNorm3d, ScatterSyncBatchNorm)
+SELECTING_NORMS = (*GATHERING_NORMS, *SCATTERING_NORMS)
 
 
-def selecting_norm(norm: Norm, index: Tensor) -> Norm:
-    """A selecting norm with the very parameters and buffers of `norm` (already narrowed) that reads `index`."""
-    kind = SELECTING[type(norm)]
-    select = kind(norm.num_features, norm.eps, norm.momentum)
+def gathering_norm(norm: Norm, index: Tensor) -> Norm:
+    """A gathering norm with the very parameters and buffers of `norm` (already narrowed) that reads `index`."""
+    return _with_tensors_of(norm, GATHERING[type(norm)](norm.num_features, norm.eps, norm.momentum), index)
+
+
+def scattering_norm(norm: Norm, index: Tensor, width: int) -> Norm:
+    """A scattering norm with the very parameters and buffers of `norm` (already narrowed) that writes `index`."""
+    kind = SCATTERING[type(norm)]
+    return _with_tensors_of(norm, kind(norm.num_features, norm.eps, norm.momentum, width), index)
+
+
+def _with_tensors_of(norm: Norm, select: Norm, index: Tensor) -> Norm:
     select.affine, select.track_running_stats = norm.affine, norm.track_running_stats
     if isinstance(norm, nn.SyncBatchNorm) and isinstance(select, nn.SyncBatchNorm):
         select.process_group = norm.process_group
@@ -107,5 +220,5 @@ def selecting_norm(norm: Norm, index: Tensor) -> Norm:
         select._parameters[name] = parameter
     for name, buffer in norm._buffers.items():
         select._buffers[name] = buffer
-    select.index = index.to(norm.weight.device)
+    select._buffers["index"] = index.to(norm.weight.device)
     return select.train(norm.training)

@@ -1,17 +1,22 @@
-"""Rules for shapes: flattening, and numbers read from a shape.
+"""Rules for shapes: flattening, moving dimensions, taking parts, and numbers read from a shape.
 
 A number that counts channels remembers which, so that a reshape that follows the width is told from one that fixes it.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from torch import Tensor, nn
 
-from earlybird.slimming.calls import Call, Channels, Size, named, only_input
+from earlybird.slimming.calls import Call, Channels, Size, Unfollowed, named, only_input, values_of
 from earlybird.slimming.slots import SlotBook
+
+WIDTHLESS_ATTRIBUTES = frozenset({"dtype", "device", "ndim", "is_cuda", "requires_grad", "layout"})
 
 
 def flatten(call: Call, book: SlotBook) -> Channels:
@@ -20,62 +25,185 @@ def flatten(call: Call, book: SlotBook) -> Channels:
 
 
 def reshape(call: Call, book: SlotBook) -> Channels:
-    """`view` and `reshape` where they flatten; with the width written as a number the channels are pinned to it."""
+    """`view` and `reshape` that leave the channels a dimension; one that names their width as a number pins them."""
     x = call.argument(0, "input")
     if not isinstance(x, Channels):
-        raise call.refusal("no rule for these arguments")
+        raise Unfollowed("no rule for these arguments")
     sizes = call.args[1:] if len(call.args) > 1 else (call.kwargs.get("shape", ()),)
     if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)):
         sizes = tuple(sizes[0])
     result = _reshaped(call, x)
-    if not _follows_width(x, sizes):
+    if not _follows_width(x, sizes, result.dim):
         book.pin(x.slots, f"{named(call)} fixes its width by a number")
     return result
 
 
 def _reshaped(call: Call, x: Channels) -> Channels:
-    before, after = x.shape, tuple(call.shape)
+    before, after = x.shape, call.shape
     if before == after:
         return x
-    if x.dim == 1 and after == (before[0], int(np.prod(before[1:]))):
-        positions = int(np.prod(before[2:]))
-        return replace(x, slots=np.repeat(x.slots, positions), zero=np.repeat(x.zero, positions), shape=after)
-    if x.dim == 1 and after[:2] == before[:2]:
-        return replace(x, shape=after)
-    raise call.refusal(f"no rule for reshaping {list(before)} to {list(after)}")
+    if x.dim == 1 and after == (before[0], math.prod(before[1:])):
+        positions = math.prod(before[2:])
+        return replace(x, dim=1, slots=np.repeat(x.slots, positions), zero=np.repeat(x.zero, positions), shape=after)
+    # Equally many elements on either side of the channels: their dimension keeps its meaning.
+    outer, inner = math.prod(before[: x.dim]), math.prod(before[x.dim + 1 :])
+    places = [
+        place
+        for place, width in enumerate(after)
+        if width == len(x.slots) and math.prod(after[:place]) == outer and math.prod(after[place + 1 :]) == inner
+    ]
+    if len(places) != 1:
+        raise Unfollowed(f"no rule for reshaping {list(before)} to {list(after)}")
+    return replace(x, dim=places[0], shape=after)
 
 
-def _follows_width(x: Channels, sizes: tuple[Any, ...]) -> bool:
+def _follows_width(x: Channels, sizes: tuple[Any, ...], dim: int) -> bool:
     """Whether a reshape to `sizes` still does the same with fewer channels: the channels' place says -1, or reads x."""
-    if len(sizes) < 2:
+    if len(sizes) <= dim:
         return False
-    place = sizes[1]
+    place = sizes[dim]
+    others = [size for i, size in enumerate(sizes) if i != dim]
+    if any(isinstance(size, Size) and size.slots is not None for size in others):
+        return False
     if isinstance(place, Size):
+        # Only the very width of x: one written for flattened channels would not shrink with it.
         return place.slots is not None and np.array_equal(place.slots, x.slots)
-    others = [size for i, size in enumerate(sizes) if i != 1]
-    return place == -1 and all(not isinstance(size, Size) or size.slots is None for size in others)
+    return bool(place == -1)
 
 
-def shape_attribute(call: Call, book: SlotBook) -> Any:
-    """`x.shape`; any other attribute is refused."""
-    if call.argument(1, "name") != "shape":
-        raise call.refusal(f"no rule for the attribute {call.argument(1, 'name')!r}")
-    return size(replace(call, args=call.args[:1]), book)
+def permute(call: Call, book: SlotBook) -> Channels:
+    """Dimensions change places."""
+    x = call.argument(0, "input")
+    order = call.args[1:] if len(call.args) > 1 else (call.kwargs.get("dims"),)
+    if len(order) == 1 and isinstance(order[0], (tuple, list)):
+        order = tuple(order[0])
+    if not isinstance(x, Channels) or not all(isinstance(dim, int) for dim in order):
+        raise Unfollowed("no rule for these arguments")
+    return replace(x, dim=[dim % len(x.shape) for dim in order].index(x.dim), shape=call.shape)
+
+
+def transpose(call: Call, book: SlotBook) -> Channels:
+    """Two dimensions change places."""
+    x = call.argument(0, "input")
+    pair = [call.argument(1, "dim0"), call.argument(2, "dim1")]
+    if not isinstance(x, Channels) or not all(isinstance(dim, int) for dim in pair):
+        raise Unfollowed("no rule for these arguments")
+    a, b = (dim % len(x.shape) for dim in pair)
+    return replace(x, dim={a: b, b: a}.get(x.dim, x.dim), shape=call.shape)
+
+
+def expand(call: Call, book: SlotBook) -> Channels:
+    """Other dimensions are repeated; the channels' size must follow their width."""
+    x = call.argument(0, "input")
+    sizes = call.args[1:]
+    if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)):
+        sizes = tuple(sizes[0])
+    if not isinstance(x, Channels) or len(call.shape) != len(x.shape) or call.shape[x.dim] != len(x.slots):
+        raise Unfollowed("no rule for these arguments")
+    if not _follows_width(x, sizes, x.dim):
+        book.pin(x.slots, f"{named(call)} fixes its width by a number")
+    return replace(x, shape=call.shape)
+
+
+def unsqueeze(call: Call, book: SlotBook) -> Channels:
+    """A new dimension of one."""
+    x, dim = call.argument(0, "input"), call.argument(1, "dim")
+    if not isinstance(x, Channels) or not isinstance(dim, int):
+        raise Unfollowed("no rule for these arguments")
+    return replace(x, dim=x.dim + (dim % (len(x.shape) + 1) <= x.dim), shape=call.shape)
+
+
+def squeeze(call: Call, book: SlotBook) -> Channels:
+    """Named dimensions of one go; without a name a single channel could go too."""
+    x, dims = call.argument(0, "input"), call.argument(1, "dim")
+    dims = (dims,) if isinstance(dims, int) else dims
+    if not isinstance(x, Channels) or not isinstance(dims, (tuple, list)):
+        raise Unfollowed("no rule for squeezing dimensions that are not named")
+    gone = {dim % len(x.shape) for dim in dims if x.shape[dim] == 1}
+    if x.dim in {dim % len(x.shape) for dim in dims}:
+        raise Unfollowed("no rule for squeezing the channels")
+    return replace(x, dim=x.dim - sum(dim < x.dim for dim in gone), shape=call.shape)
+
+
+def chunk(call: Call, book: SlotBook) -> tuple[Channels, ...]:
+    """Equal parts: along the channels tied place by place, so that the parts stay equal; else the same channels."""
+    x = call.argument(0, "input")
+    count, dim = call.argument(1, "chunks"), call.argument(2, "dim", 0)
+    if not isinstance(x, Channels) or not isinstance(count, int) or not isinstance(dim, int):
+        raise Unfollowed("no rule for these arguments")
+    shapes = [tuple(part.shape) for part in call.result]
+    if dim % len(x.shape) != x.dim:
+        return tuple(replace(x, shape=shape) for shape in shapes)
+    if len(x.slots) % count or len(shapes) != count:
+        raise Unfollowed("no rule for unequal parts of the channels")
+    parts = x.slots.reshape(count, -1)
+    book.tie(np.tile(parts[0], count - 1), parts[1:].reshape(-1))
+    return tuple(
+        replace(x, slots=slots, zero=zero, shape=shape)
+        for slots, zero, shape in zip(parts, x.zero.reshape(count, -1), shapes, strict=True)
+    )
+
+
+def split(call: Call, book: SlotBook) -> tuple[Channels, ...]:
+    """Parts of given sizes around the channels; along them the sizes are numbers that would not shrink."""
+    x, dim = call.argument(0, "tensor"), call.argument(2, "dim", 0)
+    if not isinstance(x, Channels) or not isinstance(dim, int):
+        raise Unfollowed("no rule for these arguments")
+    if dim % len(x.shape) == x.dim:
+        raise Unfollowed("it splits the channels by number")
+    return tuple(replace(x, shape=tuple(part.shape)) for part in call.result)
+
+
+def channel_shuffle(call: Call, book: SlotBook) -> Channels:
+    """Groups of channels interleaved; each group must keep as many, so they are tied place by place."""
+    x = only_input(call)
+    groups = call.module.groups if isinstance(call.module, nn.ChannelShuffle) else call.argument(1, "groups")
+    if x.dim != 1 or not isinstance(groups, int):
+        raise Unfollowed("no rule for these arguments")
+    parts = x.slots.reshape(groups, -1)
+    book.tie(np.tile(parts[0], groups - 1), parts[1:].reshape(-1))
+    zero = x.zero.reshape(groups, -1).T.reshape(-1)
+    return replace(x, slots=parts.T.reshape(-1), zero=zero, shape=call.shape)
+
+
+def attribute(call: Call, book: SlotBook) -> Any:
+    """`x.shape` as numbers that remember which channels they count; what says nothing of the width as it is."""
+    name = call.argument(1, "name")
+    if name == "shape":
+        return size(replace(call, args=call.args[:1]), book)
+    if name in WIDTHLESS_ATTRIBUTES:
+        return call.result
+    raise Unfollowed(f"no rule for the attribute {name!r}")
 
 
 def size(call: Call, book: SlotBook) -> Any:
     """`x.size()` or `x.size(dim)`: numbers that remember which channels they count."""
-    x = only_input(replace(call, shape=()))
+    x = call.argument(0, "input")
+    if not isinstance(x, Channels):
+        raise Unfollowed("no rule for these arguments")
     sizes = tuple(Size(n, x.slots if dim == x.dim else None) for dim, n in enumerate(x.shape))
     dim = call.argument(1, "dim")
     return sizes if dim is None else sizes[dim]
 
 
+def metadata(call: Call, book: SlotBook) -> Any:
+    """A fact about a tensor that does not depend on its width."""
+    return call.result
+
+
 def item(call: Call, book: SlotBook) -> Any:
-    """Indexing of a shape; indexing of a tensor is refused."""
-    if not isinstance(call.args[0], tuple):
-        raise call.refusal("no rule for indexing a tensor")
-    return call.args[0][call.args[1]]
+    """An element of a tuple or dict; of a tensor only slices around the channels."""
+    x, index = call.args[0], call.args[1]
+    if isinstance(x, (tuple, list, Mapping)) and not values_of(Size, index):
+        return x[index]
+    if not isinstance(x, Channels):
+        raise Unfollowed("no rule for these arguments")
+    indices = index if isinstance(index, tuple) else (index,)
+    if not all(isinstance(each, slice) for each in indices) or not isinstance(call.result, Tensor):
+        raise Unfollowed("no rule for indexing a tensor other than by slices")
+    if len(indices) > x.dim and indices[x.dim] != slice(None):
+        raise Unfollowed("no rule for taking a part of the channels by number")
+    return replace(x, shape=call.shape)
 
 
 def named_tuple(call: Call, book: SlotBook) -> Any:

@@ -38,27 +38,33 @@ class SlotBook:
     """What is known of the slots of one network.
 
     Attributes:
-        selecting: norm name -> bool `[channels]`, the channels that it gathers rather than passes on (an input).
+        gathering: norm name -> bool `[channels]`, the channels that it gathers rather than passes on (an input).
+        scattering: norm name -> bool `[channels]`, the channels that it writes at full width (an input).
         keyed: conv and linear names that are mask keys themselves; known after a first walk.
         inputs: module name -> slots it reads `[in channels]`.
-        outputs: module name -> slots it writes `[out channels]`; norms, convs and linears.
+        outputs: module name -> slots it writes `[out channels]`; norms, convs, linears and what is narrowed with them.
+        wide: scattering norm -> slots that flow on from it `[channels]`.
         norms: name of each norm whose scale masks its outputs -> whether it stands behind another norm of the same
             slots.
         producers: names of the convs and linears that the walk met.
         readings, pins, adds: as found, in the order of the walk; `adds` are the slots that an add touches.
         streams_into_norms: names of norms that read the output of an add.
+        whole: module name -> why its tensors cannot be narrowed (something else reads them).
     """
 
-    selecting: dict[str, Flags] = field(default_factory=dict)
+    gathering: dict[str, Flags] = field(default_factory=dict)
+    scattering: dict[str, Flags] = field(default_factory=dict)
     keyed: frozenset[str] = frozenset()
     inputs: dict[str, Slots] = field(default_factory=dict)
     outputs: dict[str, Slots] = field(default_factory=dict)
+    wide: dict[str, Slots] = field(default_factory=dict)
     norms: dict[str, bool] = field(default_factory=dict)
     producers: dict[str, None] = field(default_factory=dict)
     readings: list[Reading] = field(default_factory=list)
     pins: list[Pin] = field(default_factory=list)
     adds: list[Pin] = field(default_factory=list)
     streams_into_norms: list[str] = field(default_factory=list)
+    whole: dict[str, str] = field(default_factory=dict)
     size: int = 0
     _fresh: dict[str, Slots] = field(default_factory=dict)
     _ties: list[tuple[Slots, Slots]] = field(default_factory=list)
@@ -78,6 +84,10 @@ class SlotBook:
     def pin(self, slots: Slots, reason: str) -> None:
         """These slots stay."""
         self.pins.append(Pin(slots, reason))
+
+    def keep_whole(self, name: str, reason: str) -> None:
+        """Module `name` keeps its tensors, and with them its inputs and outputs."""
+        self.whole.setdefault(name, reason)
 
     def reads(self, name: str, slots: Slots, zero: Flags) -> None:
         """Conv or linear `name` sums over these slots, so a removed one must be zero by then."""

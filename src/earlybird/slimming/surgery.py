@@ -19,31 +19,41 @@ from earlybird.core.groups import ChannelGroups
 from earlybird.core.mask import ChannelMask
 from earlybird.errors import MaskError
 from earlybird.slimming.certificate import Certificate, Policy, certify_channels
+from earlybird.slimming.check import check_cut, difference
 from earlybird.slimming.graph import ExampleInput
 from earlybird.slimming.groups import groups_of
-from earlybird.slimming.select import SELECT_NORMS, Norm, selecting_norm
+from earlybird.slimming.select import SELECTING_NORMS, Norm, gathering_norm, scattering_norm
 from earlybird.slimming.slots import Flags
+
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
 
 KeptIndices = dict[str, tuple[Tensor | None, ...]]
 
 
 def slim(
-    model: nn.Module, mask: ChannelMask, example_input: ExampleInput, groups: ChannelGroups | None = None
+    model: nn.Module,
+    mask: ChannelMask,
+    example_input: ExampleInput,
+    groups: ChannelGroups | None = None,
+    *,
+    check: bool = True,
 ) -> nn.Module:
     """A new, physically smaller module that computes what `masked(model, mask)` computes.
 
     Weights, statistics and buffers are the kept part of the caller's, who keeps the model untouched. Device, dtype,
     memory format, `requires_grad` and the training flags carry over. A norm that gathers from a residual stream becomes
-    a `SelectBatchNorm`.
+    a `SelectBatchNorm`, one that writes to a stream a `ScatterBatchNorm`.
 
     Args:
         model: the dense network.
         mask: which channels stay, drawn with the groups of this network.
-        example_input: a tensor, or a tuple of tensors, with the batch first; only its shapes are used.
+        example_input: a tensor, or a tuple of tensors, with the batch first.
         groups: what the mask was drawn with; by default `channel_groups(model, example_input)`.
+        check: run the slim and the masked network on the example, in both modes, and compare (`check.py`).
 
     Raises:
-        SlimError: the network cannot be traced, or an operation has no rule.
+        SlimError: the network cannot be traced, or the check found a difference.
         MaskError: the mask cuts a protected channel, disagrees inside a tie, leaves a layer no channel, or names other
             layers or widths; or `groups` belong to another network.
 
@@ -60,17 +70,20 @@ def slim(
         if name in cuts:
             _narrow_(module, name, cuts[name], indices)
     for name, module in list(small.named_modules()):
-        index = cuts[name].gather if name in cuts else None
-        if index is not None and isinstance(module, Norm) and not isinstance(module, SELECT_NORMS):
-            _replace_(small, module, selecting_norm(module, index))
+        if name in cuts and isinstance(module, Norm) and not isinstance(module, SELECTING_NORMS):
+            _let_select_(small, module, cuts[name])
+    if check:
+        check_cut(masked(model, mask), small, example_input)
     return small
 
 
-def slim_like(
-    model: nn.Module, mask: ChannelMask, example_input: ExampleInput, groups: ChannelGroups | None = None
-) -> nn.Module:
-    """`slim`, under the name that says that the result is of the caller's class."""
-    return slim(model, mask, example_input, groups)
+def certify(model: nn.Module, mask: ChannelMask, example_input: ExampleInput, small: nn.Module) -> float:
+    """Largest relative error of `small` against `masked(model, mask)`, over eval and train mode (`check.difference`).
+
+    Returns:
+        0 for equal outputs; about 1e-6 is float32 rounding.
+    """
+    return difference(masked(model, mask), small, example_input).worst
 
 
 def kept_indices(
@@ -118,6 +131,8 @@ def masked(model: nn.Module, mask: ChannelMask, example_input: ExampleInput | No
     modules = dict(model.named_modules())
     for name, keep in mask.items():
         weight = getattr(modules.get(name), "weight", None)
+        if isinstance(weight, Tensor) and isinstance(modules[name], _TRANSPOSED):
+            weight = weight.transpose(0, 1)  # A view: zeros reach the parameter.
         if not isinstance(weight, Tensor) or weight.shape[0] != keep.numel():
             found = "no such layer" if not isinstance(weight, Tensor) else f"{weight.shape[0]} channels"
             raise MaskError(
@@ -132,11 +147,11 @@ def masked(model: nn.Module, mask: ChannelMask, example_input: ExampleInput | No
 
 @dataclass(frozen=True)
 class _Cut:
-    """What one module keeps: bool `[in]` and `[out]`, and for a norm that drops channels by itself what it gathers."""
+    """What one module keeps: bool `[in]` and `[out]`; for a norm `[channels]` what of them flows on, zeros included."""
 
     keep_in: Flags
     keep_out: Flags
-    gather: Tensor | None = None
+    keep_wide: Flags
 
 
 def _cuts(
@@ -170,11 +185,7 @@ def _cut_of(certificate: Certificate, name: str, kept: Flags) -> _Cut:
     keep_in, keep_out = kept[book.inputs[name]], kept[book.outputs[name]]
     if not keep_out.any():
         raise MaskError(f"layer {name!r} would keep no channel; draw the mask with min_channels=1 or more")
-    gather = None
-    if isinstance(certificate.network.modules[name], Norm) and keep_out.sum() < keep_in.sum():
-        places = np.cumsum(keep_in) - 1  # Where each channel lies in what still arrives.
-        gather = torch.from_numpy(places[: len(keep_out)][keep_out])
-    return _Cut(keep_in, keep_out, gather)
+    return _Cut(keep_in, keep_out, kept[book.wide[name]] if name in book.wide else keep_out)
 
 
 def _restricts(groups: ChannelGroups, fresh: ChannelGroups) -> bool:
@@ -198,7 +209,7 @@ def _kept_indices(model: nn.Module, cuts: dict[str, _Cut]) -> KeptIndices:
         for name, tensor in _own_tensors(module):
             full = f"{path}.{name}" if path else name
             whole: tuple[Tensor | None, ...] = (None,) * tensor.dim()
-            found[full] = _indices_of(module, cuts[path], whole) if path in cuts else whole
+            found[full] = _indices_of(module, name, cuts[path], whole) if path in cuts else whole
     return found
 
 
@@ -209,14 +220,29 @@ def _own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
                 yield name, tensor
 
 
-def _indices_of(module: nn.Module, cut: _Cut, whole: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
-    """Dimension 0 is always the module's output; dimension 1 its input, save where groups make that a 1 (depthwise)."""
+# The tensors of a layer that have a place for each channel; a subclass may hold others, which stay.
+_PER_CHANNEL = frozenset({"weight", "bias", "running_mean", "running_var", "index"})
+
+
+def _indices_of(module: nn.Module, name: str, cut: _Cut, whole: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    """Dimension 0 is the module's output and dimension 1 its input; the other way round in a transposed conv."""
+    if name not in _PER_CHANNEL or not whole:
+        return whole
     entries = list(whole)
-    if len(entries) > 0:
-        entries[0] = _index(cut.keep_out)
-    if len(entries) > 1 and getattr(module, "groups", 1) == 1:
-        entries[1] = _index(cut.keep_in)
+    entries[0] = _index(cut.keep_out)
+    if len(entries) > 1:
+        entries[1] = _index(_inputs_of_one_group(module, cut))
+        if isinstance(module, _TRANSPOSED):
+            entries[:2] = entries[1], entries[0]
     return tuple(entries)
+
+
+def _inputs_of_one_group(module: nn.Module, cut: _Cut) -> Flags:
+    """Every group of a grouped conv reads the same places of its own inputs (`layer_rules.py`)."""
+    groups = int(getattr(module, "groups", 1))
+    if groups == len(cut.keep_in):  # Depthwise: each reads its one.
+        return np.ones(1, dtype=bool)
+    return cut.keep_in[: len(cut.keep_in) // groups]
 
 
 def _index(keep: Flags) -> Tensor | None:
@@ -234,13 +260,26 @@ def _narrow_(module: nn.Module, name: str, cut: _Cut, indices: KeptIndices) -> N
         else:
             module._buffers[own] = part
     inputs, outputs = int(cut.keep_in.sum()), int(cut.keep_out.sum())
-    if isinstance(module, Norm):
+    if isinstance(module, (Norm, nn.modules.instancenorm._InstanceNorm)):
         module.num_features = outputs
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = outputs
     elif isinstance(module, nn.Linear):
         module.in_features, module.out_features = inputs, outputs
-    elif isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-        module.groups = module.groups if module.groups == 1 else inputs
+    elif isinstance(module, _CONVS):
+        if 1 < module.groups == module.in_channels:
+            module.groups = inputs
         module.in_channels, module.out_channels = inputs, outputs
+
+
+def _let_select_(model: nn.Module, norm: Norm, cut: _Cut) -> None:
+    """Where a norm drops channels by itself it gathers the kept ones, or writes them to their places."""
+    if cut.keep_out.sum() < cut.keep_in.sum():
+        index = np.cumsum(cut.keep_in)[cut.keep_out] - 1  # Where each channel lies in what still arrives.
+        _replace_(model, norm, gathering_norm(norm, torch.from_numpy(index)))
+    elif cut.keep_out.sum() < cut.keep_wide.sum():
+        index = np.cumsum(cut.keep_wide)[cut.keep_out] - 1
+        _replace_(model, norm, scattering_norm(norm, torch.from_numpy(index), int(cut.keep_wide.sum())))
 
 
 def _replace_(model: nn.Module, old: nn.Module, new: nn.Module) -> None:

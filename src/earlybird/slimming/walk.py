@@ -1,26 +1,30 @@
-"""The walk: every node of the traced graphs, in order, through its rule, into one `SlotBook`."""
+"""The walk: every node of the traced graphs, in order, through its rule, into one `SlotBook`.
+
+An operation without a rule is not followed: all that it reads stays at full width, and what it gives is channels that
+stay. Whatever it computes, the slim network then computes the same. The reason names module and operation.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from torch import fx
+from torch import Tensor, fx, nn
 
-from earlybird.slimming.calls import Call, Channels, Rule, tensors_in
-from earlybird.slimming.graph import TracedNetwork, module_path, shape_of
-from earlybird.slimming.rules import FUNCTION_RULES, METHOD_RULES, MODULE_RULES
-from earlybird.slimming.shape_rules import named_tuple
+from earlybird.slimming.calls import Call, Channels, Opaque, OwnTensor, Rule, Size, Unfollowed, named, values_of
+from earlybird.slimming.flow_rules import keeps_zero, unfollowed_channels
+from earlybird.slimming.graph import TracedNetwork, module_path, traced_value
+from earlybird.slimming.memory import Memory
+from earlybird.slimming.rules import FUNCTION_RULES, METHOD_RULES, MODULE_RULES, layer_of
+from earlybird.slimming.shape_rules import WIDTHLESS_ATTRIBUTES, named_tuple
 from earlybird.slimming.slots import Flags, SlotBook
 
-_INPLACE_FUNCTIONS = frozenset({"iadd", "isub", "imul", "itruediv"})
-# Operations whose output may be the very memory of their input.
-_ALIASES = frozenset(
-    {"Identity", "Dropout", "dropout", "Flatten", "flatten", "view", "reshape", "contiguous", "detach", "float"}
-)
 
-
-def walk(network: TracedNetwork, selecting: dict[str, Flags], *, breaks_ties: bool) -> SlotBook:
+def walk(
+    network: TracedNetwork, *, gathering: dict[str, Flags], scattering: dict[str, Flags], breaks_ties: bool
+) -> SlotBook:
     """Ties, readings and pins of a network.
 
     Two rounds: which conv or linear is a mask key itself (no norm follows any of some channel's class) is known only
@@ -28,13 +32,11 @@ def walk(network: TracedNetwork, selecting: dict[str, Flags], *, breaks_ties: bo
 
     Args:
         network: traced graphs.
-        selecting: norm name -> bool `[channels]`, the channels that norm gathers.
+        gathering: norm name -> bool `[channels]`, the channels that norm gathers from its input.
+        scattering: norm name -> bool `[channels]`, the channels that norm writes at full width.
         breaks_ties: whether adds pin their operands (residual policy `select`).
-
-    Raises:
-        SlimError: an operation without a rule, or one whose channels do not line up.
     """
-    book = SlotBook(selecting=selecting)
+    book = SlotBook(gathering=gathering, scattering=scattering)
     _walk_graphs(network, book, breaks_ties)
     book.keyed = _layers_without_norm(book)
     book.forget_findings()
@@ -51,48 +53,105 @@ def _layers_without_norm(book: SlotBook) -> frozenset[str]:
 
 
 def _walk_graphs(network: TracedNetwork, book: SlotBook, breaks_ties: bool) -> None:
+    for path, reason in network.whole.items():
+        book.keep_whole(path, reason)
     for mode, graph in network.graphs.items():
         values: dict[fx.Node, Any] = {}
-        memory = _Memory(graph)
+        memory = Memory(graph)
         for node in graph.nodes:
             if node.op == "placeholder":
                 values[node] = _network_input(node, book, mode)
             elif node.op == "output":
-                for x in tensors_in(_filled(node.args, values)):
+                for x in values_of(Channels, _filled(node.args, values)):
                     book.pin(x.slots, "it is a network output")
             elif node.op == "get_attr":
-                values[node] = shape_of(node)  # No rule takes it: an operation that reads it is refused.
+                path, _, name = str(node.target).rpartition(".")
+                values[node] = OwnTensor(path, name, tuple(traced_value(node).shape))
             else:
-                values[node] = _applied(node, network, values, book, mode, breaks_ties, memory)
+                values[node] = _applied(_call_of(node, network, values, mode, breaks_ties, memory), node, network, book)
 
 
-def _applied(
-    node: fx.Node,
-    network: TracedNetwork,
-    values: dict[fx.Node, Any],
-    book: SlotBook,
-    mode: str,
-    breaks_ties: bool,
-    memory: _Memory,
-) -> Any:
+def _call_of(
+    node: fx.Node, network: TracedNetwork, values: dict[fx.Node, Any], mode: str, breaks_ties: bool, memory: Memory
+) -> Call:
     module = network.modules[str(node.target)] if node.op == "call_module" else None
-    call = Call(
+    return Call(
         key=f"{mode}:{node.name}",
         where=module_path(node),
         operation=_operation(node, network),
         args=_filled(node.args, values),
         kwargs=_filled(node.kwargs, values),
-        shape=shape_of(node),
+        result=traced_value(node),
         module=module,
         mutates_live_value=memory.overwrites_live_value(node, module),
         breaks_ties=breaks_ties,
     )
-    rule = _rule_of(node, network)
-    if rule is None:
-        raise call.refusal("slimming has no rule for it yet; it is refused rather than guessed")
-    if any(name in call.kwargs for name in ("axis", "out")):
-        raise call.refusal("no rule for the arguments 'axis' and 'out'; use 'dim' and the returned value")
-    return rule(call, book)
+
+
+def _applied(call: Call, node: fx.Node, network: TracedNetwork, book: SlotBook) -> Any:
+    call, layer = layer_of(call, node.target, network.modules)
+    if layer is not None:
+        call = _with_channels(call, book)
+    elif not _counts_channels(call):
+        if not (node.target is getattr and call.args[1] in WIDTHLESS_ATTRIBUTES):
+            _keep_owners_whole(call, book, "its tensors are read by name")
+        return _as_value(call.result)
+    rule = layer or _rule_of(node, network)
+    try:
+        if rule is None:
+            why = network.untraced.get(call.operation)
+            raise Unfollowed(f"tracing cannot enter it ({why})" if why else "slimming has no rule for it")
+        if any(name in call.kwargs for name in ("axis", "out")):
+            raise Unfollowed("no rule for the arguments 'axis' and 'out'")
+        value = rule(call, book)
+    except Unfollowed as why:
+        return _unfollowed(call, network, book, str(why))
+    _keep_owners_whole(call, book, "its tensors are read by name")
+    return value
+
+
+def _counts_channels(call: Call) -> bool:
+    arguments = [call.args, call.kwargs]
+    return bool(values_of(Channels, arguments)) or any(size.slots is not None for size in values_of(Size, arguments))
+
+
+def _with_channels(call: Call, book: SlotBook) -> Call:
+    """A layer that reads what is not followed reads channels that stay."""
+    if len(call.args) != 1 or call.kwargs or not isinstance(call.args[0], Opaque):
+        return call
+    x = call.args[0]
+    dim = len(x.shape) - 1 if isinstance(call.module, nn.Linear) else 1
+    return replace(call, args=(unfollowed_channels(call, book, x, dim, "input"),)) if dim < len(x.shape) else call
+
+
+def _unfollowed(call: Call, network: TracedNetwork, book: SlotBook, why: str) -> Any:
+    reason = f"{named(call)} is not followed: {why}"
+    arguments = [call.args, call.kwargs]
+    for x in values_of(Channels, arguments):
+        book.pin(x.slots, reason)
+    for size in values_of(Size, arguments):
+        if size.slots is not None:
+            book.pin(size.slots, reason)
+    _keep_owners_whole(call, book, reason)
+    for module in call.module.modules() if call.module is not None else ():
+        book.keep_whole(network.path_of[id(module)], reason)
+    return _as_value(call.result)
+
+
+def _keep_owners_whole(call: Call, book: SlotBook, reason: str) -> None:
+    for tensor in values_of(OwnTensor, [call.args, call.kwargs]):
+        book.keep_whole(tensor.path, f"{named(call)}: {reason}" if reason.startswith("its") else reason)
+
+
+def _as_value(result: Any) -> Any:
+    """What an operation gave, its tensors as values that are not followed."""
+    if isinstance(result, Tensor):
+        return Opaque(tuple(result.shape))
+    if isinstance(result, Mapping):
+        return {key: _as_value(each) for key, each in result.items()}
+    if isinstance(result, (list, tuple)):
+        return tuple(_as_value(each) for each in result)
+    return result
 
 
 def _rule_of(node: fx.Node, network: TracedNetwork) -> Rule | None:
@@ -102,6 +161,8 @@ def _rule_of(node: fx.Node, network: TracedNetwork) -> Rule | None:
         return METHOD_RULES.get(str(node.target))
     if isinstance(node.target, type) and issubclass(node.target, tuple):
         return named_tuple
+    if getattr(node.target, "__name__", "") == "stochastic_depth":  # torchvision's; slimming does not import it.
+        return keeps_zero
     return FUNCTION_RULES.get(node.target) if callable(node.target) else None
 
 
@@ -112,12 +173,12 @@ def _operation(node: fx.Node, network: TracedNetwork) -> str:
 
 
 def _network_input(node: fx.Node, book: SlotBook, mode: str) -> Any:
-    shape = shape_of(node)
-    if not isinstance(shape, tuple) or len(shape) < 2:
-        return shape
-    slots = book.fresh(f"{mode}:{node.name}", shape[1])
+    value = traced_value(node)
+    if not isinstance(value, Tensor) or value.dim() < 2:
+        return _as_value(value)
+    slots = book.fresh(f"{mode}:{node.name}", value.shape[1])
     book.pin(slots, "it is a network input")
-    return Channels(slots, np.zeros(shape[1], dtype=bool), 1, shape)
+    return Channels(slots, np.zeros(len(slots), dtype=bool), 1, tuple(value.shape))
 
 
 def _filled(arguments: Any, values: dict[fx.Node, Any]) -> Any:
@@ -130,32 +191,3 @@ def _filled(arguments: Any, values: dict[fx.Node, Any]) -> Any:
     if isinstance(arguments, slice):
         return slice(*(_filled(each, values) for each in (arguments.start, arguments.stop, arguments.step)))
     return arguments
-
-
-class _Memory:
-    """Which nodes may be one tensor in memory: an in-place operation changes every name of it."""
-
-    def __init__(self, graph: fx.Graph) -> None:
-        self.order = {node: i for i, node in enumerate(graph.nodes)}
-        self.owner: dict[fx.Node, fx.Node] = {}
-        self.names: dict[fx.Node, list[fx.Node]] = {}
-
-    def overwrites_live_value(self, node: fx.Node, module: Any) -> bool:
-        """Whether `node` writes into a tensor that another name of it shows to a later operation."""
-        source = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
-        inplace = self._is_inplace(node, module)
-        kind = type(module).__name__ if module is not None else getattr(node.target, "__name__", node.target)
-        owner = self.owner.get(source, source) if source is not None and (inplace or kind in _ALIASES) else node
-        owner = node if owner is None else owner
-        self.owner[node] = owner
-        earlier = self.names.setdefault(owner, [owner])
-        late_reads = (user for name in earlier for user in name.users if self.order[user] > self.order[node])
-        result = inplace and any(True for _ in late_reads)
-        earlier.append(node)
-        return result
-
-    def _is_inplace(self, node: fx.Node, module: Any) -> bool:
-        if module is not None:
-            return bool(getattr(module, "inplace", False))
-        name = str(node.target if isinstance(node.target, str) else getattr(node.target, "__name__", ""))
-        return bool(node.kwargs.get("inplace")) or name in _INPLACE_FUNCTIONS or (name.endswith("_") and name[0] != "_")

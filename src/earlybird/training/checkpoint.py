@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import pickle
 import warnings
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 import torch
 
+from earlybird.atomic import write_atomically
 from earlybird.errors import CheckpointError
 
 FORMAT_VERSION = 1
@@ -138,20 +138,3 @@ class Checkpoints:
         """What a write that was killed left behind."""
         for path in self.folder.glob(".*.tmp-*"):
             path.unlink(missing_ok=True)
-
-
-def write_atomically(path: Path, data: bytes | memoryview) -> None:
-    """Replace `path` by `data` in one step that survives a crash; the temporary file is removed on failure.
-
-    Raises:
-        OSError: the disk is full or refuses.
-    """
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -1,0 +1,130 @@
+"""`earlybird inspect`: what can be cut from a network, what not and why, and what it would save."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from earlybird.cli.options import Parser
+from earlybird.errors import ConfigError
+
+
+def command(argv: Sequence[str]) -> int:
+    """Print the groups as a table, or JSON."""
+    parsed = _parser().parse_args(list(argv))
+    _check(parsed)
+    facts = _facts(parsed)
+    if parsed.json:
+        print(json.dumps(facts, indent=1))
+    else:
+        _print(facts)
+    return 0
+
+
+def _parser() -> Parser:
+    parser = Parser("inspect", "Show what can be cut from a network, and what the cut would save.")
+    parser.add_argument("model", type=str, help="a name that --model of `earlybird train` takes")
+    parser.add_argument("--ratio", type=float, default=0.5, help="fraction of the prunable channels to remove")
+    parser.add_argument("--policy", type=str, default="auto", help="residual policy: auto, inner, tie or select")
+    parser.add_argument("--round-to", type=int, default=1, help="kept widths are multiples of this")
+    parser.add_argument("--min-channels", type=int, default=1, help="channels that stay in every layer")
+    parser.add_argument("--keep", type=list[str], default=[], help="names or patterns of layers to leave whole")
+    parser.add_argument("--criterion", type=str, default="bn_scale", help="bn_scale or filter_l1")
+    parser.add_argument("--classes", type=int, default=10, help="number of classes")
+    parser.add_argument("--channels", type=int, default=3, help="input channels")
+    parser.add_argument("--image-size", type=int, default=0, help="0: 32, and 224 for torchvision: and timm:")
+    parser.add_argument("--width", type=float, default=1.0, help="width multiplier of the built-in networks")
+    parser.add_argument("--batch-size", type=int, default=8, help="images in the measured training step; 0: no timing")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def _check(parsed: argparse.Namespace) -> None:
+    if not 0 <= parsed.ratio < 1:
+        raise ConfigError(f"--ratio is {parsed.ratio}; give a number in [0, 1)")
+    if parsed.criterion not in ("bn_scale", "filter_l1"):
+        raise ConfigError(f"--criterion is {parsed.criterion!r}; give bn_scale or filter_l1 (others need gradients)")
+    if parsed.batch_size < 0 or parsed.batch_size == 1:
+        raise ConfigError(f"--batch-size is {parsed.batch_size}; give 2 or more, or 0 for no timing")
+
+
+def _facts(parsed: argparse.Namespace) -> dict[str, Any]:
+    import torch
+
+    from earlybird.core import bn_scale, draw_mask, filter_l1
+    from earlybird.core.drawing import realised_ratio
+    from earlybird.cost import count_cost
+    from earlybird.cost.step_time import step_seconds
+    from earlybird.models import build_model
+    from earlybird.slimming import channel_groups, slim
+    from earlybird.slimming.inspection import inspect_groups
+
+    size = parsed.image_size or (224 if parsed.model.startswith(("torchvision:", "timm:")) else 32)
+    model = build_model(
+        parsed.model, num_classes=parsed.classes, in_channels=parsed.channels, width=parsed.width, image_size=size
+    )
+    shape = (parsed.channels, size, size)
+    example = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    groups = channel_groups(model, example, parsed.policy, keep=parsed.keep)
+    facts: dict[str, Any] = {
+        "model": parsed.model,
+        "image_shape": list(shape),
+        "policy": groups.policy,
+        "units": groups.num_units,
+        "groups": [asdict(row) for row in inspect_groups(groups)],
+        "requested_ratio": parsed.ratio,
+        "before": asdict(count_cost(model, shape)),
+        "after": None,
+    }
+    if not groups.num_units:
+        return facts
+    mask = draw_mask(
+        (bn_scale if parsed.criterion == "bn_scale" else filter_l1)(model),
+        parsed.ratio,
+        groups,
+        min_channels=parsed.min_channels,
+        round_to=parsed.round_to,
+    )
+    small = slim(model, mask, example, groups)
+    facts["realised_ratio"] = realised_ratio(mask, groups)
+    facts["after"] = asdict(count_cost(small, shape))
+    if parsed.batch_size:
+        images = torch.randn(parsed.batch_size, *shape)
+        seconds = step_seconds({"before": model, "after": small}, images)
+        facts["step_seconds"] = seconds
+    return facts
+
+
+def _print(facts: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    shape = "x".join(map(str, facts["image_shape"]))
+    console.print(f"{facts['model']} on {shape}, policy {facts['policy']}: {facts['units']} units can go", style="bold")
+    table = Table("layers cut together", "channels", "units", "stay, and why")
+    for row in facts["groups"]:
+        layers = ", ".join(row["layers"][:3]) + (
+            f" and {len(row['layers']) - 3} more" if len(row["layers"]) > 3 else ""
+        )
+        why = "; ".join(f"{count}: {reason}" for reason, count in row["protected"].items())
+        table.add_row(layers, str(row["channels"]), str(row["units"]), why)
+    console.print(table)
+    if facts["after"] is None:
+        console.print("Nothing can be cut: the table says why, layer by layer.")
+        return
+    console.print(
+        f"At ratio {facts['requested_ratio']:g} (realised {facts['realised_ratio']:.3f}), with untrained scales, which "
+        "say little about a trained network's widths:"
+    )
+    cost = Table("", "before", "after", "ratio")
+    for name, key in (("parameters", "params"), ("MACs per image", "macs"), ("MACs per training image", "train_macs")):
+        before, after = facts["before"][key], facts["after"][key]
+        cost.add_row(name, f"{before:,}", f"{after:,}", f"{after / before:.2f}")
+    if "step_seconds" in facts:
+        before, after = facts["step_seconds"]["before"], facts["step_seconds"]["after"]
+        cost.add_row("seconds per training step, measured", f"{before:.4f}", f"{after:.4f}", f"{after / before:.2f}")
+    console.print(cost)

@@ -1,0 +1,152 @@
+"""The sizes of a network's layers as plain numbers, and a network brought to other sizes: how a slim one is rebuilt.
+
+No tracing: a skeleton of the dense network is narrowed layer by layer to what was written down. Which norms gather or
+scatter is part of the sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from earlybird.errors import SlimError
+from earlybird.slimming.select import (
+    GATHERING,
+    GATHERING_NORMS,
+    SCATTERING_NORMS,
+    Norm,
+    gathering_norm,
+    scattering_norm,
+)
+
+Sizes = dict[str, dict[str, Any]]
+
+_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+# Kind -> classes, attributes that tell its size. The first that fits counts.
+_KINDS: dict[str, tuple[tuple[type[nn.Module], ...], tuple[str, ...]]] = {
+    "gather": (GATHERING_NORMS, ("num_features",)),
+    "scatter": (SCATTERING_NORMS, ("num_features", "width")),
+    "norm": ((Norm,), ("num_features",)),
+    "instance_norm": ((nn.modules.instancenorm._InstanceNorm,), ("num_features",)),
+    "conv": (_CONVS, ("in_channels", "out_channels", "groups")),
+    "transposed_conv": (_TRANSPOSED, ("in_channels", "out_channels", "groups")),
+    "linear": ((nn.Linear,), ("in_features", "out_features")),
+    "prelu": ((nn.PReLU,), ("num_parameters",)),
+}
+
+
+def layer_sizes(model: nn.Module) -> Sizes:
+    """Path of each layer that slimming may narrow -> its kind and its sizes."""
+    found: Sizes = {}
+    for path, module in model.named_modules():
+        kind = _kind_of(module)
+        if kind is not None:
+            found[path] = {"kind": kind} | {name: int(getattr(module, name)) for name in _KINDS[kind][1]}
+    return found
+
+
+def reshape_(model: nn.Module, sizes: Sizes, tensors: Mapping[str, Tensor]) -> None:
+    """Bring a skeleton to the sizes of a slim network; its tensors are then empty and of the right shape and dtype.
+
+    Args:
+        model: the dense network, or the slim one; changed in place.
+        sizes: what `layer_sizes` gave for the slim network.
+        tensors: the slim network's state dict.
+
+    Raises:
+        SlimError: a layer is missing or of another kind, or sizes and tensors contradict each other.
+    """
+    modules = dict(model.named_modules())
+    for path, size in sizes.items():
+        module = modules.get(path)
+        if module is None:
+            raise SlimError(f"layer {path!r} of the file is not in this network; name the network that was saved")
+        _resize_(model, module, path, size, tensors)
+
+
+def _kind_of(module: nn.Module) -> str | None:
+    return next((kind for kind, (classes, _) in _KINDS.items() if isinstance(module, classes)), None)
+
+
+def _resize_(
+    model: nn.Module, module: nn.Module, path: str, size: dict[str, Any], tensors: Mapping[str, Tensor]
+) -> None:
+    kind, own = size.get("kind"), _kind_of(module)
+    becomes_selecting = kind in ("gather", "scatter") and type(module) in GATHERING
+    if kind not in _KINDS or not (own == kind or becomes_selecting):
+        raise SlimError(f"layer {path!r} is a {type(module).__name__} here and {kind!r} in the file")
+    numbers = {name: size.get(name) for name in _KINDS[kind][1]}
+    if any(not isinstance(number, int) or isinstance(number, bool) or number < 1 for number in numbers.values()):
+        raise SlimError(f"layer {path!r}: its sizes in the file are {numbers}; they must be integers from 1 on")
+    dense_width = int(getattr(module, "width", getattr(module, "num_features", 0)))
+    for name, number in numbers.items():
+        if name != "width":
+            setattr(module, name, number)
+    for own_tensors in (module._parameters, module._buffers):
+        for name, tensor in own_tensors.items():
+            stored = tensors.get(f"{path}.{name}" if path else name)
+            if tensor is not None and stored is not None and name != "index":
+                _check_shape(path, name, module, stored)
+                _replace_tensor_(own_tensors, name, tensor, stored)
+    if kind in ("gather", "scatter"):
+        _let_select_(model, module, path, numbers, tensors, dense_width)
+
+
+def _check_shape(path: str, name: str, module: Any, stored: Tensor) -> None:
+    """Only what the layer's own sizes demand; kernels are compared when the tensors are loaded."""
+    kind = _kind_of(module)
+    if name != "weight" or kind is None:
+        return
+    wanted: tuple[int, ...]
+    if kind == "conv":
+        wanted = module.out_channels, module.in_channels // module.groups
+    elif kind == "transposed_conv":
+        wanted = module.in_channels, module.out_channels // module.groups
+    elif kind == "linear":
+        wanted = module.out_features, module.in_features
+    else:
+        wanted = (module.num_parameters if kind == "prelu" else module.num_features,)
+    if tuple(stored.shape[: len(wanted)]) != wanted:
+        raise SlimError(f"layer {path!r}: its weight has shape {list(stored.shape)}, its sizes say {list(wanted)}")
+
+
+def _replace_tensor_(owner: dict[str, Any], name: str, tensor: Tensor, stored: Tensor) -> None:
+    if tensor.shape == stored.shape and tensor.dtype == stored.dtype:
+        return
+    empty = torch.empty(stored.shape, dtype=stored.dtype, device=tensor.device)
+    owner[name] = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+
+
+def _let_select_(
+    model: nn.Module,
+    module: nn.Module,
+    path: str,
+    numbers: dict[str, Any],
+    tensors: Mapping[str, Tensor],
+    dense_width: int,
+) -> None:
+    index = tensors.get(f"{path}.index")
+    count, width = numbers["num_features"], numbers.get("width", dense_width)
+    fits = (
+        index is not None
+        and index.dtype == torch.int64
+        and index.shape == (count,)
+        and width <= dense_width
+        and int(index.min()) >= 0
+        and int(index.max()) < width
+    )
+    if not fits or index is None:
+        raise SlimError(f"layer {path!r}: its channel index does not fit a norm of {dense_width} channels")
+    assert isinstance(module, Norm)
+    if type(module) not in GATHERING:
+        module._buffers["index"] = index.clone()
+        return
+    new = gathering_norm(module, index) if "width" not in numbers else scattering_norm(module, index, width)
+    for parent in model.modules():
+        for name, child in list(parent._modules.items()):
+            if child is module:
+                setattr(parent, name, new)
