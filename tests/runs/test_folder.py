@@ -50,6 +50,25 @@ def test_force_goes_on_and_is_logged(tmp_path: Path):
     assert folder.open(config(epochs=3)) == {"precision": "fp32"}
 
 
+def test_a_setting_younger_than_the_folder_is_no_difference(tmp_path: Path):
+    folder = RunFolder(tmp_path)
+    folder.write_config(config(), {})
+    stored = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    del stored["method"]["tie_score"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(stored))
+    assert RunFolder(tmp_path).open(config()) == {}
+    with pytest.raises(RunFolderError, match="method.tie_score: 'mean' -> 'max'"):
+        RunFolder(tmp_path).open(RunConfig.from_dict({"method": {"tie_score": "max"}}))
+
+
+def test_a_setting_that_exists_no_more_is_a_difference(tmp_path: Path):
+    RunFolder(tmp_path).write_config(config(), {})
+    with open(tmp_path / "config.yaml", "a") as file:
+        file.write("extra: {old: 1}\n")
+    with pytest.raises(RunFolderError, match=r"extra\.old: 1 -> None"):
+        RunFolder(tmp_path).open(config())
+
+
 def test_a_corrupt_record_is_named(tmp_path: Path):
     folder = RunFolder(tmp_path)
     assert folder.record() is None

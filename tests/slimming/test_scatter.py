@@ -99,8 +99,9 @@ def test_a_synchronised_norm_keeps_its_process_group():
     assert scatter.process_group == "group"
 
 
-def test_scattering_keeps_the_memory_format():
-    x = torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_scattering_keeps_the_memory_format(dtype):
+    x = torch.randn(2, 3, 4, 4).to(dtype).to(memory_format=torch.channels_last)
     y = scatter_channels(x, torch.tensor([4, 0, 2]), 5)
     assert y.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(y[:, [4, 0, 2]], x)

@@ -65,3 +65,16 @@ def test_a_norm_turned_selecting_keeps_its_own_tensors_and_settings(norm, kind):
     assert select.track_running_stats == norm.track_running_stats
     assert (select.running_mean is None) == (norm.running_mean is None)
     assert torch.equal(select.weight, norm.weight)
+
+
+@pytest.mark.parametrize("kept", [[0], [4, 1, 3], [0, 1, 2, 3, 4]])
+def test_bf16_gathers_exactly_and_so_do_its_gradients(kept):
+    """On the CPU in channels_last a matrix product does it."""
+    x = torch.randn(2, 5, 4, 3).to(memory_format=torch.channels_last).bfloat16().requires_grad_()
+    y = gather_channels(x, torch.tensor(kept))
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(y, x[:, kept])
+    weight = torch.randn(y.shape).bfloat16()
+    (actual,) = torch.autograd.grad((y * weight).sum(), x)
+    (expected,) = torch.autograd.grad((x[:, kept] * weight).sum(), x)
+    assert torch.equal(actual, expected)

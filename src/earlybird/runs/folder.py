@@ -5,6 +5,7 @@ A finished record means done; a checkpoint means go on; another configuration is
 
 from __future__ import annotations
 
+import copy
 import json
 import warnings
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import yaml
 
 from earlybird.atomic import write_atomically
-from earlybird.errors import RunFolderError
+from earlybird.errors import ConfigError, RunFolderError
 from earlybird.runs.config import RunConfig, differences
 from earlybird.training.checkpoint import Checkpoints
 
@@ -63,7 +64,7 @@ class RunFolder:
             return {}
         stored = self._stored_config()
         resolved = dict(stored.pop("resolved", None) or {})
-        changes = differences(stored, config.to_dict())
+        changes = differences(_with_younger_settings(stored), config.to_dict())
         if not changes:
             return resolved
         self._refuse(changes, force)
@@ -163,3 +164,11 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     if not isinstance(record, dict):
         raise RunFolderError(f"{path} is corrupt (it holds no object); remove it to finish the run again")
     return record
+
+
+def _with_younger_settings(stored: dict[str, Any]) -> dict[str, Any]:
+    """A stored configuration with the defaults of settings that did not exist when it was written."""
+    try:
+        return RunConfig.from_dict(copy.deepcopy(stored)).to_dict()
+    except ConfigError:  # It holds something that exists no more: the diff will name it.
+        return stored

@@ -10,21 +10,28 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 Norm = nn.modules.batchnorm._BatchNorm
 
 
 def gather_channels(x: Tensor, index: Tensor) -> Tensor:
     """Channels `index` of `x` `[n, c, ...]`, in the memory format of `x` (a plain gather would return contiguous)."""
-    if x.dim() in (4, 5) and x.stride(1) == 1:
-        return x.movedim(1, -1).index_select(-1, index).movedim(-1, 1)
-    return x.index_select(1, index)
+    if x.dim() not in (4, 5) or x.stride(1) != 1:
+        return x.index_select(1, index)
+    x = x.movedim(1, -1)
+    if x.dtype == torch.bfloat16 and x.device.type == "cpu":
+        # A product with ones and zeros is exact, and faster than gathering bf16 (benchmarks/bench_gather.py).
+        return torch.matmul(x, functional.one_hot(index, x.shape[-1]).to(x.dtype).t()).movedim(-1, 1)
+    return x.index_select(-1, index).movedim(-1, 1)
 
 
 def scatter_channels(x: Tensor, index: Tensor, width: int) -> Tensor:
     """`[n, width, ...]`: zeros, with the channels of `x` `[n, c, ...]` at `index`, in the memory format of `x`."""
     if x.dim() in (4, 5) and x.stride(1) == 1:
         x = x.movedim(1, -1)
+        if x.dtype == torch.bfloat16 and x.device.type == "cpu":
+            return torch.matmul(x, functional.one_hot(index, width).to(x.dtype)).movedim(-1, 1)
         return x.new_zeros(*x.shape[:-1], width).index_copy(-1, index, x).movedim(-1, 1)
     return x.new_zeros(x.shape[0], width, *x.shape[2:]).index_copy(1, index, x)
 
