@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import subprocess
@@ -101,13 +102,36 @@ def test_a_half_precision_network_keeps_its_precision(tmp_path: Path):
     assert {p.dtype for p in loaded.parameters()} == {torch.bfloat16}
 
 
-def test_weights_that_two_layers_share_stay_shared(tmp_path: Path):
+def test_layers_that_are_never_narrowed_keep_their_precision_too(tmp_path: Path):
+    def network() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, 4, 1), nn.GroupNorm(2, 4), nn.ReLU(), nn.Conv2d(4, 2, 1))
+
+    model = network().double()
+    earlybird.save(model, tmp_path)
+    loaded = earlybird.load(tmp_path, into=network())
+    assert torch.equal(loaded(IMAGES.double()), model(IMAGES.double()))
+
+
+def test_a_network_without_a_mask_key_is_saved_with_its_empty_mask(tmp_path: Path):
+    earlybird.save(nn.Linear(2, 2), tmp_path, mask=ChannelMask({}))
+    assert json.loads((tmp_path / "config.json").read_text())["kept_channels"] == {}
+
+
+def test_sizes_fit_the_slim_network_itself(tmp_path: Path):
+    small, _ = cut(Residual(), "select")
+    earlybird.save(small, tmp_path)
+    loaded = earlybird.load(tmp_path, into=copy.deepcopy(small))
+    assert torch.equal(loaded(IMAGES), small(IMAGES))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_weights_that_two_layers_share_stay_shared(dtype, tmp_path: Path):
     def tied() -> nn.Module:
         model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
         model[2].weight = model[0].weight
         return model
 
-    model = tied()
+    model = tied().to(dtype)
     earlybird.save(model, tmp_path)
     loaded = earlybird.load(tmp_path, into=tied())
     assert loaded[0].weight is loaded[2].weight

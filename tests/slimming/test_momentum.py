@@ -84,3 +84,26 @@ def test_networks_of_different_cuts_are_refused():
         carry_optimizer_state_(new, old, small, dense, other)
     with pytest.raises(SlimError, match=r"parameter '0\.weight' of the slim network is not in the dense one"):
         carry_optimizer_state_(new, old, small, copy.deepcopy(dense)[:0], other)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p: torch.optim.Adafactor(p, 0.01), r"the state of '0\.weight' has shape .* such an optimizer cannot"),
+        (lambda p: torch.optim.LBFGS(p), "such an optimizer cannot be carried over a cut"),
+    ],
+)
+def test_state_that_does_not_follow_the_parameters_is_refused(make, message):
+    dense = network()
+    old = make(dense.parameters())
+
+    def closure() -> torch.Tensor:
+        old.zero_grad()
+        loss = F.cross_entropy(dense(X), Y)
+        loss.backward()
+        return loss
+
+    old.step(closure)
+    small = slim(dense, MASK, X)
+    with pytest.raises(SlimError, match=message):
+        carry_optimizer_state_(make(small.parameters()), old, small, dense, kept_indices(dense, MASK, X))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,7 +18,7 @@ from earlybird.slimming import (
     channel_groups,
     slim,
 )
-from earlybird.slimming.select import scatter_channels, scattering_norm
+from earlybird.slimming.select import let_scatter_, scatter_channels
 
 IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 
@@ -53,7 +55,7 @@ def test_a_norm_that_feeds_an_add_writes_its_channels_to_their_places(randomised
     assert small.a.in_channels == 6  # It reads the stream, which keeps its width.
 
 
-def test_a_scattering_norm_can_be_cut_again(randomised):
+def test_a_let_scatter__can_be_cut_again(randomised):
     model = randomised(Block())
     keep = {"bn": torch.ones(6).bool(), "bn_a": torch.ones(5).bool(), "bn_b": torch.arange(6) > 1}
     once = slim(model, ChannelMask(keep), IMAGES, channel_groups(model, IMAGES, "select"))
@@ -82,7 +84,7 @@ def test_an_operation_that_is_not_followed_reads_a_full_width_under_select(rando
 )
 def test_a_scattering_norm_is_its_norm_with_zeros_between(norm, kind, shape):
     x, index = torch.randn(shape), torch.tensor([0, 3])
-    scatter = scattering_norm(norm, index, 4)
+    scatter = let_scatter_(copy.deepcopy(norm), index, 4)
     assert type(scatter) is kind
     assert scatter.training == norm.training
     y = scatter(x)
@@ -94,7 +96,7 @@ def test_a_scattering_norm_is_its_norm_with_zeros_between(norm, kind, shape):
 def test_a_synchronised_norm_keeps_its_process_group():
     norm = nn.SyncBatchNorm(2)
     norm.process_group = "group"
-    scatter = scattering_norm(norm, torch.tensor([1, 0]), 3)
+    scatter = let_scatter_(norm, torch.tensor([1, 0]), 3)
     assert isinstance(scatter, ScatterSyncBatchNorm)
     assert scatter.process_group == "group"
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from earlybird.slimming import SelectBatchNorm1d, SelectBatchNorm2d, SelectBatchNorm3d, SelectSyncBatchNorm
-from earlybird.slimming.select import gather_channels, gathering_norm
+from earlybird.slimming.select import gather_channels, let_gather_
 
 INDEX = torch.tensor([0, 3])
 
@@ -21,7 +21,7 @@ INDEX = torch.tensor([0, 3])
         (SelectBatchNorm3d, (3, 4, 2, 5, 5)),
     ],
 )
-def test_a_gathering_norm_is_its_norm_on_the_gathered_channels(kind, shape):
+def test_a_let_gather__is_its_norm_on_the_gathered_channels(kind, shape):
     norm = kind(2)
     norm.index.copy_(INDEX)
     x = torch.randn(shape)
@@ -30,7 +30,7 @@ def test_a_gathering_norm_is_its_norm_on_the_gathered_channels(kind, shape):
     assert torch.equal(norm.running_mean, plain.running_mean)
 
 
-def test_a_gathering_norm_has_the_parameters_of_a_norm_and_saves_its_index():
+def test_a_let_gather__has_the_parameters_of_a_norm_and_saves_its_index():
     norm = SelectBatchNorm2d(2)
     assert [name for name, _ in norm.named_parameters()] == ["weight", "bias"]
     assert norm.index.dtype == torch.int64
@@ -59,7 +59,7 @@ def test_gathering_keeps_the_memory_format():
     ],
 )
 def test_a_norm_turned_selecting_keeps_its_own_tensors_and_settings(norm, kind):
-    select = gathering_norm(copy.deepcopy(norm), INDEX)
+    select = let_gather_(copy.deepcopy(norm), INDEX)
     assert type(select) is kind
     assert (select.eps, select.momentum, select.training) == (norm.eps, norm.momentum, norm.training)
     assert select.track_running_stats == norm.track_running_stats

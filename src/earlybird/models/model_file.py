@@ -22,7 +22,7 @@ from earlybird.atomic import write_atomically
 from earlybird.core import ChannelMask
 from earlybird.errors import CheckpointError, ConfigError
 from earlybird.models.catalog import build_named, is_code
-from earlybird.slimming.sizes import layer_sizes, reshape_
+from earlybird.slimming.sizes import layer_sizes, match_dtypes_, reshape_
 
 FORMAT_VERSION = 2
 TENSORS, DESCRIPTION = "model.safetensors", "config.json"
@@ -67,8 +67,8 @@ def save(
         "factory": None if factory is None else factory_name(factory),
         "kwargs": dict(kwargs or {}),
         "layers": layer_sizes(model),
-        "kept_channels": mask and {name: torch.nonzero(keep).flatten().tolist() for name, keep in mask.items()},
-        "widths": mask and mask.widths(),
+        "kept_channels": None if mask is None else _kept_channels(mask),
+        "widths": None if mask is None else mask.widths(),
         "versions": {"earlybird": earlybird.__version__, "torch": torch.__version__},
         "sha256": hashlib.sha256(data).hexdigest(),
     }
@@ -109,10 +109,11 @@ def load(folder: str | Path, *, into: nn.Module | None = None, factory: Factory 
     try:
         tensors = safetensors.torch.load(data)
         model = into if into is not None else _skeleton(description, tensors, factory, path)
+        match_dtypes_(model, tensors)
         reshape_(model, description["layers"], tensors)
         model.load_state_dict(tensors)
     except _MEDDLED as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise CheckpointError(
             f"{folder / DESCRIPTION} and {TENSORS} describe no network ({reason}); restore them or save again"
         ) from error
@@ -130,7 +131,7 @@ def factory_name(factory: Factory) -> str:
     module, name = getattr(factory, "__module__", None), getattr(factory, "__qualname__", None)
     if module in (None, "__main__") or name is None or "." in name or "<" in name:
         raise ConfigError(
-            f"factory {factory!r} cannot be found again by its name; "
+            f"factory {name or type(factory).__name__!r} cannot be found again by its name; "
             "give 'pkg.mod:callable' or 'file.py:callable', or save without one and load(..., into=...)"
         )
     return f"{module}:{name}"
@@ -181,6 +182,10 @@ def _refuse_huge(factory: str, kwargs: Mapping[str, Any], tensors: Mapping[str, 
     kept = sum(tensor.numel() for tensor in tensors.values())
     if dense > _MOST_DENSE_PARAMS_PER_KEPT * max(kept, 1):
         raise CheckpointError(f"{path} holds {kept} numbers of a network of {dense}; such a cut is not believed")
+
+
+def _kept_channels(mask: ChannelMask) -> dict[str, list[int]]:
+    return {name: torch.nonzero(keep).flatten().tolist() for name, keep in mask.items()}
 
 
 def _plain_tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ reads at full width, which is exact whatever the call does.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -42,9 +43,10 @@ class Channels:
 
 @dataclass(frozen=True)
 class Opaque:
-    """A tensor whose channels are not followed: it was made at full width from values at full width."""
+    """A tensor whose channels are not followed, and why: it was made at full width from values at full width."""
 
     shape: tuple[int, ...]
+    why: str
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,13 @@ def only_input(call: Call) -> Channels:
     if len(found) != 1 or not isinstance(call.result, Tensor):
         raise Unfollowed("it must take one tensor and give one tensor here")
     return found[0]
+
+
+def refuse_other_ranks(call: Call, x: Channels) -> None:
+    """`Conv2d`, `avg_pool2d`: on a tensor one dimension short torch takes the channels for the batch."""
+    found = re.search(r"([123])d", call.operation)
+    if found and len(x.shape) != int(found.group(1)) + 2:
+        raise Unfollowed(f"its input has {len(x.shape)} dimensions; followed are {int(found.group(1)) + 2}")
 
 
 def named(call: Call) -> str:

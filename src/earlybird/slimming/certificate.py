@@ -104,8 +104,9 @@ def _worthwhile_scattering(network: TracedNetwork) -> dict[str, Flags]:
 
 def _plain_norms(certificate: Certificate, scattering: dict[str, Flags]) -> list[str]:
     """Norms that could become selecting ones: of torch's own classes, and not selecting yet."""
-    modules = certificate.network.modules
-    return [name for name in certificate.book.norms if name not in scattering and type(modules[name]) in GATHERING]
+    modules, book = certificate.network.modules, certificate.book
+    without = {*scattering, *book.by_function}
+    return [name for name in book.norms if name not in without and type(modules[name]) in GATHERING]
 
 
 def _verdict(network: TracedNetwork, book: SlotBook, policy: Policy) -> Certificate:

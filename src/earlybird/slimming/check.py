@@ -23,6 +23,11 @@ TRAIN_TOLERANCE = 1e-4
 _HALF_TOLERANCE = 3e-2
 _DOUBLE_TOLERANCE = 1e-7
 
+_REPORT = (
+    "its forward may read a size that the cut changes (out_channels, groups, ...); protect the part it comes from with "
+    "keep=[...], and please report the network"
+)
+
 # Class name -> attribute that makes it random in train mode; torchvision's and timm's by name, they are no dependency.
 _RANDOM = {"StochasticDepth": "p", "DropPath": "drop_prob", "DropBlock2d": "drop_prob"}
 
@@ -58,7 +63,11 @@ def difference(expected: nn.Module, actual: nn.Module, example_input: ExampleInp
     """
     with random_state_kept(), torch.no_grad():
         inputs = _inputs(expected, example_input)
-        native = _difference(expected, actual, inputs)
+        try:
+            native = _difference(expected, actual, inputs)
+        except Exception as error:
+            why = " ".join(str(error).split())[:300]
+            raise SlimError(f"the network, masked or slim, does not run on the example: {why}; {_REPORT}") from error
         if within_rounding(native, expected):
             return native
         try:
@@ -84,14 +93,14 @@ def check_cut(expected: nn.Module, actual: nn.Module, example_input: ExampleInpu
     """`difference`, and an error where rounding does not explain it.
 
     Raises:
-        SlimError: the networks differ: the cut is wrong, and a bug of ours.
+        SlimError: the networks differ, or the slim one does not run.
     """
     found = difference(expected, actual, example_input)
     if not within_rounding(found, expected):
         raise SlimError(
             f"the slim network is not the masked one: relative difference {found.eval_error:.1e} in eval mode, "
             f"{found.train_error if found.train_error is None else format(found.train_error, '.1e')} in train mode "
-            f"({found.dtype}); please report it with the network, and protect the part it comes from with keep=[...]"
+            f"({found.dtype}); {_REPORT}"
         )
     return found
 
@@ -125,7 +134,8 @@ def _double(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _outputs(network: nn.Module, inputs: tuple[Any, ...], training: bool) -> list[Tensor]:
-    network = copy.deepcopy(network).train(training)
+    network = copy.deepcopy(network)
+    network.train(training)
     remove_user_hooks_(network)
     for module in network.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
@@ -147,6 +157,8 @@ def _error(actual: list[Tensor], expected: list[Tensor]) -> float:
 
 
 def _relative_error(actual: Tensor, expected: Tensor) -> float:
+    if expected.is_complex():
+        return _relative_error(torch.view_as_real(actual), torch.view_as_real(expected))
     if not expected.is_floating_point():
         return 0.0 if torch.equal(actual, expected) else float("inf")
     finite = expected.isfinite()

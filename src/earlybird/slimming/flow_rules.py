@@ -8,7 +8,17 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from earlybird.slimming.calls import Call, Channels, Opaque, OwnTensor, Size, Unfollowed, named, only_input
+from earlybird.slimming.calls import (
+    Call,
+    Channels,
+    Opaque,
+    OwnTensor,
+    Size,
+    Unfollowed,
+    named,
+    only_input,
+    refuse_other_ranks,
+)
 from earlybird.slimming.slots import Pin, SlotBook
 
 
@@ -50,6 +60,7 @@ def pooling(call: Call, book: SlotBook) -> Channels:
     x = only_input(call)
     if x.dim != 1 or len(x.shape) < 3:
         raise Unfollowed("the channels must lie on dimension 1, before the spatial ones")
+    refuse_other_ranks(call, x)
     return replace(x, shape=call.shape)
 
 
@@ -77,7 +88,9 @@ def spatial_mean(call: Call, book: SlotBook) -> Channels:
     """Mean or sum over dimensions around the channels; over the channels themselves it needs all of them."""
     x = only_input(call)
     dims = call.argument(1, "dim", None)
-    dims = range(len(x.shape)) if dims is None else (dims,) if isinstance(dims, int) else dims
+    dims = (dims,) if isinstance(dims, int) else dims or range(len(x.shape))  # None and () mean all of them.
+    if not all(isinstance(dim, int) for dim in dims):
+        raise Unfollowed("no rule for dimensions that are no numbers")
     reduced = {dim % len(x.shape) for dim in dims}
     if x.dim in reduced:
         raise Unfollowed("it runs over the channels and needs the full width")
@@ -183,7 +196,7 @@ def _with_uniform(call: Call, a: Any, b: Any, *, zero_stays: bool) -> Channels:
 def concatenate(call: Call, book: SlotBook) -> Channels:
     """Along the channels: side by side. Along another dimension: tied."""
     parts, dim = call.argument(0, "tensors"), call.argument(1, "dim", 0)
-    if not isinstance(parts, (list, tuple)):
+    if not isinstance(parts, (list, tuple)) or not isinstance(dim, int):
         raise Unfollowed("no rule for these arguments")
     tensors = [_followed(call, book, part, i, dim) for i, part in enumerate(parts)]
     first = tensors[0]
@@ -211,5 +224,5 @@ def _followed(call: Call, book: SlotBook, part: Any, position: int, dim: int) ->
 def unfollowed_channels(call: Call, book: SlotBook, x: Opaque, dim: int, name: str) -> Channels:
     """The channels of a tensor that is not followed: all of them stay."""
     slots = book.fresh(f"{call.key}:{name}", x.shape[dim])
-    book.pin(slots, f"{named(call)} reads it from an operation that is not followed")
+    book.pin(slots, x.why)
     return Channels(slots, np.zeros(len(slots), dtype=bool), dim, x.shape)

@@ -8,22 +8,23 @@ module's path. Which operation means what stands in `rules.py`.
 from __future__ import annotations
 
 import copy
-import operator
 import random
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
 
 from earlybird.errors import SlimError
-from earlybird.slimming.select import SELECTING_NORMS
+from earlybird.slimming.select import ScatterSyncBatchNorm
+from earlybird.slimming.tracer import RawReads, Tracer, materialised, settings_left_out
 
-ExampleInput = Tensor | tuple[Tensor, ...]
+ExampleInput = Tensor | tuple[Any, ...]
 _VALUE = "earlybird_value"
 
 
@@ -36,12 +37,14 @@ class TracedNetwork:
         graphs: mode -> graph; `traced_value(node)` gives what each node's output was, tensors on `meta`.
         whole: path -> why this module's tensors cannot be narrowed (it shares a parameter with another).
         untraced: class name -> why tracing could not enter modules of this class.
+        hooked: paths of modules with forward hooks of the user's.
     """
 
     modules: dict[str, nn.Module]
     graphs: dict[str, fx.Graph]
     whole: dict[str, str]
     untraced: dict[str, str]
+    hooked: frozenset[str]
 
     @cached_property
     def path_of(self) -> dict[int, str]:
@@ -52,33 +55,47 @@ class TracedNetwork:
 def trace(model: nn.Module, example_input: ExampleInput) -> TracedNetwork:
     """Trace `model` in both modes with inputs shaped like `example_input` (batch first; a batch of 1 is doubled).
 
-    A module whose own forward cannot be traced becomes one opaque operation, and so do others of its class.
+    A module whose own forward cannot be traced becomes one opaque operation, and so do others of its class. Shapes are
+    found on `meta`; where that cannot run (a module that looks at its numbers), on a copy with the example itself.
 
     Raises:
         SlimError: the network's own forward branches on data, or an operation fails on the example. The message names
             the module.
     """
     with random_state_kept():
-        whole = _sharing_modules(model)  # Before the move to `meta`, which makes two of a shared parameter.
+        if not materialised(model):
+            raise SlimError("the network has lazy modules that have not run yet; call it once on the example first")
+        found = _Findings(_sharing_modules(model), _hooked_paths(model))  # A move to `meta` makes two of a shared one.
+        original = model
         model = _copied(model).to("meta")
         remove_user_hooks_(model)
-        inputs = tuple(_on_meta(x) for x in as_tuple(example_input))
-        untraced: dict[type[nn.Module], str] = {}
+        inputs = as_tuple(example_input)
         graphs: dict[str, fx.Graph] = {}
         listings: set[str] = set()
         for mode in ("train", "eval"):
-            graph = _trace_mode(model.train(mode == "train"), inputs, untraced)
+            model.train(mode == "train")
+            graph = _trace_mode(model, len(inputs), found)
+            _note_values(graph, model, original, inputs)
             listing = _listing(graph)
             if listing not in listings:
                 listings.add(listing)
                 graphs[mode] = graph
-    reasons = {kind.__name__: why for kind, why in untraced.items()}
-    return TracedNetwork(dict(model.named_modules()), graphs, whole, reasons)
+    reasons = {kind.__name__: why for kind, why in found.untraced.items()}
+    return TracedNetwork(dict(model.named_modules()), graphs, found.whole, reasons, found.hooked)
 
 
-def as_tuple(example_input: ExampleInput) -> tuple[Tensor, ...]:
+@dataclass
+class _Findings:
+    """What tracing learns beside the graphs."""
+
+    whole: dict[str, str]
+    hooked: frozenset[str]
+    untraced: dict[type[nn.Module], str] = field(default_factory=dict)
+
+
+def as_tuple(example_input: ExampleInput) -> tuple[Any, ...]:
     """The positional inputs of one call."""
-    return example_input if isinstance(example_input, tuple) else (example_input,)
+    return tuple(example_input) if isinstance(example_input, (tuple, list)) else (example_input,)
 
 
 def traced_value(node: fx.Node) -> Any:
@@ -109,51 +126,8 @@ def random_state_kept() -> Iterator[None]:
 def remove_user_hooks_(model: nn.Module) -> None:
     """Drop forward hooks: a user's (a logger, say) must see no run of ours. Those of `torch.nn.utils` make weights."""
     for module in model.modules():
-        for hooks in (module._forward_hooks, module._forward_pre_hooks):
-            for key, hook in list(hooks.items()):
-                if not type(hook).__module__.startswith("torch.nn.utils"):
-                    del hooks[key]
-
-
-class _Value(fx.Proxy):
-    """Records `+=` and its kin as the in-place operations they are; `fx` alone would write a plain add."""
-
-    def __iadd__(self, other: Any) -> fx.Proxy:
-        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
-
-    def __isub__(self, other: Any) -> fx.Proxy:
-        return self.tracer.create_proxy("call_function", operator.isub, (self, other), {})
-
-    def __imul__(self, other: Any) -> fx.Proxy:
-        return self.tracer.create_proxy("call_function", operator.imul, (self, other), {})
-
-    def __itruediv__(self, other: Any) -> fx.Proxy:
-        return self.tracer.create_proxy("call_function", operator.itruediv, (self, other), {})
-
-
-class _Tracer(fx.Tracer):
-    """Keeps the path of the module it is in, for messages; `torch.nn` modules and selecting norms are leaves."""
-
-    def __init__(self, opaque: Collection[type[nn.Module]]) -> None:
-        super().__init__()
-        self.opaque = opaque
-        self.inside: list[str] = []
-
-    def proxy(self, node: fx.Node) -> fx.Proxy:
-        return _Value(node, self)
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if type(m) in self.opaque or isinstance(m, SELECTING_NORMS):
-            return True
-        return super().is_leaf_module(m, module_qualified_name)
-
-    def call_module(
-        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        self.inside.append(self.path_of_module(m))
-        result = super().call_module(m, forward, args, kwargs)
-        self.inside.pop()  # Not in a `finally`: after an error the innermost path is what the message needs.
-        return result
+        for hooks, key in _user_hooks(module):
+            del hooks[key]
 
 
 class _Shapes(fx.Interpreter):
@@ -173,43 +147,78 @@ class _Shapes(fx.Interpreter):
                 f"cannot run {n.op} {_target_name(n)!r} in module {where!r} on the example input: {first_line}; "
                 "give an example_input of the network's own shape"
             ) from error
-        n.meta[_VALUE] = result
+        # Shapes as they are now: an in-place operation may change them, and numbers would only take memory.
+        n.meta[_VALUE] = pytree.tree_map_only(Tensor, lambda x: x.detach().to("meta"), result)
         return result
 
     def call_module(self, target: fx.node.Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         module = self.module.get_submodule(str(target))
         if isinstance(module, nn.SyncBatchNorm):  # In a process group it would wait for the other ranks.
             x: Tensor = args[0]
-            return x.new_empty((x.shape[0], module.num_features, *x.shape[2:]))
+            width = module.width if isinstance(module, ScatterSyncBatchNorm) else module.num_features
+            return x.new_empty((x.shape[0], width, *x.shape[2:]))
         return super().call_module(target, args, kwargs)
 
 
-def _trace_mode(model: nn.Module, inputs: tuple[Tensor, ...], untraced: dict[type[nn.Module], str]) -> fx.Graph:
-    """One mode's graph with its values; classes of modules that tracing cannot enter are added to `untraced`."""
+def _trace_mode(model: nn.Module, inputs: int, found: _Findings) -> fx.Graph:
+    """One mode's graph; classes of modules that tracing cannot enter are added to `untraced`."""
     while True:
-        tracer = _Tracer(untraced)
+        tracer, reads = Tracer(found.untraced, found.hooked), RawReads(model)
         try:
-            graph = tracer.trace(model)
-            break
+            with reads:
+                graph = tracer.trace(model, settings_left_out(model, inputs))
         except Exception as error:
             path = tracer.inside[-1] if tracer.inside else ""
             kind = type(model.get_submodule(path))
             why = str(error).split("\n", 1)[0]
-            if not path or kind is type(model):
+            if not path or kind is type(model) or kind.__module__.startswith("torch.nn"):
                 raise SlimError(
                     f"cannot trace module {path or 'the network'!r} ({kind.__name__}): {why}; "
                     "its forward must not branch on tensor values (torch.fx)"
                 ) from error
-            untraced[kind] = why
+            found.untraced[kind] = why
+            continue
+        for path in reads.paths:
+            found.whole.setdefault(path, "its tensors are read past the network's graph")
+        return graph
+
+
+def _note_values(graph: fx.Graph, model: nn.Module, original: nn.Module, inputs: tuple[Any, ...]) -> None:
+    """Run the graph on shapes alone; where an operation needs numbers, on a copy of the network with the example."""
     with torch.no_grad():
-        _Shapes(model, graph).run(*inputs, enable_io_processing=False)
-    return graph
+        try:
+            _Shapes(model, graph).run(*(_on_meta(x) for x in inputs), enable_io_processing=False)
+        except SlimError:
+            real = _copied(original)
+            remove_user_hooks_(real)
+            real.train(model.training)
+            for name, tensor in vars(model).items():  # What fx keeps there for the constants of the graph.
+                if name.startswith("_tensor_constant"):
+                    setattr(real, name, tensor)
+            _Shapes(real, graph).run(*(_doubled(x) for x in inputs), enable_io_processing=False)
 
 
-def _on_meta(x: Tensor) -> Tensor:
-    x = torch.empty_like(x, device="meta")
-    # BatchNorm on [n, c] refuses a batch of 1 in train mode.
-    return x.repeat(2, *[1] * (x.dim() - 1)) if x.dim() and x.shape[0] == 1 else x
+def _on_meta(x: Any) -> Any:
+    return _doubled(torch.empty_like(x, device="meta")) if isinstance(x, Tensor) else x
+
+
+def _doubled(x: Any) -> Any:
+    """BatchNorm on [n, c] refuses a batch of 1 in train mode."""
+    return x.repeat(2, *[1] * (x.dim() - 1)) if isinstance(x, Tensor) and x.dim() and x.shape[0] == 1 else x
+
+
+def _hooked_paths(model: nn.Module) -> frozenset[str]:
+    """Paths of modules below the root with forward hooks of the user's: they may change what flows."""
+    return frozenset(path for path, module in model.named_modules() if path and _user_hooks(module))
+
+
+def _user_hooks(module: nn.Module) -> list[tuple[dict[int, Any], int]]:
+    return [
+        (hooks, key)
+        for hooks in (module._forward_hooks, module._forward_pre_hooks)
+        for key, hook in hooks.items()
+        if not type(hook).__module__.startswith("torch.nn.utils")
+    ]
 
 
 def _listing(graph: fx.Graph) -> str:
@@ -228,20 +237,21 @@ def _target_name(node: fx.Node) -> str:
 def _copied(model: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(model)
-    except RuntimeError as error:  # A weight that is itself a result of autograd.
+    except Exception as error:  # A weight that is itself a result of autograd; a lock or an open file.
         why = str(error).split("\n", 1)[0]
         raise SlimError(
-            f"the network cannot be copied: {why}; remove_weight_norm and its kin make plain parameters of such weights"
+            f"the network cannot be copied: {why}; remove what cannot (remove_weight_norm and its kin make plain "
+            "parameters of reparametrised weights)"
         ) from error
 
 
 def _sharing_modules(model: nn.Module) -> dict[str, str]:
-    """Path of each module that shares a parameter with another -> the reason to keep it whole."""
+    """Path of each module that shares a tensor with another -> the reason to keep it whole."""
     owners: dict[int, list[tuple[str, str]]] = {}
     for path, module in model.named_modules():
-        for name, parameter in module._parameters.items():
-            if parameter is not None:
-                owners.setdefault(id(parameter), []).append((path, f"{path}.{name}" if path else name))
+        for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
+            if tensor is not None:
+                owners.setdefault(id(tensor), []).append((path, f"{path}.{name}" if path else name))
     found: dict[str, str] = {}
     for sharing in owners.values():
         names = " and ".join(repr(name) for _, name in sharing)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from earlybird.slimming.calls import Call, Channels, Unfollowed, only_input
+from earlybird.slimming.calls import Call, Channels, Unfollowed, only_input, refuse_other_ranks
 from earlybird.slimming.select import GATHERING_NORMS, SCATTERING_NORMS, Norm
 from earlybird.slimming.slots import Flags, SlotBook, Slots
 
@@ -15,6 +15,7 @@ from earlybird.slimming.slots import Flags, SlotBook, Slots
 def conv(call: Call, book: SlotBook) -> Channels:
     """Full conv: reads every input channel, writes fresh ones. Depthwise: passes channels on, each `k` times."""
     module, x = _weighted(call), _input_on(call, 1)
+    refuse_other_ranks(call, x)
     if 1 < module.groups < module.in_channels:
         return _grouped_conv(call, book, module, x)
     if module.groups == 1:
@@ -48,6 +49,7 @@ def _tie_across(book: SlotBook, slots: Slots, groups: int) -> None:
 def transposed_conv(call: Call, book: SlotBook) -> Channels:
     """As a full conv."""
     module, x = _weighted(call), _input_on(call, 1)
+    refuse_other_ranks(call, x)
     if module.groups != 1:
         raise Unfollowed("no rule for a grouped transposed convolution")
     return _dense(call, book, x, module.out_channels)
@@ -135,6 +137,7 @@ def instance_norm(call: Call, book: SlotBook) -> Channels:
     module: Any = call.module
     if module.affine or module.track_running_stats:
         raise Unfollowed("its shift makes a zero channel something else")
+    refuse_other_ranks(call, _input_on(call, 1))
     return channelwise(call, book)
 
 
@@ -143,6 +146,8 @@ def _weighted(call: Call) -> Any:
     assert module is not None
     if module._parameters.get("weight") is None:
         raise Unfollowed("its weight is not a plain parameter (a reparametrisation holds it)")
+    if getattr(module, "bias", None) is not None and module._parameters.get("bias") is None:
+        raise Unfollowed("its bias is not a plain parameter (a reparametrisation holds it)")
     return module
 
 

@@ -45,10 +45,16 @@ def carry_optimizer_state_(
 
 
 def _carried(value: object, source: Tensor, parameter: Tensor, name: str, indices: KeptIndices) -> object:
-    if not isinstance(value, Tensor):
-        return value
+    if not isinstance(value, Tensor) or value.numel() <= 1:
+        if isinstance(value, (list, tuple, dict)):
+            kind = type(value).__name__
+            raise SlimError(f"the state of {name!r} holds a {kind}; such an optimizer cannot be carried over a cut")
+        return value.detach().clone() if isinstance(value, Tensor) else value
     if value.shape != source.shape:
-        return value.detach().clone()
+        raise SlimError(
+            f"the state of {name!r} has shape {list(value.shape)}, the parameter {list(source.shape)}; such an "
+            "optimizer cannot be carried over a cut"
+        )
     cut = sliced(value, indices[name])
     if cut.shape != parameter.shape:
         raise SlimError(

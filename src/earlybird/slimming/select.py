@@ -208,24 +208,16 @@ SCATTERING_NORMS = (ScatterBatchNorm1d, ScatterBatchNorm2d, ScatterBatchNorm3d, 
 SELECTING_NORMS = (*GATHERING_NORMS, *SCATTERING_NORMS)
 
 
-def gathering_norm(norm: Norm, index: Tensor) -> Norm:
-    """A gathering norm with the very parameters and buffers of `norm` (already narrowed) that reads `index`."""
-    return _with_tensors_of(norm, GATHERING[type(norm)](norm.num_features, norm.eps, norm.momentum), index)
+def let_gather_(norm: Norm, index: Tensor) -> Norm:
+    """Turn a norm (already narrowed) into one that reads `index`; it stays the object that it is, whoever holds it."""
+    norm.__class__ = GATHERING[type(norm)]
+    norm.register_buffer("index", index.to(norm.weight.device))
+    return norm
 
 
-def scattering_norm(norm: Norm, index: Tensor, width: int) -> Norm:
-    """A scattering norm with the very parameters and buffers of `norm` (already narrowed) that writes `index`."""
-    kind = SCATTERING[type(norm)]
-    return _with_tensors_of(norm, kind(norm.num_features, norm.eps, norm.momentum, width), index)
-
-
-def _with_tensors_of(norm: Norm, select: Norm, index: Tensor) -> Norm:
-    select.affine, select.track_running_stats = norm.affine, norm.track_running_stats
-    if isinstance(norm, nn.SyncBatchNorm) and isinstance(select, nn.SyncBatchNorm):
-        select.process_group = norm.process_group
-    for name, parameter in norm._parameters.items():
-        select._parameters[name] = parameter
-    for name, buffer in norm._buffers.items():
-        select._buffers[name] = buffer
-    select._buffers["index"] = index.to(norm.weight.device)
-    return select.train(norm.training)
+def let_scatter_(norm: Norm, index: Tensor, width: int) -> Norm:
+    """Turn a norm (already narrowed) into one that writes to the places `index` of `width` channels."""
+    norm.__class__ = SCATTERING[type(norm)]
+    norm.width = width  # type: ignore[assignment]
+    norm.register_buffer("index", index.to(norm.weight.device))
+    return norm

@@ -33,8 +33,7 @@ def reshape(call: Call, book: SlotBook) -> Channels:
     if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)):
         sizes = tuple(sizes[0])
     result = _reshaped(call, x)
-    if not _follows_width(x, sizes, result.dim):
-        book.pin(x.slots, f"{named(call)} fixes its width by a number")
+    _follow_sizes(call, book, x, sizes, result.dim)
     return result
 
 
@@ -57,18 +56,15 @@ def _reshaped(call: Call, x: Channels) -> Channels:
     return replace(x, dim=places[0], shape=after)
 
 
-def _follows_width(x: Channels, sizes: tuple[Any, ...], dim: int) -> bool:
-    """Whether a reshape to `sizes` still does the same with fewer channels: the channels' place says -1, or reads x."""
-    if len(sizes) <= dim:
-        return False
-    place = sizes[dim]
-    others = [size for i, size in enumerate(sizes) if i != dim]
-    if any(isinstance(size, Size) and size.slots is not None for size in others):
-        return False
-    if isinstance(place, Size):
-        # Only the very width of x: one written for flattened channels would not shrink with it.
-        return place.slots is not None and np.array_equal(place.slots, x.slots)
-    return bool(place == -1)
+def _follow_sizes(call: Call, book: SlotBook, x: Channels, sizes: tuple[Any, ...], dim: int) -> None:
+    """Sizes that shrink with the channels of `x` say -1 in their place, or the width of a tensor that is then tied."""
+    counting = [(i, size.slots) for i, size in enumerate(sizes) if isinstance(size, Size) and size.slots is not None]
+    place = sizes[dim] if dim < len(sizes) else None
+    if [i for i, _ in counting] == [dim] and len(counting[0][1]) == len(x.slots):
+        book.tie(x.slots, counting[0][1])
+    elif counting or place != -1:
+        for slots in (x.slots, *(slots for _, slots in counting)):
+            book.pin(slots, f"{named(call)} fixes its width by a number")
 
 
 def permute(call: Call, book: SlotBook) -> Channels:
@@ -100,8 +96,7 @@ def expand(call: Call, book: SlotBook) -> Channels:
         sizes = tuple(sizes[0])
     if not isinstance(x, Channels) or len(call.shape) != len(x.shape) or call.shape[x.dim] != len(x.slots):
         raise Unfollowed("no rule for these arguments")
-    if not _follows_width(x, sizes, x.dim):
-        book.pin(x.slots, f"{named(call)} fixes its width by a number")
+    _follow_sizes(call, book, x, sizes, x.dim)
     return replace(x, shape=call.shape)
 
 

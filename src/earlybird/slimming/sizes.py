@@ -13,14 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from earlybird.errors import SlimError
-from earlybird.slimming.select import (
-    GATHERING,
-    GATHERING_NORMS,
-    SCATTERING_NORMS,
-    Norm,
-    gathering_norm,
-    scattering_norm,
-)
+from earlybird.slimming.select import GATHERING, GATHERING_NORMS, SCATTERING_NORMS, Norm, let_gather_, let_scatter_
 
 Sizes = dict[str, dict[str, Any]]
 
@@ -65,16 +58,22 @@ def reshape_(model: nn.Module, sizes: Sizes, tensors: Mapping[str, Tensor]) -> N
         module = modules.get(path)
         if module is None:
             raise SlimError(f"layer {path!r} of the file is not in this network; name the network that was saved")
-        _resize_(model, module, path, size, tensors)
+        _resize_(module, path, size, tensors)
+
+
+def match_dtypes_(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Give each parameter and buffer the dtype of its stored tensor; tensors that are shared stay shared."""
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        stored = tensors.get(name)
+        if stored is not None and stored.dtype != tensor.dtype:
+            tensor.data = tensor.data.to(stored.dtype)
 
 
 def _kind_of(module: nn.Module) -> str | None:
     return next((kind for kind, (classes, _) in _KINDS.items() if isinstance(module, classes)), None)
 
 
-def _resize_(
-    model: nn.Module, module: nn.Module, path: str, size: dict[str, Any], tensors: Mapping[str, Tensor]
-) -> None:
+def _resize_(module: nn.Module, path: str, size: dict[str, Any], tensors: Mapping[str, Tensor]) -> None:
     kind, own = size.get("kind"), _kind_of(module)
     becomes_selecting = kind in ("gather", "scatter") and type(module) in GATHERING
     if kind not in _KINDS or not (own == kind or becomes_selecting):
@@ -82,7 +81,8 @@ def _resize_(
     numbers = {name: size.get(name) for name in _KINDS[kind][1]}
     if any(not isinstance(number, int) or isinstance(number, bool) or number < 1 for number in numbers.values()):
         raise SlimError(f"layer {path!r}: its sizes in the file are {numbers}; they must be integers from 1 on")
-    dense_width = int(getattr(module, "width", getattr(module, "num_features", 0)))
+    # What a gathering norm reads from is not written down; the file's hash and its own check must do.
+    dense_width = None if own == "gather" else int(getattr(module, "width", getattr(module, "num_features", 0)))
     for name, number in numbers.items():
         if name != "width":
             setattr(module, name, number)
@@ -93,7 +93,7 @@ def _resize_(
                 _check_shape(path, name, module, stored)
                 _replace_tensor_(own_tensors, name, tensor, stored)
     if kind in ("gather", "scatter"):
-        _let_select_(model, module, path, numbers, tensors, dense_width)
+        _let_select_(module, path, numbers, tensors, dense_width)
 
 
 def _check_shape(path: str, name: str, module: Any, stored: Tensor) -> None:
@@ -122,31 +122,24 @@ def _replace_tensor_(owner: dict[str, Any], name: str, tensor: Tensor, stored: T
 
 
 def _let_select_(
-    model: nn.Module,
-    module: nn.Module,
-    path: str,
-    numbers: dict[str, Any],
-    tensors: Mapping[str, Tensor],
-    dense_width: int,
+    module: nn.Module, path: str, numbers: dict[str, Any], tensors: Mapping[str, Tensor], dense_width: int | None
 ) -> None:
     index = tensors.get(f"{path}.index")
-    count, width = numbers["num_features"], numbers.get("width", dense_width)
+    width = numbers.get("width", dense_width)
     fits = (
         index is not None
         and index.dtype == torch.int64
-        and index.shape == (count,)
-        and width <= dense_width
+        and index.shape == (numbers["num_features"],)
+        and (dense_width is None or width is None or width <= dense_width)
         and int(index.min()) >= 0
-        and int(index.max()) < width
+        and (width is None or int(index.max()) < width)
     )
     if not fits or index is None:
         raise SlimError(f"layer {path!r}: its channel index does not fit a norm of {dense_width} channels")
     assert isinstance(module, Norm)
     if type(module) not in GATHERING:
         module._buffers["index"] = index.clone()
-        return
-    new = gathering_norm(module, index) if "width" not in numbers else scattering_norm(module, index, width)
-    for parent in model.modules():
-        for name, child in list(parent._modules.items()):
-            if child is module:
-                setattr(parent, name, new)
+    elif "width" in numbers:
+        let_scatter_(module, index.clone(), numbers["width"])
+    else:
+        let_gather_(module, index.clone())

@@ -50,6 +50,7 @@ class SlotBook:
         readings, pins, adds: as found, in the order of the walk; `adds` are the slots that an add touches.
         streams_into_norms: names of norms that read the output of an add.
         whole: module name -> why its tensors cannot be narrowed (something else reads them).
+        by_function: names of norms whose forward never runs: a function takes their tensors.
     """
 
     gathering: dict[str, Flags] = field(default_factory=dict)
@@ -65,6 +66,7 @@ class SlotBook:
     adds: list[Pin] = field(default_factory=list)
     streams_into_norms: list[str] = field(default_factory=list)
     whole: dict[str, str] = field(default_factory=dict)
+    by_function: set[str] = field(default_factory=set)
     size: int = 0
     _fresh: dict[str, Slots] = field(default_factory=dict)
     _ties: list[tuple[Slots, Slots]] = field(default_factory=list)
@@ -99,11 +101,20 @@ class SlotBook:
 
     def read_by(self, name: str, slots: Slots) -> None:
         """Module `name` reads these slots; a second reading of a shared module is tied to the first."""
-        self.tie(self.inputs.setdefault(name, slots), slots)
+        self._same(name, self.inputs.setdefault(name, slots), slots)
 
     def written_by(self, name: str, slots: Slots) -> None:
         """Module `name` writes these slots; a second call of a shared module is tied to the first."""
-        self.tie(self.outputs.setdefault(name, slots), slots)
+        self._same(name, self.outputs.setdefault(name, slots), slots)
+
+    def _same(self, name: str, first: Slots, again: Slots) -> None:
+        if len(first) == len(again):
+            self.tie(first, again)
+            return
+        reason = f"'{name}' is called with different widths"
+        self.keep_whole(name, reason)
+        for slots in (first, again):
+            self.pin(slots, reason)
 
     def forget_findings(self) -> None:
         """Drop readings and pins, keep slots and ties: the second walk finds them again with `keyed` known."""

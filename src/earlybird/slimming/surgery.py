@@ -22,7 +22,7 @@ from earlybird.slimming.certificate import Certificate, Policy, certify_channels
 from earlybird.slimming.check import check_cut, difference
 from earlybird.slimming.graph import ExampleInput
 from earlybird.slimming.groups import groups_of
-from earlybird.slimming.select import SELECTING_NORMS, Norm, gathering_norm, scattering_norm
+from earlybird.slimming.select import SELECTING_NORMS, Norm, let_gather_, let_scatter_
 from earlybird.slimming.slots import Flags
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -71,7 +71,7 @@ def slim(
             _narrow_(module, name, cuts[name], indices)
     for name, module in list(small.named_modules()):
         if name in cuts and isinstance(module, Norm) and not isinstance(module, SELECTING_NORMS):
-            _let_select_(small, module, cuts[name])
+            _let_select_(module, cuts[name])
     if check:
         check_cut(masked(model, mask), small, example_input)
     return small
@@ -272,19 +272,11 @@ def _narrow_(module: nn.Module, name: str, cut: _Cut, indices: KeptIndices) -> N
         module.in_channels, module.out_channels = inputs, outputs
 
 
-def _let_select_(model: nn.Module, norm: Norm, cut: _Cut) -> None:
+def _let_select_(norm: Norm, cut: _Cut) -> None:
     """Where a norm drops channels by itself it gathers the kept ones, or writes them to their places."""
     if cut.keep_out.sum() < cut.keep_in.sum():
         index = np.cumsum(cut.keep_in)[cut.keep_out] - 1  # Where each channel lies in what still arrives.
-        _replace_(model, norm, gathering_norm(norm, torch.from_numpy(index)))
+        let_gather_(norm, torch.from_numpy(index))
     elif cut.keep_out.sum() < cut.keep_wide.sum():
         index = np.cumsum(cut.keep_wide)[cut.keep_out] - 1
-        _replace_(model, norm, scattering_norm(norm, torch.from_numpy(index), int(cut.keep_wide.sum())))
-
-
-def _replace_(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Put `new` wherever `model` holds `old`; a shared module has several places."""
-    for parent in model.modules():
-        for name, child in list(parent._modules.items()):  # `named_children` gives a shared one once.
-            if child is old:
-                setattr(parent, name, new)
+        let_scatter_(norm, torch.from_numpy(index), int(cut.keep_wide.sum()))

@@ -18,8 +18,8 @@ from earlybird.slimming.flow_rules import keeps_zero, unfollowed_channels
 from earlybird.slimming.graph import TracedNetwork, module_path, traced_value
 from earlybird.slimming.memory import Memory
 from earlybird.slimming.rules import FUNCTION_RULES, METHOD_RULES, MODULE_RULES, layer_of
-from earlybird.slimming.shape_rules import WIDTHLESS_ATTRIBUTES, named_tuple
-from earlybird.slimming.slots import Flags, SlotBook
+from earlybird.slimming.shape_rules import WIDTHLESS_ATTRIBUTES, expand, item, named_tuple, reshape
+from earlybird.slimming.slots import Flags, SlotBook, Slots
 
 
 def walk(
@@ -62,8 +62,7 @@ def _walk_graphs(network: TracedNetwork, book: SlotBook, breaks_ties: bool) -> N
             if node.op == "placeholder":
                 values[node] = _network_input(node, book, mode)
             elif node.op == "output":
-                for x in values_of(Channels, _filled(node.args, values)):
-                    book.pin(x.slots, "it is a network output")
+                _give_out(_filled(node.args, values), book)
             elif node.op == "get_attr":
                 path, _, name = str(node.target).rpartition(".")
                 values[node] = OwnTensor(path, name, tuple(traced_value(node).shape))
@@ -91,28 +90,50 @@ def _call_of(
 def _applied(call: Call, node: fx.Node, network: TracedNetwork, book: SlotBook) -> Any:
     call, layer = layer_of(call, node.target, network.modules)
     if layer is not None:
+        if node.op == "call_function":
+            book.by_function.add(call.where)
         call = _with_channels(call, book)
     elif not _counts_channels(call):
         if not (node.target is getattr and call.args[1] in WIDTHLESS_ATTRIBUTES):
             _keep_owners_whole(call, book, "its tensors are read by name")
-        return _as_value(call.result)
+        why = next((x.why for x in values_of(Opaque, [call.args, call.kwargs])), f"{named(call)} is not followed")
+        _keep_inside_whole(call, network, book, why)
+        return _as_value(call.result, why)
     rule = layer or _rule_of(node, network)
     try:
+        if call.where in network.hooked and call.module is not None:
+            raise Unfollowed("a forward hook of yours may change what it reads or gives; remove the hook to cut here")
         if rule is None:
-            why = network.untraced.get(call.operation)
-            raise Unfollowed(f"tracing cannot enter it ({why})" if why else "slimming has no rule for it")
+            entry = network.untraced.get(call.operation)
+            raise Unfollowed(f"tracing cannot enter it ({entry})" if entry else "slimming has no rule for it")
         if any(name in call.kwargs for name in ("axis", "out")):
             raise Unfollowed("no rule for the arguments 'axis' and 'out'")
         value = rule(call, book)
-    except Unfollowed as why:
-        return _unfollowed(call, network, book, str(why))
+    except Unfollowed as refused:
+        return _unfollowed(call, network, book, str(refused))
     _keep_owners_whole(call, book, "its tensors are read by name")
+    if rule not in (reshape, expand) and not (rule is item and not isinstance(call.args[0], Channels)):
+        for size in _counting_sizes(call):
+            book.pin(size, f"{named(call)} takes its width as a number")
     return value
 
 
 def _counts_channels(call: Call) -> bool:
-    arguments = [call.args, call.kwargs]
-    return bool(values_of(Channels, arguments)) or any(size.slots is not None for size in values_of(Size, arguments))
+    return bool(values_of(Channels, [call.args, call.kwargs]) or _counting_sizes(call))
+
+
+def _counting_sizes(call: Call) -> list[Slots]:
+    return [size.slots for size in values_of(Size, [call.args, call.kwargs]) if size.slots is not None]
+
+
+def _give_out(outputs: Any, book: SlotBook) -> None:
+    for x in values_of(Channels, outputs):
+        book.pin(x.slots, "it is a network output")
+    for size in values_of(Size, outputs):
+        if size.slots is not None:
+            book.pin(size.slots, "its width is a network output")
+    for tensor in values_of(OwnTensor, outputs):
+        book.keep_whole(tensor.path, "its tensor is a network output")
 
 
 def _with_channels(call: Call, book: SlotBook) -> Call:
@@ -126,31 +147,34 @@ def _with_channels(call: Call, book: SlotBook) -> Call:
 
 def _unfollowed(call: Call, network: TracedNetwork, book: SlotBook, why: str) -> Any:
     reason = f"{named(call)} is not followed: {why}"
-    arguments = [call.args, call.kwargs]
-    for x in values_of(Channels, arguments):
-        book.pin(x.slots, reason)
-    for size in values_of(Size, arguments):
-        if size.slots is not None:
-            book.pin(size.slots, reason)
+    for slots in [*(x.slots for x in values_of(Channels, [call.args, call.kwargs])), *_counting_sizes(call)]:
+        book.pin(slots, reason)
     _keep_owners_whole(call, book, reason)
+    _keep_inside_whole(call, network, book, reason)
+    return _as_value(call.result, reason)
+
+
+def _keep_inside_whole(call: Call, network: TracedNetwork, book: SlotBook, reason: str) -> None:
+    """Modules inside one that is not entered may be called from elsewhere too."""
     for module in call.module.modules() if call.module is not None else ():
         book.keep_whole(network.path_of[id(module)], reason)
-    return _as_value(call.result)
 
 
 def _keep_owners_whole(call: Call, book: SlotBook, reason: str) -> None:
     for tensor in values_of(OwnTensor, [call.args, call.kwargs]):
+        if not tensor.shape:  # A count, such as the batches that a norm has seen.
+            continue
         book.keep_whole(tensor.path, f"{named(call)}: {reason}" if reason.startswith("its") else reason)
 
 
-def _as_value(result: Any) -> Any:
+def _as_value(result: Any, why: str) -> Any:
     """What an operation gave, its tensors as values that are not followed."""
     if isinstance(result, Tensor):
-        return Opaque(tuple(result.shape))
+        return Opaque(tuple(result.shape), why)
     if isinstance(result, Mapping):
-        return {key: _as_value(each) for key, each in result.items()}
+        return {key: _as_value(each, why) for key, each in result.items()}
     if isinstance(result, (list, tuple)):
-        return tuple(_as_value(each) for each in result)
+        return tuple(_as_value(each, why) for each in result)
     return result
 
 
@@ -175,7 +199,7 @@ def _operation(node: fx.Node, network: TracedNetwork) -> str:
 def _network_input(node: fx.Node, book: SlotBook, mode: str) -> Any:
     value = traced_value(node)
     if not isinstance(value, Tensor) or value.dim() < 2:
-        return _as_value(value)
+        return _as_value(value, "it is a network input")
     slots = book.fresh(f"{mode}:{node.name}", value.shape[1])
     book.pin(slots, "it is a network input")
     return Channels(slots, np.zeros(len(slots), dtype=bool), 1, tuple(value.shape))
