@@ -5,14 +5,12 @@ The ImageNet forms are torchvision's own: `torchvision:resnet18`, `torchvision:r
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from earlybird.errors import ModelError
-from earlybird.models.vgg import scaled
+from earlybird.models.vgg import init_convs_and_norms_, scaled
 
 STAGE_CHANNELS = (64, 128, 256, 512)
 BLOCKS_PER_STAGE = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
@@ -47,13 +45,7 @@ class ResNet(nn.Module):
 
     def initialise_(self) -> None:
         """Draw new weights at the widths the network has now: conv N(0, 2 / (k*k*C_out)), scales 0.5, shifts 0."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                fan_out = math.prod(module.kernel_size) * module.out_channels
-                nn.init.normal_(module.weight, std=math.sqrt(2.0 / fan_out))
-            elif isinstance(module, nn.BatchNorm2d):
-                nn.init.constant_(module.weight, 0.5)
-                nn.init.zeros_(module.bias)
+        init_convs_and_norms_(self)
         nn.init.normal_(self.fc.weight, std=0.01)
         nn.init.zeros_(self.fc.bias)
 

@@ -36,68 +36,12 @@ def scatter_channels(x: Tensor, index: Tensor, width: int) -> Tensor:
     return x.new_zeros(x.shape[0], width, *x.shape[2:]).index_copy(1, index, x)
 
 
-class SelectBatchNorm1d(nn.BatchNorm1d):
-    """`BatchNorm1d` over `x[:, index]`.
+class GatheringNorm(Norm):
+    """What gathering norms share; mixed into each of torch's classes below.
 
     Attributes:
         index: int64 buffer `[num_features]`, the input channel that each feature reads. It is saved with the weights.
     """
-
-    index: Tensor
-
-    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1) -> None:
-        super().__init__(num_features, eps, momentum)
-        self.register_buffer("index", torch.arange(num_features))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[n, c]` or `[n, c, l]` -> the same with `num_features` channels."""
-        return super().forward(gather_channels(x, self.index))
-
-
-class SelectBatchNorm2d(nn.BatchNorm2d):
-    """`BatchNorm2d` over `x[:, index]`.
-
-    Attributes:
-        index: int64 buffer `[num_features]`, the input channel that each feature reads. It is saved with the weights.
-
-    Example:
-        >>> norm = SelectBatchNorm2d(2)
-        >>> _ = norm.index.copy_(torch.tensor([0, 3]))
-        >>> norm(torch.zeros(1, 4, 5, 5)).shape
-        torch.Size([1, 2, 5, 5])
-    """
-
-    index: Tensor
-
-    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1) -> None:
-        super().__init__(num_features, eps, momentum)
-        self.register_buffer("index", torch.arange(num_features))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[n, c, h, w]` -> the same with `num_features` channels."""
-        return super().forward(gather_channels(x, self.index))
-
-
-class SelectBatchNorm3d(nn.BatchNorm3d):
-    """`BatchNorm3d` over `x[:, index]`.
-
-    Attributes:
-        index: int64 buffer `[num_features]`, the input channel that each feature reads. It is saved with the weights.
-    """
-
-    index: Tensor
-
-    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1) -> None:
-        super().__init__(num_features, eps, momentum)
-        self.register_buffer("index", torch.arange(num_features))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[n, c, d, h, w]` -> the same with `num_features` channels."""
-        return super().forward(gather_channels(x, self.index))
-
-
-class SelectSyncBatchNorm(nn.SyncBatchNorm):
-    """`SyncBatchNorm` over `x[:, index]`; see `SelectBatchNorm2d`."""
 
     index: Tensor
 
@@ -110,73 +54,13 @@ class SelectSyncBatchNorm(nn.SyncBatchNorm):
         return super().forward(gather_channels(x, self.index))
 
 
-class ScatterBatchNorm1d(nn.BatchNorm1d):
-    """`BatchNorm1d` that writes its channels to the places `index` of `width` channels, the others zero.
+class ScatteringNorm(Norm):
+    """What scattering norms share; mixed into each of torch's classes below.
 
     Attributes:
         index: int64 buffer `[num_features]`, the output channel that each feature writes. It is saved with the weights.
         width: number of output channels.
     """
-
-    index: Tensor
-
-    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, width: int = 0) -> None:
-        super().__init__(num_features, eps, momentum)
-        self.width = width or num_features
-        self.register_buffer("index", torch.arange(num_features))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[n, num_features]` or `[n, num_features, l]` -> the same with `width` channels."""
-        return scatter_channels(super().forward(x), self.index, self.width)
-
-
-class ScatterBatchNorm2d(nn.BatchNorm2d):
-    """`BatchNorm2d` that writes its channels to the places `index` of `width` channels, the others zero.
-
-    Attributes:
-        index: int64 buffer `[num_features]`, the output channel that each feature writes. It is saved with the weights.
-        width: number of output channels.
-
-    Example:
-        >>> norm = ScatterBatchNorm2d(2, width=4)
-        >>> norm(torch.zeros(1, 2, 5, 5)).shape
-        torch.Size([1, 4, 5, 5])
-    """
-
-    index: Tensor
-
-    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, width: int = 0) -> None:
-        super().__init__(num_features, eps, momentum)
-        self.width = width or num_features
-        self.register_buffer("index", torch.arange(num_features))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[n, num_features, h, w]` -> the same with `width` channels."""
-        return scatter_channels(super().forward(x), self.index, self.width)
-
-
-class ScatterBatchNorm3d(nn.BatchNorm3d):
-    """`BatchNorm3d` that writes its channels to the places `index` of `width` channels, the others zero.
-
-    Attributes:
-        index: int64 buffer `[num_features]`, the output channel that each feature writes. It is saved with the weights.
-        width: number of output channels.
-    """
-
-    index: Tensor
-
-    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, width: int = 0) -> None:
-        super().__init__(num_features, eps, momentum)
-        self.width = width or num_features
-        self.register_buffer("index", torch.arange(num_features))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[n, num_features, d, h, w]` -> the same with `width` channels."""
-        return scatter_channels(super().forward(x), self.index, self.width)
-
-
-class ScatterSyncBatchNorm(nn.SyncBatchNorm):
-    """`SyncBatchNorm` that writes to the places `index` of `width` channels; see `ScatterBatchNorm2d`."""
 
     index: Tensor
 
@@ -188,6 +72,51 @@ class ScatterSyncBatchNorm(nn.SyncBatchNorm):
     def forward(self, x: Tensor) -> Tensor:
         """`[n, num_features, ...]` -> the same with `width` channels."""
         return scatter_channels(super().forward(x), self.index, self.width)
+
+
+class SelectBatchNorm1d(GatheringNorm, nn.BatchNorm1d):
+    """`BatchNorm1d` over `x[:, index]`."""
+
+
+class SelectBatchNorm2d(GatheringNorm, nn.BatchNorm2d):
+    """`BatchNorm2d` over `x[:, index]`.
+
+    Example:
+        >>> norm = SelectBatchNorm2d(2)
+        >>> _ = norm.index.copy_(torch.tensor([0, 3]))
+        >>> norm(torch.zeros(1, 4, 5, 5)).shape
+        torch.Size([1, 2, 5, 5])
+    """
+
+
+class SelectBatchNorm3d(GatheringNorm, nn.BatchNorm3d):
+    """`BatchNorm3d` over `x[:, index]`."""
+
+
+class SelectSyncBatchNorm(GatheringNorm, nn.SyncBatchNorm):
+    """`SyncBatchNorm` over `x[:, index]`."""
+
+
+class ScatterBatchNorm1d(ScatteringNorm, nn.BatchNorm1d):
+    """`BatchNorm1d` that writes its channels to the places `index` of `width` channels, the others zero."""
+
+
+class ScatterBatchNorm2d(ScatteringNorm, nn.BatchNorm2d):
+    """`BatchNorm2d` that writes its channels to the places `index` of `width` channels, the others zero.
+
+    Example:
+        >>> norm = ScatterBatchNorm2d(2, width=4)
+        >>> norm(torch.zeros(1, 2, 5, 5)).shape
+        torch.Size([1, 4, 5, 5])
+    """
+
+
+class ScatterBatchNorm3d(ScatteringNorm, nn.BatchNorm3d):
+    """`BatchNorm3d` that writes its channels to the places `index` of `width` channels, the others zero."""
+
+
+class ScatterSyncBatchNorm(ScatteringNorm, nn.SyncBatchNorm):
+    """`SyncBatchNorm` that writes its channels to the places `index` of `width` channels, the others zero."""
 
 
 GATHERING = {
@@ -203,8 +132,8 @@ SCATTERING = {
     nn.SyncBatchNorm: ScatterSyncBatchNorm,
 }
 
-GATHERING_NORMS = (SelectBatchNorm1d, SelectBatchNorm2d, SelectBatchNorm3d, SelectSyncBatchNorm)
-SCATTERING_NORMS = (ScatterBatchNorm1d, ScatterBatchNorm2d, ScatterBatchNorm3d, ScatterSyncBatchNorm)
+GATHERING_NORMS = tuple(GATHERING.values())
+SCATTERING_NORMS = tuple(SCATTERING.values())
 SELECTING_NORMS = (*GATHERING_NORMS, *SCATTERING_NORMS)
 
 
