@@ -11,6 +11,7 @@ With names, the rows are printed and no file is written.
 from __future__ import annotations
 
 import gc
+import re
 import sys
 import time
 import warnings
@@ -161,35 +162,44 @@ def build(kind: str, name: str) -> nn.Module:
 
 
 def timm_networks(names: list[str]) -> list[tuple[str, str, int]]:
-    """The smallest network with BatchNorm of each of timm's modules."""
+    """The smallest network with BatchNorm of each of timm's families: the letters a name begins with."""
     import timm
 
-    chosen: list[tuple[str, str, int]] = []
-    for module in sorted(timm.list_modules()):
-        best: tuple[int, str, int] | None = None
-        for name in timm.list_models(module=module):
-            if names and name not in names:
-                continue
-            try:
-                with torch.device("meta"):
-                    model = timm.create_model(name, pretrained=False)
-            except Exception:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    try:
-                        model = timm.create_model(name, pretrained=False)
-                    except Exception as error:
-                        print(f"{name}: timm itself cannot build it here: {error}", file=sys.stderr)
-                        continue
-            if not any(isinstance(m, _NORM) for m in model.modules()):
-                continue
-            params = sum(p.numel() for p in model.parameters())
-            size = model.default_cfg.get("input_size", (3, 224, 224))[-1] if hasattr(model, "default_cfg") else 224
-            if best is None or params < best[0]:
-                best = (params, name, size)
-        if best is not None:
-            chosen.append((module, best[1], best[2]))
-    return chosen
+    smallest: dict[str, tuple[int, str, int]] = {}
+    for name in names or timm.list_models():
+        family = _timm_family(name)
+        if family == "test":  # timm's own miniatures of families that are here anyway
+            continue
+        try:
+            model = _on_meta(name)
+        except Exception as error:
+            print(f"{name}: timm itself cannot build it here: {error}", file=sys.stderr)
+            continue
+        if not any(isinstance(m, _NORM) for m in model.modules()):
+            continue
+        params = sum(p.numel() for p in model.parameters())
+        size = model.default_cfg.get("input_size", (3, 224, 224))[-1]
+        key = name if names else family
+        if key not in smallest or params < smallest[key][0]:
+            smallest[key] = (params, name, size)
+    return [(family, name, size) for family, (_, name, size) in sorted(smallest.items())]
+
+
+def _timm_family(name: str) -> str:
+    words = re.split(r"[_\d]", name)
+    # Whose weights they are is no family.
+    return next(word for word in words if word and word not in ("tf", "legacy", "gc", "wide"))
+
+
+def _on_meta(name: str) -> nn.Module:
+    import timm
+
+    try:
+        with torch.device("meta"):
+            model: nn.Module = timm.create_model(name, pretrained=False)
+    except Exception:  # Some compute with their weights while they are built.
+        model = timm.create_model(name, pretrained=False)
+    return model
 
 
 def main(argv: list[str]) -> None:

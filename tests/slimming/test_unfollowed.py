@@ -80,7 +80,7 @@ def test_a_module_that_branches_on_data_is_kept_as_it_is(randomised, random_mask
         def forward(self, x):
             for _ in range(len(x.shape) - 2):
                 x = self.bn(self.conv(x))
-            return x if x.dim() == 4 else -x
+            return x if x.sum() > 0 else -x
 
     model = randomised(net(Branching()))
     groups = channel_groups(model, IMAGES)

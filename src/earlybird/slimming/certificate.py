@@ -52,7 +52,8 @@ class Certificate:
 def certify_channels(model: nn.Module, example_input: ExampleInput, policy: PolicyChoice) -> Certificate:
     """Trace `model` and decide for each channel whether it may go.
 
-    `auto` is `select` where a norm reads what an add made (a pre-activation stream), `tie` otherwise.
+    `auto` is `select` where a norm reads what an add made (a pre-activation stream), unless `tie` leaves more of the
+    norms' channels to choose from there (norms that cannot gather, such as subclasses); `tie` otherwise.
 
     Raises:
         SlimError: the network cannot be traced, or the policy is unknown.
@@ -62,12 +63,18 @@ def certify_channels(model: nn.Module, example_input: ExampleInput, policy: Poli
     network = trace(model, example_input)
     if policy != "select":
         book = walk(network, gathering={}, scattering={}, breaks_ties=False)
-        if policy == "auto" and book.streams_into_norms:
-            policy = "select"
-        else:
-            resolved: Policy = "inner" if policy == "inner" else "tie"
-            return _verdict(network, book, resolved)
+        tied = _verdict(network, book, "inner" if policy == "inner" else "tie")
+        if policy != "auto" or not book.streams_into_norms:
+            return tied
+        selecting = _with_selection(network)
+        return selecting if _prunable(selecting) >= _prunable(tied) else tied
     return _with_selection(network)
+
+
+def _prunable(certificate: Certificate) -> int:
+    """Channels of norms that may go."""
+    book = certificate.book
+    return sum(int(certificate.may_go(book.outputs[name]).sum()) for name in book.norms)
 
 
 def _with_selection(network: TracedNetwork) -> Certificate:

@@ -18,14 +18,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
 
 from earlybird.errors import SlimError
-from earlybird.slimming.select import ScatterSyncBatchNorm
 from earlybird.slimming.tracer import RawReads, Tracer, materialised, settings_left_out
+from earlybird.slimming.values import Values, target_name
 
 ExampleInput = Tensor | tuple[Any, ...]
-_VALUE = "earlybird_value"
 
 
 @dataclass(frozen=True)
@@ -74,12 +72,12 @@ def trace(model: nn.Module, example_input: ExampleInput) -> TracedNetwork:
         listings: set[str] = set()
         for mode in ("train", "eval"):
             model.train(mode == "train")
-            graph = _trace_mode(model, len(inputs), found)
-            _note_values(graph, model, original, inputs)
-            listing = _listing(graph)
-            if listing not in listings:
+            tracer = _trace_mode(model, tuple(_on_meta(x) for x in inputs), found)
+            listing = _listing(tracer.graph)
+            if listing not in listings or found.untraced:  # What is not entered may give other shapes in each mode.
                 listings.add(listing)
-                graphs[mode] = graph
+                _note_values(tracer, model, original, inputs)
+                graphs[mode] = tracer.graph
     reasons = {kind.__name__: why for kind, why in found.untraced.items()}
     return TracedNetwork(dict(model.named_modules()), graphs, found.whole, reasons, found.hooked)
 
@@ -96,19 +94,6 @@ class _Findings:
 def as_tuple(example_input: ExampleInput) -> tuple[Any, ...]:
     """The positional inputs of one call."""
     return tuple(example_input) if isinstance(example_input, (tuple, list)) else (example_input,)
-
-
-def traced_value(node: fx.Node) -> Any:
-    """What a node gave on the example input; tensors on `meta`, so only their shapes mean something."""
-    return node.meta[_VALUE]
-
-
-def module_path(node: fx.Node) -> str:
-    """Path of the module whose forward holds this node ("" for the root)."""
-    if node.op == "call_module":
-        return str(node.target)
-    stack = node.meta.get("nn_module_stack") or {}
-    return str(list(stack.values())[-1][0]) if stack else ""
 
 
 @contextmanager
@@ -130,43 +115,14 @@ def remove_user_hooks_(model: nn.Module) -> None:
             del hooks[key]
 
 
-class _Shapes(fx.Interpreter):
-    """Runs a graph and notes each node's output shape."""
-
-    def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
-        super().__init__(model, graph=graph)
-        self.extra_traceback = False  # It would append lines to our one-line errors.
-
-    def run_node(self, n: fx.Node) -> Any:
-        try:
-            result = super().run_node(n)
-        except Exception as error:
-            where = module_path(n) or type(self.module).__name__
-            first_line = str(error).split("\n", 1)[0]
-            raise SlimError(
-                f"cannot run {n.op} {_target_name(n)!r} in module {where!r} on the example input: {first_line}; "
-                "give an example_input of the network's own shape"
-            ) from error
-        # Shapes as they are now: an in-place operation may change them, and numbers would only take memory.
-        n.meta[_VALUE] = pytree.tree_map_only(Tensor, lambda x: x.detach().to("meta"), result)
-        return result
-
-    def call_module(self, target: fx.node.Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        module = self.module.get_submodule(str(target))
-        if isinstance(module, nn.SyncBatchNorm):  # In a process group it would wait for the other ranks.
-            x: Tensor = args[0]
-            width = module.width if isinstance(module, ScatterSyncBatchNorm) else module.num_features
-            return x.new_empty((x.shape[0], width, *x.shape[2:]))
-        return super().call_module(target, args, kwargs)
-
-
-def _trace_mode(model: nn.Module, inputs: int, found: _Findings) -> fx.Graph:
-    """One mode's graph; classes of modules that tracing cannot enter are added to `untraced`."""
+def _trace_mode(model: nn.Module, inputs: tuple[Any, ...], found: _Findings) -> Tracer:
+    """The tracer of one mode with its graph; classes of modules that it cannot enter are added to `untraced`."""
     while True:
-        tracer, reads = Tracer(found.untraced, found.hooked), RawReads(model)
+        tracer = Tracer(inputs, found.untraced, found.hooked)
+        reads = RawReads(model, tracer)
         try:
             with reads:
-                graph = tracer.trace(model, settings_left_out(model, inputs))
+                tracer.trace(model, settings_left_out(model, len(inputs)))
         except Exception as error:
             path = tracer.inside[-1] if tracer.inside else ""
             kind = type(model.get_submodule(path))
@@ -180,22 +136,21 @@ def _trace_mode(model: nn.Module, inputs: int, found: _Findings) -> fx.Graph:
             continue
         for path in reads.paths:
             found.whole.setdefault(path, "its tensors are read past the network's graph")
-        return graph
+        return tracer
 
 
-def _note_values(graph: fx.Graph, model: nn.Module, original: nn.Module, inputs: tuple[Any, ...]) -> None:
+def _note_values(tracer: Tracer, model: nn.Module, original: nn.Module, inputs: tuple[Any, ...]) -> None:
     """Run the graph on shapes alone; where an operation needs numbers, on a copy of the network with the example."""
-    with torch.no_grad():
-        try:
-            _Shapes(model, graph).run(*(_on_meta(x) for x in inputs), enable_io_processing=False)
-        except SlimError:
-            real = _copied(original)
-            remove_user_hooks_(real)
-            real.train(model.training)
-            for name, tensor in vars(model).items():  # What fx keeps there for the constants of the graph.
-                if name.startswith("_tensor_constant"):
-                    setattr(real, name, tensor)
-            _Shapes(real, graph).run(*(_doubled(x) for x in inputs), enable_io_processing=False)
+    try:
+        tracer.values.advance()
+    except SlimError:
+        real = _copied(original)
+        remove_user_hooks_(real)
+        real.train(model.training)
+        for name, tensor in vars(model).items():  # What fx keeps there for the constants of the graph.
+            if name.startswith("_tensor_constant"):
+                setattr(real, name, tensor)
+        Values(real, tracer.graph, [_doubled(x) for x in inputs]).advance()
 
 
 def _on_meta(x: Any) -> Any:
@@ -226,12 +181,8 @@ def _listing(graph: fx.Graph) -> str:
     lines = []
     for n in graph.nodes:
         kwargs = {key: value for key, value in n.kwargs.items() if key != "training"}
-        lines.append(f"{n.name} {n.op} {_target_name(n)} {n.args} {kwargs}")
+        lines.append(f"{n.name} {n.op} {target_name(n)} {n.args} {kwargs}")
     return "\n".join(lines)
-
-
-def _target_name(node: fx.Node) -> str:
-    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", repr(node.target))
 
 
 def _copied(model: nn.Module) -> nn.Module:

@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from earlybird.slimming.calls import Call, Channels, Size, Unfollowed, named, only_input, values_of
+from earlybird.slimming.calls import Call, Channels, OwnTensor, Size, Unfollowed, named, only_input, values_of
 from earlybird.slimming.slots import SlotBook
 
 WIDTHLESS_ATTRIBUTES = frozenset({"dtype", "device", "ndim", "is_cuda", "requires_grad", "layout"})
+
+_READS_OF_SHAPE = (("getattr", "shape"), ("size", None))
 
 
 def flatten(call: Call, book: SlotBook) -> Channels:
@@ -196,9 +198,28 @@ def item(call: Call, book: SlotBook) -> Any:
     indices = index if isinstance(index, tuple) else (index,)
     if not all(isinstance(each, slice) for each in indices) or not isinstance(call.result, Tensor):
         raise Unfollowed("no rule for indexing a tensor other than by slices")
-    if len(indices) > x.dim and indices[x.dim] != slice(None):
+    if len(indices) > x.dim and not _takes_all(indices[x.dim], len(x.slots)):
         raise Unfollowed("no rule for taking a part of the channels by number")
     return replace(x, shape=call.shape)
+
+
+def _takes_all(part: slice, width: int) -> bool:
+    """All of `width`, and all of any smaller width too."""
+    is_open = part.stop is None or (isinstance(part.stop, int) and part.stop >= width)
+    return is_open and part.start in (None, 0) and part.step in (None, 1)
+
+
+def part_of_own_size(call: Call) -> Any:
+    """The shape of a weight that its own forward reads, or a part of that shape; None for any other call.
+
+    Kernel sizes are numbers. A width is passed on as the weight itself, so that whoever reads it keeps the layer whole.
+    """
+    x, index = (*call.args, None, None)[:2]
+    if call.operation == "getitem" and isinstance(x, tuple) and isinstance(index, (int, slice)):
+        return x[index] if values_of(OwnTensor, x) and not values_of(Size, index) else None
+    if not isinstance(x, OwnTensor) or len(x.shape) < 3 or (call.operation, index) not in _READS_OF_SHAPE:
+        return None
+    return tuple(x if dim < 2 else n for dim, n in enumerate(x.shape))
 
 
 def named_tuple(call: Call, book: SlotBook) -> Any:

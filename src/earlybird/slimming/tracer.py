@@ -6,25 +6,72 @@ What `fx` alone would take for a constant, or not see at all, would make a graph
 from __future__ import annotations
 
 import inspect
+import math
 import operator
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor, fx, nn
+from torch.fx.proxy import TraceError
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from earlybird.errors import SlimError
 from earlybird.slimming.select import SELECTING_NORMS
+from earlybird.slimming.values import Values, traced_value
+
+_UNKNOWN = object()
 
 
 class Value(fx.Proxy):
-    """A tensor to be: records `+=` and its kin as in-place operations, and is a tensor for `isinstance`."""
+    """A tensor to be, or a number read from a shape: answers what a forward may ask of it.
+
+    Records `+=` and its kin as in-place operations. A number is given out where one is needed (`if h % 2`,
+    `range(h)`), as it is on the example; the graph then says who asked, so that a number that counts channels is known
+    to be fixed.
+    """
+
+    tracer: Tracer
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
         """What `isinstance(x, torch.Tensor)` in a forward asks."""
-        return Tensor
+        value = self.tracer.value_of(self.node)
+        if isinstance(value, (bool, int, float)):
+            return type(value)
+        return Tensor if isinstance(value, Tensor) or value is _UNKNOWN else type(self)
+
+    def __getattr__(self, k: str) -> fx.proxy.Attribute:
+        return ValueAttribute(self, k)
+
+    def __len__(self) -> int:
+        value = self.tracer.value_of(self.node)
+        return len(value) if isinstance(value, (tuple, list, dict)) else super().__len__()
+
+    def __int__(self) -> int:
+        return int(self._number(int))
+
+    def __index__(self) -> int:
+        return operator.index(self._number(operator.index))
+
+    def __float__(self) -> float:
+        return float(self._number(float))
+
+    def __ceil__(self) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", math.ceil, (self,), {})
+
+    def __floor__(self) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", math.floor, (self,), {})
+
+    def __round__(self, digits: int | None = None) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", round, (self, digits), {})
+
+    def _number(self, asked: Callable[..., Any]) -> Any:
+        if not isinstance(self.tracer.value_of(self.node), (bool, int, float)):
+            raise TraceError("a tensor's numbers are not known while it is traced")
+        return self.tracer.value_of(self.tracer.create_proxy("call_function", asked, (self,), {}).node)
 
     def __iadd__(self, other: Any) -> fx.Proxy:
         return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
@@ -39,19 +86,68 @@ class Value(fx.Proxy):
         return self.tracer.create_proxy("call_function", operator.itruediv, (self, other), {})
 
 
+class ValueAttribute(Value, fx.proxy.Attribute):
+    """`x.shape` and its kin, which become a node when used, or a method, which becomes one when called."""
+
+
 class Tracer(fx.Tracer):
     """Modules of `torch.nn`, selecting norms and what is named opaque are leaves.
 
+    Args:
+        inputs: what the network is called with, tensors on `meta`.
+        opaque_classes: modules of these are leaves.
+        opaque_paths: and so are the modules at these.
+
     Attributes:
         inside: paths of the modules being traced, outermost first, for messages.
+        is_running: nodes are being run right now, on shapes, in the midst of tracing.
     """
 
     proxy_buffer_attributes = True
 
-    def __init__(self, opaque_classes: Collection[type[nn.Module]], opaque_paths: Collection[str]) -> None:
+    def __init__(
+        self, inputs: tuple[Any, ...], opaque_classes: Collection[type[nn.Module]], opaque_paths: Collection[str]
+    ) -> None:
         super().__init__()
+        self.inputs = inputs
         self.opaque_classes, self.opaque_paths = opaque_classes, opaque_paths
         self.inside: list[str] = []
+        self.is_running = False
+
+    @cached_property
+    def values(self) -> Values:
+        """Of the graph so far."""
+        return Values(self.root, self.graph, self.inputs)
+
+    def value_of(self, node: fx.Node) -> Any:
+        """What a node gives on the example, tensors on `meta`; `_UNKNOWN` where that takes more than shapes."""
+        self.is_running = True
+        try:
+            self.values.advance(node)
+            return traced_value(node)
+        except SlimError:
+            return _UNKNOWN
+        finally:
+            self.is_running = False
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        """Branches on sizes go the way of the example; numbers in tensors are not known."""
+        value = self.value_of(obj.node)
+        if not isinstance(value, (bool, int, float)):
+            return super().to_bool(obj)
+        self.create_proxy("call_function", bool, (obj,), {})
+        return bool(value)
+
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        """A shape is as long as it is."""
+        value = self.value_of(obj.node)
+        if not isinstance(value, (tuple, list)):
+            return super().iter(obj)
+        return iter([operator.getitem(obj, i) for i in range(len(value))])
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """Parameters and buffers as proxies, while they are traced."""
+        return attr_val if self.is_running else super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """Our kind of proxy."""
@@ -71,6 +167,8 @@ class Tracer(fx.Tracer):
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Trace a call of a module, knowing where we are."""
+        if self.is_running:
+            return forward(*args, **kwargs)
         self.inside.append(self.path_of_module(m))
         result = super().call_module(m, forward, args, kwargs)
         self.inside.pop()  # Not in a `finally`: after an error the innermost path is what the message needs.
@@ -84,9 +182,10 @@ class RawReads(TorchFunctionMode):
         paths: of their modules.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, tracer: Tracer) -> None:
         super().__init__()
         self.paths: set[str] = set()
+        self._tracer = tracer
         self._owner = {
             id(tensor): path
             for path, module in model.named_modules()
@@ -99,7 +198,7 @@ class RawReads(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Look at the arguments, then do what was asked."""
-        for value in pytree.tree_leaves((args, kwargs)):
+        for value in () if self._tracer.is_running else pytree.tree_leaves((args, kwargs)):
             if id(value) in self._owner:
                 self.paths.add(self._owner[id(value)])
         return func(*args, **(kwargs or {}))

@@ -15,11 +15,12 @@ from torch import Tensor, fx, nn
 
 from earlybird.slimming.calls import Call, Channels, Opaque, OwnTensor, Rule, Size, Unfollowed, named, values_of
 from earlybird.slimming.flow_rules import keeps_zero, unfollowed_channels
-from earlybird.slimming.graph import TracedNetwork, module_path, traced_value
+from earlybird.slimming.graph import TracedNetwork
 from earlybird.slimming.memory import Memory
 from earlybird.slimming.rules import FUNCTION_RULES, METHOD_RULES, MODULE_RULES, layer_of
-from earlybird.slimming.shape_rules import WIDTHLESS_ATTRIBUTES, expand, item, named_tuple, reshape
+from earlybird.slimming.shape_rules import WIDTHLESS_ATTRIBUTES, expand, item, named_tuple, part_of_own_size, reshape
 from earlybird.slimming.slots import Flags, SlotBook, Slots
+from earlybird.slimming.values import module_path, traced_value
 
 
 def walk(
@@ -93,6 +94,8 @@ def _applied(call: Call, node: fx.Node, network: TracedNetwork, book: SlotBook) 
         if node.op == "call_function":
             book.by_function.add(call.where)
         call = _with_channels(call, book)
+    elif (part := part_of_own_size(call)) is not None:
+        return part
     elif not _counts_channels(call):
         if not (node.target is getattr and call.args[1] in WIDTHLESS_ATTRIBUTES):
             _keep_owners_whole(call, book, "its tensors are read by name")

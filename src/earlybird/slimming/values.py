@@ -1,0 +1,92 @@
+"""What a traced graph's nodes are on the example input: shapes, and numbers read from shapes.
+
+Run on the `meta` device while the graph is still being traced (a forward may ask how high its image is) and to its end
+afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from earlybird.errors import SlimError
+from earlybird.slimming.select import ScatterSyncBatchNorm
+
+_VALUE = "earlybird_value"
+_PLAIN_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+def traced_value(node: fx.Node) -> Any:
+    """What a node gave on the example input; tensors on `meta`, so only their shapes mean something."""
+    return node.meta[_VALUE]
+
+
+def module_path(node: fx.Node) -> str:
+    """Path of the module whose forward holds this node ("" for the root)."""
+    if node.op == "call_module":
+        return str(node.target)
+    stack = node.meta.get("nn_module_stack") or {}
+    return str(list(stack.values())[-1][0]) if stack else ""
+
+
+def target_name(node: fx.Node) -> str:
+    """Name of a node's operation, for messages."""
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", repr(node.target))
+
+
+class Values(fx.Interpreter):
+    """Runs a graph node by node, as far as asked, and notes what each gave."""
+
+    def __init__(self, model: nn.Module, graph: fx.Graph, inputs: Iterable[Any]) -> None:
+        super().__init__(model, garbage_collect_values=False, graph=graph)
+        self.extra_traceback = False  # It would append lines to our one-line errors.
+        self.args_iter = iter(inputs)
+        self._last = graph._root  # its `next` is the first node
+
+    def advance(self, last: fx.Node | None = None) -> None:
+        """Run up to and with `last`; by default to the end.
+
+        Raises:
+            SlimError: a node cannot run. The message names its module.
+        """
+        with torch.no_grad():
+            while self._last.next.op != "root" and (last is None or last not in self.env):
+                node = self._last.next
+                self.env[node] = self.run_node(node)
+                self._last = node
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run one node."""
+        try:
+            result = super().run_node(n)
+        except Exception as error:
+            where = module_path(n) or type(self.module).__name__
+            first_line = str(error).split("\n", 1)[0]
+            raise SlimError(
+                f"cannot run {n.op} {target_name(n)!r} in module {where!r} on the example input: {first_line}; "
+                "give an example_input of the network's own shape"
+            ) from error
+        # Shapes as they are now: an in-place operation may change them, and numbers would only take memory.
+        n.meta[_VALUE] = pytree.tree_map_only(Tensor, lambda x: x.detach().to("meta"), result)
+        return result
+
+    def call_module(self, target: fx.node.Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call a module, but for norms whose result needs no call."""
+        module = self.module.get_submodule(str(target))
+        x = args[0] if args else None
+        if isinstance(module, nn.SyncBatchNorm) and isinstance(x, Tensor):
+            # In a process group it would wait for the other ranks.
+            width = module.width if isinstance(module, ScatterSyncBatchNorm) else module.num_features
+            return x.new_empty((x.shape[0], width, *x.shape[2:]))
+        if type(module) in _PLAIN_NORMS and isinstance(x, Tensor) and x.is_meta and _fits(module, x):
+            return torch.empty_like(x)  # Run on `meta` it is a dozen operations: most of the time of all nodes.
+        return super().call_module(target, args, kwargs)
+
+
+def _fits(norm: nn.Module, x: Tensor) -> bool:
+    ranks = {nn.BatchNorm1d: (2, 3), nn.BatchNorm2d: (4,), nn.BatchNorm3d: (5,)}[type(norm)]  # type: ignore[index]
+    return x.dim() in ranks and x.shape[1] == norm.num_features and x.numel() > x.shape[1]
