@@ -3,8 +3,8 @@
     pip install torch-pruning==1.6.1
     python benchmarks/compare_torch_pruning.py [NAME ...]
 
-For each network half of the units are removed by both: Torch-Pruning is asked, norm by norm, to remove the channels
-that our mask removes. Both results are compared with the masked dense network in eval mode.
+For each network half of the units are removed by both: Torch-Pruning is asked, convolution by convolution, to remove
+the output channels that our mask removes. Both results are compared with the masked dense network in eval mode.
 CPU seconds cover what each needs from the dense network to the smaller one: tracing, grouping and cutting.
 """
 
@@ -20,56 +20,66 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from earlybird.core import ChannelMask
+from earlybird.core import ChannelMask, bn_scale
 from earlybird.core.groups import ChannelGroups
 from earlybird.slimming import channel_groups, masked, slim
 
 SIZE = 224
+CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
-def random_mask(groups: ChannelGroups) -> ChannelMask:
-    """Half of the units, but never a whole layer: in each layer every second unit goes."""
+def kept_units(model: nn.Module, groups: ChannelGroups) -> torch.Tensor:
+    """Half of the units that hold a norm's channel, but never a whole layer: in each layer every second one goes.
+
+    Bool `[units]`, True = kept.
+    """
+    norms = {name: groups.unit_of[name] for name in bn_scale(model)}
     keep = torch.ones(groups.num_units, dtype=torch.bool)
-    for units in groups.unit_of.values():
+    for units in norms.values():
         own = torch.unique(units[units >= 0])
         if len(own) > 1:
             keep[own[1::2]] = False
-    for units in groups.unit_of.values():
+    for units in norms.values():
         own = torch.unique(units[units >= 0])
         if len(own) and not bool(keep[own].any()) and not bool((units < 0).any()):
             keep[own[0]] = True
-    return groups.mask_of(keep)
+    return keep
 
 
-def ours(model: nn.Module, x: torch.Tensor) -> tuple[nn.Module, ChannelMask, float]:
+def ours(model: nn.Module, x: torch.Tensor) -> tuple[nn.Module, ChannelGroups, torch.Tensor, float]:
+    """The slim network, its groups and kept units, and the seconds."""
     start = time.process_time()
     groups = channel_groups(model, x)
-    mask = random_mask(groups)
-    small = slim(model, mask, x, groups, check=False)
-    return small, mask, time.process_time() - start
+    keep = kept_units(model, groups)
+    small = slim(model, groups.mask_of(keep), x, groups, check=False)
+    return small, groups, keep, time.process_time() - start
 
 
-def theirs(model: nn.Module, mask: ChannelMask, x: torch.Tensor) -> tuple[nn.Module, float]:
+def theirs(model: nn.Module, groups: ChannelGroups, keep: torch.Tensor, x: torch.Tensor) -> tuple[nn.Module, float]:
     """Torch-Pruning's result for the same removed channels."""
     import torch_pruning as tp
 
     model = copy.deepcopy(model).eval()
+    modules = dict(model.named_modules())
+    producers = {**groups.producer_unit_of, **groups.unit_of}
+    producers = {name: units for name, units in producers.items() if isinstance(modules[name], (nn.Linear, *CONVS))}
+    gone = {
+        name: {i for i, u in enumerate(units.tolist()) if u >= 0 and not keep[u]} for name, units in producers.items()
+    }
+    left = {modules[name]: list(range(len(units))) for name, units in producers.items()}
     start = time.process_time()
     graph = tp.DependencyGraph().build_dependency(model, example_inputs=x)
-    modules = dict(model.named_modules())
-    removed = {name: torch.nonzero(~keep).flatten().tolist() for name, keep in mask.items()}
-    done: set[str] = set()
-    for name, channels in removed.items():
+    for name, channels in gone.items():
         module = modules[name]
-        if name in done or not channels or not isinstance(module, nn.modules.batchnorm._BatchNorm):
+        now = [place for place, channel in enumerate(left[module]) if channel in channels]
+        if not now or module not in graph.module2node:  # Auxiliary heads run in train mode only.
             continue
-        group = graph.get_pruning_group(module, tp.prune_batchnorm_out_channels, idxs=channels)
-        if not graph.check_pruning_group(group):
-            continue
-        for dependency, _ in group:
-            found = next((n for n, m in modules.items() if m is dependency.target.module), None)
-            if found in removed:
-                done.add(found)
+        prune = tp.prune_linear_out_channels if isinstance(module, nn.Linear) else tp.prune_conv_out_channels
+        group = graph.get_pruning_group(module, prune, idxs=now)
+        for dependency, places in group:
+            other = dependency.target.module
+            if other in left and graph.is_out_channel_pruning_fn(dependency.handler):
+                left[other] = [channel for place, channel in enumerate(left[other]) if place not in set(places)]
         group.prune()
     return model, time.process_time() - start
 
@@ -93,21 +103,35 @@ def compare(name: str) -> str:
             module.running_var.uniform_(0.5, 2.0)
     model.eval()
     x = torch.randn(2, 3, 299 if name == "inception_v3" else SIZE, 299 if name == "inception_v3" else SIZE)
-    small, mask, seconds = ours(model, x)
+    small, groups, keep, seconds = ours(model, x)
+    mask = groups.mask_of(keep)
     cells = [name, f"{error(small, model, mask, x):.0e}", f"{seconds:.2f}"]
+    return "| " + " | ".join([*cells, *_theirs_cells(model, small, groups, keep, x, seconds)]) + " |"
+
+
+def _theirs_cells(
+    model: nn.Module, small: nn.Module, groups: ChannelGroups, keep: torch.Tensor, x: torch.Tensor, seconds: float
+) -> tuple[str, str, str, str, str]:
     try:
-        pruned, their_seconds = theirs(model, mask, x)
-        same = [tuple(p.shape) for p in small.parameters()] == [tuple(p.shape) for p in pruned.parameters()]
-        try:
-            found = error(pruned, model, mask, x)
-            verdict = "same" if found <= 1e-4 else "other output"
-            cells += [verdict, f"{found:.0e}"]
-        except Exception as problem:
-            cells += [f"does not run: {str(problem).splitlines()[0][:90]}", ""]
-        cells += ["yes" if same else "no", f"{their_seconds:.2f}", f"{their_seconds / seconds:.1f}x"]
+        pruned, their_seconds = theirs(model, groups, keep, x)
     except Exception as problem:
-        cells += [f"fails: {type(problem).__name__}: {(str(problem).splitlines() or [''])[0][:90]}", "", "", "", ""]
-    return "| " + " | ".join(cells) + " |"
+        return f"fails to cut: {type(problem).__name__}: {_first_line(problem)}", "", "", "", ""
+    times = f"{their_seconds:.2f}", f"{their_seconds / seconds:.1f}x"
+    same = "yes" if [p.shape for p in small.parameters()] == [p.shape for p in pruned.parameters()] else "no"
+    try:
+        found = error(pruned, model, groups.mask_of(keep), x)
+    except Exception as problem:
+        return f"does not run: {_first_line(problem)}", "", same, *times
+    verdict = "same output" if found <= 1e-4 else "other output"
+    try:
+        copy.deepcopy(pruned).train()(x)
+    except Exception as problem:
+        verdict += f"; does not run in train mode: {_first_line(problem)}"
+    return verdict, f"{found:.0e}", same, *times
+
+
+def _first_line(problem: Exception) -> str:
+    return (str(problem).splitlines() or [""])[0][:90].replace("|", "/")
 
 
 def main(names: list[str]) -> None:

@@ -65,7 +65,7 @@ def trace(model: nn.Module, example_input: ExampleInput) -> TracedNetwork:
             raise SlimError("the network has lazy modules that have not run yet; call it once on the example first")
         found = _Findings(_sharing_modules(model), _hooked_paths(model))  # A move to `meta` makes two of a shared one.
         original = model
-        model = _copied(model).to("meta")
+        model = _copied(model, _tensors_on_meta(model)).to("meta")
         remove_user_hooks_(model)
         inputs = as_tuple(example_input)
         graphs: dict[str, fx.Graph] = {}
@@ -185,9 +185,21 @@ def _listing(graph: fx.Graph) -> str:
     return "\n".join(lines)
 
 
-def _copied(model: nn.Module) -> nn.Module:
+def _tensors_on_meta(model: nn.Module) -> dict[int, Any]:
+    """For `deepcopy`: parameters and buffers it need not copy first and throw away then."""
+    memo: dict[int, Any] = {}
+    for tensor in (*model.parameters(), *model.buffers()):
+        empty = tensor.detach().to("meta")
+        if type(tensor) is nn.Parameter:
+            memo[id(tensor)] = nn.Parameter(empty, requires_grad=tensor.requires_grad)
+        elif type(tensor) is Tensor:
+            memo[id(tensor)] = empty
+    return memo
+
+
+def _copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
     try:
-        return copy.deepcopy(model)
+        return copy.deepcopy(model, memo)
     except Exception as error:  # A weight that is itself a result of autograd; a lock or an open file.
         why = str(error).split("\n", 1)[0]
         raise SlimError(
@@ -205,7 +217,8 @@ def _sharing_modules(model: nn.Module) -> dict[str, str]:
                 owners.setdefault(id(tensor), []).append((path, f"{path}.{name}" if path else name))
     found: dict[str, str] = {}
     for sharing in owners.values():
-        names = " and ".join(repr(name) for _, name in sharing)
-        for path, _ in sharing if len(sharing) > 1 else ():
-            found.setdefault(path, f"{names} are one tensor")
+        if len(sharing) > 1:
+            names = " and ".join(repr(name) for _, name in sharing)
+            for path, _ in sharing:
+                found.setdefault(path, f"{names} are one tensor")
     return found
