@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from torch import nn
+from torch import Tensor, nn
 
 from earlybird.core import Ticket
 
@@ -23,6 +23,7 @@ class Candidate:
         draw_steps: global step of every draw, from draw 1.
         penalty: strength of the L1 penalty in its training.
         flags: what to know before trusting it.
+        momentum: parameter name -> momentum that its training starts with; empty for none.
     """
 
     model: nn.Module
@@ -34,3 +35,4 @@ class Candidate:
     draw_steps: tuple[int, ...] = ()
     penalty: float = 0.0
     flags: tuple[str, ...] = ()
+    momentum: dict[str, Tensor] = field(default_factory=dict)

@@ -39,6 +39,10 @@ class EarlyBirdTraining:
         metadata={"help": "retrain schedule; auto = continue for inherit and rewind, restart for reinit"},
     )
     rewind_epoch: int = field(default=0, metadata={"help": "epoch whose weights and schedule 'rewind' goes back to"})
+    carry_momentum: bool = field(
+        default=False,
+        metadata={"help": "with inherit: the retrain starts with the search's momentum, cut like the weights"},
+    )
     clock: Literal["scaled", "epochs"] = field(
         default="scaled", metadata={"help": "scaled: 160 draws over the schedule; epochs: one draw per epoch"}
     )
@@ -78,6 +82,11 @@ class EarlyBirdTraining:
         require("method.min_channels", self.min_channels, self.min_channels >= 1, "an integer >= 1")
         require("method.round_to", self.round_to, self.round_to >= 1, "an integer >= 1")
         require("method.max_search_epochs", self.max_search_epochs, self.max_search_epochs >= 0, "an integer >= 0")
+        if self.carry_momentum and self.weights != "inherit":
+            raise ConfigError(
+                f"method.carry_momentum contradicts method.weights {self.weights!r}: momentum belongs to the weights "
+                "that it moved; give inherit"
+            )
         if self.weights == "rewind" and self.schedule == "restart":
             raise ConfigError(
                 "method.schedule 'restart' contradicts method.weights 'rewind'; rewind to epoch 0 instead"

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
-from torch import nn
+from torch import Tensor, nn
 
 from earlybird.atomic import write_atomically
 from earlybird.core import ChannelGroups, EarlyBird, Ticket, bn_scale, filter_l1, taylor
@@ -22,9 +22,10 @@ from earlybird.errors import EarlyBirdError, SlimError, TicketError
 from earlybird.methods.candidate import Candidate
 from earlybird.methods.clock import Clock
 from earlybird.methods.early_bird import EarlyBirdTraining
-from earlybird.methods.search_hooks import SearchHooks, rewind_file, ticket_file
+from earlybird.methods.search_hooks import SearchHooks, momentum_file, rewind_file, ticket_file
 from earlybird.methods.task import Task
-from earlybird.slimming import slim
+from earlybird.slimming import kept_indices, slim
+from earlybird.slimming.surgery import sliced
 from earlybird.training.loop import fit
 from earlybird.training.session import Session
 from earlybird.training.state import Span
@@ -164,6 +165,7 @@ def candidate_from_ticket(method: EarlyBirdTraining, task: Task, ticket: Ticket)
         groups = task.groups(dense, method.policy)
         _check_groups(ticket, groups)
         small = slim(dense, ticket.mask, task.example_input(), groups)
+        momentum = _cut_momentum(task, dense, ticket, groups) if method.carry_momentum else {}
         if method.weights == "reinit" and hasattr(small, "initialise_"):
             _initialise(small, task.seed + _REINIT_SEED_OFFSET)
     session.journal.ledger.add(meter.cost(images=0, macs=0, paper_flops=0.0))
@@ -180,6 +182,7 @@ def candidate_from_ticket(method: EarlyBirdTraining, task: Task, ticket: Ticket)
         draw_steps=tuple(ticket.notes["draw_steps"]),
         penalty=method.retrain_penalty,
         flags=tuple(flags),
+        momentum=momentum,
     )
 
 
@@ -245,6 +248,26 @@ def _rewind(method: EarlyBirdTraining, task: Task, dense: nn.Module, ticket: Tic
     except (SafetensorError, RuntimeError) as error:
         raise TicketError(f"{path} is corrupt or of another network; search again") from error
     return step
+
+
+def _cut_momentum(task: Task, dense: nn.Module, ticket: Ticket, groups: ChannelGroups) -> dict[str, Tensor]:
+    """The search's momentum at the ticket's moment, cut as the weights are.
+
+    Raises:
+        TicketError: the file beside the ticket is missing, corrupt or of another network.
+    """
+    path = momentum_file(task.folder / ticket_file(0.0, (0.0,)))
+    if not path.is_file():
+        raise TicketError(f"{path} is missing; search again with --method.carry_momentum true")
+    try:
+        buffers = load(path.read_bytes())
+    except SafetensorError as error:
+        raise TicketError(f"{path} is corrupt; search again with --method.carry_momentum true") from error
+    shapes = {name: parameter.shape for name, parameter in dense.named_parameters()}
+    if any(shapes.get(name) != buffer.shape for name, buffer in buffers.items()):
+        raise TicketError(f"{path} is of another network; search again with --method.carry_momentum true")
+    indices = kept_indices(dense, ticket.mask, task.example_input(), groups)
+    return {name: sliced(buffer, indices[name]) for name, buffer in buffers.items()}
 
 
 def _initialise(small: nn.Module, seed: int) -> None:

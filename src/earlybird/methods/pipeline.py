@@ -48,7 +48,8 @@ def train_candidate(task: Task, candidate: Candidate, resume: dict[str, Any] | N
         return
     span = Span(candidate.phase, candidate.start_step, candidate.end_step)
     hooks = PenaltyHooks(candidate.penalty) if candidate.penalty else None
-    fit(task.session, candidate.model, span, task.cost(candidate.model), hooks=hooks, resume=resume)
+    cost = task.cost(candidate.model)
+    fit(task.session, candidate.model, span, cost, hooks=hooks, momentum=candidate.momentum, resume=resume)
 
 
 def evaluate_candidate(task: Task, candidate: Candidate, test: Batches) -> Evaluation:

@@ -96,6 +96,9 @@ class SearchHooks(NoHooks):
         with_notes = Ticket(**{**vars(ticket), "notes": notes, "flags": flags})
         path = self.folder / ticket_file(ticket.prune_ratio, self.detector.prune_ratios)
         try:
+            if self.method.carry_momentum:  # Before the ticket: what finds a ticket finds its momentum.
+                buffers = {name: buffer.cpu().contiguous() for name, buffer in state.momentum().items()}
+                write_atomically(momentum_file(path), save(buffers))
             with_notes.save(path)
         except (OSError, SafetensorError) as error:
             raise TicketError(
@@ -177,6 +180,11 @@ def ticket_file(prune_ratio: float, all_ratios: tuple[float, ...]) -> str:
 def rewind_file(folder: Path, epoch: int) -> Path:
     """Where the weights of the rewind epoch lie; the epoch is in the name, so that no other's are taken for them."""
     return folder / f"rewind-e{epoch}.safetensors"
+
+
+def momentum_file(ticket: Path) -> Path:
+    """Where the momentum of a ticket's moment lies, beside the ticket."""
+    return ticket.with_suffix(".momentum.safetensors")
 
 
 @contextmanager

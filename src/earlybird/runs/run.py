@@ -26,7 +26,7 @@ from earlybird.methods.early_bird_search import (
     search_steps,
 )
 from earlybird.methods.pipeline import run_method
-from earlybird.methods.search_hooks import rewind_file, ticket_file
+from earlybird.methods.search_hooks import momentum_file, rewind_file, ticket_file
 from earlybird.methods.task import Task
 from earlybird.runs.config import RunConfig, refuse_unnamed_code
 from earlybird.runs.folder import RunFolder, read_record
@@ -72,7 +72,7 @@ def run(
         prepared = prepare(config, folder, resolved, stop, quiet)
         candidate = None
         if ticket is not None and drawn is not None and prepared.task.session.checkpoints.latest() is None:
-            candidate = _start_from_ticket(config, prepared.task, drawn, Path(ticket).parent)
+            candidate = _start_from_ticket(config, prepared.task, drawn, Path(ticket))
         outcome = run_method(config.method, prepared.task, prepared.test_batches(), candidate)
         used = outcome.candidate.ticket
         save_network(folder.path, outcome.candidate.model, prepared.spec, used.mask if used else None)
@@ -170,8 +170,8 @@ def _refuse_another_ticket(folder: RunFolder, ticket: Ticket) -> None:
         raise RunFolderError(f"{folder.path} holds a run that did not start from this ticket; give another --out")
 
 
-def _start_from_ticket(config: RunConfig, task: Task, ticket: Ticket, beside: Path) -> Candidate:
-    """Put the ticket (and what lies beside it to rewind to) into the run folder, charge its search, and cut."""
+def _start_from_ticket(config: RunConfig, task: Task, ticket: Ticket, path: Path) -> Candidate:
+    """Put the ticket (and what it needs from the files beside it) into the run folder, charge its search, and cut."""
     if not isinstance(config.method, EarlyBirdTraining):
         raise ConfigError(f"method.name is {config.method.name!r}, which takes no ticket; give early_bird")
     check_notes(ticket)
@@ -182,9 +182,15 @@ def _start_from_ticket(config: RunConfig, task: Task, ticket: Ticket, beside: Pa
             f"the ticket was drawn in a schedule of {drawn[0]} steps, this run has {now[0]} (per epoch {drawn[1]} and "
             f"{now[1]}); give the --epochs, --batch-size and --data of the search, or --method.schedule restart"
         )
-    ticket.save(task.folder / ticket_file(0.0, (0.0,)))
-    theirs, ours = (rewind_file(place, config.method.rewind_epoch) for place in (beside, task.folder))
-    if config.method.weights == "rewind" and theirs.is_file() and not ours.is_file():
-        shutil.copyfile(theirs, ours)
+    copy = task.folder / ticket_file(0.0, (0.0,))
+    ticket.save(copy)
+    wanted = []
+    if config.method.weights == "rewind":
+        wanted.append(tuple(rewind_file(place, config.method.rewind_epoch) for place in (path.parent, task.folder)))
+    if config.method.carry_momentum:
+        wanted.append((momentum_file(path), momentum_file(copy)))
+    for theirs, ours in wanted:
+        if theirs.is_file() and not ours.is_file():
+            shutil.copyfile(theirs, ours)
     task.session.journal.load_state_dict(ticket.notes["journal"])
     return candidate_from_ticket(config.method, task, ticket)

@@ -30,6 +30,7 @@ def fit(
     *,
     hooks: Hooks | None = None,
     carry: dict[str, Any] | None = None,
+    momentum: dict[str, Tensor] | None = None,
     resume: dict[str, Any] | None = None,
 ) -> int:
     """Train `model` in place over a span of steps, or until a hook ends the phase.
@@ -41,6 +42,7 @@ def fit(
         cost: what one image costs in this network, for the ledger.
         hooks: where the method looks in.
         carry: more values for every checkpoint of this phase.
+        momentum: parameter name -> momentum to start with.
         resume: a checkpoint of this phase to go on from.
 
     Returns:
@@ -51,7 +53,7 @@ def fit(
         Terminated: a signal asked to stop; the state is saved.
     """
     state = FitState(session, model, span, cost, hooks or NoHooks(), carry or {})
-    state.start(resume)
+    state.start(resume, momentum or {})
     model.train()
     with state.meter:
         while not state.is_over():

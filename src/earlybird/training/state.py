@@ -78,14 +78,17 @@ class FitState:
         self.meter = PhaseMeter(span.phase, session.compute.device)
         self.step, self.images, self.val_images, self.ended = span.start_step, 0, 0, False
 
-    def start(self, resume: dict[str, Any] | None) -> None:
-        """Begin the phase and save its first checkpoint, or take up a checkpoint of it.
+    def start(self, resume: dict[str, Any] | None, momentum: dict[str, Tensor]) -> None:
+        """Begin the phase with `momentum` and save its first checkpoint, or take up a checkpoint of it.
 
         Raises:
             CheckpointError: the checkpoint is of another network.
         """
         if resume is None:
             torch.manual_seed(self.session.settings.seed)  # dropout and the like
+            for name, buffer in momentum.items():
+                parameter = self.model.get_parameter(name)
+                self.optimizer.state[parameter]["momentum_buffer"] = buffer.to(parameter, copy=True)
             self.save()
         else:
             self._resume(resume)
@@ -108,6 +111,11 @@ class FitState:
         self.sums.correct.fill_(resume["correct"])
         self.sums.seen = resume["seen"]
         _set_random_state(resume["random_state"])
+
+    def momentum(self) -> dict[str, Tensor]:
+        """Parameter name -> the optimizer's momentum, where it has any."""
+        buffers = {name: self.optimizer.state[p].get("momentum_buffer") for name, p in self.model.named_parameters()}
+        return {name: buffer for name, buffer in buffers.items() if buffer is not None}
 
     def save(self) -> None:
         """Write a checkpoint.
