@@ -39,6 +39,7 @@ class Moving(nn.Module):
         lambda x: x.clamp(-1, 1).pow(2) * 3 - 0,
         lambda x: -x.abs().to(x.dtype),
         lambda x: F.dropout(x, 0.0) / 2,
+        lambda x: nn.MaxPool2d(2)(nn.ReLU()(x)),
     ],
 )
 def test_channels_are_followed(operation, randomised, random_mask):
@@ -105,3 +106,26 @@ def test_an_unfollowed_part_of_a_concatenation_leaves_the_rest_free(randomised, 
     groups = channel_groups(beside, IMAGES)
     assert groups.num_units == 8
     assert slim(beside, random_mask(groups), IMAGES, groups).out.in_channels == 7
+
+
+def test_a_part_of_a_sequential_is_followed(randomised, random_mask):
+    class Parts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(
+                nn.Conv2d(3, 8, 3),
+                nn.BatchNorm2d(8),
+                nn.ReLU(),
+                nn.Conv2d(8, 4, 1),
+                nn.BatchNorm2d(4),
+                nn.Conv2d(4, 2, 1),
+            )
+
+        def forward(self, x):
+            return self.layers[4:](self.layers[:4](x).relu())
+
+    model = randomised(Parts())
+    groups = channel_groups(model, IMAGES)
+    assert groups.unit_of["layers.1"].tolist() == list(range(8))
+    assert groups.unit_of["layers.4"].tolist() == [8, 9, 10, 11]
+    slim(model, random_mask(groups), IMAGES, groups)

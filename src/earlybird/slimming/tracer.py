@@ -157,6 +157,14 @@ class Tracer(fx.Tracer):
         """A proxy says that it is a tensor, so it is looked at before tensors are."""
         return a.node if issubclass(type(a), fx.Proxy) else super().create_arg(a)
 
+    def _is_installed(self, m: nn.Module) -> bool:
+        """One made in a forward (`nn.ReLU()(x)`, `self.layers[:3](x)`) has no path, but what it does can be seen."""
+        try:
+            self.path_of_module(m)
+        except NameError:
+            return False
+        return True
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether to record a call of `m` rather than what it does."""
         if type(m) in self.opaque_classes or module_qualified_name in self.opaque_paths:
@@ -167,7 +175,7 @@ class Tracer(fx.Tracer):
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Trace a call of a module, knowing where we are."""
-        if self.is_running:
+        if self.is_running or not self._is_installed(m):
             return forward(*args, **kwargs)
         self.inside.append(self.path_of_module(m))
         result = super().call_module(m, forward, args, kwargs)
