@@ -33,6 +33,7 @@ class Moving(nn.Module):
         lambda x: x * x.mean((2, 3), keepdim=True).expand_as(x),
         lambda x: x * x.mean((2, 3), keepdim=True).expand(-1, -1, 8, 8),
         lambda x: x * x.mean((2, 3)).view(x.size(0), x.size(1), 1, 1),
+        lambda x: x.flatten(2).reshape_as(x) * x.view_as(x),
         lambda x: x[:, :, ::2, 1:],
         lambda x: F.interpolate(x, size=x.shape[-2:], mode="bilinear"),
         lambda x: F.pad(x, (1, 1, 1, 1)),
@@ -62,6 +63,8 @@ def test_channels_are_followed(operation, randomised, random_mask):
         lambda x: torch.clamp(x, max=-0.5),
         lambda x: x**0,
         lambda x: x.squeeze(),
+        lambda x: x.reshape_as(torch.zeros(2, 8, 8, 8, device=x.device)),
+        lambda x: x.transpose(1, 3).reshape_as(x),
     ],
 )
 def test_channels_that_would_not_be_zero_or_not_shrink_stay(operation, randomised):

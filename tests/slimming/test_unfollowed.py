@@ -157,7 +157,7 @@ def test_a_parameter_of_the_networks_own_keeps_what_it_meets_whole(randomised, r
             self.conv2, self.bn2, self.out = nn.Conv2d(4, 5, 1), nn.BatchNorm2d(5), nn.Conv2d(5, 2, 1)
 
         def forward(self, x):
-            x = F.relu(self.bn(self.conv(x))) * self.scale
+            x = F.relu(self.bn(self.conv(x))) * self.scale.abs()
             return self.out(F.relu(self.bn2(self.conv2(x))) * self.gain)
 
     model = randomised(Scaled())

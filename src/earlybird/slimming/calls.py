@@ -51,11 +51,20 @@ class Opaque:
 
 @dataclass(frozen=True)
 class OwnTensor:
-    """A parameter or buffer that a forward reads by name: `name` of the module at `path`."""
+    """A parameter or buffer that a forward reads by name, or a view of one.
+
+    Attributes:
+        path: of its module.
+        name: its name there.
+        shape: as it is now.
+        along: for each dimension the parameter's own dimension that lies on it, None for one that a view has added; not
+            given where it cannot be narrowed: a buffer, or a tensor of a layer, which has rules of its own.
+    """
 
     path: str
     name: str
     shape: tuple[int, ...]
+    along: tuple[int | None, ...] | None = None
 
 
 @dataclass(frozen=True)

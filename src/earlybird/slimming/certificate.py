@@ -126,6 +126,11 @@ def _verdict(network: TracedNetwork, book: SlotBook, policy: Policy) -> Certific
         if name in book.outputs
         for slots in (book.inputs[name], book.outputs[name])
     ]
+    whole += [
+        Pin(slots, book.whole.get(path) or book.fixed[path, name])
+        for (path, name), (_, slots) in book.own.items()
+        if path in book.whole or (path, name) in book.fixed
+    ]
     for pin in [*crossings, *whole, *book.pins, *_unclean_readings(network, book), *_unmaskable(book, classes)]:
         for root in np.unique(classes[pin.slots]).tolist():
             reason_of.setdefault(root, pin.reason)

@@ -21,6 +21,8 @@ from earlybird.slimming.calls import (
 )
 from earlybird.slimming.slots import Pin, SlotBook
 
+_IN_PLACE = frozenset({"iadd", "isub", "imul", "itruediv"})
+
 
 def keeps_zero(call: Call, book: SlotBook) -> Channels:
     """Element by element with f(0) = 0."""
@@ -112,14 +114,14 @@ def _two_operands(call: Call, book: SlotBook) -> tuple[Any, Any]:
             raise Unfollowed("its channels do not line up one to one")
         return _broadcast(call, book, a, b)
     if isinstance(a, Channels):
-        return a, _uniform(a, b)
+        return a, _uniform(call, book, a, b)
     if isinstance(b, Channels):
-        return _uniform(b, a), b
+        return _uniform(call, book, b, a), b
     raise Unfollowed("it calculates with a channel count")
 
 
-def _uniform(x: Channels, other: Any) -> int | float | None:
-    """A number as it is; None for a tensor that is the same for all channels of `x`."""
+def _uniform(call: Call, book: SlotBook, x: Channels, other: Any) -> int | float | None:
+    """A number as it is; None for a tensor that is the same for all channels of `x`, or has a value for each."""
     if isinstance(other, Size) and other.slots is None:
         return other.value
     if isinstance(other, (int, float)):
@@ -127,9 +129,25 @@ def _uniform(x: Channels, other: Any) -> int | float | None:
     if isinstance(other, (Opaque, OwnTensor)) and len(other.shape) <= len(x.shape):
         place = x.dim - (len(x.shape) - len(other.shape))
         if place < 0 or other.shape[place] == 1:
+            if isinstance(other, OwnTensor) and max(other.shape, default=1) > 1:
+                book.fixed.setdefault(
+                    (other.path, other.name), f"{named(call)} reads '{other.name}' across the channels"
+                )
+            return None
+        dim = _own_dim(call, other, place)
+        if isinstance(other, OwnTensor) and dim is not None and other.shape[place] == len(x.slots):
+            book.scaled_by(other.path, other.name, dim, x.slots)
             return None
         raise Unfollowed("no rule for an operand whose channels are not followed")
     raise Unfollowed(f"no rule for an operand that is a {type(other).__name__}")
+
+
+def _own_dim(call: Call, tensor: Any, place: int) -> int | None:
+    """The dimension to narrow of a parameter that is multiplied or added; None where it must stay as it is."""
+    if not isinstance(tensor, OwnTensor) or tensor.along is None:
+        return None
+    is_overwritten = tensor is call.args[0] and (call.operation in _IN_PLACE or call.operation.endswith("_"))
+    return None if is_overwritten else tensor.along[place]
 
 
 def _broadcast(call: Call, book: SlotBook, a: Channels, b: Channels) -> tuple[Channels, Channels]:

@@ -39,6 +39,18 @@ def reshape(call: Call, book: SlotBook) -> Channels:
     return result
 
 
+def reshape_as(call: Call, book: SlotBook) -> Channels:
+    """To the shape of another tensor, whose channels are then as many."""
+    x, other = call.argument(0, "input"), call.argument(1, "other")
+    if not isinstance(x, Channels) or not isinstance(other, Channels):
+        raise Unfollowed("no rule for these arguments")
+    result = _reshaped(call, x)
+    if result.dim != other.dim or len(result.slots) != len(other.slots):
+        raise Unfollowed("its channels do not line up one to one")
+    book.tie(result.slots, other.slots)
+    return result
+
+
 def _reshaped(call: Call, x: Channels) -> Channels:
     before, after = x.shape, call.shape
     if before == after:
@@ -220,6 +232,31 @@ def part_of_own_size(call: Call) -> Any:
     if not isinstance(x, OwnTensor) or len(x.shape) < 3 or (call.operation, index) not in _READS_OF_SHAPE:
         return None
     return tuple(x if dim < 2 else n for dim, n in enumerate(x.shape))
+
+
+def view_of_own(call: Call) -> OwnTensor | None:
+    """A parameter with dimensions of one added: `self.gamma.view(1, -1, 1, 1)`, `self.gamma[:, None, None]`."""
+    x = call.args[0] if call.args else None
+    if not isinstance(x, OwnTensor) or x.along is None or not isinstance(call.result, Tensor) or call.kwargs:
+        return None
+    along: list[int | None] = list(x.along)
+    if call.operation == "unsqueeze" and isinstance(call.args[1], int):
+        along.insert(call.args[1] % len(call.shape), None)
+    elif call.operation == "getitem":
+        parts = call.args[1] if isinstance(call.args[1], tuple) else (call.args[1],)
+        if not all(part is None or part == slice(None) for part in parts):
+            return None
+        kept = iter(along)
+        along = [None if part is None else next(kept) for part in parts] + list(kept)
+    elif call.operation in ("view", "reshape"):
+        sizes = call.args[1] if isinstance(call.args[1], tuple) else call.args[1:]
+        wide = [dim for dim, n in zip(x.along, x.shape, strict=True) if n > 1]
+        if len(wide) != 1 or not all(n in (1, -1) for n in sizes):
+            return None
+        along = [wide[0] if n == -1 else None for n in sizes]
+    elif call.operation not in ("to", "float", "type_as"):
+        return None
+    return OwnTensor(x.path, x.name, call.shape, tuple(along)) if len(along) == len(call.shape) else None
 
 
 def named_tuple(call: Call, book: SlotBook) -> Any:

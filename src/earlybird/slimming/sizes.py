@@ -32,13 +32,20 @@ _KINDS: dict[str, tuple[tuple[type[nn.Module], ...], tuple[str, ...]]] = {
 }
 
 
+# Kind of a module that is none of these but holds parameters, such as a layer scale; its sizes are their shapes.
+_OWN = "own"
+
+
 def layer_sizes(model: nn.Module) -> Sizes:
-    """Path of each layer that slimming may narrow -> its kind and its sizes."""
+    """Path of each module that slimming may narrow -> its kind and its sizes."""
     found: Sizes = {}
     for path, module in model.named_modules():
         kind = _kind_of(module)
         if kind is not None:
             found[path] = {"kind": kind} | {name: int(getattr(module, name)) for name in _KINDS[kind][1]}
+        elif _may_be_narrowed(module):
+            shapes = {name: list(p.shape) for name, p in module._parameters.items() if p is not None}
+            found[path] = {"kind": _OWN, "shapes": shapes}
     return found
 
 
@@ -58,7 +65,10 @@ def reshape_(model: nn.Module, sizes: Sizes, tensors: Mapping[str, Tensor]) -> N
         module = modules.get(path)
         if module is None:
             raise SlimError(f"layer {path!r} of the file is not in this network; name the network that was saved")
-        _resize_(module, path, size, tensors)
+        if size.get("kind") == _OWN and _may_be_narrowed(module):
+            _resize_own_(module, path, size.get("shapes"), tensors)
+        else:
+            _resize_(module, path, size, tensors)
 
 
 def match_dtypes_(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -67,6 +77,26 @@ def match_dtypes_(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         stored = tensors.get(name)
         if stored is not None and stored.dtype != tensor.dtype:
             tensor.data = tensor.data.to(stored.dtype)
+
+
+def _may_be_narrowed(module: nn.Module) -> bool:
+    """Whether parameters of its own stand in a module of the user's: torch's own keep theirs, or are layers."""
+    return bool(module._parameters) and _kind_of(module) is None and not type(module).__module__.startswith("torch.nn")
+
+
+def _resize_own_(module: nn.Module, path: str, shapes: Any, tensors: Mapping[str, Tensor]) -> None:
+    for name, shape in shapes.items() if isinstance(shapes, dict) else ():
+        tensor, stored = module._parameters.get(name), tensors.get(f"{path}.{name}" if path else name)
+        if tensor is None or stored is None or list(stored.shape) != shape:
+            raise SlimError(
+                f"parameter {name!r} of {path or 'the network'!r}: file and network do not agree that it is there"
+            )
+        if len(shape) != tensor.dim() or any(now > dense for now, dense in zip(shape, tensor.shape, strict=True)):
+            raise SlimError(
+                f"parameter {name!r} of {path or 'the network'!r} has shape {shape} in the file, the network's "
+                f"{list(tensor.shape)} cannot be narrowed to it"
+            )
+        _replace_tensor_(module._parameters, name, tensor, stored)
 
 
 def _kind_of(module: nn.Module) -> str | None:

@@ -50,6 +50,8 @@ class SlotBook:
         readings, pins, adds: as found, in the order of the walk; `adds` are the slots that an add touches.
         streams_into_norms: names of norms that read the output of an add.
         whole: module name -> why its tensors cannot be narrowed (something else reads them).
+        own: (module name, parameter) -> its dimension that has a place for each of the slots; a layer scale, say.
+        fixed: (module name, parameter) -> why it cannot be narrowed.
         by_function: names of norms whose forward never runs: a function takes their tensors.
     """
 
@@ -66,6 +68,8 @@ class SlotBook:
     adds: list[Pin] = field(default_factory=list)
     streams_into_norms: list[str] = field(default_factory=list)
     whole: dict[str, str] = field(default_factory=dict)
+    own: dict[tuple[str, str], tuple[int, Slots]] = field(default_factory=dict)
+    fixed: dict[tuple[str, str], str] = field(default_factory=dict)
     by_function: set[str] = field(default_factory=set)
     size: int = 0
     _fresh: dict[str, Slots] = field(default_factory=dict)
@@ -106,6 +110,15 @@ class SlotBook:
     def written_by(self, name: str, slots: Slots) -> None:
         """Module `name` writes these slots; a second call of a shared module is tied to the first."""
         self._same(name, self.outputs.setdefault(name, slots), slots)
+
+    def scaled_by(self, path: str, name: str, dim: int, slots: Slots) -> None:
+        """Parameter `name` of module `path` has a value for each of these slots along `dim`."""
+        known, first = self.own.setdefault((path, name), (dim, slots))
+        if known == dim and len(first) == len(slots):
+            self.tie(first, slots)
+            return
+        self.fixed.setdefault((path, name), f"'{path}.{name}' is used along different channels")
+        self.pin(slots, self.fixed[path, name])
 
     def _same(self, name: str, first: Slots, again: Slots) -> None:
         if len(first) == len(again):

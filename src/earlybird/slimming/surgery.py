@@ -67,11 +67,12 @@ def slim(
     indices = _kept_indices(model, cuts)
     small = copy.deepcopy(model)
     for name, module in list(small.named_modules()):
-        if name in cuts:
-            _narrow_(module, name, cuts[name], indices)
+        _narrow_(module, name, indices)
+        if name in cuts.layers:
+            _tell_sizes_(module, cuts.layers[name])
     for name, module in list(small.named_modules()):
-        if name in cuts and isinstance(module, Norm) and not isinstance(module, SELECTING_NORMS):
-            _let_select_(module, cuts[name])
+        if name in cuts.layers and isinstance(module, Norm) and not isinstance(module, SELECTING_NORMS):
+            _let_select_(module, cuts.layers[name])
     if check:
         check_cut(masked(model, mask), small, example_input)
     return small
@@ -154,9 +155,15 @@ class _Cut:
     keep_wide: Flags
 
 
-def _cuts(
-    model: nn.Module, mask: ChannelMask, example_input: ExampleInput, groups: ChannelGroups | None
-) -> dict[str, _Cut]:
+@dataclass(frozen=True)
+class _Cuts:
+    """What each layer keeps, and of parameters of no layer (a layer scale): name -> dimension, bool `[channels]`."""
+
+    layers: dict[str, _Cut]
+    own: dict[str, tuple[int, Flags]]
+
+
+def _cuts(model: nn.Module, mask: ChannelMask, example_input: ExampleInput, groups: ChannelGroups | None) -> _Cuts:
     certificate = certify_channels(model, example_input, "auto" if groups is None else _policy(groups))
     fresh = groups_of(certificate)
     if groups is not None and not _restricts(groups, fresh):
@@ -170,7 +177,13 @@ def _cuts(
     for name, keep in mask.items():
         if name in book.outputs:  # Else a layer that never runs.
             removed[classes[book.outputs[name][~keep.numpy()]]] = True
-    return {name: _cut_of(certificate, name, ~removed[classes]) for name in book.outputs}
+    kept = ~removed[classes]
+    own = {_full(path, name): (dim, kept[slots]) for (path, name), (dim, slots) in book.own.items()}
+    return _Cuts({name: _cut_of(certificate, name, kept) for name in book.outputs}, own)
+
+
+def _full(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
 
 
 def _policy(groups: ChannelGroups) -> Policy:
@@ -203,13 +216,17 @@ def _restricts(groups: ChannelGroups, fresh: ChannelGroups) -> bool:
     return one_to_one and -1 not in inner and inner.isdisjoint(new[~free].tolist())
 
 
-def _kept_indices(model: nn.Module, cuts: dict[str, _Cut]) -> KeptIndices:
+def _kept_indices(model: nn.Module, cuts: _Cuts) -> KeptIndices:
     found: KeptIndices = {}
     for path, module in model.named_modules():
         for name, tensor in _own_tensors(module):
-            full = f"{path}.{name}" if path else name
-            whole: tuple[Tensor | None, ...] = (None,) * tensor.dim()
-            found[full] = _indices_of(module, name, cuts[path], whole) if path in cuts else whole
+            full = _full(path, name)
+            found[full] = (None,) * tensor.dim()
+            if full in cuts.own:
+                dim, keep = cuts.own[full]
+                found[full] = tuple(_index(keep) if place == dim else None for place in range(tensor.dim()))
+            elif path in cuts.layers:
+                found[full] = _indices_of(module, name, cuts.layers[path], found[full])
     return found
 
 
@@ -249,9 +266,9 @@ def _index(keep: Flags) -> Tensor | None:
     return None if keep.all() else torch.from_numpy(np.flatnonzero(keep))
 
 
-def _narrow_(module: nn.Module, name: str, cut: _Cut, indices: KeptIndices) -> None:
+def _narrow_(module: nn.Module, name: str, indices: KeptIndices) -> None:
     for own, tensor in list(_own_tensors(module)):
-        entry = indices[f"{name}.{own}" if name else own]
+        entry = indices[_full(name, own)]
         if all(index is None for index in entry):
             continue
         part = sliced(tensor, entry)
@@ -259,6 +276,9 @@ def _narrow_(module: nn.Module, name: str, cut: _Cut, indices: KeptIndices) -> N
             module._parameters[own] = nn.Parameter(part, requires_grad=tensor.requires_grad)
         else:
             module._buffers[own] = part
+
+
+def _tell_sizes_(module: nn.Module, cut: _Cut) -> None:
     inputs, outputs = int(cut.keep_in.sum()), int(cut.keep_out.sum())
     if isinstance(module, (Norm, nn.modules.instancenorm._InstanceNorm)):
         module.num_features = outputs

@@ -14,11 +14,19 @@ import numpy as np
 from torch import Tensor, fx, nn
 
 from earlybird.slimming.calls import Call, Channels, Opaque, OwnTensor, Rule, Size, Unfollowed, named, values_of
-from earlybird.slimming.flow_rules import keeps_zero, unfollowed_channels
+from earlybird.slimming.flow_rules import add, divide, keeps_zero, multiply, unfollowed_channels
 from earlybird.slimming.graph import TracedNetwork
 from earlybird.slimming.memory import Memory
-from earlybird.slimming.rules import FUNCTION_RULES, METHOD_RULES, MODULE_RULES, layer_of
-from earlybird.slimming.shape_rules import WIDTHLESS_ATTRIBUTES, expand, item, named_tuple, part_of_own_size, reshape
+from earlybird.slimming.rules import FUNCTION_RULES, LAYER_RULES, METHOD_RULES, MODULE_RULES, layer_of
+from earlybird.slimming.shape_rules import (
+    WIDTHLESS_ATTRIBUTES,
+    expand,
+    item,
+    named_tuple,
+    part_of_own_size,
+    reshape,
+    view_of_own,
+)
 from earlybird.slimming.slots import Flags, SlotBook, Slots
 from earlybird.slimming.values import module_path, traced_value
 
@@ -66,7 +74,7 @@ def _walk_graphs(network: TracedNetwork, book: SlotBook, breaks_ties: bool) -> N
                 _give_out(_filled(node.args, values), book)
             elif node.op == "get_attr":
                 path, _, name = str(node.target).rpartition(".")
-                values[node] = OwnTensor(path, name, tuple(traced_value(node).shape))
+                values[node] = _own_tensor(network.modules[path], path, name, tuple(traced_value(node).shape))
             else:
                 values[node] = _applied(_call_of(node, network, values, mode, breaks_ties, memory), node, network, book)
 
@@ -96,6 +104,8 @@ def _applied(call: Call, node: fx.Node, network: TracedNetwork, book: SlotBook) 
         call = _with_channels(call, book)
     elif (part := part_of_own_size(call)) is not None:
         return part
+    elif (view := view_of_own(call)) is not None:
+        return view
     elif not _counts_channels(call):
         if not (node.target is getattr and call.args[1] in WIDTHLESS_ATTRIBUTES):
             _keep_owners_whole(call, book, "its tensors are read by name")
@@ -114,7 +124,7 @@ def _applied(call: Call, node: fx.Node, network: TracedNetwork, book: SlotBook) 
         value = rule(call, book)
     except Unfollowed as refused:
         return _unfollowed(call, network, book, str(refused))
-    _keep_owners_whole(call, book, "its tensors are read by name")
+    _keep_owners_whole(call, book, "its tensors are read by name", is_unfollowed=rule not in (add, multiply, divide))
     if rule not in (reshape, expand) and not (rule is item and not isinstance(call.args[0], Channels)):
         for size in _counting_sizes(call):
             book.pin(size, f"{named(call)} takes its width as a number")
@@ -163,11 +173,20 @@ def _keep_inside_whole(call: Call, network: TracedNetwork, book: SlotBook, reaso
         book.keep_whole(network.path_of[id(module)], reason)
 
 
-def _keep_owners_whole(call: Call, book: SlotBook, reason: str) -> None:
+def _own_tensor(module: nn.Module, path: str, name: str, shape: tuple[int, ...]) -> OwnTensor:
+    is_layer = isinstance(module, tuple(LAYER_RULES)) or type(module).__module__.startswith("torch.nn")
+    is_free = name in module._parameters and not is_layer
+    return OwnTensor(path, name, shape, tuple(range(len(shape))) if is_free else None)
+
+
+def _keep_owners_whole(call: Call, book: SlotBook, reason: str, *, is_unfollowed: bool = True) -> None:
     for tensor in values_of(OwnTensor, [call.args, call.kwargs]):
-        if not tensor.shape:  # A count, such as the batches that a norm has seen.
-            continue
-        book.keep_whole(tensor.path, f"{named(call)}: {reason}" if reason.startswith("its") else reason)
+        why = f"{named(call)}: {reason}" if reason.startswith("its") else reason
+        if tensor.along is not None:  # Of no layer: what else its module holds is not touched.
+            if is_unfollowed or (tensor.path, tensor.name) not in book.own:
+                book.fixed.setdefault((tensor.path, tensor.name), why)
+        elif tensor.shape:  # Without it is a count, such as the batches that a norm has seen.
+            book.keep_whole(tensor.path, why)
 
 
 def _as_value(result: Any, why: str) -> Any:
