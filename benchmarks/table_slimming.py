@@ -106,8 +106,8 @@ def markdown(rows: list[Row], title: str, intro: str) -> str:
         "",
         intro,
         "",
-        f"{len(rows)} networks: {exact} cut exactly ({sum(row.removed >= row.channels / 10 for row in rows)} of them lose "
-        f"a tenth of their channels or more), {len(rows) - exact - wrong} refused, {wrong} wrong. "
+        f"{len(rows)} networks: {exact} cut exactly ({sum(row.removed >= max(1, row.channels / 10) for row in rows)} "
+        f"of them lose a tenth of their channels or more), {len(rows) - exact - wrong} refused, {wrong} wrong. "
         f"Of the {len(norm)} with BatchNorm {sum(row.verdict == 'exact' for row in norm)} cut exactly.",
         "",
         "| network | verdict | channels | of them prunable | removed | realised p | params kept | eval error "

@@ -57,6 +57,13 @@ def test_a_quantity_that_some_runs_lack_shows_its_own_n(make_record):
     assert markdown_row(records, "early_bird")["test accuracy %"] == "84.93 [n=2]"
 
 
+def test_top_5_stands_beside_top_1_where_it_was_measured(make_record):
+    records = [make_record(seed=s) for s in range(2)]
+    for record, top5 in zip(records, (0.95, 0.97), strict=True):
+        record["test"]["top5_accuracy"] = top5
+    assert markdown_row(records, "early_bird")["test accuracy %"] == "84.93, top-5 96.00 ± 1.41"
+
+
 def test_a_ticket_that_saves_no_time_says_so(make_record):
     records = [make_record("dense", wall_seconds=100), make_record(wall_seconds=104)]
     text = markdown_comparison(records)

@@ -26,5 +26,7 @@ def command(argv: Sequence[str]) -> int:
         print(json.dumps(asdict(result)))
     else:
         percent = f"{100 * result.accuracy:.2f} %"
+        if result.top5_accuracy is not None:
+            percent += f", top-5 {100 * result.top5_accuracy:.2f} %"
         print(f"test accuracy {percent} ({result.correct} of {result.samples}), loss {result.loss:.4f}")
     return 0

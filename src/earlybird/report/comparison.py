@@ -97,6 +97,7 @@ def _row(record: Mapping[str, Any], dense: Mapping[str, Any] | None) -> Row:
         "searched_in_vain": is_searched_in_vain(record),
         "flags": tuple(ticket.get("flags") or ()),
         "accuracy": record["test"].get("accuracy"),
+        "top5_accuracy": record["test"].get("top5_accuracy"),
         "emergence_epoch": ticket.get("epoch"),
         "emergence_share": ticket.get("fraction_of_schedule"),
         "dense_run_id": dense["run_id"] if dense else None,

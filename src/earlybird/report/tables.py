@@ -123,7 +123,8 @@ def _quantity_cell(key: str, *, unit: str = "") -> Callable[[RunGroup], str]:
 
 
 def _accuracy_cell(group: RunGroup) -> str:
-    return _plain(group.spread("accuracy"), len(group.rows), ".2f", scale=100)
+    top1, top5 = (_plain(group.spread(key), len(group.rows), ".2f", scale=100) for key in ("accuracy", "top5_accuracy"))
+    return top1 if top5 == MISSING else f"{top1}, top-5 {top5}"
 
 
 COLUMNS: dict[str, Callable[[RunGroup], str]] = {
