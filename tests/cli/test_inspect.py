@@ -56,3 +56,16 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, message, capsys):
     captured = capsys.readouterr()
     assert message in captured.err
     assert captured.err.count("\n") == 1
+
+
+def test_the_ratio_is_of_the_units_that_the_criterion_scores(capsys, tmp_path: Path):
+    source = tmp_path / "net.py"
+    source.write_text(
+        "from torch import nn\ndef net():\n    return nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), "
+        "nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2))\n"
+    )
+    assert main(["inspect", f"{source}:net", "--batch-size", "0", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["units"], facts["scored_units"], facts["realised_ratio"]) == (14, 8, 0.5)
+    assert main(["inspect", f"{source}:net", "--batch-size", "0", "--keep", "['1']"]) == 0
+    assert "bn_scale scores none of the 6 units that can go" in capsys.readouterr().out.replace("\n", " ")

@@ -56,6 +56,7 @@ def _facts(parsed: argparse.Namespace) -> dict[str, Any]:
 
     from earlybird.core import bn_scale, draw_mask, filter_l1
     from earlybird.core.drawing import realised_ratio
+    from earlybird.core.ranking import scored_groups
     from earlybird.cost import count_cost
     from earlybird.cost.step_time import step_seconds
     from earlybird.models import build_model
@@ -75,21 +76,27 @@ def _facts(parsed: argparse.Namespace) -> dict[str, Any]:
         "policy": groups.policy,
         "units": groups.num_units,
         "groups": [asdict(row) for row in inspect_groups(groups)],
+        "criterion": parsed.criterion,
         "requested_ratio": parsed.ratio,
         "before": asdict(count_cost(model, shape)),
         "after": None,
     }
     if not groups.num_units:
         return facts
+    scores = (bn_scale if parsed.criterion == "bn_scale" else filter_l1)(model)
+    scored = scored_groups(scores, groups)
+    facts["scored_units"] = scored.num_units
+    if not scored.num_units:
+        return facts
     mask = draw_mask(
-        (bn_scale if parsed.criterion == "bn_scale" else filter_l1)(model),
+        scores,
         parsed.ratio,
         groups,
         min_channels=parsed.min_channels,
         round_to=parsed.round_to,
     )
     small = slim(model, mask, example, groups)
-    facts["realised_ratio"] = realised_ratio(mask, groups)
+    facts["realised_ratio"] = realised_ratio(mask, scored)
     facts["after"] = asdict(count_cost(small, shape))
     if parsed.batch_size:
         images = torch.randn(parsed.batch_size, *shape)
@@ -113,12 +120,17 @@ def _print(facts: dict[str, Any]) -> None:
         why = "; ".join(f"{count}: {reason}" for reason, count in row["protected"].items())
         table.add_row(layers, str(row["channels"]), str(row["units"]), why)
     console.print(table)
-    if facts["after"] is None:
+    if not facts["units"]:
         console.print("Nothing can be cut: the table says why, layer by layer.")
         return
+    if facts["after"] is None:
+        console.print(
+            f"{facts['criterion']} scores none of the {facts['units']} units that can go; try another criterion."
+        )
+        return
     console.print(
-        f"At ratio {facts['requested_ratio']:g} (realised {facts['realised_ratio']:.3f}), with untrained scales, which "
-        "say little about a trained network's widths:"
+        f"At ratio {facts['requested_ratio']:g} (realised {facts['realised_ratio']:.3f} of the {facts['scored_units']} "
+        f"units that {facts['criterion']} scores), untrained, which says little about a trained network's widths:"
     )
     cost = Table("", "before", "after", "ratio")
     for name, key in (("parameters", "params"), ("MACs per image", "macs"), ("MACs per training image", "train_macs")):
