@@ -150,7 +150,7 @@ def _note_values(tracer: Tracer, model: nn.Module, original: nn.Module, inputs: 
         for name, tensor in vars(model).items():  # What fx keeps there for the constants of the graph.
             if name.startswith("_tensor_constant"):
                 setattr(real, name, tensor)
-        Values(real, tracer.graph, [_doubled(x) for x in inputs]).advance()
+        Values(real, tracer.graph, [_doubled(x) for x in inputs], is_complete=True).advance()
 
 
 def _on_meta(x: Any) -> Any:

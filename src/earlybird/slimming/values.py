@@ -39,10 +39,17 @@ def target_name(node: fx.Node) -> str:
 
 
 class Values(fx.Interpreter):
-    """Runs a graph node by node, as far as asked, and notes what each gave."""
+    """Runs a graph node by node, as far as asked, and notes what each gave.
 
-    def __init__(self, model: nn.Module, graph: fx.Graph, inputs: Iterable[Any]) -> None:
-        super().__init__(model, garbage_collect_values=False, graph=graph)
+    Args:
+        model: whose modules and parameters the graph names.
+        graph: it may grow between two runs.
+        inputs: of the network.
+        is_complete: the graph grows no more, so what no later node reads is let go at once.
+    """
+
+    def __init__(self, model: nn.Module, graph: fx.Graph, inputs: Iterable[Any], *, is_complete: bool = False) -> None:
+        super().__init__(model, garbage_collect_values=is_complete, graph=graph)
         self.extra_traceback = False  # It would append lines to our one-line errors.
         self.args_iter = iter(inputs)
         self._last = graph._root  # its `next` is the first node
@@ -58,6 +65,8 @@ class Values(fx.Interpreter):
                 node = self._last.next
                 self.env[node] = self.run_node(node)
                 self._last = node
+                for dead in self.user_to_last_uses.get(node, ()) if self.garbage_collect_values else ():
+                    del self.env[dead]
 
     def run_node(self, n: fx.Node) -> Any:
         """Run one node."""
