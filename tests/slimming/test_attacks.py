@@ -260,3 +260,37 @@ def test_complex_outputs_are_compared_by_size(randomised, random_mask):
             return torch.fft.fft(super().forward(x))
 
     assert cut_error(Spectrum(lambda m, x: m.b(x)), randomised, random_mask) <= 1e-5
+
+
+def test_a_width_given_by_keyword_holds_the_tensor_it_was_read_from(randomised, random_mask):
+    class ByKeyword(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = block(3, 8), block(3, 8)
+            self.out, self.other = nn.Conv2d(8, 2, 1), nn.Conv2d(8, 2, 1)
+
+        def forward(self, x):
+            y, z = self.a(x), self.b(x)
+            y = y.view(size=(2, z.shape[1], *IMAGES.shape[2:]))
+            return self.out(y) + self.other(z)
+
+    assert cut_error(ByKeyword(), randomised, random_mask) <= 1e-5
+
+
+def test_a_replaced_forward_is_not_taken_for_its_class(randomised, random_mask):
+    model = nn.Sequential(*block(3, 8), *block(8, 8), nn.Conv2d(8, 2, 1))
+    plain = model[4].forward
+    model[4].forward = lambda x: x.flip(1)
+    assert {name: len(whole) for name, whole in channel_groups(model, IMAGES).protected.items()} == {"4": 8}
+    assert cut_error(model, randomised, random_mask) <= 1e-5
+    model[4].forward = plain
+    model.forward = lambda x: x
+    with pytest.raises(SlimError, match="forward was replaced after it was made"):
+        channel_groups(model, IMAGES)
+
+
+def test_a_buffer_that_autograd_made_is_refused_in_one_line():
+    model = nn.Sequential(*block(3, 8), nn.Conv2d(8, 2, 1))
+    model.register_buffer("ema", model[0].weight * 2)
+    with pytest.raises(SlimError, match="the network cannot be copied"):
+        channel_groups(model, IMAGES)

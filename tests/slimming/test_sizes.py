@@ -32,6 +32,8 @@ def summed_over_rows(x):
 def by_kind(x):
     if isinstance(x.shape[2], torch.Tensor) or not isinstance(x, torch.Tensor) or len(x.shape) != 4:
         raise TypeError
+    if not isinstance(x.shape, torch.Size) or x.shape[2] not in {9: "nine"} or divmod(x.shape[3], 3) != (2, 2):
+        raise ValueError
     return x * float(x.shape[2]) ** -0.5
 
 
@@ -75,6 +77,10 @@ def test_sizes_around_the_channels_are_numbers(operation, randomised, random_mas
         lambda x: sum(x[:, i : i + 1] for i in range(x.shape[1])).expand(-1, 8, -1, -1),
         lambda x: x[:, :8] if x.shape[1] in (8, 16) else x,
         lambda x: x * torch.ones(int(x.shape[1]), 1, 1).sum(),
+        lambda x: x * 2 if x.shape[1] in {8, 16} else x,
+        lambda x: x * {8: 2.0}.get(x.shape[1], 1.0),
+        lambda x: x * 2 if isinstance(x.shape, tuple) and 8 in set(x.shape) else x,
+        lambda x: x * sum(divmod(x.shape[1], 3)),
     ],
 )
 def test_a_number_of_channels_that_is_asked_for_stays_what_it_is(operation, randomised, random_mask):
@@ -82,6 +88,73 @@ def test_a_number_of_channels_that_is_asked_for_stays_what_it_is(operation, rand
     groups = channel_groups(model, IMAGES)
     assert groups.num_units == 0
     assert set(groups.protected["bn"]) == set(range(8))
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        lambda x: x.requires_grad,
+        lambda x: x.is_contiguous(memory_format=torch.channels_last),
+        lambda x: x.device.type == "cpu",
+        lambda x: x.device == torch.device("cpu"),
+        lambda x: x.stride()[1] == 1,
+    ],
+)
+def test_what_is_no_shape_is_not_answered(question):
+    """It may be another thing on the device, in the format or in the mode that the network runs in."""
+    with pytest.raises(SlimError, match="cannot trace module 'the network'"):
+        channel_groups(Asking(lambda x: x.flip(1) if question(x) else x), IMAGES)
+
+
+def test_the_batch_is_not_known_where_the_example_has_one_image():
+    model = Asking(lambda x: x.flip(1) if x.shape[0] == 1 else x)
+    assert channel_groups(model, IMAGES).num_units == 8
+    with pytest.raises(SlimError, match="cannot trace module 'the network'"):
+        channel_groups(model, IMAGES[:1])
+    square = Asking(lambda x: x if x.shape[2:] == (9, 8) and x.size(3) == 8 and x.dim() == 4 else x.flip(1))
+    assert channel_groups(square, IMAGES[:1]).num_units == 8
+
+
+TABLE = {}
+
+
+def scaled_by_rows(x):
+    height = int(x.shape[2])
+    if height not in TABLE:
+        TABLE[height] = x.new_ones(1, 1, height, 1)
+    return x * TABLE[height]
+
+
+def test_tracing_leaves_nothing_in_a_table_of_the_callers(randomised, random_mask):
+    TABLE.clear()
+    model = randomised(Asking(scaled_by_rows))
+    groups = channel_groups(model, IMAGES)
+    assert not TABLE
+    slim(model, random_mask(groups), IMAGES, groups)
+    assert isinstance(TABLE[9], torch.Tensor)
+
+
+class Remembering(nn.Module):
+    """Keeps a table of its own, and what flowed last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.bn, self.out = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Conv2d(8, 2, 1)
+        self.seen, self.calls, self.features = None, 0, None
+
+    def forward(self, x):
+        x = F.relu(self.bn(self.a(x)))
+        if self.seen != (x.shape[2], x.shape[3]):
+            self.seen, self.grid = (x.shape[2], x.shape[3]), x.new_ones(1, 1, x.shape[2], 1)
+        self.features, self.calls = x, self.calls + 1
+        return self.out(x * self.grid)
+
+
+def test_what_a_forward_remembers_is_forgotten_after_tracing(randomised, random_mask):
+    model = randomised(Remembering())
+    groups = channel_groups(model, IMAGES)
+    assert (groups.num_units, model.seen, model.calls, model.features) == (8, None, 0, None)
+    assert slim(model, random_mask(groups), IMAGES, groups).out.in_channels == 4
 
 
 def test_a_part_as_long_as_the_channels_is_all_of_them(randomised, random_mask):

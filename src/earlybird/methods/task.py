@@ -39,8 +39,8 @@ class Task:
         return self.session.compute.place(self.build_from_seed(self.seed if seed is None else seed))
 
     def example_input(self) -> Tensor:
-        """A batch of one zero image on the run's device, to trace with."""
-        return torch.zeros(1, *self.image_shape, device=self.session.compute.device)
+        """A batch of two zero images on the run's device, to trace with: as in training, more than one."""
+        return torch.zeros(2, *self.image_shape, device=self.session.compute.device)
 
     def groups(self, model: nn.Module, policy: PolicyChoice) -> ChannelGroups:
         """What may be cut from `model`."""

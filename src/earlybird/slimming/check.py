@@ -59,7 +59,7 @@ def difference(expected: nn.Module, actual: nn.Module, example_input: ExampleInp
     Args:
         expected, actual: two networks on one device with the same inputs and outputs.
         example_input: a tensor, or a tuple of tensors. Constant float tensors are replaced by noise; a batch of 1 is
-            repeated to 2.
+            repeated to 2 in train mode.
     """
     with random_state_kept(), torch.no_grad():
         inputs = _inputs(expected, example_input)
@@ -107,6 +107,7 @@ def check_cut(expected: nn.Module, actual: nn.Module, example_input: ExampleInpu
 
 def _difference(expected: nn.Module, actual: nn.Module, inputs: tuple[Any, ...]) -> Difference:
     eval_error = _error(_outputs(actual, inputs, False), _outputs(expected, inputs, False))
+    inputs = tuple(_doubled(x) for x in inputs)
     wanted = _outputs(expected, inputs, True)
     train_error = _error(_outputs(actual, inputs, True), wanted)
     if train_error > TRAIN_TOLERANCE and _error(_outputs(expected, inputs, True), wanted) > 0:
@@ -126,7 +127,12 @@ def _input(x: Any, device: torch.device) -> Any:
     if x.is_floating_point() and (x.is_meta or x.numel() == 0 or bool(x.min() == x.max())):
         x = torch.randn(x.shape, generator=noise).to(x.dtype)
     x = x.detach().to(device)
-    return x.repeat(2, *[1] * (x.dim() - 1)) if x.dim() and x.shape[0] == 1 else x
+    return x
+
+
+def _doubled(x: Any) -> Any:
+    """BatchNorm has no statistics of one image."""
+    return torch.cat([x, x]) if isinstance(x, Tensor) and x.dim() and x.shape[0] == 1 else x
 
 
 def _double(inputs: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from earlybird.errors import SlimError
+from earlybird.slimming.leaks import attributes_kept, take_back
 from earlybird.slimming.tracer import RawReads, Tracer, materialised, settings_left_out
 from earlybird.slimming.values import Values, target_name
 
@@ -63,6 +64,10 @@ def trace(model: nn.Module, example_input: ExampleInput) -> TracedNetwork:
     with random_state_kept():
         if not materialised(model):
             raise SlimError("the network has lazy modules that have not run yet; call it once on the example first")
+        if "forward" in vars(model):
+            raise SlimError(
+                "the network's forward was replaced after it was made; give the network without the wrapper"
+            )
         found = _Findings(_sharing_modules(model), _hooked_paths(model))  # A move to `meta` makes two of a shared one.
         original = model
         model = _copied(model, _tensors_on_meta(model)).to("meta")
@@ -72,7 +77,7 @@ def trace(model: nn.Module, example_input: ExampleInput) -> TracedNetwork:
         listings: set[str] = set()
         for mode in ("train", "eval"):
             model.train(mode == "train")
-            tracer = _trace_mode(model, tuple(_on_meta(x) for x in inputs), found)
+            tracer = _trace_mode(model, inputs, found)
             listing = _listing(tracer.graph)
             if listing not in listings or found.untraced:  # What is not entered may give other shapes in each mode.
                 listings.add(listing)
@@ -118,10 +123,11 @@ def remove_user_hooks_(model: nn.Module) -> None:
 def _trace_mode(model: nn.Module, inputs: tuple[Any, ...], found: _Findings) -> Tracer:
     """The tracer of one mode with its graph; classes of modules that it cannot enter are added to `untraced`."""
     while True:
-        tracer = Tracer(inputs, found.untraced, found.hooked)
+        is_single = any(isinstance(x, Tensor) and x.dim() > 0 and x.shape[0] == 1 for x in inputs)
+        tracer = Tracer(tuple(_on_meta(x) for x in inputs), not is_single, found.untraced, found.hooked)
         reads = RawReads(model, tracer)
         try:
-            with reads:
+            with attributes_kept(model), reads:
                 tracer.trace(model, settings_left_out(model, len(inputs)))
         except Exception as error:
             path = tracer.inside[-1] if tracer.inside else ""
@@ -134,6 +140,8 @@ def _trace_mode(model: nn.Module, inputs: tuple[Any, ...], found: _Findings) -> 
                 ) from error
             found.untraced[kind] = why
             continue
+        finally:
+            take_back(tracer.made)
         for path in reads.paths:
             found.whole.setdefault(path, "its tensors are read past the network's graph")
         return tracer
@@ -159,12 +167,13 @@ def _on_meta(x: Any) -> Any:
 
 def _doubled(x: Any) -> Any:
     """BatchNorm on [n, c] refuses a batch of 1 in train mode."""
-    return x.repeat(2, *[1] * (x.dim() - 1)) if isinstance(x, Tensor) and x.dim() and x.shape[0] == 1 else x
+    return torch.cat([x, x]) if isinstance(x, Tensor) and x.dim() and x.shape[0] == 1 else x
 
 
 def _hooked_paths(model: nn.Module) -> frozenset[str]:
-    """Paths of modules below the root with forward hooks of the user's: they may change what flows."""
-    return frozenset(path for path, module in model.named_modules() if path and _user_hooks(module))
+    """Paths of modules below the root that do more than their class: the user's forward hooks, a forward replaced."""
+    changed = {path for path, module in model.named_modules() if _user_hooks(module) or "forward" in vars(module)}
+    return frozenset(changed - {""})
 
 
 def _user_hooks(module: nn.Module) -> list[tuple[dict[int, Any], int]]:
@@ -190,6 +199,8 @@ def _tensors_on_meta(model: nn.Module) -> dict[int, Any]:
     memo: dict[int, Any] = {}
     for tensor in (*model.parameters(), *model.buffers()):
         empty = tensor.detach().to("meta")
+        if not tensor.is_leaf:
+            continue  # `deepcopy` says what is wrong with it.
         if type(tensor) is nn.Parameter:
             memo[id(tensor)] = nn.Parameter(empty, requires_grad=tensor.requires_grad)
         elif type(tensor) is Tensor:

@@ -38,6 +38,7 @@ from earlybird.slimming.shape_rules import (
     attribute,
     channel_shuffle,
     chunk,
+    created,
     expand,
     flatten,
     item,
@@ -138,6 +139,7 @@ METHOD_RULES: dict[str, Rule] = {
     "chunk": chunk,
     "split": split,
     "size": size,
+    **dict.fromkeys(["new_zeros", "new_ones", "new_full", "new_empty"], created),
     **dict.fromkeys(["dim", "ndimension", "is_floating_point"], metadata),
 }
 

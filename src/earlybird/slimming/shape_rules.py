@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from earlybird.slimming.calls import Call, Channels, OwnTensor, Size, Unfollowed, named, only_input, values_of
+from earlybird.slimming.calls import Call, Channels, Opaque, OwnTensor, Size, Unfollowed, named, only_input, values_of
 from earlybird.slimming.slots import SlotBook
 
 WIDTHLESS_ATTRIBUTES = frozenset({"dtype", "device", "ndim", "is_cuda", "requires_grad", "layout"})
@@ -31,12 +31,15 @@ def reshape(call: Call, book: SlotBook) -> Channels:
     x = call.argument(0, "input")
     if not isinstance(x, Channels):
         raise Unfollowed("no rule for these arguments")
-    sizes = call.args[1:] if len(call.args) > 1 else (call.kwargs.get("shape", ()),)
-    if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)):
-        sizes = tuple(sizes[0])
     result = _reshaped(call, x)
-    _follow_sizes(call, book, x, sizes, result.dim)
+    _follow_sizes(call, book, x, _sizes_asked(call), result.dim)
     return result
+
+
+def _sizes_asked(call: Call) -> tuple[Any, ...]:
+    """The sizes of a view or an expansion, however they are given."""
+    sizes = call.args[1:] or tuple(call.kwargs[key] for key in ("shape", "size") if key in call.kwargs)
+    return tuple(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes
 
 
 def reshape_as(call: Call, book: SlotBook) -> Channels:
@@ -105,9 +108,7 @@ def transpose(call: Call, book: SlotBook) -> Channels:
 def expand(call: Call, book: SlotBook) -> Channels:
     """Other dimensions are repeated; the channels' size must follow their width."""
     x = call.argument(0, "input")
-    sizes = call.args[1:]
-    if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)):
-        sizes = tuple(sizes[0])
+    sizes = _sizes_asked(call)
     if not isinstance(x, Channels) or len(call.shape) != len(x.shape) or call.shape[x.dim] != len(x.slots):
         raise Unfollowed("no rule for these arguments")
     _follow_sizes(call, book, x, sizes, x.dim)
@@ -257,6 +258,11 @@ def view_of_own(call: Call) -> OwnTensor | None:
     elif call.operation not in ("to", "float", "type_as"):
         return None
     return OwnTensor(x.path, x.name, call.shape, tuple(along)) if len(along) == len(call.shape) else None
+
+
+def created(call: Call, book: SlotBook) -> Opaque:
+    """A new tensor on the device of another one, which says nothing else of it."""
+    return Opaque(call.shape, f"{named(call)} made it at full width")
 
 
 def named_tuple(call: Call, book: SlotBook) -> Any:

@@ -11,6 +11,7 @@ import operator
 from collections.abc import Callable, Collection, Iterator
 from functools import cached_property
 from typing import Any
+from weakref import ref
 
 from torch import Tensor, fx, nn
 from torch.fx.proxy import TraceError
@@ -20,7 +21,7 @@ from torch.utils import _pytree as pytree
 
 from earlybird.errors import SlimError
 from earlybird.slimming.select import SELECTING_NORMS
-from earlybird.slimming.values import Values, traced_value
+from earlybird.slimming.values import Values, comes_from_shapes, traced_value
 
 _UNKNOWN = object()
 
@@ -39,12 +40,17 @@ class Value(fx.Proxy):
     def __class__(self) -> type:
         """What `isinstance(x, torch.Tensor)` in a forward asks."""
         value = self.tracer.value_of(self.node)
-        if isinstance(value, (bool, int, float)):
+        if isinstance(value, (bool, int, float, tuple, list, dict)):
             return type(value)
         return Tensor if isinstance(value, Tensor) or value is _UNKNOWN else type(self)
 
-    def __getattr__(self, k: str) -> fx.proxy.Attribute:
-        return ValueAttribute(self, k)
+    def __hash__(self) -> int:
+        """Of a number its own, so that it is found in a set or a dict."""
+        return hash(self._number(int)) if self.tracer.is_number(self.node) else id(self)
+
+    def __getattr__(self, k: str) -> Any:
+        # `nn.Module` asks these of what is stored in it: a value to be is neither.
+        return False if k in ("_is_param", "_is_buffer") else ValueAttribute(self, k)
 
     def __len__(self) -> int:
         value = self.tracer.value_of(self.node)
@@ -59,6 +65,9 @@ class Value(fx.Proxy):
     def __float__(self) -> float:
         return float(self._number(float))
 
+    def __divmod__(self, other: Any) -> tuple[fx.Proxy, fx.Proxy]:
+        return self // other, self % other
+
     def __ceil__(self) -> fx.Proxy:
         return self.tracer.create_proxy("call_function", math.ceil, (self,), {})
 
@@ -69,7 +78,7 @@ class Value(fx.Proxy):
         return self.tracer.create_proxy("call_function", round, (self, digits), {})
 
     def _number(self, asked: Callable[..., Any]) -> Any:
-        if not isinstance(self.tracer.value_of(self.node), (bool, int, float)):
+        if not self.tracer.is_number(self.node):
             raise TraceError("a tensor's numbers are not known while it is traced")
         return self.tracer.value_of(self.tracer.create_proxy("call_function", asked, (self,), {}).node)
 
@@ -95,24 +104,31 @@ class Tracer(fx.Tracer):
 
     Args:
         inputs: what the network is called with, tensors on `meta`.
+        batch_is_known: the inputs have as many images as the example.
         opaque_classes: modules of these are leaves.
         opaque_paths: and so are the modules at these.
 
     Attributes:
         inside: paths of the modules being traced, outermost first, for messages.
         is_running: nodes are being run right now, on shapes, in the midst of tracing.
+        made: the proxies of this trace, as far as they are alive.
     """
 
     proxy_buffer_attributes = True
 
     def __init__(
-        self, inputs: tuple[Any, ...], opaque_classes: Collection[type[nn.Module]], opaque_paths: Collection[str]
+        self,
+        inputs: tuple[Any, ...],
+        batch_is_known: bool,
+        opaque_classes: Collection[type[nn.Module]],
+        opaque_paths: Collection[str],
     ) -> None:
         super().__init__()
-        self.inputs = inputs
+        self.inputs, self.batch_is_known = inputs, batch_is_known
         self.opaque_classes, self.opaque_paths = opaque_classes, opaque_paths
         self.inside: list[str] = []
         self.is_running = False
+        self.made: list[ref[Value]] = []
 
     @cached_property
     def values(self) -> Values:
@@ -121,6 +137,8 @@ class Tracer(fx.Tracer):
 
     def value_of(self, node: fx.Node) -> Any:
         """What a node gives on the example, tensors on `meta`; `_UNKNOWN` where that takes more than shapes."""
+        if self.is_running:
+            return _UNKNOWN
         self.is_running = True
         try:
             self.values.advance(node)
@@ -130,13 +148,17 @@ class Tracer(fx.Tracer):
         finally:
             self.is_running = False
 
+    def is_number(self, node: fx.Node) -> bool:
+        """Whether a node gives a number that is known: one that comes from shapes."""
+        value = self.value_of(node)
+        return isinstance(value, (bool, int, float)) and comes_from_shapes(node, self.batch_is_known)
+
     def to_bool(self, obj: fx.Proxy) -> bool:
         """Branches on sizes go the way of the example; numbers in tensors are not known."""
-        value = self.value_of(obj.node)
-        if not isinstance(value, (bool, int, float)):
+        if not self.is_number(obj.node):
             return super().to_bool(obj)
         self.create_proxy("call_function", bool, (obj,), {})
-        return bool(value)
+        return bool(self.value_of(obj.node))
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
         """A shape is as long as it is."""
@@ -151,7 +173,9 @@ class Tracer(fx.Tracer):
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """Our kind of proxy."""
-        return Value(node, self)
+        value = Value(node, self)
+        self.made.append(ref(value))
+        return value
 
     def create_arg(self, a: Any) -> Any:
         """A proxy says that it is a tensor, so it is looked at before tensors are."""

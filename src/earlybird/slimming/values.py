@@ -6,6 +6,7 @@ afterwards.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch.utils import _pytree as pytree
 from earlybird.errors import SlimError
 from earlybird.slimming.select import ScatterSyncBatchNorm
 
-_VALUE = "earlybird_value"
+_VALUE, _FROM_SHAPES = "earlybird_value", "earlybird_from_shapes"
 _PLAIN_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
@@ -36,6 +37,50 @@ def module_path(node: fx.Node) -> str:
 def target_name(node: fx.Node) -> str:
     """Name of a node's operation, for messages."""
     return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", repr(node.target))
+
+
+def comes_from_shapes(node: fx.Node, batch_is_known: bool) -> bool:
+    """Whether a node gives numbers that the shapes of tensors decide, or inputs that are no tensors.
+
+    Other facts (a device, a memory format, whether gradients are wanted) are not the same on `meta`; nor is the size of
+    a batch, which is doubled where the example has one image.
+    """
+    if _FROM_SHAPES not in node.meta:
+        node.meta[_FROM_SHAPES] = _comes_from_shapes(node, batch_is_known)
+    return bool(node.meta[_FROM_SHAPES])
+
+
+def _comes_from_shapes(node: fx.Node, batch_is_known: bool) -> bool:
+    if node.op == "placeholder":
+        return not isinstance(traced_value(node), Tensor)
+    if node.op not in ("call_function", "call_method") or not node.args:
+        return False
+    x = node.args[0]
+    if isinstance(x, fx.Node) and isinstance(traced_value(x), Tensor):
+        name = node.args[1] if node.target is getattr else node.target
+        dims = node.args[1:] if node.op == "call_method" else ()
+        return name in ("ndim", "dim", "ndimension") or (
+            name in ("shape", "size", "numel") and (batch_is_known or (bool(dims) and _is_past_batch(dims[0], x)))
+        )
+    if node.target is operator.getitem and isinstance(x, fx.Node) and not batch_is_known and _is_shape(x):
+        return _is_past_batch(node.args[1], x.args[0])
+    return bool(node.all_input_nodes) and all(comes_from_shapes(n, batch_is_known) for n in node.all_input_nodes)
+
+
+def _is_shape(node: fx.Node) -> bool:
+    is_attribute = node.target is getattr and str(node.args[1]) == "shape"
+    return is_attribute or (node.op == "call_method" and node.target == "size" and len(node.args) == 1)
+
+
+def _is_past_batch(index: Any, tensor: Any) -> bool:
+    """Whether a part of a shape leaves the first dimension out."""
+    places = range(traced_value(tensor).dim())
+    if isinstance(index, slice):
+        bounds = (index.start, index.stop, index.step)
+        return not any(isinstance(bound, fx.Node) for bound in bounds) and not any(
+            place == 0 for place in places[index]
+        )
+    return isinstance(index, int) and bool(places[index])
 
 
 class Values(fx.Interpreter):
@@ -80,7 +125,8 @@ class Values(fx.Interpreter):
                 "give an example_input of the network's own shape"
             ) from error
         # Shapes as they are now: an in-place operation may change them, and numbers would only take memory.
-        n.meta[_VALUE] = pytree.tree_map_only(Tensor, lambda x: x.detach().to("meta"), result)
+        is_shape = isinstance(result, torch.Size)  # A tree of it would be a plain tuple.
+        n.meta[_VALUE] = result if is_shape else pytree.tree_map_only(Tensor, lambda x: x.detach().to("meta"), result)
         return result
 
     def call_module(self, target: fx.node.Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

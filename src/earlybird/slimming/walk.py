@@ -115,7 +115,9 @@ def _applied(call: Call, node: fx.Node, network: TracedNetwork, book: SlotBook) 
     rule = layer or _rule_of(node, network)
     try:
         if call.where in network.hooked and call.module is not None:
-            raise Unfollowed("a forward hook of yours may change what it reads or gives; remove the hook to cut here")
+            raise Unfollowed(
+                "a forward hook or a replaced forward of yours may change what it reads or gives; remove it to cut here"
+            )
         if rule is None:
             entry = network.untraced.get(call.operation)
             raise Unfollowed(f"tracing cannot enter it ({entry})" if entry else "slimming has no rule for it")
