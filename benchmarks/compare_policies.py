@@ -4,8 +4,8 @@
     python benchmarks/compare_policies.py table --runs FOLDER
 
 `train` trains the dense network, searches each policy over a grid of ratios, and goes on from the ticket whose MACs
-come closest to half of dense; call it again after a kill and it goes on. 10,000 fixed training images, 20 epochs, clock
-`scaled`, width 0.25, exact widths (`round_to` 1). `table` reads the records and writes `docs/results/policies.md`.
+come closest to half of dense; call it again after a kill and it goes on. `table` reads the records and writes
+`docs/results/policies.md`.
 """
 
 from __future__ import annotations
@@ -87,19 +87,30 @@ def train(name: str, data: str, runs: Path, seeds: Sequence[int]) -> None:
 
 def table(runs: Path) -> str:
     """The page, from the records."""
-    introduction = (__doc__ or "").split("\n\n")[2].replace("\n", " ").replace("`train` trains", "The program trains")
-    lines = ["# Residual policies at equal MACs", "", introduction.split(" `table` reads")[0], ""]
-    lines += [
-        "| network | policy | accuracy, % | per seed | minus dense | prune ratio | units | MACs | params | drawn at |",
-        "|---|---|---:|---|---:|---|---:|---:|---:|---:|",
+    lines = [
+        "# Residual policies at equal MACs",
+        "",
+        "CIFAR-10, 10,000 fixed training images, 20 epochs, batch 128, width 0.25, clock `scaled`, exact widths",
+        "(`round_to` 1), three seeds. Each policy searches a grid of ratios and goes on from the ticket whose MACs",
+        "come closest to half of dense. Test accuracy after the last epoch, mean ± sample standard deviation;",
+        "differences are paired by seed. `auto` is `select` on PreResNet20 and `tie` on ResNet18.",
+        "",
+        "| network | policy | accuracy, % | per seed | minus dense | minus `auto` | prune ratio | units | MACs "
+        "| params | drawn at |",
+        "|---|---|---:|---|---:|---:|---|---:|---:|---:|---:|",
     ]
     for name in NETWORKS:
         dense = {seed: _record(runs / f"{name}-dense-s{seed}") for seed in range(3)}
-        lines.append(_row(name, "dense", dense, dense))
-        for policy in POLICIES:
-            slim_runs = {seed: _record(runs / f"{name}-{policy}-s{seed}" / "retrain") for seed in range(3)}
-            lines.append(_row(name, policy, slim_runs, dense))
-    return "\n".join(lines) + "\n"
+        slim_runs = {
+            policy: {seed: _record(runs / f"{name}-{policy}-s{seed}" / "retrain") for seed in range(3)}
+            for policy in POLICIES
+        }
+        default = slim_runs[Cutter(name, "auto").groups.policy]
+        lines.append(_row(name, "dense", dense, dense, default))
+        lines += [_row(name, policy, records, dense, default) for policy, records in slim_runs.items()]
+    command = "python benchmarks/compare_policies.py"
+    lines += ["", f"Trained by `{command} train {'|'.join(NETWORKS)} --data hf:PATH --runs FOLDER`."]
+    return "\n".join([*lines, f"Written by `{command} table --runs docs/results/policies` from those records.", ""])
 
 
 def _record(folder: Path) -> dict[str, Any]:
@@ -107,13 +118,23 @@ def _record(folder: Path) -> dict[str, Any]:
     return record
 
 
-def _row(name: str, policy: str, records: dict[int, dict[str, Any]], dense: dict[int, dict[str, Any]]) -> str:
-    accuracy = {seed: 100 * record["test"]["accuracy"] for seed, record in records.items()}
-    losses = [accuracy[seed] - 100 * dense[seed]["test"]["accuracy"] for seed in records]
-    cells = [name, policy, _spread(list(accuracy.values())), ", ".join(f"{a:.2f}" for a in accuracy.values())]
+Records = dict[int, dict[str, Any]]
+
+
+def _accuracies(records: Records) -> list[float]:
+    return [100 * record["test"]["accuracy"] for record in records.values()]
+
+
+def _minus(records: Records, other: Records) -> str:
+    return _spread([a - b for a, b in zip(_accuracies(records), _accuracies(other), strict=True)])
+
+
+def _row(name: str, policy: str, records: Records, dense: Records, default: Records) -> str:
+    accuracies = _accuracies(records)
+    cells = [name, policy, _spread(accuracies), ", ".join(f"{accuracy:.2f}" for accuracy in accuracies)]
     tickets = [record["ticket"] for record in records.values() if record["ticket"]]
     if not tickets:
-        return "| " + " | ".join([*cells, "", "", "", "1", "1", ""]) + " |"
+        return "| " + " | ".join([*cells, "", _minus(records, default), "", "", "1", "1", ""]) + " |"
     shares = [
         statistics.mean(record["final"][key] / record["dense"][key] for record in records.values())
         for key in ("macs", "params")
@@ -121,7 +142,14 @@ def _row(name: str, policy: str, records: dict[int, dict[str, Any]], dense: dict
     units = Cutter(name, policy).groups.num_units
     ratios = ", ".join(f"{ticket['prune_ratio']:g}" for ticket in tickets)
     drawn = statistics.mean(ticket["fraction_of_schedule"] for ticket in tickets)
-    cells += [_spread(losses), ratios, str(units), *(f"{share:.3f}" for share in shares), f"{100 * drawn:.0f} %"]
+    cells += [
+        _minus(records, dense),
+        "" if records is default else _minus(records, default),
+        ratios,
+        str(units),
+        *(f"{share:.3f}" for share in shares),
+        f"{100 * drawn:.0f} %",
+    ]
     return "| " + " | ".join(cells) + " |"
 
 
