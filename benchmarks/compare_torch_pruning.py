@@ -140,8 +140,7 @@ def main(names: list[str]) -> None:
     warnings.simplefilter("ignore")
     if not names:
         for name in models.list_models(module=models):
-            with torch.device("meta"):
-                model = models.get_model(name, weights=None)
+            model = models.get_model(name, weights=None)
             if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
                 names.append(name)
     head = "| network | our error | our CPU s | Torch-Pruning | its error | same shapes | its CPU s | its time / ours |"
