@@ -65,9 +65,8 @@ def slim(
     """
     cuts = _cuts(model, mask, example_input, groups)
     indices = _kept_indices(model, cuts)
-    small = copy.deepcopy(model)
+    small = copy.deepcopy(model, _narrowed(model, indices))
     for name, module in list(small.named_modules()):
-        _narrow_(module, name, indices)
         if name in cuts.layers:
             _tell_sizes_(module, cuts.layers[name])
     for name, module in list(small.named_modules()):
@@ -266,16 +265,17 @@ def _index(keep: Flags) -> Tensor | None:
     return None if keep.all() else torch.from_numpy(np.flatnonzero(keep))
 
 
-def _narrow_(module: nn.Module, name: str, indices: KeptIndices) -> None:
-    for own, tensor in list(_own_tensors(module)):
-        entry = indices[_full(name, own)]
-        if all(index is None for index in entry):
-            continue
-        part = sliced(tensor, entry)
-        if isinstance(tensor, nn.Parameter):
-            module._parameters[own] = nn.Parameter(part, requires_grad=tensor.requires_grad)
-        else:
-            module._buffers[own] = part
+def _narrowed(model: nn.Module, indices: KeptIndices) -> dict[int, Tensor]:
+    """For `deepcopy`: what stands in the slim network for each tensor that loses channels; no other copy is made."""
+    memo: dict[int, Tensor] = {}
+    for path, module in model.named_modules():
+        for name, tensor in _own_tensors(module):
+            entry = indices[_full(path, name)]
+            if any(index is not None for index in entry):
+                part = sliced(tensor, entry)
+                is_parameter = isinstance(tensor, nn.Parameter)
+                memo[id(tensor)] = nn.Parameter(part, tensor.requires_grad) if is_parameter else part
+    return memo
 
 
 def _tell_sizes_(module: nn.Module, cut: _Cut) -> None:
