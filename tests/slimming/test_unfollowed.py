@@ -220,3 +220,15 @@ def test_a_network_that_nothing_can_be_cut_from_has_no_units():
     groups = channel_groups(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)), IMAGES)
     assert groups.num_units == 0
     assert groups.protected["1"][0] == "it is a network output"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_wrappers_are_refused_by_name():
+    model = net(nn.Identity())
+    with pytest.raises(SlimError, match="the network is TorchScript, whose code cannot be traced; give the module it"):
+        channel_groups(torch.jit.trace(model, IMAGES), IMAGES)
+    model[5] = torch.jit.trace(nn.ReLU(), IMAGES)
+    with pytest.raises(SlimError, match="module '5' is TorchScript"):
+        channel_groups(model, IMAGES)
+    with pytest.raises(SlimError, match="forward was replaced after it was made; give the network without the wrapper"):
+        channel_groups(torch.compile(net(nn.Identity())), IMAGES)

@@ -64,10 +64,7 @@ def trace(model: nn.Module, example_input: ExampleInput) -> TracedNetwork:
     with random_state_kept():
         if not materialised(model):
             raise SlimError("the network has lazy modules that have not run yet; call it once on the example first")
-        if "forward" in vars(model):
-            raise SlimError(
-                "the network's forward was replaced after it was made; give the network without the wrapper"
-            )
+        _refuse_wrappers(model)
         found = _Findings(_sharing_modules(model), _hooked_paths(model))  # A move to `meta` makes two of a shared one.
         original = model
         model = _copied(model, _tensors_on_meta(model)).to("meta")
@@ -206,6 +203,15 @@ def _tensors_on_meta(model: nn.Module) -> dict[int, Any]:
         elif type(tensor) is Tensor:
             memo[id(tensor)] = empty
     return memo
+
+
+def _refuse_wrappers(model: nn.Module) -> None:
+    for path, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            where = f"module {path!r}" if path else "the network"
+            raise SlimError(f"{where} is TorchScript, whose code cannot be traced; give the module it was made from")
+    if "forward" in vars(model):  # torch.compile, and libraries that hook themselves in.
+        raise SlimError("the network's forward was replaced after it was made; give the network without the wrapper")
 
 
 def _copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:

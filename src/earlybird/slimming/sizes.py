@@ -85,16 +85,15 @@ def _may_be_narrowed(module: nn.Module) -> bool:
 
 
 def _resize_own_(module: nn.Module, path: str, shapes: Any, tensors: Mapping[str, Tensor]) -> None:
+    where = path or "the network"
     for name, shape in shapes.items() if isinstance(shapes, dict) else ():
         tensor, stored = module._parameters.get(name), tensors.get(f"{path}.{name}" if path else name)
         if tensor is None or stored is None or list(stored.shape) != shape:
-            raise SlimError(
-                f"parameter {name!r} of {path or 'the network'!r}: file and network do not agree that it is there"
-            )
+            raise SlimError(f"parameter {name!r} of {where!r}: file and network do not agree that it is there")
         if len(shape) != tensor.dim() or any(now > dense for now, dense in zip(shape, tensor.shape, strict=True)):
             raise SlimError(
-                f"parameter {name!r} of {path or 'the network'!r} has shape {shape} in the file, the network's "
-                f"{list(tensor.shape)} cannot be narrowed to it"
+                f"parameter {name!r} of {where!r} has shape {shape} in the file, the network's {list(tensor.shape)} "
+                "cannot be narrowed to it"
             )
         _replace_tensor_(module._parameters, name, tensor, stored)
 
