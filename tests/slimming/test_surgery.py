@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from earlybird.core import ChannelGroups, ChannelMask
+from earlybird.cost import count_cost
 from earlybird.errors import MaskError
 from earlybird.models import build_model
 from earlybird.slimming import (
@@ -235,3 +236,29 @@ def test_groups_with_layers_kept_on_top_are_accepted():
     assert slim(chain(), full, SMALL_IMAGES, groups)[0].out_channels == 4
     with pytest.raises(MaskError, match=r"protected channels .*keep='1'"):
         slim(chain(), MASK, SMALL_IMAGES, groups)
+
+
+def test_a_network_that_kept_its_last_features_is_cut_and_counted(randomised, random_mask):
+    """After a training step such an attribute has a history, which `copy.deepcopy` refuses."""
+
+    class Keeping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
+            self.head = nn.Conv2d(8, 2, 1)
+            self.seen = {}
+
+        def forward(self, x):
+            self.features = self.body(x)
+            self.seen["last"] = [self.features]
+            return self.head(self.features)
+
+    images = torch.randn(2, 3, 8, 8)
+    model = randomised(Keeping())
+    model(images).sum().backward()
+    assert model.features.grad_fn is not None
+    groups = channel_groups(model, images)
+    small = slim(model, random_mask(groups), images, groups)
+    assert small.head.in_channels == 4
+    assert count_cost(small, (3, 8, 8)).macs == count_cost(model, (3, 8, 8)).macs // 2
+    assert model.features.grad_fn is not None

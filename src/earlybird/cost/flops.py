@@ -7,7 +7,6 @@ network runs on the `meta` device, so shapes are real, no number is computed and
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
+from earlybird.copying import copied, empty_tensors
 from earlybird.errors import ModelError
 
 aten = torch.ops.aten
@@ -60,7 +60,8 @@ def count_cost(model: nn.Module, input_shape: tuple[int, ...]) -> ModelCost:
     params = sum(parameter.numel() for parameter in model.parameters())
     try:
         with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
-            duplicate = _meta_copy(model)
+            # Empty tensors: a real copy on a GPU would show up in the run's peak memory.
+            duplicate = copied(model, empty_tensors(model))
             macs, paper_flops = _forward_cost(duplicate.eval(), _images(duplicate, 1, input_shape))
             train_macs = _training_macs(duplicate.train(), _images(duplicate, 2, input_shape)) // 2
     except Exception as error:
@@ -71,17 +72,6 @@ def count_cost(model: nn.Module, input_shape: tuple[int, ...]) -> ModelCost:
             f"its forward must take this shape and must not read values out of tensors"
         ) from error
     return ModelCost(params=params, macs=macs, train_macs=train_macs, paper_flops=paper_flops)
-
-
-def _meta_copy(model: nn.Module) -> nn.Module:
-    # Pre-filling deepcopy's memo swaps each tensor for an empty one, so no weight is ever duplicated: a real copy on a
-    # GPU would show up in the run's peak memory.
-    memo: dict[int, Any] = {}
-    for parameter in model.parameters():
-        memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
-    for buffer in model.buffers():
-        memo[id(buffer)] = buffer.detach().to("meta")
-    return copy.deepcopy(model, memo)
 
 
 def _images(model: nn.Module, batch: int, input_shape: tuple[int, ...]) -> Tensor:

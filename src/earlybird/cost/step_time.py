@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import statistics
 import time
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from earlybird.copying import copied
 from earlybird.errors import ModelError
 
 
@@ -25,9 +25,7 @@ def step_seconds(
     Raises:
         ModelError: a network does not run on these images.
     """
-    steps = {
-        name: _Step(copy.deepcopy(model).to(device).train(), images.to(device)) for name, model in networks.items()
-    }
+    steps = {name: _Step(copied(model).to(device).train(), images.to(device)) for name, model in networks.items()}
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for round_number in range(rounds + 1):
         for name, step in steps.items():

@@ -5,7 +5,6 @@ ONNX needs the extra `export` (onnx, onnxscript, onnxruntime).
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from earlybird.copying import copied
 from earlybird.errors import ModelError
 
 # What two runtimes may differ by, relative to the largest output.
@@ -80,7 +80,7 @@ def _exported(
     write: Callable[[nn.Module, Path], None],
     run: Callable[[Path, Tensor], Tensor],
 ) -> float:
-    source = copy.deepcopy(model).cpu().eval()
+    source = copied(model).cpu().eval()
     temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
     # Another batch size than the example's, so that a batch size written into the file shows.
     x = torch.randn(3, *example_input.shape[1:], generator=torch.Generator().manual_seed(0))

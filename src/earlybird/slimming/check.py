@@ -6,7 +6,6 @@ that amplifies rounding (BatchNorm over two images of 1x1 does).
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from earlybird.copying import copied
 from earlybird.errors import SlimError
 from earlybird.slimming.graph import ExampleInput, as_tuple, random_state_kept, remove_user_hooks_
 
@@ -71,7 +71,7 @@ def difference(expected: nn.Module, actual: nn.Module, example_input: ExampleInp
         if within_rounding(native, expected):
             return native
         try:
-            wide = _difference(copy.deepcopy(expected).double(), copy.deepcopy(actual).double(), _double(inputs))
+            wide = _difference(copied(expected).double(), copied(actual).double(), _double(inputs))
         except (RuntimeError, TypeError):  # A dtype written into the forward, or a device without float64.
             return native
         return Difference(wide.eval_error, wide.train_error, "float64")
@@ -140,7 +140,7 @@ def _double(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _outputs(network: nn.Module, inputs: tuple[Any, ...], training: bool) -> list[Tensor]:
-    network = copy.deepcopy(network)
+    network = copied(network)
     network.train(training)
     remove_user_hooks_(network)
     for module in network.modules():

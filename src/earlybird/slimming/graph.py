@@ -7,7 +7,6 @@ module's path. Which operation means what stands in `rules.py`.
 
 from __future__ import annotations
 
-import copy
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from earlybird.copying import copied, empty_tensors
 from earlybird.errors import SlimError
 from earlybird.slimming.leaks import attributes_kept, take_back
 from earlybird.slimming.tracer import RawReads, Tracer, materialised, settings_left_out
@@ -67,7 +67,7 @@ def trace(model: nn.Module, example_input: ExampleInput) -> TracedNetwork:
         _refuse_wrappers(model)
         found = _Findings(_sharing_modules(model), _hooked_paths(model))  # A move to `meta` makes two of a shared one.
         original = model
-        model = _copied(model, _tensors_on_meta(model)).to("meta")
+        model = _copied(model, empty_tensors(model)).to("meta")
         remove_user_hooks_(model)
         inputs = as_tuple(example_input)
         graphs: dict[str, fx.Graph] = {}
@@ -191,20 +191,6 @@ def _listing(graph: fx.Graph) -> str:
     return "\n".join(lines)
 
 
-def _tensors_on_meta(model: nn.Module) -> dict[int, Any]:
-    """For `deepcopy`: parameters and buffers it need not copy first and throw away then."""
-    memo: dict[int, Any] = {}
-    for tensor in (*model.parameters(), *model.buffers()):
-        empty = tensor.detach().to("meta")
-        if not tensor.is_leaf:
-            continue  # `deepcopy` says what is wrong with it.
-        if type(tensor) is nn.Parameter:
-            memo[id(tensor)] = nn.Parameter(empty, requires_grad=tensor.requires_grad)
-        elif type(tensor) is Tensor:
-            memo[id(tensor)] = empty
-    return memo
-
-
 def _refuse_wrappers(model: nn.Module) -> None:
     for path, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
@@ -216,7 +202,7 @@ def _refuse_wrappers(model: nn.Module) -> None:
 
 def _copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
     try:
-        return copy.deepcopy(model, memo)
+        return copied(model, memo)
     except Exception as error:  # A weight that is itself a result of autograd; a lock or an open file.
         why = str(error).split("\n", 1)[0]
         raise SlimError(

@@ -6,7 +6,6 @@ Everything that is cut was certified by `certificate.py`; a mask that asks for m
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast, get_args
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from earlybird.copying import copied
 from earlybird.core.groups import ChannelGroups
 from earlybird.core.mask import ChannelMask
 from earlybird.errors import MaskError
@@ -65,7 +65,7 @@ def slim(
     """
     cuts = _cuts(model, mask, example_input, groups)
     indices = _kept_indices(model, cuts)
-    small = copy.deepcopy(model, _narrowed(model, indices))
+    small = copied(model, _narrowed(model, indices))
     for name, module in list(small.named_modules()):
         if name in cuts.layers:
             _tell_sizes_(module, cuts.layers[name])
@@ -127,7 +127,7 @@ def masked(model: nn.Module, mask: ChannelMask, example_input: ExampleInput | No
     """
     if example_input is not None:
         groups_of(certify_channels(model, example_input, "auto")).check(mask)
-    model = copy.deepcopy(model)
+    model = copied(model)
     modules = dict(model.named_modules())
     for name, keep in mask.items():
         weight = getattr(modules.get(name), "weight", None)

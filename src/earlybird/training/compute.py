@@ -6,7 +6,6 @@ written into the run's configuration and reused when it resumes, because a run m
 
 from __future__ import annotations
 
-import copy
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from earlybird.copying import copied
 from earlybird.errors import ConfigError
 
 Precision = Literal["fp32", "bf16"]
@@ -93,7 +93,7 @@ def choose_precision(choice: str, model: nn.Module, batch: Tensor, num_classes: 
 
 def _step_seconds(model: nn.Module, batch: Tensor, num_classes: int, compute: Compute) -> float:
     """Best of a few training steps, after one that warms up."""
-    trial = compute.place(copy.deepcopy(model)).train()
+    trial = compute.place(copied(model)).train()
     x = batch.to(compute.device).contiguous(memory_format=compute.memory_format)
     y = torch.arange(len(batch), device=compute.device) % num_classes
     seconds = []
