@@ -11,11 +11,13 @@ from earlybird.training.interrupt import StopFlag, Terminated, stop_on_signals
 
 @pytest.fixture(autouse=True)
 def handlers():
-    """Every test finds and leaves Python's own handlers."""
-    found = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    """Every test finds and leaves Python's own handlers (a shell starts background jobs with SIGINT ignored)."""
+    own = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+    found = {number: signal.signal(number, handler) for number, handler in own.items()}
     yield
-    for number, handler in found.items():
+    for number, handler in own.items():
         assert signal.getsignal(number) is handler
+        signal.signal(number, found[number])
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
