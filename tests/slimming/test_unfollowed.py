@@ -230,5 +230,7 @@ def test_wrappers_are_refused_by_name():
     model[5] = torch.jit.trace(nn.ReLU(), IMAGES)
     with pytest.raises(SlimError, match="module '5' is TorchScript"):
         channel_groups(model, IMAGES)
+    with pytest.raises(SlimError, match=r"wrapped in DataParallel; give what it wraps \(model.module\)"):
+        channel_groups(nn.DataParallel(net(nn.Identity())), IMAGES)
     with pytest.raises(SlimError, match="forward was replaced after it was made; give the network without the wrapper"):
         channel_groups(torch.compile(net(nn.Identity())), IMAGES)

@@ -196,6 +196,8 @@ def _refuse_wrappers(model: nn.Module) -> None:
         if isinstance(module, torch.jit.ScriptModule):
             where = f"module {path!r}" if path else "the network"
             raise SlimError(f"{where} is TorchScript, whose code cannot be traced; give the module it was made from")
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        raise SlimError(f"the network is wrapped in {type(model).__name__}; give what it wraps (model.module)")
     if "forward" in vars(model):  # torch.compile, and libraries that hook themselves in.
         raise SlimError("the network's forward was replaced after it was made; give the network without the wrapper")
 
