@@ -197,3 +197,5 @@ def test_numbers_in_tensors_are_still_not_known():
         channel_groups(Asking(lambda x: x if x.sum() > 0 else -x), IMAGES)
     with pytest.raises(SlimError, match="cannot trace module 'the network'"):
         channel_groups(Asking(lambda x: x * int(x.sum())), IMAGES)
+    with pytest.raises(SlimError, match="a tensor cannot be made of another by its class"):
+        channel_groups(Asking(lambda x: type(x)(x)), IMAGES)

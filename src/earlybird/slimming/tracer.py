@@ -36,6 +36,11 @@ class Value(fx.Proxy):
 
     tracer: Tracer
 
+    def __init__(self, node: fx.Node, tracer: Tracer | None = None) -> None:
+        if type(node) is not fx.Node or tracer is None:  # `type(x)(x)` in a forward.
+            raise TraceError("a tensor cannot be made of another by its class")
+        super().__init__(node, tracer)
+
     @property  # type: ignore[misc]
     def __class__(self) -> type:
         """What `isinstance(x, torch.Tensor)` in a forward asks."""
@@ -97,6 +102,9 @@ class Value(fx.Proxy):
 
 class ValueAttribute(Value, fx.proxy.Attribute):
     """`x.shape` and its kin, which become a node when used, or a method, which becomes one when called."""
+
+    def __init__(self, root: Value, attr: str) -> None:
+        fx.proxy.Attribute.__init__(self, root, attr)
 
 
 class Tracer(fx.Tracer):
