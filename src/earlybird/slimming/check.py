@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 from earlybird.copying import copied
 from earlybird.errors import SlimError
-from earlybird.slimming.graph import ExampleInput, as_tuple, random_state_kept, remove_user_hooks_
+from earlybird.slimming.graph import ExampleInput, as_tuple, doubled, random_state_kept, remove_user_hooks_
 
 # Relative errors that float32 rounding explains (`method.md` section 4 and the tables in docs/slimming.md).
 EVAL_TOLERANCE = 1e-5
@@ -107,7 +107,7 @@ def check_cut(expected: nn.Module, actual: nn.Module, example_input: ExampleInpu
 
 def _difference(expected: nn.Module, actual: nn.Module, inputs: tuple[Any, ...]) -> Difference:
     eval_error = _error(_outputs(actual, inputs, False), _outputs(expected, inputs, False))
-    inputs = tuple(_doubled(x) for x in inputs)
+    inputs = tuple(doubled(x) for x in inputs)
     wanted = _outputs(expected, inputs, True)
     train_error = _error(_outputs(actual, inputs, True), wanted)
     if train_error > TRAIN_TOLERANCE and _error(_outputs(expected, inputs, True), wanted) > 0:
@@ -128,11 +128,6 @@ def _input(x: Any, device: torch.device) -> Any:
         x = torch.randn(x.shape, generator=noise).to(x.dtype)
     x = x.detach().to(device)
     return x
-
-
-def _doubled(x: Any) -> Any:
-    """BatchNorm has no statistics of one image."""
-    return torch.cat([x, x]) if isinstance(x, Tensor) and x.dim() and x.shape[0] == 1 else x
 
 
 def _double(inputs: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -20,7 +20,7 @@ from torch import Tensor, fx, nn
 
 from earlybird.copying import copied, empty_tensors
 from earlybird.errors import SlimError
-from earlybird.slimming.leaks import attributes_kept, take_back
+from earlybird.slimming.leaks import CONSTANT, attributes_kept, take_back
 from earlybird.slimming.tracer import RawReads, Tracer, materialised, settings_left_out
 from earlybird.slimming.values import Values, target_name
 
@@ -153,16 +153,16 @@ def _note_values(tracer: Tracer, model: nn.Module, original: nn.Module, inputs: 
         remove_user_hooks_(real)
         real.train(model.training)
         for name, tensor in vars(model).items():  # What fx keeps there for the constants of the graph.
-            if name.startswith("_tensor_constant"):
+            if name.startswith(CONSTANT):
                 setattr(real, name, tensor)
-        Values(real, tracer.graph, [_doubled(x) for x in inputs], is_complete=True).advance()
+        Values(real, tracer.graph, [doubled(x) for x in inputs], is_complete=True).advance()
 
 
 def _on_meta(x: Any) -> Any:
-    return _doubled(torch.empty_like(x, device="meta")) if isinstance(x, Tensor) else x
+    return doubled(torch.empty_like(x, device="meta")) if isinstance(x, Tensor) else x
 
 
-def _doubled(x: Any) -> Any:
+def doubled(x: Any) -> Any:
     """BatchNorm on [n, c] refuses a batch of 1 in train mode."""
     return torch.cat([x, x]) if isinstance(x, Tensor) and x.dim() and x.shape[0] == 1 else x
 

@@ -15,7 +15,7 @@ from weakref import ref
 
 from torch import nn
 
-_CONSTANT = "_tensor_constant"  # fx keeps the constants of a graph under such names in the root.
+CONSTANT = "_tensor_constant"  # fx keeps the constants of a graph under such names in the root.
 _INNER = ("_parameters", "_buffers", "_modules")
 
 
@@ -27,7 +27,7 @@ def attributes_kept(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for module, attributes, inner in before:
-            constants = {name: value for name, value in vars(module).items() if name.startswith(_CONSTANT)}
+            constants = {name: value for name, value in vars(module).items() if name.startswith(CONSTANT)}
             vars(module).clear()
             vars(module).update(attributes | constants)
             for name, values in inner.items():
