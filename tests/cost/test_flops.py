@@ -65,6 +65,8 @@ def test_a_small_net_costs_what_the_hand_says(net: type[nn.Module]) -> None:
         macs=6912 + 20,
         train_macs=6912 * 2 + 20 * 3,
         paper_flops=2 * 6932 + 512 + 256 + 256,
+        macs_by_width={"32x32": 6932},
+        train_macs_by_width={"32x32": 6912 * 2 + 20 * 3},
     )
     assert count_cost(net(), (3, 8, 8)) == expected
 
@@ -174,7 +176,9 @@ def test_a_parameter_that_two_layers_share_counts_once() -> None:
 
 
 def test_half_precision_networks_are_counted_alike() -> None:
-    assert count_cost(ByModules().bfloat16(), (3, 8, 8)) == count_cost(ByModules(), (3, 8, 8))
+    half, full = count_cost(ByModules().bfloat16(), (3, 8, 8)), count_cost(ByModules(), (3, 8, 8))
+    assert (half.macs, half.train_macs, half.paper_flops) == (full.macs, full.train_macs, full.paper_flops)
+    assert half.macs_by_width == {"16x16": full.macs}
 
 
 def test_a_network_that_reads_values_is_refused_with_the_cause() -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from earlybird.cost import NO_ENERGY_COUNTER, CostLedger, PhaseCost, PhaseMeter
+from earlybird.cost import NO_ENERGY_COUNTER, CostLedger, PhaseCost, PhaseMeter, Work
 from earlybird.errors import CheckpointError, ConfigError
 
 SEARCH = PhaseCost("search", 10, 100, 300.0, 2.0, 3.0, 50)
@@ -35,7 +35,7 @@ def test_the_total_adds_all_phases() -> None:
 
 def test_an_empty_ledger_costs_nothing_and_has_measured_no_energy() -> None:
     total = CostLedger().total()
-    assert total == PhaseCost("total", 0, 0, 0.0, 0.0, 0.0, 0, None, NO_ENERGY_COUNTER)
+    assert total == PhaseCost("total", 0, 0, 0.0, 0.0, 0.0, 0, None, NO_ENERGY_COUNTER, traffic_bytes=0)
     assert CostLedger().merged() == {} and len(CostLedger()) == 0
 
 
@@ -44,17 +44,41 @@ def test_one_unknown_part_makes_the_sum_unknown() -> None:
 
 
 def test_energy_adds_up_only_within_one_method() -> None:
-    measured = replace(SEARCH, joules=5.0, energy_method="nvml")
-    assert ledger_of(measured, measured).total().joules == 10.0
-    mixed = ledger_of(measured, replace(measured, joules=7.0, energy_method="estimated")).total()
-    assert mixed.joules is None and mixed.energy_method == "nvml; estimated"
-    assert ledger_of(measured, RETRAIN).total().joules is None
+    measured = replace(SEARCH, joules=5.0, energy_method="nvml", energy_device="GPU 0", energy_coverage=1.0)
+    total = ledger_of(measured, measured).total()
+    assert (total.joules, total.energy_method, total.energy_device, total.energy_coverage) == (10.0, "nvml", "GPU 0", 1)
+    mixed = ledger_of(measured, replace(measured, joules=7.0, energy_method="rapl")).total()
+    assert (mixed.joules, mixed.energy_method, mixed.energy_coverage) == (None, "nvml; rapl", 0.0)
+
+
+def test_energy_of_a_part_says_of_which_part_of_the_seconds_it_is() -> None:
+    # Search: 2 s, measured over half of them. Retrain: 1 s, not measured. Together 1 of 3 s.
+    measured = replace(SEARCH, joules=5.0, energy_method="nvml", energy_device="GPU 0", energy_coverage=0.5)
+    total = ledger_of(measured, RETRAIN).total()
+    assert (total.joules, total.energy_method, total.energy_coverage) == (5.0, "nvml", pytest.approx(1 / 3))
+
+
+def test_products_add_up_by_width_and_traffic_only_where_all_of_it_is_known() -> None:
+    one = replace(SEARCH, macs_by_width={"16x16": 90, "32x32": 10}, traffic_bytes=7, spans=((1.0, 2.0),))
+    other = replace(RETRAIN, macs_by_width={"16x16": 40}, traffic_bytes=3, spans=((5.0, 6.0), (8.0, 9.0)))
+    total = ledger_of(one, other).total()
+    assert (total.macs_by_width, total.traffic_bytes) == ({"16x16": 130, "32x32": 10}, 10)
+    assert total.spans == ((1.0, 2.0), (5.0, 6.0), (8.0, 9.0))
+    assert ledger_of(one, RETRAIN).total().traffic_bytes is None
 
 
 def test_a_ledger_survives_json() -> None:
-    ledger = ledger_of(SEARCH, RETRAIN)
-    again = CostLedger.from_state(json.loads(json.dumps(ledger.state_dict())))
-    assert list(again) == [SEARCH, RETRAIN]
+    full = replace(SEARCH, macs_by_width={"16x16": 100}, traffic_bytes=7, spans=((1.0, 2.0),))
+    again = CostLedger.from_state(json.loads(json.dumps(ledger_of(full, RETRAIN).state_dict())))
+    assert list(again) == [full, RETRAIN]
+
+
+def test_a_ledger_of_an_older_version_is_read() -> None:
+    old = {
+        "phase": "search", "images": 10, "macs": 100, "paper_flops": 300.0, "wall_seconds": 2.0, "cpu_seconds": 3.0,
+        "peak_bytes": 50, "joules": None, "energy_method": NO_ENERGY_COUNTER,
+    }  # fmt: skip
+    assert list(CostLedger.from_state([old])) == [SEARCH]
 
 
 def test_a_damaged_ledger_is_refused_with_the_entry_and_the_field() -> None:
@@ -83,10 +107,10 @@ def test_unknown_phases_and_impossible_numbers_are_refused() -> None:
 def test_the_meter_measures_sleep_as_wall_time_and_not_as_cpu_time() -> None:
     with PhaseMeter("slim") as meter:
         time.sleep(0.2)
-    cost = meter.cost(images=1, macs=2, paper_flops=3.0)
+    cost = meter.cost(Work(1, {"32x32": 2}, 3.0))
     assert 0.19 < cost.wall_seconds < 5 and cost.cpu_seconds < 0.15
     assert (cost.phase, cost.images, cost.macs, cost.paper_flops) == ("slim", 1, 2, 3.0)
-    assert cost.joules is None and cost.energy_method == "not measured (no counter)"
+    assert cost.joules is None and cost.energy_method == "not measured (no counter: none was asked for)"
 
 
 def test_the_meter_sees_work_as_cpu_time() -> None:
@@ -94,20 +118,20 @@ def test_the_meter_sees_work_as_cpu_time() -> None:
         stop = time.process_time() + 0.05
         while time.process_time() < stop:
             pass
-    assert meter.cost(images=0, macs=0, paper_flops=None).cpu_seconds >= 0.05
+    assert meter.cost(Work()).cpu_seconds >= 0.05
 
 
 def test_a_meter_can_be_read_while_it_runs_and_entered_again() -> None:
     meter = PhaseMeter("search")
     with meter:
         time.sleep(0.02)
-        running = meter.cost(images=0, macs=0, paper_flops=None).wall_seconds
-    stopped = meter.cost(images=0, macs=0, paper_flops=None).wall_seconds
+        running = meter.cost(Work()).wall_seconds
+    stopped = meter.cost(Work()).wall_seconds
     time.sleep(0.02)
-    assert 0.02 <= running <= stopped == meter.cost(images=0, macs=0, paper_flops=None).wall_seconds
+    assert 0.02 <= running <= stopped == meter.cost(Work()).wall_seconds
     with meter:
         time.sleep(0.02)
-    assert meter.cost(images=0, macs=0, paper_flops=None).wall_seconds >= stopped + 0.02
+    assert meter.cost(Work()).wall_seconds >= stopped + 0.02
 
 
 def test_a_meter_that_runs_is_not_entered_twice() -> None:
@@ -118,9 +142,9 @@ def test_a_meter_that_runs_is_not_entered_twice() -> None:
 def test_the_peak_on_a_cpu_is_the_resident_set_of_the_process_in_bytes() -> None:
     with PhaseMeter("search") as meter:
         pass
-    peak = meter.cost(images=0, macs=0, paper_flops=None).peak_bytes
+    peak = meter.cost(Work()).peak_bytes
     assert 50 * 2**20 < peak < 2**40  # PyTorch alone takes more than 50 MiB
     with PhaseMeter("retrain") as later:
         block = bytearray(64 * 2**20)
         block[::4096] = b"x" * len(block[::4096])
-    assert later.cost(images=0, macs=0, paper_flops=None).peak_bytes >= peak
+    assert later.cost(Work()).peak_bytes >= peak

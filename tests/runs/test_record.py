@@ -13,13 +13,14 @@ from earlybird.runs.config import RunConfig
 from earlybird.runs.run import run, run_search
 
 PHASE_COST = {
-    "phase", "images", "macs", "paper_flops", "wall_seconds", "cpu_seconds", "peak_bytes", "joules", "energy_method"
+    "phase", "images", "macs", "paper_flops", "wall_seconds", "cpu_seconds", "peak_bytes", "joules", "energy_method",
+    "energy_device", "energy_coverage", "macs_by_width", "traffic_bytes", "spans",
 }  # fmt: skip
 TICKET = {
     "prune_ratio", "realised_ratio", "draw", "step", "epoch", "total_epochs", "fraction_of_schedule", "rule", "epsilon",
     "window", "policy", "round_to", "flags", "mask_digest", "distances", "distance_epochs",
 }  # fmt: skip
-NETWORK = {"params", "macs", "train_macs", "paper_gflops"}
+NETWORK = {"params", "macs", "train_macs", "paper_gflops", "uncounted"}
 SCHEMA: dict[str, set[str] | None] = {
     "schema_version": None, "run_id": None, "status": None, "created_at": None, "metrics": None, "layers": None,
     "flags": None, "ticket": TICKET, "dense": NETWORK, "final": NETWORK,
@@ -32,6 +33,8 @@ SCHEMA: dict[str, set[str] | None] = {
     "seeds": {"run", "model", "data"},
     "test": {"accuracy", "top5_accuracy", "loss", "correct", "samples"},
     "cost": {"phases", "total"},
+    "data": {"train_images", "val_images", "test_images", "classes", "image_shape"},
+    "energy": {"measured", "reason", "notes", "estimated"},
 }  # fmt: skip
 ROW = {"phase", "epoch", "step", "train_loss", "train_accuracy", "val_accuracy", "lr", "wall_seconds"}
 

@@ -7,35 +7,48 @@ network runs on the `meta` device, so shapes are real, no number is computed and
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
+from torch.utils.flop_counter import FlopCounterMode
 
 from earlybird.copying import copied, empty_tensors
-from earlybird.errors import ModelError
+from earlybird.cost.mac_counter import MacCounter
+from earlybird.cost.outputs import loss_of_outputs
+from earlybird.cost.paper_count import PaperExtras
+from earlybird.cost.traffic import ModelTraffic
+from earlybird.errors import ConfigError, ModelError
 
-aten = torch.ops.aten
+# Bits that each precision of a run gives the operands of its products.
+OPERAND_BITS = {"fp32": 32, "bf16": 16}
 
 
 @dataclass(frozen=True)
 class ModelCost:
     """What one network costs, for one image.
 
-    params: number of parameters. macs: forward in eval mode. train_macs: forward and backward in train mode, only the
-    gradients that are really computed. paper_flops: forward FLOPs in the paper's convention, unrounded.
+    Attributes:
+        params: number of parameters.
+        macs: forward in eval mode.
+        train_macs: forward and backward in train mode, only the gradients that are really computed.
+        paper_flops: forward FLOPs in the paper's convention, unrounded.
+        macs_by_width: bits of the two operands, such as "16x16" -> MACs of `macs`.
+        train_macs_by_width: the same of `train_macs`.
+        uncounted: operations that neither count holds and that may multiply (a kernel of somebody's own, an FFT).
+        traffic: bytes moved, where they were counted (`count_traffic`).
     """
 
     params: int
     macs: int
     train_macs: int
     paper_flops: float
+    macs_by_width: Mapping[str, int] = field(default_factory=dict)
+    train_macs_by_width: Mapping[str, int] = field(default_factory=dict)
+    uncounted: tuple[str, ...] = ()
+    traffic: ModelTraffic | None = None
 
     @property
     def paper_gflops(self) -> float:
@@ -43,27 +56,36 @@ class ModelCost:
         return round(self.paper_flops / 1e9, 2)
 
 
-def count_cost(model: nn.Module, input_shape: tuple[int, ...]) -> ModelCost:
+def count_cost(model: nn.Module, input_shape: tuple[int, ...], precision: str = "fp32") -> ModelCost:
     """Count parameters, MACs and the paper's FLOPs of `model` for one image of shape `input_shape` = (c, h, w).
 
     Works on a `meta` copy: the caller's network, its mode and the random state are left as found. Training is counted
     with a batch of two, since BatchNorm refuses one value per channel, and halved.
+
+    Args:
+        model: any network.
+        input_shape: one image, without a batch dimension.
+        precision: of a run: "fp32", or "bf16", where autocast gives float32 operands of products 16 bits.
 
     Example:
         count_cost(build_model("vgg16", num_classes=10), (3, 32, 32)).macs   # 313_201_664
 
     Raises:
         ModelError: the shape is not positive, or the network does not run on `meta` with it, with the cause named.
+        ConfigError: an unknown precision.
     """
     if not input_shape or any(size < 1 for size in input_shape):
         raise ModelError(f"input_shape is {input_shape}; give the shape of one image, such as (3, 32, 32)")
-    params = sum(parameter.numel() for parameter in model.parameters())
+    if precision not in OPERAND_BITS:
+        raise ConfigError(f"precision is {precision!r}; give one of {', '.join(OPERAND_BITS)}")
     try:
         with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
             # Empty tensors: a real copy on a GPU would show up in the run's peak memory.
             duplicate = copied(model, empty_tensors(model))
-            macs, paper_flops = _forward_cost(duplicate.eval(), _images(duplicate, 1, input_shape))
-            train_macs = _training_macs(duplicate.train(), _images(duplicate, 2, input_shape)) // 2
+            forward, extras = MacCounter(OPERAND_BITS[precision]), PaperExtras()
+            with torch.no_grad(), forward, extras:
+                duplicate.eval()(_images(duplicate, 1, input_shape))
+            training = _training(duplicate.train(), _images(duplicate, 2, input_shape), OPERAND_BITS[precision])
     except Exception as error:
         reason = " ".join(str(error).split())
         raise ModelError(
@@ -71,7 +93,15 @@ def count_cost(model: nn.Module, input_shape: tuple[int, ...]) -> ModelCost:
             f"{input_shape} (no batch dimension): {type(error).__name__}: {reason}; "
             f"its forward must take this shape and must not read values out of tensors"
         ) from error
-    return ModelCost(params=params, macs=macs, train_macs=train_macs, paper_flops=paper_flops)
+    return ModelCost(
+        params=sum(parameter.numel() for parameter in model.parameters()),
+        macs=forward.macs,
+        train_macs=training.macs // 2,
+        paper_flops=float(2 * forward.macs + extras.flops),
+        macs_by_width=dict(forward.by_width),
+        train_macs_by_width={width: macs // 2 for width, macs in training.by_width.items()},
+        uncounted=tuple(dict.fromkeys([*forward.uncounted, *training.uncounted])),
+    )
 
 
 def _images(model: nn.Module, batch: int, input_shape: tuple[int, ...]) -> Tensor:
@@ -79,100 +109,27 @@ def _images(model: nn.Module, batch: int, input_shape: tuple[int, ...]) -> Tenso
     return torch.empty(batch, *input_shape, device="meta", dtype=next(floating, torch.float32))
 
 
-def _forward_cost(model: nn.Module, images: Tensor) -> tuple[int, float]:
-    with torch.no_grad(), _flop_counter() as counter, _PaperExtras() as extras:
-        model(images)
-    flops = counter.get_total_flops()
-    return flops // 2, float(flops + extras.flops)
-
-
-def _training_macs(model: nn.Module, images: Tensor) -> int:
-    with torch.enable_grad(), _flop_counter() as counter:
-        outputs = [output.sum() for output in _floating_tensors(model(images))]
-        loss = torch.stack(outputs).sum()
+def _training(model: nn.Module, images: Tensor, operand_bits: int) -> MacCounter:
+    with torch.enable_grad(), MacCounter(operand_bits) as counter:
+        loss = loss_of_outputs(model(images))
         if loss.requires_grad:  # otherwise every parameter is frozen, and training costs a forward pass
             loss.backward()
-    flops: int = counter.get_total_flops()
-    return flops // 2
+    return counter
 
 
-def _floating_tensors(output: object) -> Iterator[Tensor]:
-    """All floating tensors of a network's output: logits, and auxiliary heads in a tuple or mapping beside them."""
-    if isinstance(output, Tensor):
-        if output.is_floating_point():
-            yield output
-    elif isinstance(output, Mapping):
-        for value in output.values():
-            yield from _floating_tensors(value)
-    elif isinstance(output, Sequence) and not isinstance(output, str):
-        for value in output:
-            yield from _floating_tensors(value)
+def layer_macs(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, int]:
+    """Module path -> MACs of its forward pass for one image, what it calls included; modules without MACs are left out.
 
-
-def _flop_counter() -> FlopCounterMode:
-    return FlopCounterMode(display=False, custom_mapping={aten.convolution_backward: _conv_backward_flops})
-
-
-def _conv_backward_flops(
-    grad_shape: list[int], x_shape: list[int], w_shape: list[int], *args: Any, out_shape: object, **kwargs: Any
-) -> int:
-    # PyTorch's own formula forgets to divide the weight's gradient by the groups, which makes a depthwise convolution
-    # cost its channel count too much. Each of the two gradients is as many products as the forward pass.
-    _bias, _stride, _padding, _dilation, transposed, _output_padding, _groups, output_mask = args
-    flops: int = conv_flop_count(x_shape, w_shape, grad_shape, transposed=transposed)
-    gradients = bool(output_mask[0]) + bool(output_mask[1])  # of the input, of the weight
-    return flops * gradients
-
-
-# The paper's convention beyond 2 * MAC: operation -> FLOPs of (arguments, output) -------------------------------------
-
-
-def _norm_flops(args: Sequence[Any], output: Tensor) -> int:
-    return 2 * output.numel()
-
-
-def _relu_flops(args: Sequence[Any], output: Tensor) -> int:
-    return output.numel()
-
-
-def _pool_flops(args: Sequence[Any], output: Tensor) -> int:
-    kernel = args[1] if isinstance(args[1], Sequence) else [args[1]]
-    sides = list(kernel) * 2 if len(kernel) == 1 else list(kernel)
-    return 0 if _is_global(output) else math.prod(sides) * output.numel()
-
-
-def _adaptive_pool_flops(args: Sequence[Any], output: Tensor) -> int:
-    windows = (math.ceil(into / out) for into, out in zip(args[0].shape[2:], output.shape[2:], strict=True))
-    return 0 if _is_global(output) else math.prod(windows) * output.numel()
-
-
-def _is_global(output: Tensor) -> bool:
-    return output.shape[-2:] == (1, 1)
-
-
-PAPER_EXTRA_FLOPS: dict[Any, Callable[[Sequence[Any], Tensor], int]] = {
-    aten.native_batch_norm: _norm_flops,
-    aten.relu: _relu_flops,
-    aten.relu_: _relu_flops,
-    aten.hardtanh: _relu_flops,  # ReLU6
-    aten.hardtanh_: _relu_flops,
-    aten.max_pool2d_with_indices: _pool_flops,
-    aten.avg_pool2d: _pool_flops,
-    aten._adaptive_avg_pool2d: _adaptive_pool_flops,
-    aten.adaptive_max_pool2d: _adaptive_pool_flops,
-}
-
-
-class _PaperExtras(TorchDispatchMode):
-    """Adds up `PAPER_EXTRA_FLOPS` over the operations run inside; sees modules and functional calls alike."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.flops = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        formula = PAPER_EXTRA_FLOPS.get(func.overloadpacket)
-        if formula is not None:
-            self.flops += formula(args, result[0] if isinstance(result, tuple) else result)
-        return result
+    Raises:
+        ModelError: the network does not run on `meta` with this shape.
+    """
+    duplicate = copied(model, empty_tensors(model)).eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        try:
+            duplicate(_images(duplicate, 1, input_shape))
+        except Exception as error:
+            name = type(model).__name__
+            raise ModelError(f"{name} does not run on meta tensors of shape {input_shape}: {error}") from error
+    root = f"{type(model).__name__}."
+    counts = {path.removeprefix(root): sum(flops.values()) // 2 for path, flops in counter.get_flop_counts().items()}
+    return {name: counts[name] for name, _ in model.named_modules() if counts.get(name)}

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from earlybird.atomic import write_atomically
 from earlybird.core import ChannelGroups, EarlyBird, Ticket, bn_scale, filter_l1, taylor
 from earlybird.core.ranking import scored_groups
-from earlybird.cost import PhaseMeter
+from earlybird.cost import Work
 from earlybird.errors import EarlyBirdError, SlimError, TicketError
 from earlybird.methods.candidate import Candidate
 from earlybird.methods.clock import Clock
@@ -156,7 +156,7 @@ def candidate_from_ticket(method: EarlyBirdTraining, task: Task, ticket: Ticket)
     check_notes(ticket)
     session, step = task.session, int(ticket.notes["step"])
     flags = list(ticket.flags)
-    with PhaseMeter("slim", session.compute.device) as meter:
+    with session.meter("slim") as meter:
         dense = task.build(task.seed + _REINIT_SEED_OFFSET if method.weights == "reinit" else None)
         if method.weights == "inherit":
             _load_weights(dense, ticket)
@@ -168,7 +168,7 @@ def candidate_from_ticket(method: EarlyBirdTraining, task: Task, ticket: Ticket)
         momentum = _cut_momentum(task, dense, ticket, groups) if method.carry_momentum else {}
         if method.weights == "reinit" and hasattr(small, "initialise_"):
             _initialise(small, task.seed + _REINIT_SEED_OFFSET)
-    session.journal.ledger.add(meter.cost(images=0, macs=0, paper_flops=0.0))
+    session.journal.ledger.add(meter.cost(Work()))
     if method.weights == "rewind" and not method.rewind_epoch:
         step = 0
     start = 0 if method.resolved_schedule == "restart" else step

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from earlybird.cost import PhaseMeter
+from earlybird.cost import evaluation_work
 from earlybird.data import Batches
 from earlybird.methods.candidate import Candidate
 from earlybird.methods.catalog import Method
@@ -57,8 +57,7 @@ def evaluate_candidate(task: Task, candidate: Candidate, test: Batches) -> Evalu
     session = task.session
     cost = task.cost(candidate.model)
     between: Callable[[], None] = session.stop.raise_if_set
-    with PhaseMeter("evaluate", session.compute.device) as meter:
+    with session.meter("evaluate") as meter:
         result = evaluate(candidate.model, test, session.compute, between)
-    # The paper charges training only; our own count has the evaluation's forward passes.
-    session.journal.ledger.add(meter.cost(images=result.samples, macs=result.samples * cost.macs, paper_flops=0.0))
+    session.journal.ledger.add(meter.cost(evaluation_work(cost, result.samples, test.steps_per_epoch)))
     return result

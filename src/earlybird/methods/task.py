@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from earlybird.core import ChannelGroups
-from earlybird.cost import ModelCost, count_cost
+from earlybird.cost import ModelCost, count_cost, count_traffic
 from earlybird.slimming import channel_groups
 from earlybird.slimming.certificate import PolicyChoice
 from earlybird.training.session import Session
@@ -33,6 +34,7 @@ class Task:
     session: Session
     folder: Path
     seed: int
+    _costs: WeakKeyDictionary[nn.Module, ModelCost] = field(default_factory=WeakKeyDictionary, repr=False)
 
     def build(self, seed: int | None = None) -> nn.Module:
         """The dense network, placed; the same weights for the same seed, by default the run's."""
@@ -47,5 +49,9 @@ class Task:
         return channel_groups(model, self.example_input(), policy)
 
     def cost(self, model: nn.Module) -> ModelCost:
-        """What one image costs in `model`."""
-        return count_cost(model, self.image_shape)
+        """What one image costs in `model`, at the run's precision; counted once for each network."""
+        if model not in self._costs:
+            precision = self.session.compute.precision
+            cost = count_cost(model, self.image_shape, precision)
+            self._costs[model] = replace(cost, traffic=count_traffic(model, self.image_shape, precision))
+        return self._costs[model]

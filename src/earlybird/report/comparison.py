@@ -12,6 +12,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from earlybird.report.energy import (
+    MEASURED,
+    energy_coverage,
+    energy_reason,
+    energy_row,
+    estimate_source,
+    measured_methods,
+)
 from earlybird.report.labels import (
     data_label,
     device_label,
@@ -49,7 +57,7 @@ class RunGroup:
 
     def spread(self, key: str) -> Spread | None:
         """Spread of a quantity over the runs that have it; None where none has."""
-        values = [row[key] for row in self.rows if row[key] is not None]
+        values = [row[key] for row in self.rows if row.get(key) is not None]
         if not values:
             return None
         return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
@@ -109,8 +117,16 @@ def _row(record: Mapping[str, Any], dense: Mapping[str, Any] | None) -> Row:
     for name, key in (("train_macs", "macs"), ("train_paper_flops", "paper_flops"), ("wall_seconds", "wall_seconds")):
         row[name] = total.get(key)
         row[f"{name}_ratio"] = _ratio(total.get(key), dense_total.get(key))
+    energy, dense_energy = energy_row(record), energy_row(dense) if dense else {}
+    row |= (
+        energy
+        | energy_coverage(record)
+        | {f"{key}_ratio": _ratio(joules, dense_energy.get(key)) for key, joules in energy.items()}
+    )
+    row |= {"energy_reason": energy_reason(record), "estimate_source": estimate_source(record)}
     if dense and device_label(dense) != row["device"]:
-        row["wall_seconds_ratio"] = None  # seconds of two machines are no measure of a method
+        # Seconds and measured joules of two machines are no measure of a method.
+        row |= {f"{key}_ratio": None for key in ("wall_seconds", *map(MEASURED.__add__, measured_methods([row])))}
     return row
 
 

@@ -14,9 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from earlybird.report.canvas import percent
-from earlybird.report.comparison import RunGroup, Spread, comparison_rows, group_rows
+from earlybird.report.comparison import Row, RunGroup, Spread, comparison_rows, group_rows
+from earlybird.report.energy import COVERAGE, ESTIMATED, MEASURED, measured_methods
 
-__all__ = ["comparison_rows", "markdown_comparison", "print_comparison"]
+__all__ = ["comparison_rows", "markdown_comparison", "print_comparison", "si"]
+
+Columns = dict[str, Callable[[RunGroup], str]]
 
 MISSING = "–"
 PREFIXES = ((1e18, " E"), (1e15, " P"), (1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k"), (1.0, ""))
@@ -36,20 +39,21 @@ def print_comparison(records: Sequence[Mapping[str, Any]], console: Console | No
     console = console or Console()
     for topic, groups in group_rows(comparison_rows(records)).items():
         console.print(_heading(topic), style="bold", markup=False, highlight=False)
-        for beside in _that_fit(groups, console.width):
-            console.print(_terminal_table(beside))
+        columns = _columns(groups)
+        for beside in _that_fit(groups, columns, console.width):
+            console.print(_terminal_table(beside, columns))
         for note in _notes(groups):
             console.print(note, style="dim", markup=False, highlight=False)
         console.print()
 
 
-def _that_fit(groups: Sequence[RunGroup], width: int) -> list[list[RunGroup]]:
+def _that_fit(groups: Sequence[RunGroup], columns: Columns, width: int) -> list[list[RunGroup]]:
     """Split the groups, in order, into tables of at most `width` letters, yet of at least one group each."""
-    labels = max(map(len, COLUMNS)) + 4  # three letters around a cell, one more at the left edge
+    labels = max(map(len, columns)) + 4  # three letters around a cell, one more at the left edge
     tables: list[list[RunGroup]] = []
     room = 0
     for group in groups:
-        need = max(map(len, _cells(group))) + 3
+        need = max(len(cell(group)) for cell in columns.values()) + 3
         if not tables or need > room:
             tables.append([])
             room = width - labels
@@ -58,13 +62,13 @@ def _that_fit(groups: Sequence[RunGroup], width: int) -> list[list[RunGroup]]:
     return tables
 
 
-def _terminal_table(groups: Sequence[RunGroup]) -> Table:
+def _terminal_table(groups: Sequence[RunGroup], columns: Columns) -> Table:
     """Quantities down, methods across: what is compared stands side by side, and a terminal of 80 letters is enough."""
     table = Table()
-    columns = [list(COLUMNS), *(_cells(group) for group in groups)]
-    for place, (name, *_) in enumerate(columns):
+    across = [list(columns), *([cell(group) for cell in columns.values()] for group in groups)]
+    for place, (name, *_) in enumerate(across):
         table.add_column(Text(name), justify="left" if place == 0 else "right", overflow="fold")
-    for row in list(zip(*columns, strict=True))[1:]:
+    for row in list(zip(*across, strict=True))[1:]:
         table.add_row(*map(Text, row))
     return table
 
@@ -73,9 +77,10 @@ def markdown_comparison(records: Sequence[Mapping[str, Any]]) -> str:
     """The same tables in Markdown, each under a heading of its own; ends with a newline."""
     blocks = []
     for topic, groups in group_rows(comparison_rows(records)).items():
-        lines = [f"### {_heading(topic)}", "", _markdown_line(list(COLUMNS))]
-        lines.append("|---|" + "---:|" * (len(COLUMNS) - 1))
-        lines += [_markdown_line(_cells(group)) for group in groups]
+        columns = _columns(groups)
+        lines = [f"### {_heading(topic)}", "", _markdown_line(list(columns))]
+        lines.append("|---|" + "---:|" * (len(columns) - 1))
+        lines += [_markdown_line([cell(group) for cell in columns.values()]) for group in groups]
         blocks.append("\n".join([*lines, "", *(f"{note}  " for note in _notes(groups))]).rstrip())
     return "\n\n".join(blocks) + "\n"
 
@@ -89,8 +94,14 @@ def _markdown_line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def _cells(group: RunGroup) -> list[str]:
-    return [cell(group) for cell in COLUMNS.values()]
+def _columns(groups: Sequence[RunGroup]) -> Columns:
+    """`COLUMNS`, with the energies that any of the groups has."""
+    rows = [row for group in groups for row in group.rows]
+    energy: Columns = {f"energy, measured by {method}": _measured_cell(method) for method in measured_methods(rows)}
+    if any(ESTIMATED in row for row in rows):
+        energy["energy, estimated"] = _estimated_cell
+    *others, runs = COLUMNS.items()
+    return dict([*others, *energy.items(), runs])
 
 
 def _ratio_cell(group: RunGroup) -> str:
@@ -122,12 +133,35 @@ def _quantity_cell(key: str, *, unit: str = "") -> Callable[[RunGroup], str]:
     return cell
 
 
+def _measured_cell(method: str) -> Callable[[RunGroup], str]:
+    """Column of what one counter measured, with its coverage where that is not all of the run."""
+
+    def cell(group: RunGroup) -> str:
+        shown, coverage = _joules(group, MEASURED + method), group.spread(COVERAGE + method)
+        return shown if coverage is None or coverage.mean > 0.995 else f"{shown} [{percent(coverage.mean)} of the run]"
+
+    return cell
+
+
+def _estimated_cell(group: RunGroup) -> str:
+    shown = _joules(group, ESTIMATED)
+    return shown if shown == MISSING else f"~{shown}"
+
+
+def _joules(group: RunGroup, key: str) -> str:
+    value, ratio, runs = group.spread(key), group.spread(f"{key}_ratio"), len(group.rows)
+    if value is None:
+        return MISSING
+    shown = _si(value, runs, unit="J")
+    return shown if ratio is None else f"{shown} ({_plain(ratio, runs, '.2f')})"
+
+
 def _accuracy_cell(group: RunGroup) -> str:
     top1, top5 = (_plain(group.spread(key), len(group.rows), ".2f", scale=100) for key in ("accuracy", "top5_accuracy"))
     return top1 if top5 == MISSING else f"{top1}, top-5 {top5}"
 
 
-COLUMNS: dict[str, Callable[[RunGroup], str]] = {
+COLUMNS: Columns = {
     "method": lambda group: group.name,
     "p asked / realised": _ratio_cell,
     "test accuracy %": _accuracy_cell,
@@ -151,13 +185,18 @@ def _plain(spread: Spread | None, runs: int, form: str, *, scale: float = 1.0, s
     return text + suffix + (f" [n={spread.n}]" if spread.n != runs else "")
 
 
-def _si(spread: Spread | None, runs: int) -> str:
+def si(value: float, unit: str = "") -> str:
+    """Three digits, a decimal prefix and a unit: `11.8 M`, `1.20 kJ`."""
+    return _si(Spread(value, None, 1), 1, unit=unit)
+
+
+def _si(spread: Spread | None, runs: int, *, unit: str = "") -> str:
     """Three digits and a decimal prefix, the same one for mean and deviation: `11.8 ± 0.2 M`."""
     if spread is None:
         return MISSING
     size, prefix = next(((s, p) for s, p in PREFIXES if spread.mean >= s), (1.0, ""))
     digits = max(0, 2 - int(math.log10(max(spread.mean / size, 1.0))))
-    return _plain(spread, runs, f".{digits}f", scale=1 / size, suffix=prefix)
+    return _plain(spread, runs, f".{digits}f", scale=1 / size, suffix=(prefix or " ") + unit if unit else prefix)
 
 
 def _seconds(spread: Spread | None, runs: int) -> str:
@@ -167,6 +206,7 @@ def _seconds(spread: Spread | None, runs: int) -> str:
 def _notes(groups: Sequence[RunGroup]) -> list[str]:
     rows = [row for group in groups for row in group.rows]
     notes = [HOW_TO_READ, "Timed on: " + ", ".join(sorted({row["device"] for row in rows})) + "."]
+    notes += _energy_notes(rows)
     for group in groups:
         ratio = group.spread("wall_seconds_ratio")
         if ratio is not None and group.rows[0]["method"] != "dense" and ratio.mean >= 0.995:
@@ -177,4 +217,16 @@ def _notes(groups: Sequence[RunGroup]) -> list[str]:
         notes.append(
             "No dense run of this model, data, schedule and seed is among the records: no training-cost ratios."
         )
+    return notes
+
+
+def _energy_notes(rows: Sequence[Row]) -> list[str]:
+    reasons = {row["energy_reason"] for row in rows} - {None}
+    notes = [f"energy: {reason}." for reason in sorted(reasons)]
+    tables = sorted({row["estimate_source"] for row in rows} - {None})
+    notes += [
+        f"~ marks an estimate: counted products and memory traffic at the unit energies of {table}. It compares runs; "
+        "it is no measurement."
+        for table in tables
+    ]
     return notes

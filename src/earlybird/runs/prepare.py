@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from earlybird.cost import find_counter, measure_idle
 from earlybird.data import Augment, Batches, DataBundle, MemoryImages, eval_batches, load_data, train_batches
 from earlybird.errors import ModelError
 from earlybird.methods.early_bird import EarlyBirdTraining
@@ -86,8 +87,9 @@ def prepare(config: RunConfig, folder: RunFolder, resolved: dict[str, Any], stop
         )  # fmt: skip
     session = Session(
         train, val, settings, compute, folder.checkpoints, Journal(folder.write_rows),
-        Progress(train.steps_per_epoch, settings.epochs, quiet=quiet), stop,
+        Progress(train.steps_per_epoch, settings.epochs, quiet=quiet), stop, find_counter(device),
     )  # fmt: skip
+    measure_idle(session.energy)  # now, while nothing runs
     settled = {
         "precision": precision, "device": str(device), "augment": augment, "threads": torch.get_num_threads(),
         "steps_per_epoch": session.steps_per_epoch, "total_steps": session.total_steps,

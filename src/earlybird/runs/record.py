@@ -18,13 +18,20 @@ from earlybird.methods.candidate import Candidate
 from earlybird.methods.pipeline import Outcome
 from earlybird.methods.task import Task
 from earlybird.runs.config import RunConfig
+from earlybird.runs.energy import energy_facts
 
 SCHEMA_VERSION = 1
 _PACKAGES = ("torch", "torchvision", "numpy", "safetensors")
 
 
 def make_record(
-    config: RunConfig, resolved: dict[str, Any], task: Task, outcome: Outcome, dense: ModelCost, folder: Path
+    config: RunConfig,
+    resolved: dict[str, Any],
+    task: Task,
+    outcome: Outcome,
+    dense: ModelCost,
+    classes: int,
+    folder: Path,
 ) -> dict[str, Any]:
     """The record of a finished run (schema in `docs/run-folder.md`)."""
     candidate, session = outcome.candidate, task.session
@@ -40,6 +47,13 @@ def make_record(
         "config": config.to_dict(),
         "resolved": resolved,
         "seeds": {"run": session.settings.seed, "model": task.seed, "data": session.settings.seed},
+        "data": {
+            "train_images": session.train.num_samples,
+            "val_images": session.val.num_samples if session.val is not None else 0,
+            "test_images": outcome.test.samples,
+            "classes": classes,
+            "image_shape": list(task.image_shape),
+        },
         "ticket": _ticket(candidate, task),
         "layers": _layers(candidate),
         "dense": _cost(dense),
@@ -47,9 +61,10 @@ def make_record(
         "metrics": session.journal.rows,
         "test": asdict(outcome.test),
         "cost": {
-            "phases": {phase: asdict(cost) for phase, cost in ledger.merged().items()},
-            "total": asdict(ledger.total()),
+            "phases": {phase: cost.as_dict() for phase, cost in ledger.merged().items()},
+            "total": ledger.total().as_dict(),
         },
+        "energy": energy_facts(ledger, session.energy),
         "flags": list(candidate.flags),
     }
 
@@ -102,6 +117,7 @@ def _cost(cost: ModelCost) -> dict[str, Any]:
         "macs": cost.macs,
         "train_macs": cost.train_macs,
         "paper_gflops": cost.paper_flops / 1e9,
+        "uncounted": list(cost.uncounted),
     }
 
 

@@ -77,7 +77,8 @@ def run(
         used = outcome.candidate.ticket
         save_network(folder.path, outcome.candidate.model, prepared.spec, used.mask if used else None)
         dense = count_cost(prepared.spec.build(0), prepared.task.image_shape)
-        record = make_record(config, prepared.resolved, prepared.task, outcome, dense, folder.path)
+        classes = prepared.bundle.num_classes
+        record = make_record(config, prepared.resolved, prepared.task, outcome, dense, classes, folder.path)
         folder.write_record(record)
         folder.checkpoints.clear()
     return record

@@ -91,6 +91,7 @@ def _train_step(state: FitState, x: Tensor, y: Tensor) -> None:
         state.sums.raise_if_not_finite(state.span.phase)
     state.optimizer.step()
     state.step += 1
+    state.steps_done += 1
     state.images += len(y)
     state.ended = state.hooks.after_step(state)
     if session.progress.due():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from earlybird.cost import EnergyCounter, NoCounter, PhaseMeter
 from earlybird.data import Batches
 from earlybird.training.checkpoint import Checkpoints
 from earlybird.training.compute import Compute
@@ -29,6 +30,7 @@ class Session:
     journal: Journal
     progress: Progress
     stop: StopFlag = field(default_factory=StopFlag)
+    energy: EnergyCounter = field(default_factory=lambda: NoCounter("none was asked for"))
 
     @property
     def steps_per_epoch(self) -> int:
@@ -39,3 +41,7 @@ class Session:
     def total_steps(self) -> int:
         """Optimizer steps of the whole schedule, T * steps_per_epoch."""
         return self.settings.epochs * self.steps_per_epoch
+
+    def meter(self, phase: str) -> PhaseMeter:
+        """A meter for one phase, with the run's energy counter."""
+        return PhaseMeter(phase, self.compute.device, self.energy)

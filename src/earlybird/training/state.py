@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from earlybird.cost import ModelCost, PhaseCost, PhaseMeter
+from earlybird.cost import ModelCost, PhaseCost, evaluation_work, training_work
 from earlybird.errors import CheckpointError, NonFiniteError
 from earlybird.training.evaluate import evaluate
 from earlybird.training.hooks import Hooks
@@ -75,8 +75,9 @@ class FitState:
         self.hooks, self.carry = hooks, carry
         self.optimizer = make_optimizer(model, session.settings)
         self.sums = EpochSums(session.compute.device)
-        self.meter = PhaseMeter(span.phase, session.compute.device)
-        self.step, self.images, self.val_images, self.ended = span.start_step, 0, 0, False
+        self.meter = session.meter(span.phase)
+        self.step, self.steps_done, self.images, self.ended = span.start_step, 0, 0, False
+        self.val_images, self.val_batches = 0, 0
 
     def start(self, resume: dict[str, Any] | None, momentum: dict[str, Tensor]) -> None:
         """Begin the phase with `momentum` and save its first checkpoint, or take up a checkpoint of it.
@@ -161,7 +162,9 @@ class FitState:
         session, (loss, accuracy) = self.session, self.sums.means()
         self.sums.raise_if_not_finite(self.span.phase)
         val = evaluate(self.model, session.val, session.compute) if session.val is not None else None
-        self.val_images += val.samples if val else 0
+        if val is not None and session.val is not None:
+            self.val_images += val.samples
+            self.val_batches += session.val.steps_per_epoch
         row = {
             "phase": self.span.phase,
             "epoch": self.step / session.steps_per_epoch,
@@ -190,15 +193,14 @@ class FitState:
     def phase_cost(self) -> PhaseCost:
         """What the phase has cost since it was begun or taken up; the paper does not charge validation."""
         return self.meter.cost(
-            images=self.images + self.val_images,
-            macs=self.images * self.cost.train_macs + self.val_images * self.cost.macs,
-            paper_flops=3.0 * self.images * self.cost.paper_flops,
+            training_work(self.cost, self.images, self.steps_done)
+            + evaluation_work(self.cost, self.val_images, self.val_batches)
         )
 
     def journal_so_far(self) -> dict[str, Any]:
         """The journal's state with this phase's cost up to now."""
         state = self.session.journal.state_dict()
-        return state | {"ledger": [*state["ledger"], asdict(self.phase_cost())]}
+        return state | {"ledger": [*state["ledger"], self.phase_cost().as_dict()]}
 
 
 def _random_state() -> dict[str, Tensor]:

@@ -1,0 +1,278 @@
+"""Energy counters of the machine, read through zeus: NVML, AMD SMI, RAPL, Jetson and Apple silicon.
+
+`find_counter` gives the counter that covers a run's device, or a `NoCounter` that says why there is none. What no
+counter measured is None, never zero and never a guess from a data sheet. zeus is optional (`pip install
+'earlybird[energy]'`) and takes two seconds to import, so that it is imported by `find_counter` alone.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import warnings
+import weakref
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, Protocol
+
+import torch
+
+from earlybird.cost.energy_sources import EnergySource, chip_source, gpu_source, one_line, rapl_sources, why_none_can_be
+from earlybird.errors import ConfigError
+
+NO_ENERGY_COUNTER = "not measured (no counter)"
+MOST_PACKAGE_WATTS = 1000.0  # no CPU package draws more; zeus assumes the same
+_NO_CHIP = "no Jetson, no Apple silicon with zeus[apple]"
+
+
+class EnergyCounter(Protocol):
+    """What `PhaseMeter` reads.
+
+    method: the interfaces read, such as "nvml+rapl", or "not measured (no counter: <reason>)". device: what they cover,
+    "" for nothing. notes: what is missing from `device`, and why. idle_watts: power of the quiet machine, where
+    `measure_idle` took it. pending: the last `take` gave None because a counter had not ticked, and its joules come
+    with the next one; a None while this is False is a loss.
+    """
+
+    method: str
+    device: str
+    notes: tuple[str, ...]
+    idle_watts: float | None
+    pending: bool
+
+    def start(self) -> None:
+        """Begin a window; a window begun before and not read is dropped."""
+
+    def take(self) -> float | None:
+        """Joules since `start` or the last `take`, and go on; None where this stretch could not be measured."""
+
+    def stop(self) -> None:
+        """End the open window, if any; what was not taken is dropped."""
+
+
+class NoCounter:
+    """Measures nothing: `take` is None; `method` gives the reason, where one is known."""
+
+    def __init__(self, reason: str = "") -> None:
+        self.method = f"not measured (no counter: {reason})" if reason else NO_ENERGY_COUNTER
+        self.device = ""
+        self.notes: tuple[str, ...] = ()
+        self.idle_watts: float | None = None
+        self.pending = False
+
+    def start(self) -> None:
+        """Do nothing."""
+
+    def take(self) -> float | None:
+        """None: there is no counter."""
+        return None
+
+    def stop(self) -> None:
+        """Do nothing."""
+
+
+class ZeusCounter:
+    """Sums the sources of a `ZeusMonitor`; the caller has synchronised the GPU.
+
+    A GPU's counter ticks every 20 to 100 ms, RAPL's every millisecond. While one source has not ticked since the last
+    reading, `take` is None with `pending` True, the window stays open, and the next `take` gives the joules of both
+    stretches; a phase that ends before the first tick has no measured energy. A reading that fails (GPU lost,
+    permission revoked) makes its stretch None with one warning, and the counter goes on with the next stretch.
+    `start`, `take` and `stop` belong to one thread.
+    """
+
+    def __init__(self, monitor: Any, sources: Sequence[EnergySource], method: str, notes: Sequence[str] = ()) -> None:
+        self.method = method
+        self.device = ", ".join(source.name for source in sources)
+        self.notes = tuple(notes)
+        self.idle_watts: float | None = None
+        self.pending = False
+        self._monitor = monitor
+        self._sources = tuple(sources)
+        self._window: str | None = None
+        self._windows = 0
+        self._failing = False
+        self._lock = threading.Lock()
+        self._stopped: threading.Event | None = None
+        ranges = [source.range_uj for source in sources if source.range_uj is not None]
+        self._split_seconds = min(ranges) / 1e6 / MOST_PACKAGE_WATTS / 2 if ranges else None
+        self._forget()
+
+    def start(self) -> None:
+        """Begin a window; a window begun before and not read is dropped."""
+        self.stop()
+        with self._lock:
+            self._open()
+        self._stopped = threading.Event()
+        if self._split_seconds is not None:
+            arguments = (weakref.ref(self), self._stopped, self._split_seconds)
+            threading.Thread(target=_keep_windows_short, args=arguments, name="energy windows", daemon=True).start()
+
+    def take(self) -> float | None:
+        """Joules since `start` or the last `take`; None where they could not be measured, or without a `start`."""
+        with self._lock:
+            if self._stopped is None:
+                return None
+            self._advance()
+            self.pending = not self._lost and not all(self._joules)
+            if self.pending:
+                return None
+            joules = None if self._lost else sum(self._joules)
+            self._forget()
+            return joules
+
+    def stop(self) -> None:
+        """End the open window, if any; what was not taken is dropped."""
+        if self._stopped is not None:
+            self._stopped.set()
+        with self._lock:
+            self._stopped = None
+            if self._window is not None:
+                with suppress(Exception):  # nobody asks for these joules any more
+                    self._monitor.end_window(self._window, sync_execution=False, cancel=True)
+            self._window = None
+            self._forget()
+            self.pending = False
+
+    def _forget(self) -> None:
+        self._joules = [0.0] * len(self._sources)
+        self._lost = False
+
+    def _split(self, stopped: threading.Event) -> None:
+        """Begin a new window within the stretch, unless a `stop` came in between."""
+        with self._lock:
+            if not stopped.is_set():
+                self._advance()
+
+    def _advance(self) -> None:
+        """Add the open window to the stretch and begin the next one.
+
+        The next one begins before the last one ends: no joule falls between them, at the price of counting twice what
+        the machine draws during one reading. Where a counter has not ticked, both begin at the same count, so that the
+        new window is the old one, continued.
+        """
+        last = self._window
+        self._open()
+        if last is None:
+            self._lost = True
+            return
+        try:
+            measurement = self._monitor.end_window(last, sync_execution=False)
+            parts = [source.joules(measurement) for source in self._sources]
+        except Exception as error:  # whatever a driver may raise: energy is not worth a training
+            self._lost = True
+            self._warn(error)
+            return
+        self._joules = [total + part for total, part in zip(self._joules, parts, strict=True)]
+        self._failing = self._window is None
+
+    def _open(self) -> None:
+        """Begin a window under a fresh name; where that fails, there is none and the stretch to come is lost."""
+        self._windows += 1
+        name = f"earlybird {self._windows}"
+        try:
+            self._monitor.begin_window(name, sync_execution=False)
+            self._window = name
+        except Exception as error:
+            self._window = None
+            self._warn(error)
+
+    def _warn(self, error: Exception) -> None:
+        """Warn once per row of failures, not once per epoch."""
+        if not self._failing:
+            self._failing = True
+            told = f"energy is not measured for now ({self.method}): {one_line(error)}"
+            warnings.warn(told, RuntimeWarning, stacklevel=4)
+
+
+def _keep_windows_short(counter: weakref.ref[ZeusCounter], stopped: threading.Event, seconds: float) -> None:
+    """Keep each window below one counter range (see `EnergySource.joules`), however seldom `take` is called."""
+    while not stopped.wait(seconds):
+        alive = counter()
+        if alive is None:  # dropped without a `stop`
+            return
+        alive._split(stopped)
+        del alive
+
+
+def measure_idle(counter: EnergyCounter, seconds: float = 1.0) -> float | None:
+    """Watts of the quiet machine, also stored as `counter.idle_watts`; None where nothing was measured.
+
+    Sleeps for `seconds`; a window that was open is dropped. A GPU ticks up to 0.1 s late: 1 s is right to about 10 %.
+
+    Raises:
+        ConfigError: seconds is not positive.
+    """
+    if not seconds > 0:
+        raise ConfigError(f"the window for idle power is {seconds} s; give a positive number of seconds")
+    counter.idle_watts = None
+    if counter.device:
+        counter.start()
+        began = time.perf_counter()
+        time.sleep(seconds)
+        joules = counter.take()
+        elapsed = time.perf_counter() - began
+        counter.stop()
+        counter.idle_watts = None if joules is None else joules / elapsed
+    return counter.idle_watts
+
+
+def find_counter(device: torch.device) -> EnergyCounter:
+    """The counter that covers a run on this device.
+
+    On CUDA: the run's GPU, with the CPU packages and their DRAM where RAPL may be read; never the CPU alone. On a CPU:
+    packages and DRAM alone, for the run does not answer for an idle GPU. On a Jetson or on Apple silicon: the chip.
+    RAPL counts what the whole package does, other processes included. Call it under `if __name__ == "__main__":`, since
+    zeus starts processes that import the main module again.
+    """
+    reason = why_none_can_be(device)
+    if reason is not None:
+        return NoCounter(reason)
+    try:
+        import zeus.device
+        import zeus.monitor  # noqa: F401
+    except ImportError as error:
+        missing = error.name == "zeus"
+        cure = "zeus is not installed: pip install 'earlybird[energy]'"
+        return NoCounter(cure if missing else f"zeus cannot be imported: {one_line(error)}")
+    try:
+        return _find_with_zeus(device)
+    except Exception as error:  # zeus wraps three vendors' drivers, and a run needs none of them
+        return NoCounter(f"zeus cannot start: {one_line(error)}")
+
+
+def _find_with_zeus(device: torch.device) -> EnergyCounter:
+    notes: list[str] = []
+    chip = chip_source()
+    if chip is not None:
+        method, source = chip
+        return _counter([source], method, notes, gpus=[], cpus=[])
+    if device.type not in ("cuda", "cpu"):
+        return NoCounter(f"device {device.type!r}: {_NO_CHIP}")
+    sources, methods, gpus = [], [], []
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        gpu = gpu_source(index, notes)
+        if gpu is None:
+            return NoCounter("; ".join([*notes, _NO_CHIP]))
+        methods.append(gpu[0])
+        sources.append(gpu[1])
+        gpus.append(index)
+    packages = rapl_sources(notes)
+    if packages:
+        methods.append("rapl")
+        sources += [source for found in packages.values() for source in found]
+    if not sources:
+        return NoCounter("; ".join([*notes, _NO_CHIP]))
+    return _counter(sources, "+".join(methods), notes, gpus=gpus, cpus=list(packages))
+
+
+def _counter(
+    sources: list[EnergySource], method: str, notes: list[str], *, gpus: list[int], cpus: list[int]
+) -> EnergyCounter:
+    from zeus.monitor import ZeusMonitor
+
+    # The case has an answer here (`pending`), and zeus would say it at every short window.
+    warnings.filterwarnings("ignore", message="The energy consumption of one or more GPUs was measured as zero")
+    monitor = ZeusMonitor(gpu_indices=gpus, cpu_indices=cpus, approx_instant_energy=False)
+    return ZeusCounter(monitor, sources, method, notes)

@@ -1,0 +1,78 @@
+"""What a run's counted work would cost a chip of a published unit-energy table: an estimate, never a measurement.
+
+Products by operand width times picojoules each, plus bytes moved times picojoules per byte of DRAM traffic
+(`method.md` section 6). Nothing else is in it: no caches, no leakage, no idle machine, no data loading; and it charges
+all traffic to the DRAM. It serves to compare runs, and it stands in no column with measured joules.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from earlybird.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class UnitEnergies:
+    """A published table.
+
+    Attributes:
+        name: its key in `unit_energy.json`, with the file's version.
+        source: where it was published.
+        device: what it is of.
+        mac_picojoules: width in bits of the wider operand -> energy of one multiply-accumulate.
+        dram_picojoules_per_byte: energy of one byte read from or written to DRAM.
+    """
+
+    name: str
+    source: str
+    device: str
+    mac_picojoules: Mapping[int, float]
+    dram_picojoules_per_byte: float
+
+
+@cache
+def unit_energies(name: str | None = None) -> UnitEnergies:
+    """A table of `unit_energy.json`, by default the one it names as default.
+
+    Raises:
+        ConfigError: no table has this name.
+    """
+    data: dict[str, Any] = json.loads(files("earlybird.cost").joinpath("unit_energy.json").read_text(encoding="utf-8"))
+    key = data["default"] if name is None else name
+    if key not in data["tables"]:
+        raise ConfigError(f"unit-energy table is {key!r}; give one of {', '.join(data['tables'])}")
+    table = data["tables"][key]
+    return UnitEnergies(
+        name=f"{key} (version {data['version']})",
+        source=table["source"],
+        device=table["device"],
+        mac_picojoules={int(bits): float(energy) for bits, energy in table["mac_picojoules"].items()},
+        dram_picojoules_per_byte=float(table["dram_picojoules_per_byte"]),
+    )
+
+
+def estimated_joules(
+    macs_by_width: Mapping[str, int], traffic_bytes: int | None, table: UnitEnergies | None = None
+) -> float | None:
+    """Joules of products and memory traffic; None where the traffic is unknown or the table has no such width.
+
+    Args:
+        macs_by_width: bits of the two operands, such as "16x16" -> multiply-accumulates; the wider one decides.
+        traffic_bytes: bytes read and written.
+        table: by default `unit_energies()`.
+
+    Example:
+        estimated_joules({"32x32": 10**12}, 0)   # 4.6
+    """
+    table = table or unit_energies()
+    wider = {width: max(map(int, width.split("x"))) for width in macs_by_width}
+    if traffic_bytes is None or not set(wider.values()) <= set(table.mac_picojoules):
+        return None
+    compute = sum(macs * table.mac_picojoules[wider[width]] for width, macs in macs_by_width.items())
+    return (compute + traffic_bytes * table.dram_picojoules_per_byte) * 1e-12

@@ -1,0 +1,173 @@
+"""`MacCounter`: multiply-accumulates of everything run inside, by operand width, and the name of what it cannot count.
+
+The formulas are PyTorch's (`torch.utils.flop_counter`), with one mended and three added. Beside them it looks at each
+operation that has no formula: most multiply nothing with nothing (activations, norms, pooling, copies), and the rest is
+named in `uncounted`, since a cost of zero would look like a measurement.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, flop_registry
+
+aten = torch.ops.aten
+
+# Operations without products of two tensors: their work grows with what they read, and no convention counts it.
+# `_forward`, `_backward`, `_backward_data` and a trailing `_` are left off; pointwise operations, views and (in recent
+# versions of PyTorch) reductions are known by their tags.
+_NAMES = """
+_adaptive_avg_pool2d _log_softmax _native_batch_norm_legit _native_batch_norm_legit_no_training _prelu_kernel
+_safe_softmax _softmax _to_copy _unsafe_index _unsafe_index_put _unsafe_view adaptive_avg_pool2d adaptive_max_pool2d
+all amax amin any arange argmax argmin as_strided avg_pool1d avg_pool2d avg_pool3d batch_norm_elemt
+batch_norm_gather_stats batch_norm_stats bernoulli cat clone col2im constant_pad_nd copy cudnn_batch_norm cumsum
+detach embedding embedding_dense empty empty_like empty_strided expand fill flip full full_like gather hardsigmoid
+hardswish im2col index index_add index_copy index_put index_select lift_fresh linalg_vector_norm logsumexp masked_fill
+masked_scatter max max_pool2d_with_indices max_pool3d_with_indices mean median min mkldnn_max_pool2d native_batch_norm
+native_channel_shuffle native_dropout native_group_norm native_layer_norm new_empty new_empty_strided new_full
+new_ones new_zeros nll_loss nll_loss2d norm normal ones ones_like pixel_shuffle pixel_unshuffle prod rand randn
+randperm reflection_pad1d reflection_pad2d reflection_pad3d repeat replication_pad1d replication_pad2d
+replication_pad3d resize rms_norm roll rot90 scalar_tensor scatter scatter_add select select_scatter set slice
+slice_scatter sort split_with_sizes_copy stack std std_mean sum topk tril triu uniform upsample_bicubic2d
+upsample_bilinear2d upsample_linear1d upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_trilinear3d
+var var_mean view_copy zero zeros zeros_like
+"""
+NO_PRODUCTS = frozenset(_NAMES.split())
+
+
+class MacCounter:
+    """Counts inside a `with` block.
+
+    Args:
+        autocast_bits: width in bits that autocast gives to float32 operands of products; 32 where none is on. On the
+            meta device autocast does not run, and every operation that has a formula here is on its list.
+
+    Attributes:
+        by_width: "16x16" (bits of the two operands) -> MACs.
+        uncounted: names of operations whose work is not known, in the order they were met.
+    """
+
+    def __init__(self, autocast_bits: int = 32) -> None:
+        self.by_width: Counter[str] = Counter()
+        self.uncounted: dict[str, None] = {}
+        self._autocast_bits = autocast_bits
+        mapping = {op: self._watched(op, formula) for op, formula in _formulas().items()}
+        self._flops = FlopCounterMode(display=False, custom_mapping=mapping)
+        # Outside the counter, which takes composite operations apart: what is seen here was really run.
+        self._seen = _Unknown(self.uncounted)
+
+    @property
+    def macs(self) -> int:
+        """All of them."""
+        return self.by_width.total()
+
+    def __enter__(self) -> Self:
+        self._seen.__enter__()  # type: ignore[no-untyped-call]
+        self._flops.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._flops.__exit__(kind, error, trace)
+        self._seen.__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
+
+    def _watched(self, operation: Any, formula: Callable[..., int]) -> Callable[..., int]:
+        first = 1 if operation in _BIAS_FIRST else 0
+
+        def count(*args: Any, out_val: Any = None, **kwargs: Any) -> int:
+            flops = formula(*args, out_val=out_val, **kwargs)
+            self.by_width[self._width(args[first : first + 2])] += flops // 2
+            return flops
+
+        count._get_raw = True  # type: ignore[attr-defined]  # FlopCounterMode then hands over tensors, not shapes
+        return count
+
+    def _width(self, operands: Sequence[Tensor]) -> str:
+        return "x".join(str(bits) for bits in sorted(self._bits(operand.dtype) for operand in operands))
+
+    def _bits(self, dtype: torch.dtype) -> int:
+        bits = dtype.itemsize * 8
+        return min(bits, self._autocast_bits) if dtype == torch.float32 else bits
+
+
+# Of these the first argument is added, not multiplied.
+_BIAS_FIRST = frozenset({aten.addmm, aten.baddbmm, aten.addmv})
+
+
+class _Unknown(TorchDispatchMode):
+    """Notes the operations that have no formula and may hide products."""
+
+    def __init__(self, names: dict[str, None]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._names = names
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not _is_known(func):
+            self._names.setdefault(str(func.overloadpacket))
+        return func(*args, **(kwargs or {}))
+
+
+def _is_known(func: Any) -> bool:
+    if func.overloadpacket in _formulas() or func.is_view or _is_tagged(func):
+        return True
+    if func.namespace not in ("aten", "prim"):
+        return False
+    name = func.overloadpacket.__name__.removesuffix("_")
+    name = name.removesuffix("_backward_data").removesuffix("_backward").removesuffix("_forward")
+    # The backward of a pointwise operation is one too, and does not always say so.
+    forward = getattr(aten, name, None)
+    overloads = [getattr(forward, overload) for overload in forward.overloads()] if forward is not None else []
+    return name in NO_PRODUCTS or any(map(_is_tagged, overloads))
+
+
+def _is_tagged(func: Any) -> bool:
+    tags = (torch.Tag.pointwise, torch.Tag.inplace_view, getattr(torch.Tag, "reduction", None))
+    return any(tag in func.tags for tag in tags if tag is not None)
+
+
+def _formulas() -> dict[Any, Callable[..., int]]:
+    """Operation -> FLOPs of its raw arguments."""
+    if not _FORMULAS:
+        packets = {op: formula for op, formula in flop_registry.items() if hasattr(op, "overloads")}
+        _FORMULAS.update(packets)
+        _FORMULAS.update(
+            {
+                aten.convolution_backward: _conv_backward_flops,
+                aten.mv: _mv_flops,
+                aten.addmv: _addmv_flops,
+                aten.dot: _dot_flops,
+            }
+        )
+    return _FORMULAS
+
+
+_FORMULAS: dict[Any, Callable[..., int]] = {}
+
+
+def _conv_backward_flops(grad: Tensor, x: Tensor, weight: Tensor, *args: Any, out_val: object, **kwargs: Any) -> int:
+    # PyTorch's own formula forgets to divide the weight's gradient by the groups, which makes a depthwise convolution
+    # cost its channel count too much. Each of the two gradients is as many products as the forward pass.
+    _bias, _stride, _padding, _dilation, transposed, _output_padding, _groups, output_mask = args
+    flops: int = conv_flop_count(list(x.shape), list(weight.shape), list(grad.shape), transposed=transposed)
+    gradients = bool(output_mask[0]) + bool(output_mask[1])  # of the input, of the weight
+    return flops * gradients
+
+
+def _mv_flops(matrix: Tensor, vector: Tensor, *, out_val: object) -> int:
+    return 2 * matrix.numel()
+
+
+def _addmv_flops(bias: Tensor, matrix: Tensor, vector: Tensor, *, out_val: object, **kwargs: Any) -> int:
+    return 2 * matrix.numel()
+
+
+def _dot_flops(a: Tensor, b: Tensor, *, out_val: object) -> int:
+    return 2 * math.prod(a.shape)

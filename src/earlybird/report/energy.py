@@ -1,0 +1,41 @@
+"""A record's energy as columns of a comparison: one for each counter, one for the estimate, never mixed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+MEASURED = "joules measured by "
+ESTIMATED = "joules estimated"
+COVERAGE = "coverage of "
+
+
+def energy_row(record: Mapping[str, Any]) -> dict[str, float]:
+    """Column key -> joules; only what the record has. Empty for a record that older versions wrote."""
+    energy = record.get("energy") or {}
+    row = {MEASURED + method: facts["joules"] for method, facts in (energy.get("measured") or {}).items()}
+    return row | ({ESTIMATED: energy["estimated"]["joules"]} if energy.get("estimated") else {})
+
+
+def energy_coverage(record: Mapping[str, Any]) -> dict[str, float]:
+    """Column key -> share of the run's seconds that its joules are of, in [0, 1]."""
+    measured = (record.get("energy") or {}).get("measured") or {}
+    return {COVERAGE + method: facts["coverage"] for method, facts in measured.items()}
+
+
+def energy_reason(record: Mapping[str, Any]) -> str | None:
+    """Why nothing was measured while the run ran; None where something was, or where the record does not say."""
+    reason: str | None = (record.get("energy") or {}).get("reason")
+    return reason
+
+
+def estimate_source(record: Mapping[str, Any]) -> str | None:
+    """The published table behind the estimate."""
+    estimated = (record.get("energy") or {}).get("estimated") or {}
+    return estimated.get("source")
+
+
+def measured_methods(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Methods that measured any of the rows, in the order they are met."""
+    keys = (key for row in rows for key in row if key.startswith(MEASURED) and not key.endswith("_ratio"))
+    return list(dict.fromkeys(key.removeprefix(MEASURED) for key in keys))

@@ -1,0 +1,86 @@
+"""`PhaseMeter` with an energy counter: joules, the seconds they are of, and when it was."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from earlybird.cost import NoCounter, PhaseMeter, Work
+
+
+class FakeCounter:
+    """Gives what it was told, one reading after another."""
+
+    method, device, notes = "fake", "GPU 0", ()
+
+    def __init__(self, *readings: float | str | None) -> None:
+        self.readings = list(readings)
+        self.idle_watts = None
+        self.pending = False
+        self.calls: list[str] = []
+
+    def start(self) -> None:
+        self.calls.append("start")
+
+    def take(self) -> float | None:
+        self.calls.append("take")
+        reading = self.readings.pop(0)
+        self.pending = reading == "pending"
+        return None if isinstance(reading, str) else reading
+
+    def stop(self) -> None:
+        self.calls.append("stop")
+
+
+def test_readings_of_a_phase_add_up() -> None:
+    counter = FakeCounter(3.0, 4.0, 5.0)
+    with PhaseMeter("search", "cpu", counter) as meter:
+        assert meter.cost(Work()).joules == 3.0
+        assert meter.cost(Work()).joules == 7.0
+    cost = meter.cost(Work())
+    assert (cost.joules, cost.energy_method, cost.energy_device, cost.energy_coverage) == (12.0, "fake", "GPU 0", 1.0)
+    assert counter.calls == ["start", "take", "take", "take", "stop"]
+
+
+def test_a_lost_stretch_lowers_the_coverage() -> None:
+    with PhaseMeter("search", "cpu", FakeCounter(3.0, None)) as meter:
+        time.sleep(0.05)
+        meter.cost(Work())
+        time.sleep(0.05)
+    cost = meter.cost(Work())
+    assert cost.joules == 3.0 and cost.energy_coverage == pytest.approx(0.5, abs=0.1)
+
+
+def test_seconds_whose_joules_come_later_are_covered() -> None:
+    with PhaseMeter("search", "cpu", FakeCounter("pending", 3.0)) as meter:
+        time.sleep(0.02)
+        assert meter.cost(Work()).joules is None
+        time.sleep(0.02)
+    cost = meter.cost(Work())
+    assert (cost.joules, cost.energy_coverage) == (3.0, 1.0)
+
+
+def test_a_phase_too_short_for_its_counter_has_no_joules_rather_than_zero() -> None:
+    with PhaseMeter("slim", "cpu", FakeCounter("pending")) as meter:
+        pass
+    cost = meter.cost(Work())
+    assert (cost.joules, cost.energy_coverage, cost.energy_device) == (None, 0.0, "")
+
+
+def test_without_a_counter_the_reason_stands_in_the_cost() -> None:
+    with PhaseMeter("slim", "cpu", NoCounter("RAPL: only root may read it")) as meter:
+        pass
+    assert meter.cost(Work()).energy_method == "not measured (no counter: RAPL: only root may read it)"
+
+
+def test_spans_say_when_it_ran() -> None:
+    meter, before = PhaseMeter("search"), time.time()
+    for _ in range(2):
+        with meter:
+            time.sleep(0.02)
+        time.sleep(0.03)
+    (first, end), (second, last) = meter.cost(Work()).spans
+    assert before <= first < end < second < last <= time.time()
+    assert end - first == pytest.approx(0.02, abs=0.015) and second - end >= 0.03
+    assert (end - first) + (last - second) == pytest.approx(meter.cost(Work()).wall_seconds, abs=1e-5)

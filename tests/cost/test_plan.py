@@ -1,0 +1,101 @@
+"""Plans against sums worked out by hand, and against the paper's own."""
+
+from __future__ import annotations
+
+import pytest
+
+from earlybird.cost import ModelCost, early_bird_training_flops
+from earlybird.cost.plan import PlannedData, epochs_for, method_plans, price
+from earlybird.errors import ConfigError
+
+DATA = PlannedData(train_images=1000, test_images=100, batch_size=64)
+
+
+def network(macs: int) -> ModelCost:
+    return ModelCost(
+        params=1, macs=macs, train_macs=3 * macs, paper_flops=2.0 * macs, macs_by_width={"32x32": macs},
+        train_macs_by_width={"32x32": 3 * macs},
+    )  # fmt: skip
+
+
+NETWORKS = {"dense": network(100), "slim": network(40)}
+
+
+def macs(method: str, *, epochs: float = 10, ticket_epoch: float = 2, layers: int = 5) -> int:
+    return price(method_plans(epochs, ticket_epoch, layers)[method], NETWORKS, DATA).work.macs
+
+
+def paper(method: str) -> float:
+    flops = price(method_plans(10, 2, 5)[method], NETWORKS, DATA).work.paper_flops
+    assert flops is not None
+    return flops
+
+
+def test_a_step_takes_the_last_partial_batch_too() -> None:
+    assert (DATA.steps_per_epoch, DATA.test_batches) == (16, 1)
+
+
+def test_images_are_counted_in_whole_batches() -> None:
+    # 16 steps an epoch: 15 of 64 images and one of 40. Two and a half epochs: 2 * 1000 + 8 * 64.
+    assert [DATA.images_by(epoch) for epoch in (0, 1, 2.5, 3)] == [0, 1000, 2512, 3000]
+
+
+def test_methods_cost_what_they_execute() -> None:
+    # An epoch: dense 1000 * 300, slim 1000 * 120; the test set once: dense 100 * 100, slim 100 * 40.
+    dense, slim, tested = 300_000, 120_000, {"dense": 10_000, "slim": 4_000}
+    assert macs("dense") == 10 * dense + tested["dense"]
+    assert macs("early_bird") == 2 * dense + 8 * slim + tested["slim"]
+    assert macs("early_bird, reinit") == 2 * dense + 10 * slim + tested["slim"]
+    assert macs("lottery_ticket") == 20 * dense + tested["dense"]
+    assert macs("snip") == 10 * dense + 64 * 300 + tested["dense"]  # one batch to score on
+    assert macs("network_slimming") == 10 * dense + 10 * slim + tested["slim"]
+    assert macs("thinet") == 10 * dense + 5 * 100 * 64 * 300 + 10 * slim + tested["slim"]
+    assert macs("soft_filter_pruning") == 10 * dense + tested["slim"]
+
+
+def test_the_papers_count_charges_what_the_paper_charges() -> None:
+    # An epoch: 3 * 1000 images * F, F = 200 and 80; no evaluation, no scoring, no fine-tuning.
+    dense, slim = 600_000, 240_000
+    assert paper("dense") == paper("snip") == 10 * dense
+    assert paper("lottery_ticket") == 20 * dense
+    assert paper("network_slimming") == paper("thinet") == paper("soft_filter_pruning") == 10 * (dense + slim)
+    assert paper("early_bird, reinit") == 2 * dense + 10 * slim
+
+
+def test_the_papers_count_of_early_bird_is_the_papers_sum() -> None:
+    expected = early_bird_training_flops(200e-9, 80e-9, images=1000, search_epochs=2, retrain_epochs=8)
+    assert paper("early_bird") == pytest.approx(expected)
+
+
+def test_a_ticket_at_the_start_trains_slim_alone_and_one_at_the_end_dense_alone() -> None:
+    assert macs("early_bird", ticket_epoch=0) == 10 * 120_000 + 4_000
+    assert macs("early_bird", ticket_epoch=10) == 10 * 300_000 + 4_000
+
+
+def test_phases_add_up_to_the_whole() -> None:
+    priced = price(method_plans(10, 2, 5)["early_bird"], NETWORKS, DATA)
+    assert list(priced.phases) == ["search", "retrain", "evaluate"]
+    assert sum(part.macs for part in priced.phases.values()) == priced.work.macs
+    assert priced.work.images == 10 * 1000 + 100
+
+
+def test_epochs_at_equal_cost() -> None:
+    assert epochs_for(2 * 300_000 + 8 * 120_000, NETWORKS["dense"], DATA) == pytest.approx(5.2)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "ticket", "message"),
+    [
+        (10, 11, r"ticket epoch is 11; give a number in \[0, 10\]"),
+        (10, -1, "ticket epoch is -1"),
+        (0, 0, "epochs is 0"),
+    ],
+)
+def test_impossible_schedules_are_refused(epochs: float, ticket: float, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        method_plans(epochs, ticket, 5)
+
+
+def test_impossible_data_is_refused() -> None:
+    with pytest.raises(ConfigError, match="batch_size is 0; give an integer >= 1"):
+        PlannedData(10, 10, 0)
