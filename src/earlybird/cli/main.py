@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import warnings
@@ -18,12 +19,15 @@ COMMANDS = {
     "retrain": "cut by a ticket file and train the small network",
     "evaluate": "read the test set with the network a run ended with",
     "report": "compare finished runs in a table",
+    "cost": "what a training will cost, for every method; the paper's own totals recomputed",
+    "energy": "`energy import meter.csv --run RUN`: a power meter's log into a run's record",
     "inspect": "what can be cut from a network, what not and why, and what it saves",
     "export": "the network a run ended with, as ONNX or .pt2",
     "list": "what there is: models, data sets, methods",
 }
 
-_TRAINING = ("train", "search", "retrain")
+# Commands whose training steps gain from keeping freed memory; `cost` measures steps as they will be.
+_TRAINING = ("train", "search", "retrain", "cost")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,6 +63,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         _complain(str(error))
         return 1 if isinstance(error, NonFiniteError) else 2
+    except BrokenPipeError:
+        # Whoever read our output has heard enough; the interpreter must not complain of it at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         if debug:
             raise

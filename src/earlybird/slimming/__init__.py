@@ -17,6 +17,7 @@ from earlybird.slimming.select import (
     SelectSyncBatchNorm,
 )
 from earlybird.slimming.surgery import certify, kept_indices, masked, sliced, slim
+from earlybird.slimming.unit_cost import channel_costs
 
 __all__ = [
     "Difference",
@@ -29,6 +30,7 @@ __all__ = [
     "SelectBatchNorm3d",
     "SelectSyncBatchNorm",
     "certify",
+    "channel_costs",
     "channel_groups",
     "difference",
     "kept_indices",

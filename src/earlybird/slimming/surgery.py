@@ -163,7 +163,7 @@ class _Cuts:
 
 
 def _cuts(model: nn.Module, mask: ChannelMask, example_input: ExampleInput, groups: ChannelGroups | None) -> _Cuts:
-    certificate = certify_channels(model, example_input, "auto" if groups is None else _policy(groups))
+    certificate = certify_channels(model, example_input, "auto" if groups is None else policy_of(groups))
     fresh = groups_of(certificate)
     if groups is not None and not _restricts(groups, fresh):
         raise MaskError(
@@ -185,7 +185,12 @@ def _full(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-def _policy(groups: ChannelGroups) -> Policy:
+def policy_of(groups: ChannelGroups) -> Policy:
+    """The residual policy of groups that `channel_groups` made.
+
+    Raises:
+        MaskError: they name another one.
+    """
     for policy in get_args(Policy):
         if policy == groups.policy:
             return cast(Policy, policy)

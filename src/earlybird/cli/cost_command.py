@@ -1,0 +1,159 @@
+"""`earlybird cost`: what a training will cost, method by method; or the paper's own totals, recomputed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from earlybird.cli.options import Parser
+from earlybird.errors import ConfigError
+from earlybird.training.fields import require
+
+if TYPE_CHECKING:
+    from earlybird.runs.forecast import Scenario
+
+_DESCRIPTION = (
+    "What a training will cost before it is run, for every method side by side: MACs as executed, FLOPs in the paper's "
+    "count, energy by a published table, and with --calibrate seconds on this machine."
+)
+PAPER = ("table3", "table2", "figure5")
+DEFAULTS: dict[str, Any] = {
+    "data_shape": None, "train_images": None, "test_images": None, "classes": None, "width": 1.0, "epochs": 160.0,
+    "batch_size": 128, "ratio": 0.5, "precision": "fp32", "policy": "auto", "round_to": 8,
+}  # fmt: skip
+# Shape of an image -> the set that everybody means by it: CIFAR-10, ImageNet.
+USUAL_IMAGES = {
+    (3, 32, 32): {"train_images": 50_000, "test_images": 10_000, "classes": 10},
+    (3, 224, 224): {"train_images": 1_281_167, "test_images": 50_000, "classes": 1000},
+}
+
+
+def command(argv: Sequence[str]) -> int:
+    """Print a forecast, or a table of the paper."""
+    parsed = _parser().parse_args(list(argv))
+    if parsed.paper is not None:
+        return _paper(parsed)
+    if parsed.model is None:
+        raise ConfigError("MODEL is missing; give a name that --model of `earlybird train` takes, or --paper table3")
+    from earlybird.cli.cost_tables import print_forecast
+    from earlybird.runs.forecast import networks_of
+    from earlybird.runs.forecast_facts import Prices, forecast_facts
+
+    record = _record(parsed)
+    scenario = _scenario(parsed, record)
+    prices = Prices(parsed.watts, parsed.price_per_hour)
+    if parsed.calibrate and (scenario.widths is None or scenario.ticket_epoch is None):
+        raise ConfigError("--calibrate measures one network: give --widths and --ticket-epoch too")
+    networks = networks_of(scenario)
+    calibration = None
+    if parsed.calibrate:
+        from earlybird.cli.cost_calibration import calibrated
+
+        calibration = calibrated(parsed, scenario, networks, record)
+    facts = forecast_facts(scenario, networks, parsed.method, calibration, prices)
+    if record is not None and calibration is not None:
+        from earlybird.runs.forecast_check import check_against
+
+        facts["check"] = check_against(record, facts)
+    if parsed.json:
+        print(json.dumps(facts, indent=1))
+    else:
+        print_forecast(facts)
+    return 0
+
+
+def _parser() -> Parser:
+    parser = Parser("cost", _DESCRIPTION)
+    parser.add_argument("model", type=str, nargs="?", help="a name that --model of `earlybird train` takes")
+    parser.add_setting("--paper", str | None, None, f"recompute a table of the paper instead: {', '.join(PAPER)}")
+    parser.add_setting("--data-shape", str | None, None, "one image, such as 3x32x32; with --train-images")
+    parser.add_setting("--train-images", int | None, None, "default 50000 for 3x32x32, 1281167 for 3x224x224")
+    parser.add_setting("--test-images", int | None, None, "default 10000 for 3x32x32, 50000 for 3x224x224")
+    parser.add_setting("--classes", int | None, None, "default 10 for 3x32x32, 1000 for 3x224x224")
+    parser.add_setting("--width", float | None, None, "width multiplier of the built-in networks; default 1")
+    parser.add_setting("--epochs", float | None, None, "T, epochs of one dense training; default 160")
+    parser.add_setting("--batch-size", int | None, None, "images per optimizer step; default 128")
+    parser.add_setting("--ratio", float | None, None, "fraction of prunable channels to remove; default 0.5")
+    parser.add_setting("--precision", str | None, None, "fp32 (default) or bf16")
+    parser.add_setting(
+        "--widths", str | None, None,
+        "uniform, a run folder or a ticket file; without it the cost is bracketed. A run's settings are its defaults",
+    )  # fmt: skip
+    parser.add_setting("--ticket-epoch", float | None, None, "e, when the ticket is drawn; without it bracketed")
+    parser.add_argument("--method", type=list[str], default=[], help="methods to show, such as [dense,early_bird]")
+    parser.add_setting("--policy", str | None, None, "residual policy: auto (default), inner, tie or select")
+    parser.add_setting("--round-to", int | None, None, "kept widths are multiples of this; default 8")
+    parser.add_argument("--calibrate", action="store_true", help="measure steps here; add seconds and kWh")
+    parser.add_argument("--calibration-steps", type=int, default=60, help="steps to measure of each network")
+    parser.add_argument("--device", type=str, default="auto", help="where to measure: auto, cpu, cuda or cuda:N")
+    parser.add_setting("--watts", float | None, None, "power of the machine while it trains, for kWh")
+    parser.add_setting("--price-per-hour", float | None, None, "what an hour of the machine costs")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def _paper(parsed: argparse.Namespace) -> int:
+    if parsed.paper not in PAPER:
+        raise ConfigError(f"--paper is {parsed.paper!r}; give one of {', '.join(PAPER)}")
+    from rich.console import Console
+
+    from earlybird import paper
+
+    if parsed.json:
+        print(json.dumps(getattr(paper, f"{parsed.paper}_facts")(), indent=1))
+    else:
+        getattr(paper, f"print_{parsed.paper}")(Console())
+    return 0
+
+
+def _record(parsed: argparse.Namespace) -> dict[str, Any] | None:
+    """The record of the run that --widths names, or None."""
+    if parsed.widths is None or not Path(parsed.widths).is_dir():
+        return None
+    from earlybird.runs.forecast import run_record
+
+    return run_record(Path(parsed.widths))
+
+
+def _scenario(parsed: argparse.Namespace, record: dict[str, Any] | None) -> Scenario:
+    from earlybird.cost.plan import PlannedData
+    from earlybird.runs.forecast import UNIFORM, Scenario, settings_of_run, ticket_epoch_of
+    from earlybird.runs.saved_model import NetworkSpec
+
+    settings: dict[str, Any] = {**DEFAULTS, **(settings_of_run(record) if record else {})}
+    settings |= {name: value for name in settings if (value := getattr(parsed, name)) is not None}
+    shape = _shape(settings["data_shape"])
+    usual = USUAL_IMAGES.get(shape, {})
+    for name in ("train_images", "test_images", "classes"):
+        if settings[name] is None and name not in usual:
+            flag = f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{flag} is missing: nothing is usual for images of {settings['data_shape']}; give it")
+        settings[name] = usual[name] if settings[name] is None else settings[name]
+    require("--precision", settings["precision"], settings["precision"] in ("fp32", "bf16"), "fp32 or bf16")
+    require("--data-shape", settings["data_shape"], shape[1] == shape[2], "square images, such as 3x32x32")
+    epoch = parsed.ticket_epoch
+    if epoch is None and parsed.widths not in (None, UNIFORM) and Path(parsed.widths).exists():
+        epoch = ticket_epoch_of(parsed.widths)
+    return Scenario(
+        spec=NetworkSpec(parsed.model, settings["classes"], shape[0], shape[1], float(settings["width"])),
+        data=PlannedData(settings["train_images"], settings["test_images"], settings["batch_size"]),
+        epochs=settings["epochs"],
+        prune_ratio=settings["ratio"],
+        precision=settings["precision"],
+        widths=parsed.widths,
+        ticket_epoch=epoch,
+        policy=settings["policy"],
+        round_to=settings["round_to"],
+    )
+
+
+def _shape(text: str | None) -> tuple[int, int, int]:
+    match = re.fullmatch(r"(\d+)x(\d+)x(\d+)", text or "")
+    if match is None or "0" in match.groups():
+        raise ConfigError(f"--data-shape is {text!r}; give channels, height and width of one image, such as 3x32x32")
+    channels, height, width = map(int, match.groups())
+    return channels, height, width

@@ -1,0 +1,131 @@
+"""A forecast as a table for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from earlybird.report.canvas import percent
+from earlybird.report.tables import si
+
+NEW_LINE = "\n"
+KEPT_BY_GLOBAL_RANKING = (
+    "Where between the two a trained ranking will land is not known before it is trained; at p = 0.5 it has kept 25 % "
+    "to 65 % of the MACs."
+)
+
+
+def print_forecast(facts: Mapping[str, Any], console: Console | None = None) -> None:
+    """Print what is planned, the networks, and a row for each method."""
+    console = console or Console()
+    shape = "x".join(map(str, facts["image_shape"]))
+    width = "" if facts["width"] == 1 else f" (width {facts['width']:g})"
+    _say(
+        console,
+        f"{facts['model']}{width}, {facts['train_images']:,} images of {shape}, {facts['epochs']:g} epochs, "
+        f"batch {facts['batch_size']}, p = {facts['prune_ratio']:g}, {facts['precision']}",
+        style="bold",
+    )
+    first, last = facts["ticket_epochs"]
+    drawn = f"epoch {first:.4g}" if first == last else f"epoch {first:.4g} at the earliest, {last:.4g} if never"
+    _say(console, f"dense: {_network(facts['dense'])}; ticket drawn at {drawn}")
+    for label, network in facts["slim"].items():
+        _say(console, f"slim, {label}: {_network(network)}, {percent(network['macs_ratio'])} of the MACs")
+    if "planned" not in _cases(facts):
+        _say(console, KEPT_BY_GLOBAL_RANKING)
+    console.print(_table(facts))
+    for line in _notes(facts):
+        _say(console, line, style="dim")
+
+
+def _table(facts: Mapping[str, Any]) -> Table:
+    table = Table()
+    columns = ["method", "training MACs", "FLOPs, paper's count", "energy, estimated"]
+    planned = next(iter(facts["methods"].values()))["cases"]
+    measured = "cpu_seconds" in next(iter(planned.values()))
+    if measured:
+        columns += ["CPU hours", "hours", "kWh"]
+        columns += ["price"] if next(iter(planned.values()))["price"] is not None else []
+    for place, name in enumerate(columns):
+        table.add_column(Text(name), justify="left" if place == 0 else "right", overflow="fold")
+    for name, method in facts["methods"].items():
+        cases = list(method["cases"].values())
+        cells = [
+            name,
+            _range(cases, "macs", "macs_ratio"),
+            _range(cases, "paper_flops", "paper_ratio"),
+            _range(cases, "estimated_joules", "estimated_ratio", unit="J", mark="~"),
+        ]
+        if measured:
+            case = cases[0]
+            cells += [f"{case['cpu_seconds'] / 3600:.3g}", f"{case['wall_seconds'] / 3600:.3g}"]
+            cells.append("not measured" if case["kwh"] is None else f"{case['kwh']:.3g}")
+            cells += [] if case["price"] is None else [f"{case['price']:.2f}"]
+        table.add_row(*map(Text, cells))
+    return table
+
+
+def _range(cases: list[Mapping[str, Any]], key: str, ratio: str, *, unit: str = "", mark: str = "") -> str:
+    """A quantity with its ratio to dense, or the two ends of what it may be."""
+    values = [case[key] for case in cases]
+    if any(value is None for value in values):
+        return "–"
+    shown = list(dict.fromkeys(f"{mark}{si(value, unit)}" for value in values))
+    ratios = list(dict.fromkeys(f"{case[ratio]:.2f}" for case in cases))
+    return f"{' to '.join(shown)}{' ' if len(cases) == 1 else NEW_LINE}({' to '.join(ratios)})"
+
+
+def _notes(facts: Mapping[str, Any]) -> list[str]:
+    notes = ["In brackets: divided by dense. MACs as executed, forward and backward, with one reading of the test set."]
+    notes += [f"{name}: {method['note']}." for name, method in facts["methods"].items() if method["note"]]
+    if equal := facts["equal_cost"]:
+        notes.append(
+            f"At the cost of early_bird: dense for {equal['dense_shorter']:.1f} epochs, or a network of uniform widths "
+            f"and the slim one's MACs for {equal['uniform']:.1f}. At the cost of dense: the slim network for "
+            f"{equal['scratch_longer']:.1f}."
+        )
+    if facts["uncounted"]:
+        notes.append(f"Not counted, and it may multiply: {', '.join(facts['uncounted'])}.")
+    notes.append(f"~ marks an estimate: counted products and memory traffic at {facts['energy']['estimate']}.")
+    return notes + _calibration_notes(facts)
+
+
+def _calibration_notes(facts: Mapping[str, Any]) -> list[str]:
+    calibration = facts["calibration"]
+    if calibration is None:
+        return []
+    step = {name: f"{1e3 * seconds['wall']:.1f} ms" for name, seconds in calibration["step"].items()}
+    notes = [
+        f"Seconds: from {calibration['measured_steps']} measured steps each ({calibration['device']}): dense "
+        f"{step['dense']}, slim {step['slim']} a step. energy: {calibration['energy_method']}."
+    ]
+    if calibration["watts"] is not None:
+        notes.append(f"kWh: the {calibration['watts']:g} W given, times the hours; nothing was measured.")
+    check = facts.get("check")
+    if check and "cpu_seconds" in check:
+        cpu, wall = check["cpu_seconds"], check["wall_seconds"]
+        notes.append(
+            f"Checked against {check['run_id']} ({check['method']}): CPU seconds {cpu['predicted']:,.0f} predicted, "
+            f"{cpu['measured']:,.0f} measured ({100 * cpu['error']:+.1f} %); wall {wall['predicted']:,.0f}, "
+            f"{wall['measured']:,.0f} ({100 * wall['error']:+.1f} %)."
+        )
+    return notes
+
+
+def _network(network: Mapping[str, Any]) -> str:
+    ratio = network.get("realised_ratio")
+    gone = "" if ratio is None else f", {percent(ratio)} of the units gone"
+    return f"{si(network['params'])} parameters, {si(network['macs'])} MACs an image{gone}"
+
+
+def _cases(facts: Mapping[str, Any]) -> Mapping[str, Any]:
+    cases: Mapping[str, Any] = next(iter(facts["methods"].values()))["cases"]
+    return cases
+
+
+def _say(console: Console, line: str, style: str | None = None) -> None:
+    console.print(line, style=style, markup=False, highlight=False)

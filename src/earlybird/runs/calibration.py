@@ -1,0 +1,243 @@
+"""Seconds and joules of a planned run, from a few dozen measured steps on the machine at hand.
+
+The steps are those of the real training loop: batches with augmentation, forward, backward, penalty, optimizer. The
+dense and the slim network take turns, so that what else the machine does falls on both.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import get_args
+
+import torch
+from torch import nn
+
+from earlybird.copying import copied
+from earlybird.core import bn_l1_subgradient_
+from earlybird.cost import EnergyCounter, ModelCost, NoCounter
+from earlybird.cost.plan import MethodPlan, Network, PlannedData
+from earlybird.data import Augment, Batches, DataBundle, MemoryImages, eval_batches, train_batches
+from earlybird.data.images import IndexedSubset
+from earlybird.errors import ConfigError
+from earlybird.runs.prepare import EVAL_BATCH_SIZE
+from earlybird.training.checkpoint import Checkpoints
+from earlybird.training.compute import Compute
+from earlybird.training.evaluate import evaluate
+from earlybird.training.hooks import NoHooks
+from earlybird.training.journal import Journal
+from earlybird.training.loop import fit
+from earlybird.training.progress import Progress
+from earlybird.training.session import Session
+from earlybird.training.settings import TrainingSettings
+from earlybird.training.state import FitState, Span
+
+WARM_UP_STEPS = 2
+ROUNDS = 5
+TEST_IMAGES = 2 * EVAL_BATCH_SIZE
+_PENALTY = 1e-4
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Time of a piece of work: of all threads together, and by the clock; joules where a counter measured them."""
+
+    cpu: float
+    wall: float
+    joules: float | None = None
+
+    def times(self, count: float) -> Seconds:
+        """The same `count` times over."""
+        return Seconds(self.cpu * count, self.wall * count, None if self.joules is None else self.joules * count)
+
+    def __add__(self, other: Seconds) -> Seconds:
+        joules = None if self.joules is None or other.joules is None else self.joules + other.joules
+        return Seconds(self.cpu + other.cpu, self.wall + other.wall, joules)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What was measured.
+
+    Attributes:
+        steps: network -> one training step.
+        tested_images: network -> one image of an evaluation.
+        measured_steps: steps of each network behind the medians.
+        device: where, and with how many threads.
+        energy_method: the counter, or why no joules were measured.
+    """
+
+    steps: Mapping[Network, Seconds]
+    tested_images: Mapping[Network, Seconds]
+    measured_steps: int
+    device: str
+    energy_method: str
+
+    def predict(self, plan: MethodPlan, data: PlannedData) -> Seconds:
+        """Time of a plan: training and one evaluation; drawing, cutting and checkpoints are small and left out."""
+        total = self.tested_images[plan.final].times(data.test_images)
+        for stage in plan.stages:
+            total += self.steps[stage.network].times(stage.steps_of(data))
+        return total
+
+
+def calibrate(
+    networks: Mapping[Network, nn.Module],
+    bundle: DataBundle,
+    settings: TrainingSettings,
+    compute: Compute,
+    *,
+    augment: Augment,
+    workers: int = 0,
+    steps: int = 60,
+    counter: EnergyCounter | None = None,
+) -> Calibration:
+    """Measure training steps and evaluation of both networks.
+
+    Args:
+        networks: "dense" and "slim"; copies are trained.
+        bundle: images to train on: the run's own, or noise of the same shape.
+        settings: batch size, precision-independent settings and threads as the run will have them.
+        compute: device and precision.
+        augment: what is done to the images.
+        workers: data processes, for sets too large for memory.
+        steps: measured steps of each network, in `ROUNDS` turns.
+        counter: measures joules; by default none does.
+
+    Raises:
+        ConfigError: fewer than 3 steps are asked for, or the images do not make one batch.
+    """
+    if steps < ROUNDS:
+        raise ConfigError(f"calibration steps is {steps}; give an integer >= {ROUNDS}")
+    counter = counter or NoCounter("none was asked for")
+    train = train_batches(
+        bundle, batch_size=settings.batch_size, seed=settings.seed, augment=augment, device=compute.device,
+        workers=workers, memory_format=compute.memory_format,
+    )  # fmt: skip
+    test = eval_batches(
+        _shortened(bundle), "test", batch_size=EVAL_BATCH_SIZE, device=compute.device, workers=workers,
+        memory_format=compute.memory_format,
+    )  # fmt: skip
+    placed = {name: compute.place(copied(networks[name])) for name in get_args(Network)}
+    each = math.ceil(steps / ROUNDS)
+    measured: dict[Network, list[Seconds]] = {name: [] for name in placed}
+    tested: dict[Network, list[Seconds]] = {name: [] for name in placed}
+    with tempfile.TemporaryDirectory() as folder:
+        session = _session(train, settings, compute, Path(folder), each)
+        for _ in range(ROUNDS):
+            for name, model in placed.items():
+                measured[name] += _training_steps(session, model, each, counter)
+                tested[name].append(_evaluation(model, test, compute, counter))
+    return Calibration(
+        steps={name: _median(pieces) for name, pieces in measured.items()},
+        tested_images={name: _median(pieces) for name, pieces in tested.items()},
+        measured_steps=each * ROUNDS,
+        device=f"{compute.device}, {torch.get_num_threads()} threads, {compute.precision}",
+        energy_method=counter.method,
+    )
+
+
+def noise_bundle(image_shape: tuple[int, int, int], num_classes: int, images: int) -> DataBundle:
+    """Random images in memory: their content costs nothing and tells nothing.
+
+    Raises:
+        ConfigError: the images are not square.
+    """
+    channels, height, width = image_shape
+    if height != width:
+        raise ConfigError(f"images of {height}x{width} cannot be calibrated on; give a square --data-shape")
+    draw = torch.Generator().manual_seed(0)
+
+    def split(count: int) -> MemoryImages:
+        pixels = torch.randint(0, 256, (count, *image_shape), dtype=torch.uint8, generator=draw)
+        return MemoryImages(pixels, torch.arange(count) % num_classes)
+
+    return DataBundle(
+        name="noise", num_classes=num_classes, in_channels=channels, image_size=height, mean=(0.5,) * channels,
+        std=(0.25,) * channels, train=split(images), val=None, test=split(TEST_IMAGES),
+        class_names=tuple(map(str, range(num_classes))),
+    )  # fmt: skip
+
+
+class _StepTimer(NoHooks):
+    """Penalises as a search does, reads the clocks after every step, and ends the phase after enough of them."""
+
+    def __init__(self, steps: int, counter: EnergyCounter) -> None:
+        self.steps, self.counter = steps, counter
+        self.clocks: list[tuple[float, float]] = []
+        self.joules: float | None = None
+        self._seen = 0
+
+    def after_backward(self, model: nn.Module, step: int) -> None:
+        """The subgradient, which costs next to nothing."""
+        bn_l1_subgradient_(model, _PENALTY)
+
+    def after_step(self, state: FitState) -> bool:
+        """Note when the step ended."""
+        self._seen += 1
+        if self._seen < WARM_UP_STEPS:
+            return False
+        _synchronise(state.session.compute)
+        self.clocks.append((time.process_time(), time.perf_counter()))
+        if len(self.clocks) == 1:
+            self.counter.start()
+        if len(self.clocks) <= self.steps:
+            return False
+        self.joules = self.counter.take()
+        self.counter.stop()
+        return True
+
+
+def _training_steps(session: Session, model: nn.Module, steps: int, counter: EnergyCounter) -> list[Seconds]:
+    timer = _StepTimer(steps, counter)
+    # What the steps cost is known; here it is asked for nothing.
+    fit(session, model, Span("train", 0, session.total_steps), ModelCost(0, 0, 0, 0.0), hooks=timer)
+    joules = None if timer.joules is None else timer.joules / steps
+    return [Seconds(b[0] - a[0], b[1] - a[1], joules) for a, b in pairwise(timer.clocks)]
+
+
+def _evaluation(model: nn.Module, test: Batches, compute: Compute, counter: EnergyCounter) -> Seconds:
+    _synchronise(compute)
+    counter.start()
+    cpu, wall = time.process_time(), time.perf_counter()
+    images = evaluate(model, test, compute).samples
+    _synchronise(compute)
+    took = Seconds(time.process_time() - cpu, time.perf_counter() - wall, counter.take())
+    counter.stop()
+    return took.times(1 / images)
+
+
+def _median(pieces: Sequence[Seconds]) -> Seconds:
+    joules = [piece.joules for piece in pieces if piece.joules is not None]
+    return Seconds(
+        cpu=statistics.median(piece.cpu for piece in pieces),
+        wall=statistics.median(piece.wall for piece in pieces),
+        joules=statistics.fmean(joules) if joules else None,
+    )
+
+
+def _synchronise(compute: Compute) -> None:
+    if compute.device.type == "cuda":
+        torch.cuda.synchronize(compute.device)
+
+
+def _session(train: Batches, settings: TrainingSettings, compute: Compute, folder: Path, steps: int) -> Session:
+    epochs = math.ceil((WARM_UP_STEPS + steps) / train.steps_per_epoch)
+    # Small steps: on noise large ones might end in numbers that are none.
+    settings = replace(settings, lr=1e-4, epochs=epochs, checkpoint_every=0)
+    progress = Progress(train.steps_per_epoch, epochs, quiet=True)
+    return Session(train, None, settings, compute, Checkpoints(folder), Journal(), progress)
+
+
+def _shortened(bundle: DataBundle) -> DataBundle:
+    """The bundle with at most `TEST_IMAGES` test images."""
+    count = min(TEST_IMAGES, len(bundle.test))
+    if isinstance(bundle.test, MemoryImages):
+        return replace(bundle, test=MemoryImages(bundle.test.images[:count], bundle.test.labels[:count]))
+    return replace(bundle, test=IndexedSubset(bundle.test, torch.arange(count)))

@@ -1,0 +1,217 @@
+"""What a training will cost, for every method side by side, before anything is run.
+
+The slim network has known widths (uniform, a run's, a ticket's), or two extremes bracket it: the dearest channels
+removed first, and the cheapest. No trained ranking can keep less than the one, or much more than the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from earlybird.core import ChannelGroups, ChannelMask, Ticket, draw_mask
+from earlybird.core.drawing import realised_ratio
+from earlybird.cost import ModelCost, count_cost, count_traffic, layer_macs
+from earlybird.cost.plan import PlannedData
+from earlybird.errors import ConfigError, RunFolderError, SlimError
+from earlybird.models.model_file import DESCRIPTION
+from earlybird.runs.config import refuse_unnamed_code
+from earlybird.runs.folder import read_record
+from earlybird.runs.saved_model import NetworkSpec, load_network
+from earlybird.slimming import channel_costs, channel_groups, slim
+from earlybird.slimming.certificate import PolicyChoice
+
+# Draws of the clock `scaled`, and the first at which the rule `paper` can fire (`method.md` section 1).
+DRAWS, FIRST_FIRING_DRAW = 160, 6
+UNIFORM, LEAST, MOST = "uniform", "dearest channels removed first", "cheapest channels removed first"
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A planned training.
+
+    Attributes:
+        spec: the dense network.
+        data: images, and how many make a step.
+        epochs: T.
+        prune_ratio: p, in [0, 1).
+        precision: "fp32" or "bf16".
+        widths: "uniform", a run folder, a ticket file, or None where they are not known.
+        ticket_epoch: e, in [0, T], or None where it is not known.
+        policy: residual policy.
+        round_to: kept widths are multiples of this.
+    """
+
+    spec: NetworkSpec
+    data: PlannedData
+    epochs: float
+    prune_ratio: float
+    precision: str = "fp32"
+    widths: str | None = None
+    ticket_epoch: float | None = None
+    policy: PolicyChoice = "auto"
+    round_to: int = 8
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.prune_ratio < 1:
+            raise ConfigError(f"--ratio is {self.prune_ratio}; give a number in [0, 1)")
+        if self.round_to < 1:
+            raise ConfigError(f"--round-to is {self.round_to}; give an integer >= 1")
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        return self.spec.in_channels, self.spec.image_size, self.spec.image_size
+
+    @property
+    def ticket_epochs(self) -> tuple[float, float]:
+        """e, as the earliest and the latest that it may be: the rule's first possible draw, and never."""
+        if self.ticket_epoch is not None:
+            return self.ticket_epoch, self.ticket_epoch
+        return self.epochs * FIRST_FIRING_DRAW / DRAWS, self.epochs
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The networks of a scenario.
+
+    Attributes:
+        dense: as built.
+        slim: label -> the network after the cut; one where the widths are known, three that bracket it otherwise.
+        realised_ratios: label -> share of the units that are gone, or None where the cut is not ours to see.
+        prunable_layers: layers that can lose channels.
+    """
+
+    dense: nn.Module
+    slim: dict[str, nn.Module]
+    realised_ratios: dict[str, float | None]
+    prunable_layers: int
+
+
+def networks_of(scenario: Scenario) -> Networks:
+    """Build the dense network and cut it.
+
+    Raises:
+        SlimError: nothing can be cut.
+        RunFolderError, TicketError, MaskError: the widths are of another network, or cannot be read.
+    """
+    dense = scenario.spec.build(0)
+    example = torch.randn(2, *scenario.image_shape, generator=torch.Generator().manual_seed(0))
+    groups = channel_groups(dense, example, _policy(scenario))
+    layers = sum(bool((units >= 0).any()) for units in groups.unit_of.values())
+    if not groups.num_units:
+        raise SlimError(f"nothing can be cut from {scenario.spec.name}; `earlybird inspect` says why, layer by layer")
+    if scenario.widths not in (None, UNIFORM) and Path(str(scenario.widths)).is_dir():
+        folder = Path(str(scenario.widths))
+        model, ratio = _network_of_run(scenario, folder, dense, groups, example)
+        label = f"widths of {folder.name}"
+        return Networks(dense, {label: model}, {label: ratio}, layers)
+    masks = _masks(scenario, dense, groups, example)
+    small = {label: slim(dense, mask, example, groups, check=False) for label, mask in masks.items()}
+    ratios: dict[str, float | None] = {label: realised_ratio(mask, groups) for label, mask in masks.items()}
+    return Networks(dense, small, ratios, layers)
+
+
+def cost_of(model: nn.Module, scenario: Scenario) -> ModelCost:
+    """What one image costs, with its traffic."""
+    cost = count_cost(model, scenario.image_shape, scenario.precision)
+    return replace(cost, traffic=count_traffic(model, scenario.image_shape, scenario.precision))
+
+
+def _policy(scenario: Scenario) -> PolicyChoice:
+    """A ticket's own policy, or the one asked for."""
+    path = Path(scenario.widths or "")
+    if scenario.widths in (None, UNIFORM) or not path.is_file():
+        return scenario.policy
+    policy: PolicyChoice = Ticket.load(path).policy  # type: ignore[assignment]  # `slim` refuses an unknown one
+    return policy
+
+
+def _masks(scenario: Scenario, dense: nn.Module, groups: ChannelGroups, example: Tensor) -> dict[str, ChannelMask]:
+    if scenario.widths not in (None, UNIFORM):
+        path = Path(str(scenario.widths))
+        if not path.is_file():
+            raise ConfigError(f"--widths is {scenario.widths!r}; give uniform, a run folder or a ticket file")
+        return {f"ticket {path.name}": Ticket.load(path).mask}
+    alike = {name: torch.ones(units.numel()) for name, units in groups.unit_of.items()}
+    scores = {UNIFORM: alike}
+    if scenario.widths is None:
+        costs = channel_costs(dense, example, groups, layer_macs(dense, scenario.image_shape))
+        highest = max(float(cost.max()) for cost in costs.values())
+        dearest_first = {name: highest - cost for name, cost in costs.items()}
+        scores = {LEAST: dearest_first, UNIFORM: alike, MOST: costs}
+    return {
+        label: draw_mask(score, scenario.prune_ratio, groups, round_to=scenario.round_to)
+        for label, score in scores.items()
+    }
+
+
+def _network_of_run(
+    scenario: Scenario, folder: Path, dense: nn.Module, groups: ChannelGroups, example: Tensor
+) -> tuple[nn.Module, float | None]:
+    """The network that a run ended with; from its record alone where the network was not kept."""
+    record = run_record(folder)
+    ratio = (record.get("ticket") or {}).get("realised_ratio")
+    if (folder / DESCRIPTION).is_file():
+        refuse_unnamed_code("--model", scenario.spec.name, (scenario.spec.name,))
+        model, spec = load_network(folder, trusted=(scenario.spec.name,))
+        if spec != scenario.spec:
+            raise RunFolderError(
+                f"run {folder} is of {spec.name} (width {spec.width:g}, {spec.num_classes} classes, {spec.image_size} "
+                f"pixels), not of {scenario.spec.name}; give its MODEL and its other settings, or none of them"
+            )
+        return model, ratio
+    kept = {layer["name"]: layer["kept"] for layer in record["layers"]}
+    if not kept:
+        return dense, None
+    flags = {
+        name: torch.arange(units.numel()) < kept.get(name, units.numel()) for name, units in groups.unit_of.items()
+    }
+    return slim(dense, ChannelMask(flags), example, groups, check=False), ratio
+
+
+def run_record(folder: Path) -> dict[str, Any]:
+    """The record of a finished run.
+
+    Raises:
+        RunFolderError: there is none.
+    """
+    record = read_record(folder)
+    if record is None:
+        raise RunFolderError(f"no finished run in '{folder}' (no record.json); give the folder of one")
+    return record
+
+
+def settings_of_run(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a finished run was run with, as settings of a plan; what its record does not say is left out."""
+    config, data = record["config"], record.get("data") or {}
+    method = config["method"]
+    found = {
+        "data_shape": "x".join(map(str, data["image_shape"])) if data else None,
+        "train_images": data.get("train_images"),
+        "test_images": record["test"]["samples"],
+        "classes": data.get("classes"),
+        "width": config["model"]["width"],
+        "epochs": float(config["training"]["epochs"]),
+        "batch_size": config["training"]["batch_size"],
+        "ratio": method.get("prune_ratio"),
+        "precision": record["resolved"]["precision"],
+        "policy": method.get("policy"),
+        "round_to": method.get("round_to"),
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def ticket_epoch_of(path: str) -> float | None:
+    """When the ticket of a run folder or ticket file was drawn, in epochs; None where it does not say."""
+    place = Path(path)
+    if place.is_dir():
+        ticket = run_record(place).get("ticket") or {}
+        return ticket.get("epoch")
+    notes: Mapping[str, Any] = Ticket.load(place).notes
+    return notes["step"] / notes["steps_per_epoch"] if {"step", "steps_per_epoch"} <= set(notes) else None

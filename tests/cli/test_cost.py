@@ -1,0 +1,151 @@
+"""`earlybird cost` and `earlybird energy import`: what they print, and what they say to wrong input."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from earlybird.cli.main import main
+from earlybird.runs.config import RunConfig
+from earlybird.runs.run import run
+
+SMALL = ["cost", "vgg11", "--width", "0.125", "--data-shape", "3x32x32", "--epochs", "10"]
+
+
+def said(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(arguments) == 0
+    return capsys.readouterr().out
+
+
+def fails(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1
+    assert re.search(message, captured.err), captured.err
+
+
+def test_without_widths_both_ends_are_printed(capsys):
+    text = said(SMALL, capsys)
+    assert "50,000 images of 3x32x32, 10 epochs, batch 128, p = 0.5, fp32" in " ".join(text.split())
+    assert "slim, cheapest channels removed first" in text and "25 % to 65 % of the MACs" in " ".join(text.split())
+    assert "ticket drawn at epoch 0.375 at the earliest, 10 if never" in " ".join(text.split())
+    for method in ("dense", "lottery_ticket", "snip", "network_slimming", "thinet", "soft_filter_pruning"):
+        assert method in text
+    assert "~ marks an estimate" in text
+
+
+def test_with_widths_and_draw_there_is_one_cost_and_json_holds_it(capsys):
+    flags = [*SMALL, "--widths", "uniform", "--ticket-epoch", "2", "--method", "[dense,early_bird]"]
+    text = said(flags, capsys)
+    assert " to " not in "".join(line for line in text.splitlines() if "early_bird" in line and "│" in line)
+    assert "At the cost of early_bird: dense for" in " ".join(text.split())
+    facts = json.loads(said([*flags, "--json"], capsys))
+    assert list(facts["methods"]) == ["dense", "early_bird"]
+    assert facts["ticket_epochs"] == [2.0, 2.0]
+    assert facts["methods"]["early_bird"]["cases"]["planned"]["epochs"] == {"dense": 2.0, "slim": 8.0}
+
+
+def test_calibration_adds_seconds_energy_from_given_watts_and_price(capsys):
+    flags = [*SMALL, "--batch-size", "8", "--widths", "uniform", "--ticket-epoch", "2", "--calibrate"]
+    flags += ["--calibration-steps", "5", "--watts", "100", "--price-per-hour", "3.6", "--method", "[early_bird]"]
+    facts = json.loads(said([*flags, "--json"], capsys))
+    case = facts["methods"]["early_bird"]["cases"]["planned"]
+    assert case["cpu_seconds"] > 0
+    assert case["kwh"] == pytest.approx(100 * case["wall_seconds"] / 3.6e6)
+    assert case["price"] == pytest.approx(case["wall_seconds"] / 1000)
+    assert facts["calibration"]["watts"] == 100 and facts["calibration"]["measured_steps"] == 5
+    text = " ".join(said(flags, capsys).split())
+    assert "kWh: the 100 W given, times the hours; nothing was measured." in text
+    assert "energy: not measured (no counter: " in text
+
+
+@pytest.mark.parametrize(("table", "word"), [("table3", "1718.78"), ("table2", "7.45 off"), ("figure5", "2.16x")])
+def test_the_papers_tables_are_recomputed(table, word, capsys):
+    assert word in said(["cost", "--paper", table], capsys)
+    assert json.loads(said(["cost", "--paper", table, "--json"], capsys))["rows"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("cost", "MODEL is missing; give a name that --model of `earlybird train` takes"),
+        ("cost --paper table9", "--paper is 'table9'; give one of table3, table2, figure5"),
+        ("cost vgg61 --data-shape 3x32x32", "unknown model 'vgg61'"),
+        ("cost vgg16", "--data-shape is None; give channels, height and width of one image, such as 3x32x32"),
+        ("cost vgg16 --data-shape 32x32", "--data-shape is '32x32'; give channels"),
+        ("cost vgg16 --data-shape 3x0x32", "--data-shape is '3x0x32'"),
+        ("cost vgg16 --data-shape 3x32x16 --train-images 9 --test-images 9 --classes 9", "square images"),
+        ("cost vgg16 --data-shape 3x48x48", "--train-images is missing: nothing is usual for images of 3x48x48"),
+        ("cost vgg16 --data-shape 3x32x32 --ratio 1", r"--ratio is 1.0; give a number in \[0, 1\)"),
+        ("cost vgg16 --data-shape 3x32x32 --precision int4", "--precision is 'int4'; give fp32 or bf16"),
+        ("cost vgg16 --data-shape 3x32x32 --epochs ten", "epochs is 'ten'; give a number"),
+        ("cost vgg11 --data-shape 3x32x32 --width 0.1 --ticket-epoch 200", r"ticket epoch is 200; give a number in"),
+        ("cost vgg11 --data-shape 3x32x32 --width 0.1 --calibrate", "--calibrate measures one network: give --widths"),
+        ("cost vgg16 --data-shape 3x32x32 --widths nowhere", "--widths is 'nowhere'; give uniform, a run folder or a"),
+        ("cost vgg16 --data-shape 3x32x32 --watts 0", r"--watts is 0.0; give a number > 0"),
+        ("cost vgg11 --data-shape 3x32x32 --width 0.1 --method [magic]", "--method is 'magic'; give one of dense"),
+        ("cost vgg16 --data-shape 3x32x32 --policy some", "residual policy 'some' is unknown; choose auto"),
+        ("energy", "--run is missing|the following arguments are required"),
+        ("energy export x", "unknown energy command 'export'; give import"),
+        ("energy import x.csv", "--run is missing; give the folder of the finished run"),
+        ("energy import x.csv --run nowhere", "no finished run in 'nowhere'"),
+    ],
+)  # fmt: skip
+def test_wrong_input_is_one_line_with_the_cure(arguments, message, capsys):
+    if arguments == "energy":
+        assert main(["energy", "import"]) == 2
+        assert re.search(message, capsys.readouterr().err)
+    else:
+        fails(arguments.split(), message, capsys)
+
+
+@pytest.fixture
+def finished(tiny_settings, tmp_path: Path) -> Path:
+    run(RunConfig.from_dict(tiny_settings()), tmp_path / "run", quiet=True)
+    return tmp_path / "run"
+
+
+def test_a_runs_settings_are_the_defaults_of_its_forecast_and_the_error_is_told(finished, tiny, capsys):
+    flags = ["cost", f"{tiny}:network", "--widths", str(finished), "--calibrate", "--calibration-steps", "5"]
+    facts = json.loads(said([*flags, "--json"], capsys))
+    assert (facts["train_images"], facts["image_shape"], facts["epochs"]) == (90, [3, 8, 8], 12)
+    check = facts["check"]
+    assert check["macs"]["error"] == 0
+    assert set(check["cpu_seconds"]) == {"predicted", "measured", "error"}
+    assert "Checked against run (early_bird): CPU seconds" in " ".join(said(flags, capsys).split())
+
+
+def test_an_imported_log_shows_in_the_report_beside_the_estimate_and_not_in_its_column(finished, capsys):
+    record = json.loads((finished / "record.json").read_text())
+    begin = record["cost"]["phases"]["search"]["spans"][0][0]
+    log = finished.parent / "meter.csv"
+    with open(log, "w", newline="") as file:
+        csv.writer(file).writerows([("time", "power (W)"), *((begin - 20 + k / 20, 40.0) for k in range(2000))])
+    text = said(["energy", "import", str(log), "--run", str(finished)], capsys)
+    seconds = record["cost"]["total"]["wall_seconds"]
+    joules = float(re.search(r"([\d,.]+) J over 100.0 % of the seconds measured by external_meter", text).group(1))
+    assert joules == pytest.approx(40 * seconds, rel=0.01)
+    assert "40.0 W before and after the run; it is not taken off" in text
+    table = said(["report", str(finished), "--markdown"], capsys)
+    head = next(line for line in table.splitlines() if line.startswith("| method"))
+    row = next(line for line in table.splitlines() if line.startswith("| early_bird"))
+    cells = dict(zip(head.split(" | "), row.split(" | "), strict=True))
+    assert not cells["energy, measured by external_meter"].startswith("~")
+    assert cells["energy, estimated"].startswith("~")
+    assert "energy: not measured (no counter: " in table  # by the run itself
+
+
+def test_a_bad_log_changes_nothing(finished, capsys):
+    before = (finished / "record.json").read_bytes()
+    log = finished.parent / "meter.csv"
+    log.write_text("time,watts\n1,50\n2,-3\n")
+    fails(
+        ["energy", "import", str(log), "--run", str(finished)],
+        r"meter.csv, line 3: power '-3'; write a finite number of 0 or more",
+        capsys,
+    )
+    assert (finished / "record.json").read_bytes() == before

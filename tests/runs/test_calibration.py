@@ -1,0 +1,83 @@
+"""Calibration: what is measured, and how a prediction follows from it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from earlybird.cost.plan import PlannedData, method_plans
+from earlybird.errors import ConfigError
+from earlybird.models import build_model
+from earlybird.runs.calibration import Calibration, Seconds, calibrate, noise_bundle
+from earlybird.training.compute import Compute
+from earlybird.training.settings import TrainingSettings
+
+CPU = Compute(torch.device("cpu"))
+
+
+def measured() -> Calibration:
+    return Calibration(
+        steps={"dense": Seconds(2.0, 1.0, 30.0), "slim": Seconds(1.0, 0.5, 10.0)},
+        tested_images={"dense": Seconds(0.02, 0.01, 0.2), "slim": Seconds(0.01, 0.005, 0.1)},
+        measured_steps=30,
+        device="cpu",
+        energy_method="fake",
+    )
+
+
+def test_a_prediction_is_steps_times_seconds():
+    # 10 epochs of 16 steps, e = 2: 32 dense and 128 slim steps, 100 images tested slim.
+    data = PlannedData(train_images=1000, test_images=100, batch_size=64)
+    predicted = measured().predict(method_plans(10, 2, 5)["early_bird"], data)
+    assert predicted.cpu == pytest.approx(32 * 2 + 128 * 1 + 100 * 0.01)
+    assert predicted.wall == pytest.approx(32 * 1 + 128 * 0.5 + 100 * 0.005)
+    assert predicted.joules == pytest.approx(32 * 30 + 128 * 10 + 100 * 0.1)
+
+
+def test_joules_that_a_part_lacks_are_not_made_up():
+    assert (Seconds(1, 1, None) + Seconds(1, 1, 5.0)).joules is None
+    assert Seconds(1, 1).times(3) == Seconds(3, 3, None)
+
+
+def networks():
+    dense = build_model("vgg11", num_classes=10, width=0.25)
+    return {"dense": dense, "slim": build_model("vgg11", num_classes=10, width=0.0625)}
+
+
+def test_a_smaller_network_is_measured_as_faster_and_the_originals_are_left_alone():
+    nets = networks()
+    before = {name: tensor.clone() for name, tensor in nets["dense"].state_dict().items()}
+    settings, bundle = TrainingSettings(batch_size=32), noise_bundle((3, 32, 32), 10, 64)
+    found = calibrate(nets, bundle, settings, CPU, augment="crop_flip", steps=10)
+    assert found.measured_steps == 10
+    assert 0 < found.steps["slim"].cpu < found.steps["dense"].cpu
+    assert 0 < found.tested_images["slim"].cpu < found.tested_images["dense"].cpu < found.steps["dense"].cpu
+    assert found.steps["dense"].joules is None and "not measured" in found.energy_method
+    assert all(torch.equal(tensor, before[name]) for name, tensor in nets["dense"].state_dict().items())
+
+
+class FakeCounter:
+    method, device, notes, idle_watts, pending = "fake", "x", (), None, False
+
+    def start(self) -> None:
+        pass
+
+    def take(self) -> float:
+        return 12.0
+
+    def stop(self) -> None:
+        pass
+
+
+def test_joules_of_a_round_are_shared_among_its_steps():
+    settings, bundle = TrainingSettings(batch_size=8), noise_bundle((3, 32, 32), 10, 16)
+    found = calibrate(networks(), bundle, settings, CPU, augment="none", steps=10, counter=FakeCounter())
+    assert found.steps["dense"].joules == pytest.approx(12.0 / 2)  # five rounds of two steps
+    assert found.tested_images["slim"].joules == pytest.approx(12.0 / 1000)
+
+
+def test_too_few_steps_and_odd_images_are_refused():
+    with pytest.raises(ConfigError, match="calibration steps is 2; give an integer >= 5"):
+        calibrate(networks(), noise_bundle((3, 32, 32), 10, 64), TrainingSettings(), CPU, augment="none", steps=2)
+    with pytest.raises(ConfigError, match="images of 32x16 cannot be calibrated on"):
+        noise_bundle((3, 32, 16), 10, 64)

@@ -1,0 +1,170 @@
+"""Energy of whole runs: measured by a counter that a test moves, estimated, imported from a power meter, or neither."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from earlybird.cost import NoCounter, estimated_joules
+from earlybird.errors import DataError, RunFolderError
+from earlybird.runs import prepare
+from earlybird.runs.config import RunConfig
+from earlybird.runs.power_meter import MeterReading, import_power_log
+from earlybird.runs.run import run
+
+WATTS = 50.0
+
+
+class SteadyCounter:
+    """A machine that draws 50 W: joules follow the clock."""
+
+    method, device = "fake", "the test's machine"
+    notes = ("DRAM is missing",)
+
+    def __init__(self, clock) -> None:
+        self.clock, self.idle_watts, self.pending = clock, 12.0, False
+
+    def start(self) -> None:
+        self.last = self.clock()
+
+    def take(self) -> float:
+        now = self.clock()
+        joules, self.last = WATTS * (now - self.last), now
+        return joules
+
+    def stop(self) -> None:
+        pass
+
+
+@pytest.fixture
+def finished(tiny_settings, tmp_path: Path):
+    """Runs tiny settings to their record; returns record and folder."""
+
+    def go(name: str = "run", method: str = "early_bird") -> tuple[dict[str, Any], Path]:
+        return run(RunConfig.from_dict(tiny_settings(method)), tmp_path / name, quiet=True), tmp_path / name
+
+    return go
+
+
+def test_a_machine_without_a_counter_says_so_and_estimates(finished, monkeypatch):
+    monkeypatch.setattr(prepare, "find_counter", lambda device: NoCounter("RAPL: no such folder"))
+    energy, cost = (record := finished()[0])["energy"], record["cost"]
+    assert energy["measured"] == {}
+    assert energy["reason"] == "not measured (no counter: RAPL: no such folder)"
+    assert all(phase["joules"] is None and phase["energy_coverage"] == 0 for phase in cost["phases"].values())
+    estimated = energy["estimated"]
+    total = cost["total"]
+    assert estimated["joules"] == pytest.approx(estimated_joules(total["macs_by_width"], total["traffic_bytes"]))
+    assert estimated["method"] == "estimated: horowitz-2014-45nm (version 1)" and 0 < estimated["coverage"] <= 1
+    phases = estimated["phases"]
+    assert phases["slim"]["joules"] is None  # nothing was counted there, which is not nothing
+    assert sum(part["joules"] or 0 for part in phases.values()) == pytest.approx(estimated["joules"])
+
+
+def test_products_and_traffic_of_a_run_are_those_of_its_images(finished):
+    record, _ = finished(method="dense")
+    phase = record["cost"]["phases"]["train"]
+    assert phase["macs_by_width"] == {"32x32": phase["macs"]}
+    assert phase["macs"] == phase["images"] * record["final"]["train_macs"]
+    assert phase["images"] == 12 * 90 == record["data"]["train_images"] * 12
+    assert phase["traffic_bytes"] > phase["images"] * 3 * 8 * 8 * 4
+
+
+def test_a_counter_measures_every_phase(finished, monkeypatch):
+    import time
+
+    monkeypatch.setattr(prepare, "find_counter", lambda device: SteadyCounter(time.perf_counter))
+    monkeypatch.setattr(prepare, "measure_idle", lambda counter: None)
+    record, _ = finished()
+    measured, total = record["energy"]["measured"]["fake"], record["cost"]["total"]
+    assert measured["joules"] == pytest.approx(WATTS * total["wall_seconds"], rel=0.01)
+    assert (measured["device"], measured["coverage"], measured["idle_watts"]) == ("the test's machine", 1.0, 12.0)
+    assert set(measured["phases"]) == {"search", "slim", "retrain", "evaluate"}
+    assert sum(phase["joules"] for phase in measured["phases"].values()) == pytest.approx(measured["joules"])
+    assert record["energy"]["reason"] is None and record["energy"]["notes"] == ["DRAM is missing"]
+    assert record["energy"]["estimated"]["joules"] != measured["joules"]
+
+
+def write_log(path: Path, samples: list[tuple[float, float]]) -> Path:
+    with open(path, "w", newline="") as file:
+        csv.writer(file).writerows([("timestamp", "watts"), *samples])
+    return path
+
+
+def spans_of(record: dict[str, Any]) -> list[tuple[float, float]]:
+    return [tuple(span) for phase in record["cost"]["phases"].values() for span in phase["spans"]]
+
+
+def test_a_power_meters_log_is_integrated_over_the_phases(finished, tmp_path: Path):
+    record, folder = finished()
+    spans = spans_of(record)
+    begin, end = min(start for start, _ in spans), max(last for _, last in spans)
+    # 100 samples a second from 5 s before to 5 s after: 20 W idle, 70 W while the run runs.
+    times = [begin - 5 + k / 100 for k in range(int((end - begin + 10) * 100) + 1)]
+    log = write_log(tmp_path / "meter.csv", [(t, 70.0 if begin - 1 <= t <= end + 1 else 20.0) for t in times])
+    facts = import_power_log(folder, MeterReading(log))
+    seconds = sum(last - start for start, last in spans)
+    assert facts["joules"] == pytest.approx(70 * seconds, rel=0.01)
+    assert facts["coverage"] == pytest.approx(1) and facts["gaps"] == []
+    assert facts["idle_watts"] == 20.0
+    stored = json.loads((folder / "record.json").read_text())
+    assert stored["energy"]["measured"] == {"external_meter": facts}
+    assert stored["cost"] == record["cost"]  # what the run itself measured stays
+    assert facts["log"]["file"] == "meter.csv" and len(facts["log"]["sha256"]) == 64
+
+
+def test_a_gap_in_the_log_is_coverage_and_not_joules(finished, tmp_path: Path):
+    record, folder = finished()
+    begin, end = spans_of(record)[0]
+    middle = (begin + end) / 2
+    times = [begin - 0.2 + k / 20_000 for k in range(int((middle - begin + 0.2) * 20_000))]
+    log = write_log(tmp_path / "meter.csv", [(t, 70.0) for t in times])  # the meter stops in the midst of the search
+    facts = import_power_log(folder, MeterReading(log, max_gap_seconds=0.001))
+    search = facts["phases"]["search"]
+    assert search["coverage"] == pytest.approx(0.5, abs=0.05)
+    assert search["joules"] == pytest.approx(70 * (middle - begin), rel=0.02)
+    assert facts["phases"]["evaluate"] == {"joules": None, "coverage": 0.0}
+    assert facts["gaps"]
+
+
+def test_importing_again_replaces_the_log_and_leaves_the_counters(finished, tmp_path: Path, monkeypatch):
+    import time
+
+    monkeypatch.setattr(prepare, "find_counter", lambda device: SteadyCounter(time.perf_counter))
+    monkeypatch.setattr(prepare, "measure_idle", lambda counter: None)
+    record, folder = finished()
+    begin, end = spans_of(record)[0]
+    for watts in (10.0, 30.0):
+        times = [begin - 10 + k / 10 for k in range(400)]
+        import_power_log(folder, MeterReading(write_log(tmp_path / "meter.csv", [(t, watts) for t in times])))
+    measured = json.loads((folder / "record.json").read_text())["energy"]["measured"]
+    assert set(measured) == {"fake", "external_meter"}
+    assert measured["external_meter"]["phases"]["search"]["joules"] == pytest.approx(30 * (end - begin), rel=0.01)
+
+
+def test_a_log_of_another_time_is_refused_and_nothing_is_written(finished, tmp_path: Path):
+    record, folder = finished()
+    before = (folder / "record.json").read_bytes()
+    log = write_log(tmp_path / "meter.csv", [(1000.0 + k, 50.0) for k in range(10)])
+    with pytest.raises(DataError, match=r"covers no moment of the run: it goes from 1000 to 1009 .*--offset"):
+        import_power_log(folder, MeterReading(log))
+    assert (folder / "record.json").read_bytes() == before
+    # With the right offset the same log fits.
+    start = spans_of(record)[0][0]
+    assert import_power_log(folder, MeterReading(log, offset_seconds=start - 1001))["joules"] > 0
+
+
+def test_a_record_that_does_not_say_when_it_ran_is_refused(finished, tmp_path: Path):
+    record, folder = finished()
+    for phase in record["cost"]["phases"].values():
+        del phase["spans"]
+    (folder / "record.json").write_text(json.dumps(record))
+    log = write_log(tmp_path / "meter.csv", [(1.0, 1.0), (2.0, 1.0)])
+    with pytest.raises(RunFolderError, match="does not say when its phases ran .*run it again beside the meter"):
+        import_power_log(folder, MeterReading(log))
+    with pytest.raises(RunFolderError, match="no finished run in"):
+        import_power_log(tmp_path / "absent", MeterReading(log))
