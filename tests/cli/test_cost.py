@@ -69,11 +69,23 @@ def test_the_papers_tables_are_recomputed(table, word, capsys):
     assert json.loads(said(["cost", "--paper", table, "--json"], capsys))["rows"]
 
 
+def test_figure_5_is_drawn_the_same_every_time(tmp_path: Path, capsys):
+    pictures = [tmp_path / "a.svg", tmp_path / "b.svg"]
+    for picture in pictures:
+        assert main(["cost", "--paper", "figure5", "--picture", str(picture)]) == 0
+    assert f"drawn: {pictures[1]}" in capsys.readouterr().err
+    svg = pictures[0].read_text()
+    assert svg == pictures[1].read_text()
+    assert svg.count('<g id="axes_') == 11  # settings of Table 2 that have a fit
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ("cost", "MODEL is missing; give a name that --model of `earlybird train` takes"),
         ("cost --paper table9", "--paper is 'table9'; give one of table3, table2, figure5"),
+        ("cost --paper table3 --picture x.svg", "--picture is 'x.svg'; give it with --paper figure5"),
+        ("cost --paper figure5 --picture x.doc", "--picture is 'x.doc'; give a file that ends in .svg, .png or .pdf"),
         ("cost vgg61 --data-shape 3x32x32", "unknown model 'vgg61'"),
         ("cost vgg16", "--data-shape is None; give channels, height and width of one image, such as 3x32x32"),
         ("cost vgg16 --data-shape 32x32", "--data-shape is '32x32'; give channels"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ _DESCRIPTION = (
     "count, energy by a published table, and with --calibrate seconds on this machine."
 )
 PAPER = ("table3", "table2", "figure5")
+PICTURES = (".svg", ".png", ".pdf")
 DEFAULTS: dict[str, Any] = {
     "data_shape": None, "train_images": None, "test_images": None, "classes": None, "width": 1.0, "epochs": 160.0,
     "batch_size": 128, "ratio": 0.5, "precision": "fp32", "policy": "auto", "round_to": 8,
@@ -70,6 +72,7 @@ def _parser() -> Parser:
     parser = Parser("cost", _DESCRIPTION)
     parser.add_argument("model", type=str, nargs="?", help="a name that --model of `earlybird train` takes")
     parser.add_setting("--paper", str | None, None, f"recompute a table of the paper instead: {', '.join(PAPER)}")
+    parser.add_setting("--picture", str | None, None, "with --paper figure5: draw it into this file (.svg, .png)")
     parser.add_setting("--data-shape", str | None, None, "one image, such as 3x32x32; with --train-images")
     parser.add_setting("--train-images", int | None, None, "default 50000 for 3x32x32, 1281167 for 3x224x224")
     parser.add_setting("--test-images", int | None, None, "default 10000 for 3x32x32, 50000 for 3x224x224")
@@ -103,6 +106,17 @@ def _paper(parsed: argparse.Namespace) -> int:
 
     from earlybird import paper
 
+    if parsed.picture is not None:
+        from earlybird.report.figure5 import plot_figure5
+
+        require("--picture", parsed.picture, parsed.paper == "figure5", "it with --paper figure5, the only one drawn")
+        require(
+            "--picture",
+            parsed.picture,
+            Path(parsed.picture).suffix in PICTURES,
+            "a file that ends in .svg, .png or .pdf",
+        )
+        print(f"drawn: {plot_figure5(paper.figure5_facts(), parsed.picture)}", file=sys.stderr)
     if parsed.json:
         print(json.dumps(getattr(paper, f"{parsed.paper}_facts")(), indent=1))
     else:
