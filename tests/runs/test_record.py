@@ -19,6 +19,7 @@ PHASE_COST = {
 TICKET = {
     "prune_ratio", "realised_ratio", "draw", "step", "epoch", "total_epochs", "fraction_of_schedule", "rule", "epsilon",
     "window", "policy", "round_to", "flags", "mask_digest", "distances", "distance_epochs",
+    "draw_wall_seconds", "draw_cpu_seconds",
 }  # fmt: skip
 NETWORK = {"params", "macs", "train_macs", "paper_gflops", "uncounted"}
 SCHEMA: dict[str, set[str] | None] = {
@@ -78,6 +79,9 @@ def test_the_values_agree_with_each_other(record: dict[str, Any]):
     assert (ticket["fraction_of_schedule"], ticket["epoch"]) == (ticket["step"] / 60, ticket["step"] / 5)
     assert ticket["total_epochs"] == 12
     assert ticket["distance_epochs"][-1] == ticket["epoch"]
+    # What the draws took is a part of the search's seconds.
+    assert 0 < ticket["draw_wall_seconds"] < record["cost"]["phases"]["search"]["wall_seconds"]
+    assert 0 < ticket["draw_cpu_seconds"] < record["cost"]["phases"]["search"]["cpu_seconds"]
     assert test["accuracy"] == test["correct"] / test["samples"]
     assert test["top5_accuracy"] is None
     for unit in ("images", "macs"):

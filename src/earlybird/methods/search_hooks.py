@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +42,8 @@ class SearchHooks(NoHooks):
         self.forced: list[float] = []
         self._scores: list[Tensor] = []
         self._layer_widths: dict[str, int] = {}
+        # What the search itself takes beside the training, as (wall, CPU); it is in the phase's seconds already.
+        self.draw_seconds = (0.0, 0.0)
 
     def after_backward(self, model: nn.Module, step: int) -> None:
         """The subgradient of s * sum|gamma|."""
@@ -87,6 +90,7 @@ class SearchHooks(NoHooks):
             "steps_per_epoch": self.clock.steps_per_epoch,
             "total_steps": self.clock.total_steps,
             "draw_steps": self.draw_steps,
+            "draw_seconds": list(self.draw_seconds),
             "seed": state.session.settings.seed,
             "journal": state.journal_so_far(),
         }
@@ -110,6 +114,7 @@ class SearchHooks(NoHooks):
         return {
             "detector": self.detector.state_dict(),
             "draw_steps": list(self.draw_steps),
+            "draw_seconds": list(self.draw_seconds),
             "forced": list(self.forced),
             "scores": torch.stack(self._scores) if self._scores else torch.zeros(0),
             "layer_widths": dict(self._layer_widths),
@@ -119,6 +124,8 @@ class SearchHooks(NoHooks):
         """Take them back."""
         self.detector.load_state_dict(state["detector"])
         self.draw_steps = list(state["draw_steps"])
+        wall, cpu = state.get("draw_seconds", (0.0, 0.0))  # older checkpoints did not count them
+        self.draw_seconds = (wall, cpu)
         self.forced = list(state["forced"])
         self._scores = list(state["scores"])
         self._layer_widths = dict(state["layer_widths"])
@@ -132,10 +139,13 @@ class SearchHooks(NoHooks):
 
     def _draw(self, state: FitState) -> None:
         draws, fired = self.detector.draws, set(self.detector.fired)
+        wall, cpu = time.perf_counter(), time.process_time()
         with _naming_the_step(state):
             self.detector.update(state.model)
         if self.detector.draws > draws:
             self._log_scores(state.step)
+        before = self.draw_seconds
+        self.draw_seconds = (before[0] + time.perf_counter() - wall, before[1] + time.process_time() - cpu)
         for ratio in set(self.detector.fired) - fired:
             self.save_ticket(self.detector.tickets.pop(ratio), state)  # A file now; its weights need no memory.
 

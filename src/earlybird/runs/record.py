@@ -85,6 +85,7 @@ def _ticket(candidate: Candidate, task: Task) -> dict[str, Any] | None:
     if ticket is None:
         return {"none": True, "last_distances": log["distances"][-5:], **log}
     step = int(ticket.notes["step"])
+    wall, cpu = ticket.notes.get("draw_seconds", (None, None))
     return {
         "prune_ratio": ticket.prune_ratio,
         "realised_ratio": ticket.realised_ratio,
@@ -100,6 +101,8 @@ def _ticket(candidate: Candidate, task: Task) -> dict[str, Any] | None:
         "round_to": ticket.round_to,
         "flags": list(ticket.flags),
         "mask_digest": ticket.mask.digest(),
+        "draw_wall_seconds": wall,
+        "draw_cpu_seconds": cpu,
         **log,
     }
 
