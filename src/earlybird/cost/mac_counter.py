@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import cache
 from types import TracebackType
 from typing import Any, Self
 
@@ -115,6 +116,7 @@ class _Unknown(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@cache
 def _is_known(func: Any) -> bool:
     if func.overloadpacket in _formulas() or func.is_view or _is_tagged(func):
         return True
