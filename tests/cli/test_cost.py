@@ -96,9 +96,10 @@ def test_figure_5_is_drawn_the_same_every_time(tmp_path: Path, capsys):
         ("cost vgg16 --data-shape 3x32x32 --precision int4", "--precision is 'int4'; give fp32 or bf16"),
         ("cost vgg16 --data-shape 3x32x32 --epochs ten", "epochs is 'ten'; give a number"),
         ("cost vgg11 --data-shape 3x32x32 --width 0.1 --ticket-epoch 200", r"ticket epoch is 200; give a number in"),
-        ("cost vgg11 --data-shape 3x32x32 --width 0.1 --calibrate", "--calibrate measures one network: give --widths"),
+        ("cost vgg11 --data-shape 3x32x32 --width 0.1 --calibrate", "--calibrate predicts one training: give --widths"),
         ("cost vgg16 --data-shape 3x32x32 --widths nowhere", "--widths is 'nowhere'; give uniform, a run folder or a"),
-        ("cost vgg16 --data-shape 3x32x32 --watts 0", r"--watts is 0.0; give a number > 0"),
+        ("cost vgg11 --data-shape 3x32x32 --width 0.1 --watts 90", "--watts is 90, but no seconds are predicted; give"),
+        ("cost vgg16 --data-shape 3x32x32 --method dense", "method is 'dense'; give a list"),
         ("cost vgg11 --data-shape 3x32x32 --width 0.1 --method [magic]", "--method is 'magic'; give one of dense"),
         ("cost vgg16 --data-shape 3x32x32 --policy some", "residual policy 'some' is unknown; choose auto"),
         ("energy", "--run is missing|the following arguments are required"),
@@ -131,6 +132,49 @@ def test_a_runs_settings_are_the_defaults_of_its_forecast_and_the_error_is_told(
     assert "Checked against run (early_bird): CPU seconds" in " ".join(said(flags, capsys).split())
 
 
+@pytest.mark.parametrize(
+    ("more", "planned"),
+    [
+        ({"data": {"val_fraction": 0.2}}, "early_bird"),
+        ({"schedule": "restart"}, "early_bird_reinit"),
+        ({"weights": "rewind"}, "early_bird_reinit"),
+    ],
+)
+def test_the_plan_of_a_run_is_what_it_executed(tiny_settings, tmp_path: Path, tiny, capsys, more, planned):
+    run(RunConfig.from_dict(tiny_settings(**more)), tmp_path / "run", quiet=True)
+    flags = ["cost", f"{tiny}:network", "--widths", str(tmp_path / "run"), "--calibrate", "--calibration-steps", "5"]
+    check = json.loads(said([*flags, "--json"], capsys))["check"]
+    assert (check["method"], check["reason"], check["macs"]["error"]) == (planned, None, 0)
+
+
+def test_a_run_is_not_checked_against_a_plan_of_another_training(finished, tiny, capsys):
+    flags = ["cost", f"{tiny}:network", "--widths", str(finished), "--calibrate", "--calibration-steps", "5"]
+    text = " ".join(said([*flags, "--train-images", "180"], capsys).split())
+    assert "Not checked against run: the plan is of another training than the run: +" in text
+
+
+def test_a_tickets_own_ratio_and_schedule_are_the_plans(finished, tiny, capsys):
+    ticket = str(finished / "ticket.safetensors")
+    shape = ["--data-shape", "3x8x8", "--train-images", "90", "--test-images", "30", "--classes", "3"]
+    flags = ["cost", f"{tiny}:network", "--widths", ticket, *shape, "--batch-size", "20"]
+    facts = json.loads(said([*flags, "--json"], capsys))
+    drawn = json.loads((finished / "record.json").read_text())["ticket"]
+    assert (facts["epochs"], facts["prune_ratio"]) == (12, 0.5)
+    assert facts["ticket_epochs"] == [drawn["epoch"], drawn["epoch"]]
+    fails([*flags, "--ratio", "0.3"], r"--ratio is 0.3, but the ticket of .* is of 0.5; leave it out", capsys)
+    fails([*flags, "--epochs", "20"], r"--epochs is 20, but the ticket of .* is of 12; leave it out, or say", capsys)
+    assert json.loads(said([*flags, "--epochs", "20", "--ticket-epoch", "3", "--json"], capsys))["epochs"] == 20
+
+
+def test_a_run_without_a_ticket_has_no_slim_widths(tiny_settings, tmp_path: Path, tiny, capsys):
+    run(RunConfig.from_dict(tiny_settings("dense")), tmp_path / "dense", quiet=True)
+    fails(
+        ["cost", f"{tiny}:network", "--widths", str(tmp_path / "dense")],
+        r"drew no ticket \(method dense\), so it has no slim widths; give the run of a ticket, or --widths uniform",
+        capsys,
+    )
+
+
 def test_an_imported_log_shows_in_the_report_beside_the_estimate_and_not_in_its_column(finished, capsys):
     record = json.loads((finished / "record.json").read_text())
     begin = record["cost"]["phases"]["search"]["spans"][0][0]
@@ -148,7 +192,7 @@ def test_an_imported_log_shows_in_the_report_beside_the_estimate_and_not_in_its_
     cells = dict(zip(head.split(" | "), row.split(" | "), strict=True))
     assert not cells["energy, measured by external_meter"].startswith("~")
     assert cells["energy, estimated"].startswith("~")
-    assert "energy: not measured (no counter: " in table  # by the run itself
+    assert "energy, by the run's own counter: not measured (no counter: " in table
 
 
 def test_a_bad_log_changes_nothing(finished, capsys):

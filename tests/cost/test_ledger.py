@@ -89,6 +89,9 @@ def test_a_damaged_ledger_is_refused_with_the_entry_and_the_field() -> None:
         CostLedger.from_state([{**entry, "images": -1}])
     with pytest.raises(CheckpointError, match="cost entry 0 cannot be read"):
         CostLedger.from_state([{**entry, "images": "many"}])
+    for wrong in ({"macs_by_width": None}, {"energy_coverage": 7.0}, {"spans": [[5, 1]]}, {"spans": [["a", "b"]]}):
+        with pytest.raises(CheckpointError, match="cost entry 0 cannot be read"):
+            CostLedger.from_state([entry | wrong])
     with pytest.raises(CheckpointError, match="cost entry 0 cannot be read: a ledger takes single phases"):
         CostLedger.from_state([{**entry, "phase": "total"}])
 

@@ -90,3 +90,18 @@ def test_operations_without_products_are_not_named() -> None:
         nn.Softmax(dim=1),
     ]  # fmt: skip
     assert count_cost(nn.Sequential(*layers), (3, 8, 8)).uncounted == ()
+
+
+def test_recurrent_and_normalised_layers_hide_nothing() -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell = nn.LSTM(4, 5, batch_first=True)
+            self.head = nn.utils.parametrizations.weight_norm(nn.Linear(5, 2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.cell(x)[0][:, -1])
+
+    cost = count_cost(Recurrent(), (3, 4))
+    # Four gates, three steps: inputs 4 and states 5 into 5; then 5 into 2.
+    assert cost.macs == 4 * 3 * (4 * 5 + 5 * 5) + 10 and cost.uncounted == ()

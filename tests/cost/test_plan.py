@@ -32,7 +32,7 @@ def paper(method: str) -> float:
 
 
 def test_a_step_takes_the_last_partial_batch_too() -> None:
-    assert (DATA.steps_per_epoch, DATA.test_batches) == (16, 1)
+    assert (DATA.steps_per_epoch, DATA.batches(100)) == (16, 1)
 
 
 def test_images_are_counted_in_whole_batches() -> None:
@@ -45,7 +45,7 @@ def test_methods_cost_what_they_execute() -> None:
     dense, slim, tested = 300_000, 120_000, {"dense": 10_000, "slim": 4_000}
     assert macs("dense") == 10 * dense + tested["dense"]
     assert macs("early_bird") == 2 * dense + 8 * slim + tested["slim"]
-    assert macs("early_bird, reinit") == 2 * dense + 10 * slim + tested["slim"]
+    assert macs("early_bird_reinit") == 2 * dense + 10 * slim + tested["slim"]
     assert macs("lottery_ticket") == 20 * dense + tested["dense"]
     assert macs("snip") == 10 * dense + 64 * 300 + tested["dense"]  # one batch to score on
     assert macs("network_slimming") == 10 * dense + 10 * slim + tested["slim"]
@@ -59,7 +59,7 @@ def test_the_papers_count_charges_what_the_paper_charges() -> None:
     assert paper("dense") == paper("snip") == 10 * dense
     assert paper("lottery_ticket") == 20 * dense
     assert paper("network_slimming") == paper("thinet") == paper("soft_filter_pruning") == 10 * (dense + slim)
-    assert paper("early_bird, reinit") == 2 * dense + 10 * slim
+    assert paper("early_bird_reinit") == 2 * dense + 10 * slim
 
 
 def test_the_papers_count_of_early_bird_is_the_papers_sum() -> None:
@@ -99,3 +99,13 @@ def test_impossible_schedules_are_refused(epochs: float, ticket: float, message:
 def test_impossible_data_is_refused() -> None:
     with pytest.raises(ConfigError, match="batch_size is 0; give an integer >= 1"):
         PlannedData(10, 10, 0)
+
+
+def test_validation_is_read_after_each_epoch_and_where_a_phase_breaks_off() -> None:
+    # e = 2.5: the search reads after epochs 1, 2 and at 2.5; the retrain after 3, ..., 10.
+    data = PlannedData(train_images=1000, test_images=100, batch_size=64, val_images=10)
+    search, retrain = method_plans(10, 2.5, 5)["early_bird"].stages
+    assert (search.validations(data), retrain.validations(data)) == (3, 8)
+    with_val, without = (price(method_plans(10, 2.5, 5)["early_bird"], NETWORKS, d).work for d in (data, DATA))
+    assert with_val.macs - without.macs == 3 * 10 * 100 + 8 * 10 * 40
+    assert with_val.paper_flops == without.paper_flops

@@ -174,8 +174,14 @@ def test_equal_times_become_their_mean(write):
     [
         ([""], "is empty; give a CSV with a time and a power column"),
         (["time,power"], "has a header and no rows"),
-        (["when,what", "0,1"], "no time column is known by its name; the file has 'when', 'what'; name it by time_"),
-        (["time,what", "0,1"], "no power column is known by its name; the file has 'time', 'what'; name it by power_"),
+        (
+            ["when,what", "0,1"],
+            "no time column is known by its name; the file has 'when', 'what'; name it by --time-column",
+        ),
+        (
+            ["time,what", "0,1"],
+            "no power column is known by its name; the file has 'time', 'what'; name it by --power-column",
+        ),
         (["time,power", "0,1", "1,lots"], "line 3: power 'lots'; write a number of 0 or more"),
         (["time,power", "0,1", "1,nan"], "line 3: power 'nan'; write a number of 0 or more"),
         (["time;power", "0;1,5"], "line 2: power '1,5'; write a number of 0 or more, with a decimal point"),
@@ -203,7 +209,7 @@ def test_a_named_column_that_is_not_there_lists_those_that_are(write):
         read_power_log(write("time,power", "0,1"), power_column="load")
     with pytest.raises(DataError, match="has no header to name columns by; its first row is 0,1"):
         read_power_log(write("0,1"), power_column="load")
-    with pytest.raises(DataError, match="column 'P_mW' may be milli- or megawatts; convert it to watts"):
+    with pytest.raises(DataError, match="column 'P_mW' may be milli- or megawatts; give or make a column of watts"):
         read_power_log(write("time,P_mW", "0,1"), power_column="P_mW")
 
 
@@ -237,3 +243,31 @@ def test_a_day_at_ten_hertz_integrates_to_rounding():
     spans = [(START + 60.0 * minute, START + 60.0 * minute + 30.0) for minute in range(1000)]
     energy = integrate(log, spans)
     assert energy.joules == pytest.approx(1000 * 30.0 * 250.0, rel=1e-9) and energy.gaps == ()
+
+
+@pytest.mark.parametrize("name", ["P (kW) total", "power_kw", "kW"])
+def test_a_named_column_of_kilowatts_is_converted_wherever_its_header_says_so(tmp_path, name):
+    path = tmp_path / "meter.csv"
+    path.write_text(f"time,{name}\n1,0.5\n2,0.5\n")
+    assert read_power_log(path, power_column=name).watts.tolist() == [500.0, 500.0]
+
+
+@pytest.mark.parametrize("name", ["energy_kwh", "Energy", "apparent power (VA)", "load %", "voltage"])
+def test_a_named_column_of_another_quantity_is_refused(tmp_path, name):
+    path = tmp_path / "meter.csv"
+    path.write_text(f"time,{name}\n1,0.5\n2,0.5\n")
+    with pytest.raises(DataError, match="is no power in watts; give or make a column of watts"):
+        read_power_log(path, power_column=name)
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path):
+    path = tmp_path / "meter.csv"
+    path.write_text("time,power,power\n1,100,200\n")
+    with pytest.raises(DataError, match="has 2 columns named 'power'; give each its own name"):
+        read_power_log(path)
+
+
+def test_a_blank_first_line_does_not_hide_the_delimiter(tmp_path):
+    path = tmp_path / "meter.csv"
+    path.write_text("\ntime;watts\n1;50\n2;50\n")
+    assert read_power_log(path).watts.tolist() == [50.0, 50.0]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from earlybird.cost import Traffic, count_traffic
+from earlybird.cost import Traffic, count_cost_and_traffic, count_traffic
 from earlybird.cost.traffic import SGD_PASSES, _Bytes
 from earlybird.errors import ModelError
 
@@ -87,3 +87,51 @@ def test_the_network_is_left_as_it_was() -> None:
     count_traffic(net, (3, 8, 8), "bf16")
     assert not net.training and torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+
+
+class Keeps(nn.Module):
+    """Plain tensor attributes: a constant, and what it calculated last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean, self.last, self.layer = torch.tensor([0.5]), None, nn.Linear(3, 3, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.last = self.layer(x - self.mean)
+        return self.last
+
+
+def test_plain_tensors_of_a_network_do_not_stand_in_the_way() -> None:
+    net = Keeps()
+    before = count_traffic(net, (3,))
+    net(torch.zeros(2, 3)).sum().backward()
+    assert count_traffic(net, (3,)) == before
+
+
+def test_a_sparse_gradient_is_no_error() -> None:
+    net = nn.Sequential(nn.Embedding(10, 4, sparse=True))
+
+    class Looks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = net
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.table((x > 0).long())
+
+    assert count_traffic(Looks(), (3,)).training.image_bytes > 0
+
+
+def test_why_traffic_is_missing_is_kept_and_nothing_is_printed(capfd) -> None:
+    class Drops(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x) if torch.rand(1).item() > 2 else self.layer(self.layer(x))
+
+    cost = count_cost_and_traffic(Drops(), (3,))
+    assert (cost.macs, cost.traffic) == (18, None)
+    assert "DataDependentOutputException" in cost.traffic_reason and "\n" not in cost.traffic_reason
+    assert capfd.readouterr().err == ""

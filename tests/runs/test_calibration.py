@@ -21,6 +21,7 @@ def measured() -> Calibration:
         tested_images={"dense": Seconds(0.02, 0.01, 0.2), "slim": Seconds(0.01, 0.005, 0.1)},
         measured_steps=30,
         device="cpu",
+        machine={},
         energy_method="fake",
     )
 

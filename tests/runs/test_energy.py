@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from earlybird.cost import NoCounter, estimated_joules
+from earlybird.cost import CostLedger, NoCounter, PhaseCost, estimated_joules
 from earlybird.errors import DataError, RunFolderError
 from earlybird.runs import prepare
 from earlybird.runs.config import RunConfig
+from earlybird.runs.energy import energy_facts
 from earlybird.runs.power_meter import MeterReading, import_power_log
 from earlybird.runs.run import run
 
@@ -168,3 +169,68 @@ def test_a_record_that_does_not_say_when_it_ran_is_refused(finished, tmp_path: P
         import_power_log(folder, MeterReading(log))
     with pytest.raises(RunFolderError, match="no finished run in"):
         import_power_log(tmp_path / "absent", MeterReading(log))
+
+
+def test_seconds_without_a_moment_lower_the_coverage_of_a_log(finished, tmp_path: Path):
+    record, folder = finished()
+    search = record["cost"]["phases"]["search"]
+    search["wall_seconds"] *= 4  # as if an older version, which noted no moments, had run the first three quarters
+    (folder / "record.json").write_text(json.dumps(record))
+    begin = search["spans"][0][0]
+    log = write_log(tmp_path / "meter.csv", [(begin - 10 + k / 10, 40.0) for k in range(400)])
+    facts = import_power_log(folder, MeterReading(log))
+    assert facts["phases"]["search"]["coverage"] == pytest.approx(0.25, rel=0.02)
+    assert facts["phases"]["retrain"]["coverage"] == pytest.approx(1, rel=0.01) and facts["coverage"] < 1
+
+
+@pytest.mark.parametrize("content", ["{}", '{"cost": {}}', '{"cost": {"phases": {"search": {"images": 1}}}}'])
+def test_a_record_without_costs_is_refused_in_one_line(tmp_path: Path, content: str):
+    (tmp_path / "record.json").write_text(content)
+    log = write_log(tmp_path / "meter.csv", [(1.0, 1.0), (2.0, 1.0)])
+    with pytest.raises(RunFolderError, match="record.json holds no costs that can be read"):
+        import_power_log(tmp_path, MeterReading(log))
+
+
+def test_two_counters_of_one_run_stand_side_by_side():
+    ledger = CostLedger()
+    ledger.add(PhaseCost("search", 1, 0, 0.0, 1.0, 1.0, 1, 100.0, "nvml+rapl", "GPU 0, CPU package 0", 1.0))
+    ledger.add(PhaseCost("retrain", 1, 0, 0.0, 3.0, 3.0, 1, 900.0, "nvml", "GPU 0", 1.0))
+    facts = energy_facts(ledger, NoCounter("gone"))
+    assert {name: (one["joules"], one["coverage"]) for name, one in facts["measured"].items()} == {
+        "nvml+rapl": (100.0, 0.25), "nvml": (900.0, 0.75)
+    }  # fmt: skip
+    assert facts["measured"]["nvml"]["phases"]["search"] == {"joules": None, "coverage": 0.0}
+    assert facts["reason"] is None
+
+
+DROPS_LAYERS = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.extra = nn.Conv2d(8, 8, 3, padding=1)
+        self.mean = torch.tensor([0.5])  # a plain attribute, no buffer
+        self.head = nn.Linear(8, num_classes)
+
+    def forward(self, x):
+        x = self.stem(x - self.mean.to(x.device))
+        if self.training and torch.rand(1).item() > 2:
+            x = self.extra(x)
+        return self.head(x.mean((2, 3)))
+"""
+
+
+def test_a_network_whose_traffic_cannot_be_counted_trains_and_says_why_it_is_not_estimated(
+    tiny_settings, tmp_path: Path, capsys
+):
+    (tmp_path / "drops.py").write_text(DROPS_LAYERS)
+    settings = tiny_settings("dense", training={"epochs": 1})
+    settings["model"]["name"] = f"{tmp_path / 'drops.py'}:Net"
+    record = run(RunConfig.from_dict(settings), tmp_path / "run", quiet=True)
+    assert record["cost"]["total"]["macs"] > 0 and record["cost"]["total"]["traffic_bytes"] is None
+    assert record["energy"]["estimated"] is None
+    assert "memory traffic of Net cannot be counted" in record["energy"]["estimate_reason"]
+    assert capsys.readouterr().err == ""

@@ -35,7 +35,7 @@ SCHEMA: dict[str, set[str] | None] = {
     "test": {"accuracy", "top5_accuracy", "loss", "correct", "samples"},
     "cost": {"phases", "total"},
     "data": {"train_images", "val_images", "test_images", "classes", "image_shape"},
-    "energy": {"measured", "reason", "notes", "estimated"},
+    "energy": {"measured", "reason", "notes", "estimated", "estimate_reason"},
 }  # fmt: skip
 ROW = {"phase", "epoch", "step", "train_loss", "train_accuracy", "val_accuracy", "lr", "wall_seconds"}
 

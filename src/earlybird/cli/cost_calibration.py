@@ -22,7 +22,8 @@ def calibrated(
     from earlybird.training.settings import TrainingSettings
 
     compute = Compute(choose_device(parsed.device), "bf16" if scenario.precision == "bf16" else "fp32")
-    settings = TrainingSettings(batch_size=scenario.data.batch_size)
+    micro_batches = record["config"]["training"].get("micro_batches", 1) if record else 1
+    settings = TrainingSettings(batch_size=scenario.data.batch_size, micro_batches=micro_batches)
     images = min(scenario.data.train_images, IMAGES_IN_BATCHES * scenario.data.batch_size)
     augment: Augment = record["resolved"]["augment"] if record else "crop_flip"
     bundle = noise_bundle(scenario.image_shape, scenario.spec.num_classes, images)

@@ -15,7 +15,7 @@ from earlybird.errors import ConfigError
 from earlybird.training.fields import require
 
 if TYPE_CHECKING:
-    from earlybird.runs.forecast import Scenario
+    from earlybird.runs.forecast import Drawn, Scenario
 
 _DESCRIPTION = (
     "What a training will cost before it is run, for every method side by side: MACs as executed, FLOPs in the paper's "
@@ -24,8 +24,8 @@ _DESCRIPTION = (
 PAPER = ("table3", "table2", "figure5")
 PICTURES = (".svg", ".png", ".pdf")
 DEFAULTS: dict[str, Any] = {
-    "data_shape": None, "train_images": None, "test_images": None, "classes": None, "width": 1.0, "epochs": 160.0,
-    "batch_size": 128, "ratio": 0.5, "precision": "fp32", "policy": "auto", "round_to": 8,
+    "data_shape": None, "train_images": None, "val_images": 0, "test_images": None, "classes": None, "width": 1.0,
+    "epochs": 160.0, "batch_size": 128, "ratio": 0.5, "precision": "fp32", "policy": "auto", "round_to": 8,
 }  # fmt: skip
 # Shape of an image -> the set that everybody means by it: CIFAR-10, ImageNet.
 USUAL_IMAGES = {
@@ -48,15 +48,14 @@ def command(argv: Sequence[str]) -> int:
     record = _record(parsed)
     scenario = _scenario(parsed, record)
     prices = Prices(parsed.watts, parsed.price_per_hour)
-    if parsed.calibrate and (scenario.widths is None or scenario.ticket_epoch is None):
-        raise ConfigError("--calibrate measures one network: give --widths and --ticket-epoch too")
+    _check(parsed, scenario)
     networks = networks_of(scenario)
     calibration = None
     if parsed.calibrate:
         from earlybird.cli.cost_calibration import calibrated
 
         calibration = calibrated(parsed, scenario, networks, record)
-    facts = forecast_facts(scenario, networks, parsed.method, calibration, prices)
+    facts = forecast_facts(scenario, networks, parsed.method or (), calibration, prices)
     if record is not None and calibration is not None:
         from earlybird.runs.forecast_check import check_against
 
@@ -68,6 +67,17 @@ def command(argv: Sequence[str]) -> int:
     return 0
 
 
+def _check(parsed: argparse.Namespace, scenario: Scenario) -> None:
+    """Refuse what would be left out in silence."""
+    needed = {"--widths": scenario.widths, "--ticket-epoch": scenario.ticket_epoch}
+    missing = [flag for flag, value in needed.items() if value is None]
+    if parsed.calibrate and missing:
+        raise ConfigError(f"--calibrate predicts one training: give {' and '.join(missing)} too")
+    for flag, value in (("--watts", parsed.watts), ("--price-per-hour", parsed.price_per_hour)):
+        if value is not None and not parsed.calibrate:
+            raise ConfigError(f"{flag} is {value:g}, but no seconds are predicted; give --calibrate too")
+
+
 def _parser() -> Parser:
     parser = Parser("cost", _DESCRIPTION)
     parser.add_argument("model", type=str, nargs="?", help="a name that --model of `earlybird train` takes")
@@ -76,6 +86,7 @@ def _parser() -> Parser:
     parser.add_setting("--data-shape", str | None, None, "one image, such as 3x32x32; with --train-images")
     parser.add_setting("--train-images", int | None, None, "default 50000 for 3x32x32, 1281167 for 3x224x224")
     parser.add_setting("--test-images", int | None, None, "default 10000 for 3x32x32, 50000 for 3x224x224")
+    parser.add_setting("--val-images", int | None, None, "images to validate on after each epoch; default 0")
     parser.add_setting("--classes", int | None, None, "default 10 for 3x32x32, 1000 for 3x224x224")
     parser.add_setting("--width", float | None, None, "width multiplier of the built-in networks; default 1")
     parser.add_setting("--epochs", float | None, None, "T, epochs of one dense training; default 160")
@@ -87,7 +98,7 @@ def _parser() -> Parser:
         "uniform, a run folder or a ticket file; without it the cost is bracketed. A run's settings are its defaults",
     )  # fmt: skip
     parser.add_setting("--ticket-epoch", float | None, None, "e, when the ticket is drawn; without it bracketed")
-    parser.add_argument("--method", type=list[str], default=[], help="methods to show, such as [dense,early_bird]")
+    parser.add_setting("--method", list[str] | None, None, "methods to show, such as [dense,early_bird]")
     parser.add_setting("--policy", str | None, None, "residual policy: auto (default), inner, tie or select")
     parser.add_setting("--round-to", int | None, None, "kept widths are multiples of this; default 8")
     parser.add_argument("--calibrate", action="store_true", help="measure steps here; add seconds and kWh")
@@ -135,34 +146,55 @@ def _record(parsed: argparse.Namespace) -> dict[str, Any] | None:
 
 def _scenario(parsed: argparse.Namespace, record: dict[str, Any] | None) -> Scenario:
     from earlybird.cost.plan import PlannedData
-    from earlybird.runs.forecast import UNIFORM, Scenario, settings_of_run, ticket_epoch_of
+    from earlybird.runs.forecast import Scenario, settings_of_run
     from earlybird.runs.saved_model import NetworkSpec
 
-    settings: dict[str, Any] = {**DEFAULTS, **(settings_of_run(record) if record else {})}
+    drawn = _drawn(parsed)
+    from_ticket = {"ratio": drawn.prune_ratio, "epochs": drawn.epochs}
+    known = {name: value for name, value in from_ticket.items() if value is not None}
+    settings: dict[str, Any] = {**DEFAULTS, **(settings_of_run(record) if record else {}), **known}
     settings |= {name: value for name in settings if (value := getattr(parsed, name)) is not None}
     shape = _shape(settings["data_shape"])
     usual = USUAL_IMAGES.get(shape, {})
+    require("--data-shape", settings["data_shape"], shape[1] == shape[2], "square images, such as 3x32x32")
     for name in ("train_images", "test_images", "classes"):
         if settings[name] is None and name not in usual:
             flag = f"--{name.replace('_', '-')}"
             raise ConfigError(f"{flag} is missing: nothing is usual for images of {settings['data_shape']}; give it")
         settings[name] = usual[name] if settings[name] is None else settings[name]
     require("--precision", settings["precision"], settings["precision"] in ("fp32", "bf16"), "fp32 or bf16")
-    require("--data-shape", settings["data_shape"], shape[1] == shape[2], "square images, such as 3x32x32")
-    epoch = parsed.ticket_epoch
-    if epoch is None and parsed.widths not in (None, UNIFORM) and Path(parsed.widths).exists():
-        epoch = ticket_epoch_of(parsed.widths)
     return Scenario(
         spec=NetworkSpec(parsed.model, settings["classes"], shape[0], shape[1], float(settings["width"])),
-        data=PlannedData(settings["train_images"], settings["test_images"], settings["batch_size"]),
+        data=PlannedData(
+            settings["train_images"], settings["test_images"], settings["batch_size"], settings["val_images"]
+        ),
         epochs=settings["epochs"],
         prune_ratio=settings["ratio"],
         precision=settings["precision"],
         widths=parsed.widths,
-        ticket_epoch=epoch,
+        ticket_epoch=drawn.ticket_epoch if parsed.ticket_epoch is None else parsed.ticket_epoch,
         policy=settings["policy"],
         round_to=settings["round_to"],
     )
+
+
+def _drawn(parsed: argparse.Namespace) -> Drawn:
+    """What the ticket behind --widths says; a flag that contradicts it is refused."""
+    from earlybird.runs.forecast import UNIFORM, Drawn, drawn_by
+
+    if parsed.widths in (None, UNIFORM) or not Path(parsed.widths).exists():
+        return Drawn(None, None, None)
+    drawn = drawn_by(parsed.widths)
+    _refuse_another("--ratio", parsed.ratio, drawn.prune_ratio, parsed.widths, "leave it out")
+    if parsed.ticket_epoch is None:
+        cure = "leave it out, or say with --ticket-epoch when it is drawn"
+        _refuse_another("--epochs", parsed.epochs, drawn.epochs, parsed.widths, cure)
+    return drawn
+
+
+def _refuse_another(flag: str, given: float | None, theirs: float | None, widths: str, cure: str) -> None:
+    if given is not None and theirs is not None and given != theirs:
+        raise ConfigError(f"{flag} is {given:g}, but the ticket of {widths} is of {theirs:g}; {cure}")
 
 
 def _shape(text: str | None) -> tuple[int, int, int]:

@@ -90,6 +90,8 @@ def _notes(facts: Mapping[str, Any]) -> list[str]:
         )
     if facts["uncounted"]:
         notes.append(f"Not counted, and it may multiply: {', '.join(facts['uncounted'])}.")
+    if facts["traffic_reason"]:
+        notes.append(f"energy, not estimated: {facts['traffic_reason']}.")
     notes.append(f"~ marks an estimate: counted products and memory traffic at {facts['energy']['estimate']}.")
     return notes + _calibration_notes(facts)
 
@@ -105,15 +107,21 @@ def _calibration_notes(facts: Mapping[str, Any]) -> list[str]:
     ]
     if calibration["watts"] is not None:
         notes.append(f"kWh: the {calibration['watts']:g} W given, times the hours; nothing was measured.")
-    check = facts.get("check")
-    if check and "cpu_seconds" in check:
-        cpu, wall = check["cpu_seconds"], check["wall_seconds"]
-        notes.append(
-            f"Checked against {check['run_id']} ({check['method']}): CPU seconds {cpu['predicted']:,.0f} predicted, "
-            f"{cpu['measured']:,.0f} measured ({100 * cpu['error']:+.1f} %); wall {wall['predicted']:,.0f}, "
-            f"{wall['measured']:,.0f} ({100 * wall['error']:+.1f} %)."
-        )
+    if check := facts.get("check"):
+        notes.append(_checked(check))
     return notes
+
+
+def _checked(check: Mapping[str, Any]) -> str:
+    if check["reason"]:
+        return f"Not checked against {check['run_id']}: {check['reason']}."
+    cpu, wall = check["cpu_seconds"], check["wall_seconds"]
+    caution = f" Beware: {check['caution']}." if check["caution"] else ""
+    return (
+        f"Checked against {check['run_id']} ({check['method']}): CPU seconds {cpu['predicted']:,.0f} predicted, "
+        f"{cpu['measured']:,.0f} measured ({100 * cpu['error']:+.1f} %); wall {wall['predicted']:,.0f}, "
+        f"{wall['measured']:,.0f} ({100 * wall['error']:+.1f} %).{caution}"
+    )
 
 
 def _network(network: Mapping[str, Any]) -> str:

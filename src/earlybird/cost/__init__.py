@@ -2,7 +2,7 @@
 
 from earlybird.cost.counters import NO_ENERGY_COUNTER, EnergyCounter, NoCounter, find_counter, measure_idle
 from earlybird.cost.energy_estimate import estimated_joules, unit_energies
-from earlybird.cost.flops import ModelCost, count_cost, layer_macs
+from earlybird.cost.flops import ModelCost, count_cost, count_cost_and_traffic, layer_macs
 from earlybird.cost.ledger import PHASES, CostLedger, PhaseCost
 from earlybird.cost.meter import PhaseMeter
 from earlybird.cost.paper import (
@@ -31,6 +31,7 @@ __all__ = [
     "Work",
     "bit_operations",
     "count_cost",
+    "count_cost_and_traffic",
     "count_traffic",
     "dense_training_flops",
     "early_bird_training_flops",

@@ -8,7 +8,7 @@ network runs on the `meta` device, so shapes are real, no number is computed and
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 
 import torch
@@ -19,7 +19,7 @@ from earlybird.copying import copied, empty_tensors
 from earlybird.cost.mac_counter import MacCounter
 from earlybird.cost.outputs import loss_of_outputs
 from earlybird.cost.paper_count import PaperExtras
-from earlybird.cost.traffic import ModelTraffic
+from earlybird.cost.traffic import ModelTraffic, count_traffic
 from earlybird.errors import ConfigError, ModelError
 
 # Bits that each precision of a run gives the operands of its products.
@@ -39,6 +39,7 @@ class ModelCost:
         train_macs_by_width: the same of `train_macs`.
         uncounted: operations that neither count holds and that may multiply (a kernel of somebody's own, an FFT).
         traffic: bytes moved, where they were counted (`count_traffic`).
+        traffic_reason: why they were not; "" where they were, or where nobody asked.
     """
 
     params: int
@@ -49,6 +50,7 @@ class ModelCost:
     train_macs_by_width: Mapping[str, int] = field(default_factory=dict)
     uncounted: tuple[str, ...] = ()
     traffic: ModelTraffic | None = None
+    traffic_reason: str = ""
 
     @property
     def paper_gflops(self) -> float:
@@ -115,6 +117,22 @@ def _training(model: nn.Module, images: Tensor, operand_bits: int) -> MacCounter
         if loss.requires_grad:  # otherwise every parameter is frozen, and training costs a forward pass
             loss.backward()
     return counter
+
+
+def count_cost_and_traffic(model: nn.Module, input_shape: tuple[int, ...], precision: str = "fp32") -> ModelCost:
+    """`count_cost` with the traffic where it can be counted, and the reason where it cannot.
+
+    A network may read numbers that fake tensors do not have (layers dropped at random, say). It trains all the same;
+    only its energy is not estimated.
+
+    Raises:
+        ModelError, ConfigError: as `count_cost`.
+    """
+    cost = count_cost(model, input_shape, precision)
+    try:
+        return replace(cost, traffic=count_traffic(model, input_shape, precision))
+    except ModelError as error:
+        return replace(cost, traffic_reason=str(error))
 
 
 def layer_macs(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, int]:

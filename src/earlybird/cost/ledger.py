@@ -61,12 +61,23 @@ class PhaseCost:
     def __post_init__(self) -> None:
         if self.phase not in (*PHASES, TOTAL):
             raise ConfigError(f"cost phase is {self.phase!r}; choose one of {', '.join(PHASES)}")
-        object.__setattr__(self, "spans", tuple((start, end) for start, end in self.spans))  # JSON has lists
+        object.__setattr__(
+            self, "spans", tuple((float(start), float(end)) for start, end in self.spans)
+        )  # JSON's lists
+        if not isinstance(self.macs_by_width, Mapping):
+            raise ConfigError(f"macs_by_width of phase {self.phase!r} is {self.macs_by_width!r}; give width -> MACs")
         numbers = {name: getattr(self, name) for name in _NUMBERS}
         numbers |= {f"macs_by_width[{width!r}]": macs for width, macs in self.macs_by_width.items()}
         for name, value in numbers.items():
             if value is not None and not (math.isfinite(value) and value >= 0):
                 raise ConfigError(f"{name} of phase {self.phase!r} is {value}; a cost is finite and not negative")
+        if self.energy_coverage > 1:
+            raise ConfigError(
+                f"energy_coverage of phase {self.phase!r} is {self.energy_coverage}; give a share in [0, 1]"
+            )
+        for start, end in self.spans:
+            if not (math.isfinite(start) and math.isfinite(end) and start <= end):
+                raise ConfigError(f"a span of phase {self.phase!r} is ({start}, {end}); give (start, end) in seconds")
 
     def as_dict(self) -> dict[str, Any]:
         """The fields as plain JSON types."""

@@ -25,20 +25,22 @@ aten = torch.ops.aten
 # `_forward`, `_backward`, `_backward_data` and a trailing `_` are left off; pointwise operations, views and (in recent
 # versions of PyTorch) reductions are known by their tags.
 _NAMES = """
-_adaptive_avg_pool2d _log_softmax _native_batch_norm_legit _native_batch_norm_legit_no_training _prelu_kernel
-_safe_softmax _softmax _to_copy _unsafe_index _unsafe_index_put _unsafe_view adaptive_avg_pool2d adaptive_max_pool2d
+_adaptive_avg_pool2d _local_scalar_dense _log_softmax _native_batch_norm_legit _native_batch_norm_legit_no_training
+_prelu_kernel _safe_softmax _softmax _sparse_coo_tensor_unsafe _sparse_coo_tensor_with_dims_and_tensors _to_copy
+_unique2 _unsafe_index _unsafe_index_put _unsafe_view _weight_norm_interface adaptive_avg_pool2d adaptive_max_pool2d
 all amax amin any arange argmax argmin as_strided avg_pool1d avg_pool2d avg_pool3d batch_norm_elemt
-batch_norm_gather_stats batch_norm_stats bernoulli cat clone col2im constant_pad_nd copy cudnn_batch_norm cumsum
-detach embedding embedding_dense empty empty_like empty_strided expand fill flip full full_like gather hardsigmoid
-hardswish im2col index index_add index_copy index_put index_select lift_fresh linalg_vector_norm logsumexp masked_fill
-masked_scatter max max_pool2d_with_indices max_pool3d_with_indices mean median min mkldnn_max_pool2d native_batch_norm
+batch_norm_gather_stats batch_norm_stats bernoulli bincount bucketize cat clone col2im constant_pad_nd copy
+cudnn_batch_norm cummax cummin cumsum detach embedding embedding_dense empty empty_like empty_strided equal expand
+fill flip full full_like gather hardsigmoid hardswish histc im2col index index_add index_copy index_put index_select
+is_nonzero item lift_fresh linalg_vector_norm linspace logspace logsumexp masked_fill masked_scatter max
+max_pool2d_with_indices max_pool3d_with_indices mean median min mkldnn_max_pool2d multinomial native_batch_norm
 native_channel_shuffle native_dropout native_group_norm native_layer_norm new_empty new_empty_strided new_full
-new_ones new_zeros nll_loss nll_loss2d norm normal ones ones_like pixel_shuffle pixel_unshuffle prod rand randn
-randperm reflection_pad1d reflection_pad2d reflection_pad3d repeat replication_pad1d replication_pad2d
-replication_pad3d resize rms_norm roll rot90 scalar_tensor scatter scatter_add select select_scatter set slice
-slice_scatter sort split_with_sizes_copy stack std std_mean sum topk tril triu uniform upsample_bicubic2d
-upsample_bilinear2d upsample_linear1d upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_trilinear3d
-var var_mean view_copy zero zeros zeros_like
+new_ones new_zeros nll_loss nll_loss2d nonzero norm normal ones ones_like pixel_shuffle pixel_unshuffle prod rand
+randn randperm reflection_pad1d reflection_pad2d reflection_pad3d repeat replication_pad1d replication_pad2d
+replication_pad3d resize rms_norm roll rot90 scalar_tensor scatter scatter_add searchsorted select select_scatter set
+slice slice_scatter sort split_with_sizes_copy stack std std_mean sum topk tril triu uniform unique2 unsafe_split
+unsafe_split_with_sizes upsample_bicubic2d upsample_bilinear2d upsample_linear1d upsample_nearest1d upsample_nearest2d
+upsample_nearest3d upsample_trilinear3d var var_mean view_copy zero zeros zeros_like
 """
 NO_PRODUCTS = frozenset(_NAMES.split())
 
@@ -146,6 +148,7 @@ def _formulas() -> dict[Any, Callable[..., int]]:
                 aten.mv: _mv_flops,
                 aten.addmv: _addmv_flops,
                 aten.dot: _dot_flops,
+                aten.vdot: _dot_flops,
             }
         )
     return _FORMULAS

@@ -25,19 +25,21 @@ _MASKED = "single weights are masked, which saves no products on dense hardware"
 
 @dataclass(frozen=True)
 class PlannedData:
-    """Images of a planned training: how many to train on, how many to test on once, and how many make a step."""
+    """Images of a planned training: to train on, to test on once, in a step, and to validate on after each epoch."""
 
     train_images: int
     test_images: int
     batch_size: int
+    val_images: int = 0
     test_batch_size: int = 500
 
     def __post_init__(self) -> None:
         for name in ("train_images", "batch_size", "test_batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; give an integer >= 1")
-        if self.test_images < 0:
-            raise ConfigError(f"test_images is {self.test_images}; give an integer >= 0")
+        for name in ("test_images", "val_images"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; give an integer >= 0")
 
     @property
     def steps_per_epoch(self) -> int:
@@ -49,10 +51,9 @@ class PlannedData:
         epochs, steps = divmod(round(epoch * self.steps_per_epoch), self.steps_per_epoch)
         return epochs * self.train_images + steps * self.batch_size
 
-    @property
-    def test_batches(self) -> int:
-        """Forward passes of one reading of the test set."""
-        return -(-self.test_images // self.test_batch_size)
+    def batches(self, images: int) -> int:
+        """Forward passes of one reading of so many images."""
+        return -(-images // self.test_batch_size)
 
 
 @dataclass(frozen=True)
@@ -74,10 +75,18 @@ class Stage:
         """Optimizer steps."""
         return self.epochs * data.steps_per_epoch + self.extra_steps
 
+    def validations(self, data: PlannedData) -> int:
+        """Readings of the validation images: after each epoch that ends in the stretch, and where it is broken off."""
+        first, last = (round(epoch * data.steps_per_epoch) for epoch in (self.start_epoch, self.end_epoch))
+        return -(-last // data.steps_per_epoch) - first // data.steps_per_epoch if last > first else 0
+
     def work(self, cost: ModelCost, data: PlannedData) -> Work:
         """What it asks of the hardware."""
         images = data.images_by(self.end_epoch) - data.images_by(self.start_epoch)
-        return training_work(cost, images + self.extra_steps * data.batch_size, round(self.steps_of(data)))
+        training = training_work(cost, images + self.extra_steps * data.batch_size, round(self.steps_of(data)))
+        passes = self.validations(data)
+        validation = evaluation_work(cost, passes * data.val_images, passes * data.batches(data.val_images))
+        return training + validation
 
 
 @dataclass(frozen=True)
@@ -120,7 +129,7 @@ def method_plans(epochs: float, ticket_epoch: float, prunable_layers: int) -> di
     plans = [
         MethodPlan("dense", (Stage("train", "dense", epochs),), "dense"),
         MethodPlan("early_bird", (search, Stage("retrain", "slim", epochs, ticket_epoch)), "slim"),
-        MethodPlan("early_bird, reinit", (search, again), "slim"),
+        MethodPlan("early_bird_reinit", (search, again), "slim"),
         MethodPlan("lottery_ticket", (whole, masked), "dense", note=_MASKED),
         MethodPlan(
             "snip",
@@ -169,7 +178,7 @@ def price(plan: MethodPlan, networks: Mapping[Network, ModelCost], data: Planned
     phases: dict[str, Work] = {}
     for stage in plan.stages:
         phases[stage.phase] = phases.get(stage.phase, Work()) + stage.work(networks[stage.network], data)
-    phases["evaluate"] = evaluation_work(networks[plan.final], data.test_images, data.test_batches)
+    phases["evaluate"] = evaluation_work(networks[plan.final], data.test_images, data.batches(data.test_images))
     total = sum(phases.values(), Work())
     charged = sum((stage.work(networks[stage.network], data) for stage in plan.charged or plan.stages), Work())
     work = Work(total.images, total.macs_by_width, charged.paper_flops, total.traffic_bytes)

@@ -29,6 +29,9 @@ TIME_COLUMNS += ("timestamp_utc", "datetime", "date_time", "time", "time_s", "ti
 TIME_COLUMNS += ("seconds", "date")
 POWER_COLUMNS = ("watts", "watt", "power_w", "power_watts", "power", "active_power_w", "active_power", "w", "p_w", "p")
 KILOWATT_COLUMNS = ("power_kw", "active_power_kw", "kilowatts", "kilowatt", "kw", "p_kw")
+# Words of a header that tell another quantity, or a unit that two readings fit.
+NOT_WATTS = frozenset({"mw", "milliwatts", "megawatts", "wh", "kwh", "mwh", "j", "kj", "joules", "energy", "va", "kva"})
+NOT_WATTS |= {"var", "percent", "volts", "voltage", "v", "amps", "ampere", "a", "ma", "current", "dbm"}
 NO_READING = ("", "n/a", "na", "-")
 FARTHEST_TIME = 1e11  # the year 5138; milliseconds since 1970 lie beyond it
 
@@ -86,7 +89,7 @@ def read_power_log(path: str | Path, *, time_column: str | None = None, power_co
     path = Path(path)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.reader(file, delimiter=_delimiter(file.readline()))
+            rows = csv.reader(file, delimiter=_delimiter(next((line for line in file if line.strip()), "")))
             file.seek(0)
             times, watts = _parse(path, rows, time_column, power_column)
     except OSError as error:
@@ -252,25 +255,38 @@ def _columns(
         return 0, 1, 1.0, False
     time_at = _column(path, first, "time", time_column, TIME_COLUMNS)
     power_at = _column(path, first, "power", power_column, (*POWER_COLUMNS, *KILOWATT_COLUMNS))
-    unit = _plain(first[power_at]).rpartition("_")[2]
-    if unit in ("mw", "milliwatts", "megawatts"):
-        raise DataError(f"power log {path}: column {first[power_at]!r} may be milli- or megawatts; convert it to watts")
-    is_kilowatts = unit in ("kw", "kilowatts", "kilowatt")
-    return time_at, power_at, 1000.0 if is_kilowatts else 1.0, True
+    return time_at, power_at, _watts_per_unit(path, first[power_at]), True
+
+
+def _watts_per_unit(path: Path, header: str) -> float:
+    """What a number in this column is in watts, by the units that its header names, whoever chose the column."""
+    words = {*_plain(header).split("_"), *(["percent"] if "%" in header else [])}
+    if wrong := words & NOT_WATTS:
+        what = "may be milli- or megawatts" if wrong & {"mw"} else "is no power in watts"
+        raise DataError(f"power log {path}: column {header!r} {what}; give or make a column of watts")
+    return 1000.0 if words & {"kw", "kilowatt", "kilowatts"} else 1.0
 
 
 def _column(path: Path, header: list[str], kind: str, wanted: str | None, known: Sequence[str]) -> int:
     there = f"the file has {', '.join(repr(name) for name in header)}"
     if wanted is not None:
         names = [name.strip().lower() for name in header]
-        if wanted.strip().lower() not in names:
+        wanted = wanted.strip().lower()
+        if wanted not in names:
             raise DataError(f"power log {path} has no column {wanted!r}; {there}")
-        return names.index(wanted.strip().lower())
+        return _only(path, names, wanted)
     names = [_plain(name) for name in header]
     found = next((name for name in known if name in names), None)
     if found is None:
-        raise DataError(f"power log {path}: no {kind} column is known by its name; {there}; name it by {kind}_column")
-    return names.index(found)
+        flag = f"--{kind}-column"
+        raise DataError(f"power log {path}: no {kind} column is known by its name; {there}; name it by {flag}")
+    return _only(path, names, found)
+
+
+def _only(path: Path, names: list[str], name: str) -> int:
+    if names.count(name) > 1:
+        raise DataError(f"power log {path} has {names.count(name)} columns named {name!r}; give each its own name")
+    return names.index(name)
 
 
 def _plain(name: str) -> str:

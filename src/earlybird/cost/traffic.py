@@ -1,12 +1,15 @@
 """Bytes that a network's operations read and write: the memory traffic behind an energy estimate.
 
-Each operation is charged its operands and its result once, as executed and unfused; views and allocations move nothing.
-A cache keeps part of that away from the DRAM, so this is an upper bound. Counted on fake tensors, which have the types
-that autocast really gives and hold no numbers.
+Each operation that PyTorch runs is charged its operands and its result once; views and allocations move nothing. A
+cache keeps part of that away from the DRAM; what a fused kernel moves within itself is not seen. Counted on fake
+tensors, which have the types that autocast really gives and hold no numbers.
 """
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,7 +67,7 @@ def count_traffic(model: nn.Module, input_shape: tuple[int, ...], precision: str
         ModelError: the network does not run on fake tensors with this shape.
     """
     try:
-        with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
+        with torch.random.fork_rng(devices=[]), torch.inference_mode(False), _quiet():
             # The same twice, with two sizes of batch: a line through two points has an exact slope.
             forward = [_forward_bytes(model, batch, input_shape, precision) for batch in (1, 2)]
             training = [_training_bytes(model, batch, input_shape, precision) for batch in (2, 4)]
@@ -72,7 +75,7 @@ def count_traffic(model: nn.Module, input_shape: tuple[int, ...], precision: str
         reason = " ".join(str(error).split())
         raise ModelError(
             f"the memory traffic of {type(model).__name__} cannot be counted for images of shape {input_shape}: "
-            f"{type(error).__name__}: {reason}; its forward must not read values out of tensors"
+            f"{type(error).__name__}: {reason}"
         ) from error
     return ModelTraffic(_line(forward, (1, 2)), _line(training, (2, 4)))
 
@@ -108,11 +111,25 @@ def _training_bytes(model: nn.Module, batch: int, input_shape: tuple[int, ...], 
 
 def _fake_copy(model: nn.Module) -> nn.Module:
     memo: dict[int, Any] = {}
-    for tensor in (*model.parameters(), *model.buffers()):
+    kept = (value for module in model.modules() for value in pytree.tree_leaves(list(vars(module).values())))
+    attributes = [value for value in kept if isinstance(value, Tensor) and value.layout == torch.strided]
+    for tensor in (*model.parameters(), *model.buffers(), *attributes):
         fake = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype)
         is_parameter = isinstance(tensor, nn.Parameter)
         memo[id(tensor)] = nn.Parameter(fake, requires_grad=tensor.requires_grad) if is_parameter else fake
     return copied(model, memo)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the traceback that PyTorch logs before it raises; ours is one line."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    level = log.level
+    log.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def _dtype(model: nn.Module) -> torch.dtype:
@@ -143,7 +160,7 @@ class _Bytes(TorchDispatchMode):
 
 
 def _nbytes(value: object) -> int:
-    if not isinstance(value, Tensor):
+    if not isinstance(value, Tensor) or value.layout != torch.strided:
         return 0
     # What was expanded is read once.
     size: int = value.numel() * value.element_size()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from earlybird.core import ChannelGroups
-from earlybird.cost import ModelCost, count_cost, count_traffic
+from earlybird.cost import ModelCost, count_cost_and_traffic
 from earlybird.slimming import channel_groups
 from earlybird.slimming.certificate import PolicyChoice
 from earlybird.training.session import Session
@@ -52,6 +52,5 @@ class Task:
         """What one image costs in `model`, at the run's precision; counted once for each network."""
         if model not in self._costs:
             precision = self.session.compute.precision
-            cost = count_cost(model, self.image_shape, precision)
-            self._costs[model] = replace(cost, traffic=count_traffic(model, self.image_shape, precision))
+            self._costs[model] = count_cost_and_traffic(model, self.image_shape, precision)
         return self._costs[model]

@@ -15,8 +15,10 @@ from typing import Any
 from earlybird.report.energy import (
     MEASURED,
     energy_coverage,
+    energy_ratios,
     energy_reason,
     energy_row,
+    estimate_reason,
     estimate_source,
     measured_methods,
 )
@@ -117,13 +119,9 @@ def _row(record: Mapping[str, Any], dense: Mapping[str, Any] | None) -> Row:
     for name, key in (("train_macs", "macs"), ("train_paper_flops", "paper_flops"), ("wall_seconds", "wall_seconds")):
         row[name] = total.get(key)
         row[f"{name}_ratio"] = _ratio(total.get(key), dense_total.get(key))
-    energy, dense_energy = energy_row(record), energy_row(dense) if dense else {}
-    row |= (
-        energy
-        | energy_coverage(record)
-        | {f"{key}_ratio": _ratio(joules, dense_energy.get(key)) for key, joules in energy.items()}
-    )
+    row |= energy_row(record) | energy_coverage(record) | (energy_ratios(record, dense) if dense else {})
     row |= {"energy_reason": energy_reason(record), "estimate_source": estimate_source(record)}
+    row["estimate_reason"] = estimate_reason(record)
     if dense and device_label(dense) != row["device"]:
         # Seconds and measured joules of two machines are no measure of a method.
         row |= {f"{key}_ratio": None for key in ("wall_seconds", *map(MEASURED.__add__, measured_methods([row])))}

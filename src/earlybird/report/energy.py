@@ -8,6 +8,7 @@ from typing import Any
 MEASURED = "joules measured by "
 ESTIMATED = "joules estimated"
 COVERAGE = "coverage of "
+WHOLE = 0.995  # what rounds to all of a run's seconds
 
 
 def energy_row(record: Mapping[str, Any]) -> dict[str, float]:
@@ -23,9 +24,23 @@ def energy_coverage(record: Mapping[str, Any]) -> dict[str, float]:
     return {COVERAGE + method: facts["coverage"] for method, facts in measured.items()}
 
 
+def energy_ratios(record: Mapping[str, Any], dense: Mapping[str, Any]) -> dict[str, float]:
+    """Column key with `_ratio` -> joules divided by the dense run's, where both are of their whole run."""
+    whole = {MEASURED + key.removeprefix(COVERAGE) for key, share in energy_coverage(record).items() if share > WHOLE}
+    whole &= {MEASURED + key.removeprefix(COVERAGE) for key, share in energy_coverage(dense).items() if share > WHOLE}
+    mine, theirs = energy_row(record), energy_row(dense)
+    return {f"{key}_ratio": mine[key] / theirs[key] for key in (*whole, ESTIMATED) if key in mine and theirs.get(key)}
+
+
 def energy_reason(record: Mapping[str, Any]) -> str | None:
     """Why nothing was measured while the run ran; None where something was, or where the record does not say."""
     reason: str | None = (record.get("energy") or {}).get("reason")
+    return reason
+
+
+def estimate_reason(record: Mapping[str, Any]) -> str | None:
+    """Why there is no estimate; None where there is one, or where the record does not say."""
+    reason: str | None = (record.get("energy") or {}).get("estimate_reason")
     return reason
 
 

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from earlybird.report.canvas import percent
 from earlybird.report.comparison import Row, RunGroup, Spread, comparison_rows, group_rows
-from earlybird.report.energy import COVERAGE, ESTIMATED, MEASURED, measured_methods
+from earlybird.report.energy import COVERAGE, ESTIMATED, MEASURED, WHOLE, measured_methods
 
 __all__ = ["comparison_rows", "markdown_comparison", "print_comparison", "si"]
 
@@ -138,7 +138,7 @@ def _measured_cell(method: str) -> Callable[[RunGroup], str]:
 
     def cell(group: RunGroup) -> str:
         shown, coverage = _joules(group, MEASURED + method), group.spread(COVERAGE + method)
-        return shown if coverage is None or coverage.mean > 0.995 else f"{shown} [{percent(coverage.mean)} of the run]"
+        return shown if coverage is None or coverage.mean > WHOLE else f"{shown} [{percent(coverage.mean)} of the run]"
 
     return cell
 
@@ -222,7 +222,10 @@ def _notes(groups: Sequence[RunGroup]) -> list[str]:
 
 def _energy_notes(rows: Sequence[Row]) -> list[str]:
     reasons = {row["energy_reason"] for row in rows} - {None}
-    notes = [f"energy: {reason}." for reason in sorted(reasons)]
+    # A power meter's log may have been imported all the same: the reason is the run's own.
+    own = "energy, by the run's own counter" if measured_methods(rows) else "energy"
+    notes = [f"{own}: {reason}." for reason in sorted(reasons)]
+    notes += [f"energy, not estimated: {why}." for why in sorted({row["estimate_reason"] for row in rows} - {None})]
     tables = sorted({row["estimate_source"] for row in rows} - {None})
     notes += [
         f"~ marks an estimate: counted products and memory traffic at the unit energies of {table}. It compares runs; "

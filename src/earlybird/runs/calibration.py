@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import nn
@@ -27,6 +27,7 @@ from earlybird.data import Augment, Batches, DataBundle, MemoryImages, eval_batc
 from earlybird.data.images import IndexedSubset
 from earlybird.errors import ConfigError
 from earlybird.runs.prepare import EVAL_BATCH_SIZE
+from earlybird.runs.record import device_facts
 from earlybird.training.checkpoint import Checkpoints
 from earlybird.training.compute import Compute
 from earlybird.training.evaluate import evaluate
@@ -69,7 +70,8 @@ class Calibration:
         steps: network -> one training step.
         tested_images: network -> one image of an evaluation.
         measured_steps: steps of each network behind the medians.
-        device: where, and with how many threads.
+        device: where, with how many threads and at what precision, in words.
+        machine: the same as a record has it.
         energy_method: the counter, or why no joules were measured.
     """
 
@@ -77,6 +79,7 @@ class Calibration:
     tested_images: Mapping[Network, Seconds]
     measured_steps: int
     device: str
+    machine: Mapping[str, Any]
     energy_method: str
 
     def predict(self, plan: MethodPlan, data: PlannedData) -> Seconds:
@@ -84,6 +87,7 @@ class Calibration:
         total = self.tested_images[plan.final].times(data.test_images)
         for stage in plan.stages:
             total += self.steps[stage.network].times(stage.steps_of(data))
+            total += self.tested_images[stage.network].times(stage.validations(data) * data.val_images)
         return total
 
 
@@ -139,6 +143,7 @@ def calibrate(
         tested_images={name: _median(pieces) for name, pieces in tested.items()},
         measured_steps=each * ROUNDS,
         device=f"{compute.device}, {torch.get_num_threads()} threads, {compute.precision}",
+        machine=device_facts(compute.device),
         energy_method=counter.method,
     )
 

@@ -6,33 +6,59 @@ device and its coverage, the share of the run's seconds that it is of, in [0, 1]
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from earlybird.cost import CostLedger, EnergyCounter, PhaseCost, estimated_joules, unit_energies
 
 
-def energy_facts(ledger: CostLedger, counter: EnergyCounter) -> dict[str, Any]:
-    """The record's `energy`: measured by the run's own counter, or why not, and the estimate beside it."""
+def energy_facts(ledger: CostLedger, counter: EnergyCounter, traffic_reason: str = "") -> dict[str, Any]:
+    """The record's `energy`: measured by the run's own counters, or why not, and the estimate beside it.
+
+    Args:
+        ledger: all phases of the run.
+        counter: the counter of this process; a resumed run may have had another.
+        traffic_reason: why the memory traffic of a network is not known.
+    """
     total, phases = ledger.total(), ledger.merged()
-    measured = {}
-    if total.joules is not None:
-        measured[total.energy_method] = {
-            "joules": total.joules,
-            "method": total.energy_method,
-            "device": total.energy_device,
-            "coverage": total.energy_coverage,
-            "idle_watts": counter.idle_watts,
-            "phases": {
-                name: {"joules": cost.joules, "coverage": cost.energy_coverage} for name, cost in phases.items()
-            },
-        }
+    methods = dict.fromkeys(cost.energy_method for cost in ledger if cost.joules is not None)
+    measured = {method: _measured(ledger, method) for method in methods}
+    for method, facts in measured.items():
+        facts["idle_watts"] = counter.idle_watts if method == counter.method else None
+    estimated = _estimate(total, phases)
     return {
         "measured": measured,
         "reason": None if measured else total.energy_method,
         "notes": list(counter.notes),
-        "estimated": _estimate(total, phases),
+        "estimated": estimated,
+        "estimate_reason": None if estimated else _why_no_estimate(total, traffic_reason),
     }
+
+
+def _measured(ledger: CostLedger, method: str) -> dict[str, Any]:
+    """What one counter measured, in whatever stretches it did; coverage is of all seconds of the run, or phase."""
+    stretches = [cost for cost in ledger if cost.joules is not None and cost.energy_method == method]
+
+    def part(mine: Sequence[PhaseCost], wall_seconds: float) -> dict[str, Any]:
+        covered = sum(cost.energy_coverage * cost.wall_seconds for cost in mine)
+        joules = sum(cost.joules or 0.0 for cost in mine) if mine else None
+        return {"joules": joules, "coverage": min(1.0, covered / wall_seconds) if wall_seconds else 0.0}
+
+    phases = {
+        name: part([cost for cost in stretches if cost.phase == name], whole.wall_seconds)
+        for name, whole in ledger.merged().items()
+    }
+    whole = part(stretches, ledger.total().wall_seconds)
+    device = "; ".join(dict.fromkeys(cost.energy_device for cost in stretches))
+    return whole | {"method": method, "device": device, "phases": phases}
+
+
+def _why_no_estimate(total: PhaseCost, traffic_reason: str) -> str:
+    if sum(total.macs_by_width.values()) != total.macs:
+        return "a part of the run was counted by a version that knew no operand widths"
+    if total.traffic_bytes is None:
+        return traffic_reason or "the memory traffic of a part of the run was not counted"
+    return f"the table has no unit energy for products of {', '.join(total.macs_by_width)} bits"
 
 
 def _estimate(total: PhaseCost, phases: Mapping[str, PhaseCost]) -> dict[str, Any] | None:

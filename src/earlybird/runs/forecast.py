@@ -1,13 +1,13 @@
 """What a training will cost, for every method side by side, before anything is run.
 
-The slim network has known widths (uniform, a run's, a ticket's), or two extremes bracket it: the dearest channels
-removed first, and the cheapest. No trained ranking can keep less than the one, or much more than the other.
+The slim network has known widths (uniform, a run's, a ticket's), or stands between two extremes: the dearest channels
+removed first, and the cheapest, by their cost at full width. A ranking that empties whole layers may still keep less.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from earlybird.core import ChannelGroups, ChannelMask, Ticket, draw_mask
 from earlybird.core.drawing import realised_ratio
-from earlybird.cost import ModelCost, count_cost, count_traffic, layer_macs
+from earlybird.cost import ModelCost, count_cost_and_traffic, layer_macs
 from earlybird.cost.plan import PlannedData
 from earlybird.errors import ConfigError, RunFolderError, SlimError
 from earlybird.models.model_file import DESCRIPTION
@@ -118,9 +118,8 @@ def networks_of(scenario: Scenario) -> Networks:
 
 
 def cost_of(model: nn.Module, scenario: Scenario) -> ModelCost:
-    """What one image costs, with its traffic."""
-    cost = count_cost(model, scenario.image_shape, scenario.precision)
-    return replace(cost, traffic=count_traffic(model, scenario.image_shape, scenario.precision))
+    """What one image costs, with its traffic where that can be counted."""
+    return count_cost_and_traffic(model, scenario.image_shape, scenario.precision)
 
 
 def _policy(scenario: Scenario) -> PolicyChoice:
@@ -156,19 +155,24 @@ def _network_of_run(
 ) -> tuple[nn.Module, float | None]:
     """The network that a run ended with; from its record alone where the network was not kept."""
     record = run_record(folder)
+    if not record.get("layers"):
+        method = record["config"]["method"]["name"]
+        raise RunFolderError(
+            f"run {folder} drew no ticket (method {method}), so it has no slim widths; give the run of a ticket, or "
+            "--widths uniform"
+        )
     ratio = (record.get("ticket") or {}).get("realised_ratio")
     if (folder / DESCRIPTION).is_file():
         refuse_unnamed_code("--model", scenario.spec.name, (scenario.spec.name,))
         model, spec = load_network(folder, trusted=(scenario.spec.name,))
         if spec != scenario.spec:
-            raise RunFolderError(
-                f"run {folder} is of {spec.name} (width {spec.width:g}, {spec.num_classes} classes, {spec.image_size} "
-                f"pixels), not of {scenario.spec.name}; give its MODEL and its other settings, or none of them"
+            theirs, ours = asdict(spec), asdict(scenario.spec)
+            differing = ", ".join(
+                f"{name} {theirs[name]}, not {ours[name]}" for name in theirs if theirs[name] != ours[name]
             )
+            raise RunFolderError(f"run {folder} is of another network ({differing}); give its MODEL and its settings")
         return model, ratio
     kept = {layer["name"]: layer["kept"] for layer in record["layers"]}
-    if not kept:
-        return dense, None
     flags = {
         name: torch.arange(units.numel()) < kept.get(name, units.numel()) for name, units in groups.unit_of.items()
     }
@@ -194,6 +198,7 @@ def settings_of_run(record: Mapping[str, Any]) -> dict[str, Any]:
     found = {
         "data_shape": "x".join(map(str, data["image_shape"])) if data else None,
         "train_images": data.get("train_images"),
+        "val_images": data.get("val_images"),
         "test_images": record["test"]["samples"],
         "classes": data.get("classes"),
         "width": config["model"]["width"],
@@ -207,11 +212,28 @@ def settings_of_run(record: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def ticket_epoch_of(path: str) -> float | None:
-    """When the ticket of a run folder or ticket file was drawn, in epochs; None where it does not say."""
+@dataclass(frozen=True)
+class Drawn:
+    """What a ticket says of the search that drew it: epochs e of T, and p; None where it does not say."""
+
+    ticket_epoch: float | None
+    epochs: float | None
+    prune_ratio: float | None
+
+
+def drawn_by(path: str) -> Drawn:
+    """What the ticket of a run folder, or in a ticket file, says.
+
+    Raises:
+        RunFolderError, TicketError: it cannot be read.
+    """
     place = Path(path)
     if place.is_dir():
         ticket = run_record(place).get("ticket") or {}
-        return ticket.get("epoch")
-    notes: Mapping[str, Any] = Ticket.load(place).notes
-    return notes["step"] / notes["steps_per_epoch"] if {"step", "steps_per_epoch"} <= set(notes) else None
+        return Drawn(ticket.get("epoch"), ticket.get("total_epochs"), ticket.get("prune_ratio"))
+    loaded = Ticket.load(place)
+    notes: Mapping[str, Any] = loaded.notes
+    if not {"step", "steps_per_epoch", "total_steps"} <= set(notes):
+        return Drawn(None, None, loaded.prune_ratio)
+    per_epoch = notes["steps_per_epoch"]
+    return Drawn(notes["step"] / per_epoch, notes["total_steps"] / per_epoch, loaded.prune_ratio)

@@ -77,6 +77,7 @@ def forecast_facts(
             for name, plan in any_plans.items()
             if not methods or name in methods
         },
+        "traffic_reason": next((cost.traffic_reason for cost in (dense, *slim.values()) if cost.traffic_reason), None),
         "equal_cost": _equal_cost(scenario, dense, cases, layers),
         "energy": {"estimate": unit_energies().source, "table": unit_energies().name},
         "calibration": None if calibration is None else _calibrated(calibration, prices or Prices()),
@@ -90,6 +91,7 @@ def _scenario_facts(scenario: Scenario) -> dict[str, Any]:
         "image_shape": list(scenario.image_shape),
         "classes": scenario.spec.num_classes,
         "train_images": scenario.data.train_images,
+        "val_images": scenario.data.val_images,
         "test_images": scenario.data.test_images,
         "batch_size": scenario.data.batch_size,
         "epochs": scenario.epochs,
@@ -181,6 +183,7 @@ def _calibrated(calibration: Calibration, prices: Prices) -> dict[str, Any]:
     return {
         "watts": None if measures_energy else prices.watts,
         "device": calibration.device,
+        "machine": dict(calibration.machine),
         "measured_steps": calibration.measured_steps,
         "energy_method": calibration.energy_method,
         "step": {name: vars(seconds) for name, seconds in calibration.steps.items()},

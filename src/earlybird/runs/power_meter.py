@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from earlybird.atomic import write_atomically
+from earlybird.cost import PhaseCost
 from earlybird.cost.power_log import MeteredEnergy, PowerLog, idle_watts, integrate, read_power_log
-from earlybird.errors import DataError, RunFolderError
+from earlybird.errors import ConfigError, DataError, RunFolderError
 from earlybird.runs.folder import read_record
 
 EXTERNAL_METER = "external_meter"
@@ -57,11 +58,11 @@ def import_power_log(folder: Path, reading: MeterReading) -> dict[str, Any]:
     record = read_record(folder)
     if record is None:
         raise RunFolderError(f"no finished run in '{folder}'; give the folder of a run that has a record.json")
-    spans = _spans(record, folder)
+    phases_of_run = _phases(record, folder)
     log = read_power_log(reading.path, time_column=reading.time_column, power_column=reading.power_column)
-    phases = {name: _integrated(log, pieces, reading) for name, pieces in spans.items()}
-    everything = [span for pieces in spans.values() for span in pieces]
-    total = _integrated(log, everything, reading)
+    phases = {name: _integrated(log, [phase], reading) for name, phase in phases_of_run.items()}
+    total = _integrated(log, list(phases_of_run.values()), reading)
+    everything = [span for phase in phases_of_run.values() for span in phase.spans]
     if total.joules is None:
         raise DataError(_no_overlap(reading, log, everything))
     facts = {
@@ -79,25 +80,37 @@ def import_power_log(folder: Path, reading: MeterReading) -> dict[str, Any]:
             "max_gap_seconds": reading.max_gap_seconds,
         },
     }
-    energy = record.setdefault("energy", {"measured": {}, "reason": None, "notes": [], "estimated": None})
-    energy["measured"][EXTERNAL_METER] = facts
+    energy = record.get("energy") or {"reason": None, "notes": [], "estimated": None, "estimate_reason": None}
+    record["energy"] = energy | {"measured": (energy.get("measured") or {}) | {EXTERNAL_METER: facts}}
     write_atomically(folder / "record.json", json.dumps(record, indent=1).encode())
     return facts
 
 
-def _spans(record: Mapping[str, Any], folder: Path) -> dict[str, list[tuple[float, float]]]:
-    phases = record["cost"]["phases"]
-    spans = {name: [(start, end) for start, end in cost.get("spans") or ()] for name, cost in phases.items()}
-    if missing := [name for name, pieces in spans.items() if not pieces]:
+def _phases(record: Mapping[str, Any], folder: Path) -> dict[str, PhaseCost]:
+    """The phases of a record, each with the moments when it ran.
+
+    Raises:
+        RunFolderError: the record does not say when, or is no record.
+    """
+    path = folder / "record.json"
+    try:
+        phases = {name: PhaseCost(**cost) for name, cost in record["cost"]["phases"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
+        raise RunFolderError(f"{path} holds no costs that can be read ({error}); run it again") from error
+    if missing := [name for name, phase in phases.items() if not phase.spans]:
         raise RunFolderError(
-            f"record '{folder / 'record.json'}' does not say when its phases ran ({', '.join(missing)}): an older "
-            "version wrote it; run it again beside the meter"
+            f"record '{path}' does not say when its phases ran ({', '.join(missing)}): an older version wrote it; run "
+            "it again beside the meter"
         )
-    return spans
+    return phases
 
 
-def _integrated(log: PowerLog, spans: list[tuple[float, float]], reading: MeterReading) -> MeteredEnergy:
-    return integrate(log, spans, max_gap_seconds=reading.max_gap_seconds, offset_seconds=reading.offset_seconds)
+def _integrated(log: PowerLog, phases: Sequence[PhaseCost], reading: MeterReading) -> MeteredEnergy:
+    """Joules of some phases; coverage is of all their seconds, also of a part that does not say when it ran."""
+    spans = [span for phase in phases for span in phase.spans]
+    metered = integrate(log, spans, max_gap_seconds=reading.max_gap_seconds, offset_seconds=reading.offset_seconds)
+    seconds = max(metered.span_seconds, sum(phase.wall_seconds for phase in phases))
+    return replace(metered, coverage=min(1.0, metered.covered_seconds / seconds) if seconds else 0.0)
 
 
 def _no_overlap(reading: MeterReading, log: PowerLog, spans: list[tuple[float, float]]) -> str:

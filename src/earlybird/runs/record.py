@@ -35,6 +35,7 @@ def make_record(
 ) -> dict[str, Any]:
     """The record of a finished run (schema in `docs/run-folder.md`)."""
     candidate, session = outcome.candidate, task.session
+    final = task.cost(candidate.model)
     ledger = session.journal.ledger
     return {
         "schema_version": SCHEMA_VERSION,
@@ -43,7 +44,7 @@ def make_record(
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"earlybird": __version__, "python": platform.python_version()}
         | {name: version(name) for name in _PACKAGES},
-        "device": _device(session.compute.device),
+        "device": device_facts(session.compute.device),
         "config": config.to_dict(),
         "resolved": resolved,
         "seeds": {"run": session.settings.seed, "model": task.seed, "data": session.settings.seed},
@@ -57,14 +58,14 @@ def make_record(
         "ticket": _ticket(candidate, task),
         "layers": _layers(candidate),
         "dense": _cost(dense),
-        "final": _cost(task.cost(candidate.model)),
+        "final": _cost(final),
         "metrics": session.journal.rows,
         "test": asdict(outcome.test),
         "cost": {
             "phases": {phase: cost.as_dict() for phase, cost in ledger.merged().items()},
             "total": ledger.total().as_dict(),
         },
-        "energy": energy_facts(ledger, session.energy),
+        "energy": energy_facts(ledger, session.energy, final.traffic_reason),
         "flags": list(candidate.flags),
     }
 
@@ -124,6 +125,7 @@ def _cost(cost: ModelCost) -> dict[str, Any]:
     }
 
 
-def _device(device: torch.device) -> dict[str, Any]:
+def device_facts(device: torch.device) -> dict[str, Any]:
+    """What a run is timed on."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {"type": device.type, "name": name, "threads": torch.get_num_threads(), "platform": sys.platform}
