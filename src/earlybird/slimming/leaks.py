@@ -37,12 +37,14 @@ def attributes_kept(model: nn.Module) -> Iterator[None]:
 
 def take_back(made: list[ref[Any]]) -> None:
     """Remove from every dict and list those of the values made while tracing that are still alive."""
-    if not any(value() is not None for value in made):
-        return
-    gc.collect()  # A failed trace may hang in its own traceback.
+    for generation in (None, 1, 2):
+        if generation is not None:
+            # Cycles hold values for a while, and a failed trace hangs in its own traceback. What is young goes first:
+            # to look through all that a large program holds takes long.
+            gc.collect(generation)
+        if not any(value() is not None for value in made):
+            return
     alive = [value for value in (each() for each in made) if value is not None]
-    if not alive:
-        return
     leaked = {id(value) for value in alive}
     for holder in gc.get_referrers(*alive):
         if holder is alive:
