@@ -55,7 +55,7 @@ def command(argv: Sequence[str]) -> int:
         from earlybird.cli.cost_calibration import calibrated
 
         calibration = calibrated(parsed, scenario, networks, record)
-    facts = forecast_facts(scenario, networks, parsed.method or (), calibration, prices)
+    facts = forecast_facts(scenario, networks, _names(parsed.method), calibration, prices)
     if record is not None and calibration is not None:
         from earlybird.runs.forecast_check import check_against
 
@@ -98,7 +98,7 @@ def _parser() -> Parser:
         "uniform, a run folder or a ticket file; without it the cost is bracketed. A run's settings are its defaults",
     )  # fmt: skip
     parser.add_setting("--ticket-epoch", float | None, None, "e, when the ticket is drawn; without it bracketed")
-    parser.add_setting("--method", list[str] | None, None, "methods to show, such as [dense,early_bird]")
+    parser.add_setting("--method", str | None, None, "only this method, or several: dense,early_bird")
     parser.add_setting("--policy", str | None, None, "residual policy: auto (default), inner, tie or select")
     parser.add_setting("--round-to", int | None, None, "kept widths are multiples of this; default 8")
     parser.add_argument("--calibrate", action="store_true", help="measure steps here; add seconds and kWh")
@@ -176,6 +176,10 @@ def _scenario(parsed: argparse.Namespace, record: dict[str, Any] | None) -> Scen
         policy=settings["policy"],
         round_to=settings["round_to"],
     )
+
+
+def _names(text: str | None) -> list[str]:
+    return [name.strip() for name in (text or "").strip("[]").split(",") if name.strip()]
 
 
 def _drawn(parsed: argparse.Namespace) -> Drawn:
