@@ -14,8 +14,8 @@ from earlybird.report.tables import si
 
 NEW_LINE = "\n"
 KEPT_BY_GLOBAL_RANKING = (
-    "Where between the two a trained ranking will land is not known before it is trained; at p = 0.5 it has kept 25 % "
-    "to 65 % of the MACs."
+    "Where between the extremes a trained ranking will land is not known before it is trained; at p = 0.5 it has kept "
+    "25 % to 65 % of the MACs."
 )
 
 
@@ -35,23 +35,17 @@ def print_forecast(facts: Mapping[str, Any], console: Console | None = None) -> 
     _say(console, f"dense: {_network(facts['dense'])}; ticket drawn at {drawn}")
     for label, network in facts["slim"].items():
         _say(console, f"slim, {label}: {_network(network)}, {percent(network['macs_ratio'])} of the MACs")
-    if "planned" not in _cases(facts):
+    if len(facts["slim"]) > 1:
         _say(console, KEPT_BY_GLOBAL_RANKING)
     console.print(_table(facts))
+    if facts["calibration"] is not None:
+        console.print(_seconds_table(facts))
     for line in _notes(facts):
         _say(console, line, style="dim")
 
 
 def _table(facts: Mapping[str, Any]) -> Table:
-    table = Table()
-    columns = ["method", "training MACs", "FLOPs, paper's count", "energy, estimated"]
-    planned = next(iter(facts["methods"].values()))["cases"]
-    measured = "cpu_seconds" in next(iter(planned.values()))
-    if measured:
-        columns += ["CPU hours", "hours", "kWh"]
-        columns += ["price"] if next(iter(planned.values()))["price"] is not None else []
-    for place, name in enumerate(columns):
-        table.add_column(Text(name), justify="left" if place == 0 else "right", overflow="fold")
+    table = _methods_by("training MACs", "FLOPs, paper's count", "energy, estimated")
     for name, method in facts["methods"].items():
         cases = list(method["cases"].values())
         cells = [
@@ -60,12 +54,27 @@ def _table(facts: Mapping[str, Any]) -> Table:
             _range(cases, "paper_flops", "paper_ratio"),
             _range(cases, "estimated_joules", "estimated_ratio", unit="J", mark="~"),
         ]
-        if measured:
-            case = cases[0]
-            cells += [f"{case['cpu_seconds'] / 3600:.3g}", f"{case['wall_seconds'] / 3600:.3g}"]
-            cells.append("not measured" if case["kwh"] is None else f"{case['kwh']:.3g}")
-            cells += [] if case["price"] is None else [f"{case['price']:.2f}"]
         table.add_row(*map(Text, cells))
+    return table
+
+
+def _seconds_table(facts: Mapping[str, Any]) -> Table:
+    planned = {name: method["cases"]["planned"] for name, method in facts["methods"].items()}
+    has_price = next(iter(planned.values()))["price"] is not None
+    table = _methods_by("CPU hours", "hours", "kWh", *(["price"] if has_price else []))
+    for name, case in planned.items():
+        cells = [name, f"{case['cpu_seconds'] / 3600:.3g}", f"{case['wall_seconds'] / 3600:.3g}"]
+        cells.append("not measured" if case["kwh"] is None else f"{case['kwh']:.3g}")
+        cells += [f"{case['price']:.2f}"] if has_price else []
+        table.add_row(*map(Text, cells))
+    return table
+
+
+def _methods_by(*columns: str) -> Table:
+    table = Table()
+    table.add_column("method", no_wrap=True)
+    for name in columns:
+        table.add_column(Text(name), justify="right", overflow="fold")
     return table
 
 
@@ -128,11 +137,6 @@ def _network(network: Mapping[str, Any]) -> str:
     ratio = network.get("realised_ratio")
     gone = "" if ratio is None else f", {percent(ratio)} of the units gone"
     return f"{si(network['params'])} parameters, {si(network['macs'])} MACs an image{gone}"
-
-
-def _cases(facts: Mapping[str, Any]) -> Mapping[str, Any]:
-    cases: Mapping[str, Any] = next(iter(facts["methods"].values()))["cases"]
-    return cases
 
 
 def _say(console: Console, line: str, style: str | None = None) -> None:
