@@ -20,7 +20,6 @@ from earlybird.cost import ModelCost, count_cost_and_traffic, layer_macs
 from earlybird.cost.plan import PlannedData
 from earlybird.errors import ConfigError, RunFolderError, SlimError
 from earlybird.models.model_file import DESCRIPTION
-from earlybird.runs.config import refuse_unnamed_code
 from earlybird.runs.folder import read_record
 from earlybird.runs.saved_model import NetworkSpec, load_network
 from earlybird.slimming import channel_costs, channel_groups, slim
@@ -82,7 +81,7 @@ class Networks:
 
     Attributes:
         dense: as built.
-        slim: label -> the network after the cut; one where the widths are known, three that bracket it otherwise.
+        slim: label -> the network after the cut; one where the widths are known, two extremes and a uniform one otherwise.
         realised_ratios: label -> share of the units that are gone, or None where the cut is not ours to see.
         prunable_layers: layers that can lose channels.
     """
@@ -163,8 +162,7 @@ def _network_of_run(
         )
     ratio = (record.get("ticket") or {}).get("realised_ratio")
     if (folder / DESCRIPTION).is_file():
-        refuse_unnamed_code("--model", scenario.spec.name, (scenario.spec.name,))
-        model, spec = load_network(folder, trusted=(scenario.spec.name,))
+        model, spec = load_network(folder, trusted=(scenario.spec.name,))  # the user has named it
         if spec != scenario.spec:
             theirs, ours = asdict(spec), asdict(scenario.spec)
             differing = ", ".join(
