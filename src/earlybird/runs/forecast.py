@@ -81,7 +81,7 @@ class Networks:
 
     Attributes:
         dense: as built.
-        slim: label -> the network after the cut; one where the widths are known, two extremes and a uniform one otherwise.
+        slim: label -> the network after the cut; one where the widths are known, otherwise extremes and a uniform one.
         realised_ratios: label -> share of the units that are gone, or None where the cut is not ours to see.
         prunable_layers: layers that can lose channels.
     """
