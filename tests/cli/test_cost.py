@@ -104,6 +104,8 @@ def test_figure_5_is_drawn_the_same_every_time(tmp_path: Path, capsys):
         ("energy", "--run is missing|the following arguments are required"),
         ("energy export x", "unknown energy command 'export'; give import"),
         ("energy import x.csv", "--run is missing; give the folder of the finished run"),
+        ("energy import x.csv --run r --max-gap nan", "max_gap is 'nan'; give a number or null"),
+        ("cost vgg16 --data-shape 3x32x32 --train-images many", "train_images is 'many'; give an integer or null"),
         ("energy import x.csv --run nowhere", "no finished run in 'nowhere'"),
     ],
 )  # fmt: skip

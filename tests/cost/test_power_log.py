@@ -93,7 +93,7 @@ def test_the_longest_interval_is_the_callers_or_five_medians():
     assert integrate(log, [(0, 14)], max_gap_seconds=60.0).joules == pytest.approx(140.0)
     quick = log_of([0, 0.1, 0.2, 0.3, 2.2], [10.0] * 5)
     assert integrate(quick, [(0, 2.2)]).gaps == ()  # 1.9 s is 19 medians, yet below 2 s
-    with pytest.raises(ConfigError, match="max_gap_seconds is 0.0; give a positive number"):
+    with pytest.raises(ConfigError, match=r"max_gap_seconds \(--max-gap\) is 0.0; give a positive number"):
         integrate(log, [(0, 14)], max_gap_seconds=0.0)
 
 

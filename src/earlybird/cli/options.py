@@ -61,7 +61,7 @@ class Parser(ArgumentParser):
 
     def add_setting(self, flag: str, kind: Any, default: Any, help: str) -> None:
         """Add a flag of an annotated type; the type is remembered to say what is legal."""
-        self.kinds[flag.lstrip("-")] = kind
+        self.kinds[flag.lstrip("-").replace("-", "_")] = kind  # as the parser names it
         self.add_argument(flag, type=kind, default=default, help=help)
 
     def error(self, message: str, ex: Exception | None = None) -> Any:

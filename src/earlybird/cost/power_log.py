@@ -160,7 +160,7 @@ def _known_intervals(times: Floats, watts: Floats, max_gap_seconds: float | None
     if max_gap_seconds is None:
         max_gap_seconds = max(2.0, 5.0 * float(np.median(intervals))) if len(intervals) else 2.0
     if not max_gap_seconds > 0:
-        raise ConfigError(f"max_gap_seconds is {max_gap_seconds}; give a positive number of seconds")
+        raise ConfigError(f"max_gap_seconds (--max-gap) is {max_gap_seconds}; give a positive number of seconds")
     blank = np.isnan(watts)
     return (intervals <= max_gap_seconds) & ~blank[:-1] & ~blank[1:]
 
