@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from earlybird.cost import ModelCost, ModelTraffic, Traffic, Work, bit_operations, evaluation_work, training_work
+from earlybird.errors import ModelError
 
 COST = ModelCost(
     params=1,
@@ -34,3 +37,9 @@ def test_sums_keep_what_is_unknown_unknown() -> None:
 
 def test_bit_operations_are_products_of_widths() -> None:
     assert bit_operations({"32x32": 2, "8x8": 3, "8x32": 1}) == 2 * 1024 + 3 * 64 + 256
+
+
+def test_a_cost_whose_widths_do_not_add_up_is_refused() -> None:
+    # A ledger adds up the widths: without them a training would cost nothing.
+    with pytest.raises(ModelError, match=r"macs is 10, by width \{\}; give widths that add up"):
+        ModelCost(params=1, macs=10, train_macs=0, paper_flops=0.0)

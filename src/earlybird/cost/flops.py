@@ -40,6 +40,9 @@ class ModelCost:
         uncounted: operations that neither count holds and that may multiply (a kernel of somebody's own, an FFT).
         traffic: bytes moved, where they were counted (`count_traffic`).
         traffic_reason: why they were not; "" where they were, or where nobody asked.
+
+    Raises:
+        ModelError: the products by width do not add up to the products: a ledger adds up the former.
     """
 
     params: int
@@ -51,6 +54,11 @@ class ModelCost:
     uncounted: tuple[str, ...] = ()
     traffic: ModelTraffic | None = None
     traffic_reason: str = ""
+
+    def __post_init__(self) -> None:
+        for name, widths in (("macs", self.macs_by_width), ("train_macs", self.train_macs_by_width)):
+            if sum(widths.values()) != getattr(self, name):
+                raise ModelError(f"{name} is {getattr(self, name)}, by width {dict(widths)}; give widths that add up")
 
     @property
     def paper_gflops(self) -> float:
@@ -95,13 +103,14 @@ def count_cost(model: nn.Module, input_shape: tuple[int, ...], precision: str = 
             f"{input_shape} (no batch dimension): {type(error).__name__}: {reason}; "
             f"its forward must take this shape and must not read values out of tensors"
         ) from error
+    train_macs_by_width = {width: macs // 2 for width, macs in training.by_width.items()}
     return ModelCost(
         params=sum(parameter.numel() for parameter in model.parameters()),
         macs=forward.macs,
-        train_macs=training.macs // 2,
+        train_macs=sum(train_macs_by_width.values()),
         paper_flops=float(2 * forward.macs + extras.flops),
         macs_by_width=dict(forward.by_width),
-        train_macs_by_width={width: macs // 2 for width, macs in training.by_width.items()},
+        train_macs_by_width=train_macs_by_width,
         uncounted=tuple(dict.fromkeys([*forward.uncounted, *training.uncounted])),
     )
 
