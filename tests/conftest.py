@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Test processes that share the cores: threads of one would spin while they wait for the other's.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 TINY = '''
 import torch
