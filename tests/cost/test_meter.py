@@ -82,5 +82,5 @@ def test_spans_say_when_it_ran() -> None:
         time.sleep(0.03)
     (first, end), (second, last) = meter.cost(Work()).spans
     assert before <= first < end < second < last <= time.time()
-    assert end - first == pytest.approx(0.02, abs=0.015) and second - end >= 0.03
+    assert end - first >= 0.019 and second - end >= 0.029  # two clocks; a busy machine sleeps longer
     assert (end - first) + (last - second) == pytest.approx(meter.cost(Work()).wall_seconds, abs=1e-5)
