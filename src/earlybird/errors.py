@@ -41,5 +41,17 @@ class RunFolderError(EarlyBirdError):
     """A run folder cannot be used: it holds another configuration, or its path is refused."""
 
 
+class MethodError(EarlyBirdError):
+    """A method cannot handle a network, or was not given what it starts from."""
+
+
+class SweepError(EarlyBirdError):
+    """A grid of runs cannot be started as it was asked for, or some of its runs failed."""
+
+
+class OutOfMemoryError(EarlyBirdError):
+    """The device or the machine has too little memory for a training step."""
+
+
 class NonFiniteError(EarlyBirdError):
     """A loss or a score became NaN or infinite."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from earlybird.core import bn_scale, filter_l1, taylor
+from earlybird.core import bn_scale, filter_l1, filter_l2, taylor
 from earlybird.errors import MaskError
 
 
@@ -48,6 +48,12 @@ def test_filter_l1_sums_the_weights_of_each_output():
     net[0].weight.data = torch.tensor([[1.0, -2.0], [0.5, 0.0]]).reshape(2, 2, 1, 1)
     net[1].weight.data = torch.tensor([[1.0, 1.0], [-3.0, 0.0], [0.0, 0.0]])
     assert {name: score.tolist() for name, score in filter_l1(net).items()} == {"0": [3.0, 0.5], "1": [2.0, 3.0, 0.0]}
+
+
+def test_filter_l2_is_the_euclidean_norm_of_each_output():
+    net = nn.Sequential(nn.Conv2d(2, 2, 1, bias=False))
+    net[0].weight.data = torch.tensor([[3.0, -4.0], [0.0, 0.0]]).reshape(2, 2, 1, 1)
+    assert filter_l2(net)["0"].tolist() == [5.0, 0.0]
 
 
 @pytest.mark.parametrize("conv", [nn.Conv1d, nn.Conv2d, nn.Conv3d])

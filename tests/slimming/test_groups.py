@@ -47,6 +47,26 @@ def test_preresnet101_is_traced_in_under_five_seconds():
     assert time.perf_counter() - start < 5
 
 
+def test_the_layers_that_sum_over_a_unit_are_known():
+    groups = channel_groups(build_model("vgg11", num_classes=10, width=0.125), IMAGES)
+    # The stem reads the image; each later conv, and the linear, reads the channels of the norm before it.
+    assert bool((groups.reader_unit_of["features.0"] == -1).all())
+    assert torch.equal(groups.reader_unit_of["features.4"], groups.unit_of["features.1"])
+    assert torch.equal(groups.reader_unit_of["classifier"], groups.unit_of["features.26"])
+    tied = channel_groups(PostActivation(), IMAGES)
+    assert torch.equal(tied.reader_unit_of["c"], tied.unit_of["bn_a"])
+
+
+def test_a_depthwise_conv_passes_units_on_and_reads_none():
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 1, bias=False), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3, groups=4, bias=False), nn.BatchNorm2d(4),
+        nn.Conv2d(4, 2, 1),
+    )  # fmt: skip
+    groups = channel_groups(net, torch.zeros(1, 3, 8, 8))
+    assert set(groups.reader_unit_of) == {"0", "4"}
+    assert groups.reader_unit_of["4"].tolist() == groups.unit_of["3"].tolist() == groups.unit_of["1"].tolist()
+
+
 def test_auto_ties_where_no_norm_reads_an_add():
     groups = channel_groups(PostActivation(), IMAGES)
     assert groups.policy == "tie"

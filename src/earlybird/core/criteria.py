@@ -1,7 +1,8 @@
 """What scores a channel: higher = keep.
 
 A criterion is any callable `model -> {module name: scores [out channels]}`. `bn_scale` is keyed by norm layer;
-`filter_l1` and `taylor` are keyed by the conv or linear that makes the channel and need `ChannelGroups` to be read.
+`filter_l1`, `filter_l2` and `taylor` are keyed by the conv or linear that makes the channel and need `ChannelGroups` to
+be read.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from earlybird.errors import MaskError
 Criterion = Callable[[nn.Module], dict[str, Tensor]]
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, *_TRANSPOSED)
+WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, *_TRANSPOSED)
 
 
 def bn_scale(model: nn.Module) -> dict[str, Tensor]:
@@ -40,9 +41,18 @@ def bn_scale(model: nn.Module) -> dict[str, Tensor]:
 def filter_l1(model: nn.Module) -> dict[str, Tensor]:
     """Sum of |weight| per output filter of every conv and linear, float32 `[out channels]` (Li et al. 2017)."""
     return {
-        name: _per_filter(module, module.weight.detach().abs().float())
+        name: per_filter(module, module.weight.detach().abs().float())
         for name, module in model.named_modules()
-        if isinstance(module, _WEIGHTED)
+        if isinstance(module, WEIGHTED)
+    }
+
+
+def filter_l2(model: nn.Module) -> dict[str, Tensor]:
+    """Euclidean norm of each output filter of every conv and linear, float32 `[out channels]` (He et al. 2018)."""
+    return {
+        name: per_filter(module, module.weight.detach().float().square()).sqrt()
+        for name, module in model.named_modules()
+        if isinstance(module, WEIGHTED)
     }
 
 
@@ -56,7 +66,7 @@ def taylor(model: nn.Module) -> dict[str, Tensor]:
     """
     scores = {}
     for name, module in model.named_modules():
-        if not isinstance(module, _WEIGHTED):
+        if not isinstance(module, WEIGHTED):
             continue
         if module.weight.grad is None:
             raise MaskError(
@@ -64,11 +74,11 @@ def taylor(model: nn.Module) -> dict[str, Tensor]:
             )
         # Multiplied in float32: a product of two half-precision numbers vanishes too early.
         product = module.weight.detach().float() * module.weight.grad.detach().float()
-        scores[name] = _per_filter(module, product).square()
+        scores[name] = per_filter(module, product).square()
     return scores
 
 
-def _per_filter(module: nn.Module, values: Tensor) -> Tensor:
+def per_filter(module: nn.Module, values: Tensor) -> Tensor:
     """Sums over each output filter, on the CPU; a transposed conv has its outputs on dimension 1, group by group."""
     if isinstance(module, _TRANSPOSED):
         values = values.unflatten(0, (module.groups, -1)).transpose(1, 2).flatten(0, 1)

@@ -1,13 +1,16 @@
 """`draw_mask`: scores and a ratio become a `ChannelMask`.
 
-The units of the whole network are ranked together and `round(p * N)` of the lowest go (You et al. 2020, Section 3.1).
+The units of the whole network are ranked together and `round(p * N)` of the lowest go (You et al. 2020, Section 3.1);
+`draw_mask_per_layer` removes the same share of every layer instead.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,7 +18,7 @@ from earlybird.core.floors import remove_lowest
 from earlybird.core.groups import ChannelGroups
 from earlybird.core.mask import ChannelMask
 from earlybird.core.ranking import Ranking, TieScore, rank_units, scored_groups
-from earlybird.core.snapping import snap_widths
+from earlybird.core.snapping import blocks, nearest_count, snap_widths
 from earlybird.errors import ConfigError
 
 
@@ -57,6 +60,53 @@ def draw_mask(
     """
     ranking = rank_units(scores, scored_groups(scores, groups), tie_score)
     return draw_ranked(ranking, prune_ratio, min_channels=min_channels, round_to=round_to)
+
+
+def draw_mask_per_layer(
+    scores: Mapping[str, Tensor],
+    prune_ratio: float,
+    groups: ChannelGroups | None = None,
+    *,
+    min_channels: int = 1,
+    round_to: int = 1,
+    tie_score: TieScore = "mean",
+) -> ChannelMask:
+    """Remove the `floor(prune_ratio * C)` lowest of the C units of each layer: the same ratio everywhere.
+
+    Units that belong to the same layers are ranked among themselves (He et al. 2018; `draw_mask` ranks all together).
+
+    Args:
+        scores, prune_ratio, groups, min_channels, round_to, tie_score: as in `draw_mask`.
+
+    Raises:
+        ConfigError, MaskError, NonFiniteError: as `draw_mask`.
+
+    Example:
+        >>> mask = draw_mask_per_layer({"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([0.1, 0.2, 0.3])}, 0.5)
+        >>> mask["a"].tolist(), mask["b"].tolist()
+        ([False, True], [False, True, True])
+    """
+    _check_arguments(prune_ratio, min_channels, round_to)
+    ranking = rank_units(scores, scored_groups(scores, groups), tie_score)
+    rank = np.empty(ranking.lowest_first.size, dtype=np.int64)
+    rank[ranking.lowest_first] = np.arange(rank.size)
+    keep = np.ones(rank.size, dtype=bool)
+    for block in blocks(ranking.groups):
+        lowest_first = block[np.argsort(rank[block])]
+        keep[lowest_first[: removed_count(block.size, prune_ratio, min_channels, round_to)]] = False
+    return ranking.groups.mask_of(torch.from_numpy(keep))
+
+
+def removed_count(size: int, prune_ratio: float, min_channels: int = 1, round_to: int = 1) -> int:
+    """How many of a layer's `size` units go at a ratio: `floor(prune_ratio * size)`, within floor and rounding.
+
+    Example:
+        >>> removed_count(10, 0.35), removed_count(10, 0.7), removed_count(64, 0.3, round_to=8)
+        (3, 7, 16)
+    """
+    # 0.7 * 10 is a bit below 7, which the floor must not see.
+    removed = min(math.floor(prune_ratio * size + 1e-9), max(0, size - min_channels))
+    return size - nearest_count(size - removed, size, round_to, min_channels) if round_to > 1 else removed
 
 
 def draw_ranked(ranking: Ranking, prune_ratio: float, *, min_channels: int = 1, round_to: int = 1) -> ChannelMask:

@@ -34,6 +34,8 @@ class ChannelGroups:
             outputs or -1. Conv-keyed scores (`filter_l1`, `taylor`) are read through it.
         protected: mask key -> {channel: why it may not be cut}.
         policy: residual policy, "inner", "tie" or "select" (`method.md` section 3).
+        reader_unit_of: conv or linear that sums over its inputs -> int64 `[in channels]`, the unit of each or -1: which
+            layers read a unit.
 
     Raises:
         MaskError: a unit index is no int64, out of range, unused or not consecutive, or a protected channel has no
@@ -44,14 +46,16 @@ class ChannelGroups:
     producer_unit_of: Mapping[str, Tensor] = field(default_factory=dict)
     protected: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
     policy: str = "tie"
+    reader_unit_of: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "unit_of", _checked_units(self.unit_of))
         object.__setattr__(self, "producer_unit_of", _checked_units(self.producer_unit_of))
+        object.__setattr__(self, "reader_unit_of", _checked_units(self.reader_unit_of))
         object.__setattr__(self, "protected", {name: dict(reasons) for name, reasons in self.protected.items()})
         if (np.bincount(self.flat_units + 1)[1:] == 0).any():
             raise MaskError("unit indices of the channel groups must run from 0 without gaps")
-        for name, units in self.producer_unit_of.items():
+        for name, units in (*self.producer_unit_of.items(), *self.reader_unit_of.items()):
             if int(units.max()) >= self.num_units:
                 raise MaskError(f"layer {name!r} names unit {int(units.max())}; the mask keys hold {self.num_units}")
         for name, units in self.unit_of.items():
@@ -211,7 +215,8 @@ def restrict_to_scored(groups: ChannelGroups, scored: Mapping[str, Tensor]) -> C
         for name, units in unit_of.items()
     }
     producers = {name: number[units] for name, units in groups.producer_unit_of.items()}
-    return ChannelGroups(unit_of, producers, protected, groups.policy)
+    readers = {name: number[units] for name, units in groups.reader_unit_of.items()}
+    return ChannelGroups(unit_of, producers, protected, groups.policy, readers)
 
 
 def _checked_units(unit_of: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -24,7 +24,7 @@ def snap_widths(keep: np.ndarray, ranking: Ranking, *, round_to: int, min_channe
     snapped = np.zeros_like(keep)
     rank = np.empty(keep.size, dtype=np.int64)
     rank[ranking.lowest_first] = np.arange(keep.size)
-    for block in _blocks(ranking.groups):
+    for block in blocks(ranking.groups):
         count = nearest_count(int(keep[block].sum()), block.size, round_to, min_channels)
         # The highest ranked stay: against the kept set this gives up or takes back the units nearest the threshold.
         snapped[block[np.argsort(-rank[block])[:count]]] = True
@@ -43,7 +43,8 @@ def nearest_count(kept: int, size: int, round_to: int, min_channels: int = 1) ->
     return min(allowed, key=lambda count: (abs(count - kept), -count))
 
 
-def _blocks(groups: ChannelGroups) -> list[np.ndarray]:
+def blocks(groups: ChannelGroups) -> list[np.ndarray]:
+    """Unit indices `[units of a block]`, int64, for each set of layers that units belong to, in order of the units."""
     members: dict[tuple[int, ...], list[int]] = {}
     for unit, layers in enumerate(groups.layers_of):
         members.setdefault(layers, []).append(unit)

@@ -1,16 +1,11 @@
 """`Ticket`: what the detector hands out, and its file.
 
-A ticket is a mask, the dense weights of the moment it was drawn, and how it was drawn. On disk it is one safetensors
-file whose header carries JSON; nothing in it can execute. The JSON begins with the sha256 of the whole file, taken with
-zeros in the digest's own place, so that no byte can change unnoticed.
+A ticket is a mask, the dense weights of the moment it was drawn, and how it was drawn. On disk it is one sealed file.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,12 +17,13 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from earlybird.core.mask import ChannelMask
+from earlybird.core.sealed import SealedKind
 from earlybird.errors import MaskError, TicketError
 
 FORMAT_VERSION = 2
-_HEADER = "earlybird_ticket"
-_NO_DIGEST = b"0" * 64
-_MEND = "draw it again or restore the file"
+_FILE = SealedKind(
+    "ticket", "earlybird_ticket", FORMAT_VERSION, "draw it again or restore the file", "ticket.safetensors"
+)
 # How a field's type reads in JSON.
 _JSON_TYPES: dict[str, tuple[type, ...]] = {
     "str": (str,),
@@ -88,17 +84,10 @@ class Ticket:
             TicketError: the notes are no JSON.
             OSError: the disk is full or refuses; an older file is intact.
         """
-        path = Path(path)
-        data = self._to_bytes()
-        temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-        try:
-            with open(temporary, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        tensors = {f"mask.{name}": keep.to(torch.uint8) for name, keep in self.mask.items()}
+        tensors |= {f"weights.{name}": value for name, value in self.weights.items()}
+        header = {"layers": list(self.mask), **{f.name: getattr(self, f.name) for f in _plain()}}
+        _FILE.save(Path(path), header, tensors)
 
     @classmethod
     def load(cls, path: str | Path) -> Ticket:
@@ -108,71 +97,19 @@ class Ticket:
             TicketError: the file is missing, no ticket, truncated, of another format version, or fails its sha256.
         """
         path = Path(path)
-        if not path.exists():
-            raise TicketError(f"ticket {path} does not exist; give the path of a ticket.safetensors")
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise TicketError(f"ticket {path} cannot be read ({error.strerror}); give a ticket.safetensors") from error
-        header = _checked_header(path, data)
+        header, data = _FILE.read(path)
         try:
             tensors = safetensors.torch.load(data)
             mask = ChannelMask({name: tensors[f"mask.{name}"].bool() for name in header["layers"]})
             weights = {name.removeprefix("weights."): t for name, t in tensors.items() if name.startswith("weights.")}
             return cls(mask=mask, weights=weights, **_plain_fields(header))
         except (KeyError, TypeError, ValueError, RuntimeError, MaskError, SafetensorError) as error:
-            raise TicketError(f"ticket {path} lacks a part ({_first_line(error)}); {_MEND}") from error
-
-    def _to_bytes(self) -> bytes:
-        tensors = {f"mask.{name}": keep.to(torch.uint8) for name, keep in self.mask.items()}
-        # Cloned one by one: safetensors refuses tensors that share memory.
-        tensors |= {
-            f"weights.{name}": value.detach().cpu().clone(memory_format=torch.contiguous_format)
-            for name, value in self.weights.items()
-        }
-        header = {
-            "sha256": _NO_DIGEST.decode(),  # First, so that nothing before it can look like it.
-            "format_version": FORMAT_VERSION,
-            "layers": list(self.mask),
-            **{f.name: getattr(self, f.name) for f in _plain()},
-        }
-        try:
-            text = json.dumps(header)
-        except (TypeError, ValueError) as error:
-            raise TicketError(f"the ticket cannot be written as JSON ({error}); give plain values in notes") from error
-        data = safetensors.torch.save(tensors, metadata={_HEADER: text})
-        return data.replace(_NO_DIGEST, hashlib.sha256(data).hexdigest().encode(), 1)
+            raise TicketError(f"ticket {path} lacks a part ({_first_line(error)}); {_FILE.mend}") from error
 
 
 def _plain() -> list[dataclasses.Field[Any]]:
     """The fields that are no tensors."""
     return [f for f in dataclasses.fields(Ticket) if f.name not in ("mask", "weights")]
-
-
-def _checked_header(path: Path, data: bytes) -> dict[str, Any]:
-    """Our JSON, of this format version, in a file that is as it was written."""
-    try:
-        end = 8 + int.from_bytes(data[:8], "little")
-        metadata = json.loads(data[8:end]).get("__metadata__", {}) if 8 < end <= len(data) else None
-    except (ValueError, AttributeError, RecursionError):
-        metadata = None
-    if metadata is None:
-        raise TicketError(f"ticket {path} is corrupt or no safetensors file; {_MEND}")
-    if not isinstance(metadata, dict) or _HEADER not in metadata:
-        raise TicketError(f"{path} is a safetensors file but no ticket; give a ticket.safetensors")
-    try:
-        header: dict[str, Any] = json.loads(metadata[_HEADER])
-        version, digest = header["format_version"], str(header["sha256"])
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise TicketError(f"ticket {path} is corrupt (its header cannot be read); {_MEND}") from error
-    if version != FORMAT_VERSION:
-        raise TicketError(
-            f"ticket {path} has format version {version!r}, this version of earlybird reads {FORMAT_VERSION}; "
-            "draw it again"
-        )
-    if hashlib.sha256(data.replace(digest.encode(), _NO_DIGEST, 1)).hexdigest() != digest:
-        raise TicketError(f"ticket {path} is corrupt (sha256 differs); {_MEND}")
-    return header
 
 
 def _plain_fields(header: Mapping[str, Any]) -> dict[str, Any]:

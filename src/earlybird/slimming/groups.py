@@ -69,7 +69,10 @@ def groups_of(certificate: Certificate, keep: Sequence[str] = ()) -> ChannelGrou
             unit_of[name] = torch.full((module.num_features,), -1)
             protected[name] = dict.fromkeys(range(module.num_features), book.whole.get(name, UNREACHED))
     protected = {name: channels for name, channels in protected.items() if channels}
-    return ChannelGroups(unit_of, producer_unit_of, protected, certificate.policy)
+    readers = {
+        reading.reader: torch.from_numpy(number[certificate.classes[reading.slots]]) for reading in book.readings
+    }
+    return ChannelGroups(unit_of, producer_unit_of, protected, certificate.policy, readers)
 
 
 def _is_key(certificate: Certificate, name: str) -> bool:

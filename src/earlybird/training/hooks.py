@@ -13,11 +13,15 @@ if TYPE_CHECKING:  # The state calls the hooks, so the modules would import each
 class Hooks(Protocol):
     """What `fit` calls; a method that needs only some of it inherits `NoHooks`."""
 
+    def at_start(self, state: FitState) -> bool:
+        """The phase begins (a checkpoint of it that is taken up does not); True ends it before its first step."""
+        ...
+
     def after_backward(self, model: nn.Module, step: int) -> None:
         """The gradients of global step `step` (0-based) are there and may be changed."""
 
     def after_step(self, state: FitState) -> bool:
-        """`state.step` steps are done; True ends the phase here. To be read, not to be changed."""
+        """`state.step` steps are done; True ends the phase here. Weights may be changed, nothing else."""
         ...
 
     def note(self) -> str:
@@ -34,6 +38,10 @@ class Hooks(Protocol):
 
 class NoHooks:
     """Plain training: touches nothing, keeps nothing, says nothing."""
+
+    def at_start(self, state: FitState) -> bool:
+        """Go on."""
+        return False
 
     def after_backward(self, model: nn.Module, step: int) -> None:
         """Leave the gradients alone."""

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from earlybird.cost import ModelCost
 from earlybird.training.hooks import Hooks, NoHooks
+from earlybird.training.out_of_memory import naming_the_step
 from earlybird.training.schedule import learning_rate
 from earlybird.training.session import Session
 from earlybird.training.state import FitState, Span
@@ -50,6 +51,7 @@ def fit(
 
     Raises:
         NonFiniteError: the loss became NaN or infinite; the message names the step.
+        OutOfMemoryError: a step found too little memory; the last checkpoint is intact.
         Terminated: a signal asked to stop; the state is saved.
     """
     state = FitState(session, model, span, cost, hooks or NoHooks(), carry or {})
@@ -59,7 +61,8 @@ def fit(
         while not state.is_over():
             epoch, done = divmod(state.step, session.steps_per_epoch)
             for x, y in session.train.epoch(epoch, done):
-                _train_step(state, x, y)
+                with naming_the_step(state.step, span.phase):
+                    _train_step(state, x, y)
                 if state.is_over() or state.step % session.steps_per_epoch == 0:
                     state.close_epoch()
                 elif state.checkpoint_is_due() or session.stop.signal_number is not None:
@@ -75,7 +78,7 @@ def fit(
 def _train_step(state: FitState, x: Tensor, y: Tensor) -> None:
     session, settings, model = state.session, state.session.settings, state.model
     for group in state.optimizer.param_groups:
-        group["lr"] = learning_rate(state.step, session.total_steps, settings)
+        group["lr"] = learning_rate(state.step, state.schedule_steps, settings)
     state.optimizer.zero_grad(set_to_none=True)
     for x_part, y_part in zip(x.chunk(settings.micro_batches), y.chunk(settings.micro_batches), strict=True):
         with session.compute.autocast():

@@ -21,7 +21,7 @@ class Progress:
 
     def __init__(self, steps_per_epoch: int, epochs: int, *, stream: TextIO | None = None, quiet: bool = False) -> None:
         self._stream = stream or sys.stderr
-        self._steps_per_epoch, self._epochs, self._quiet = steps_per_epoch, epochs, quiet
+        self._steps_per_epoch, self._end_step, self._quiet = steps_per_epoch, steps_per_epoch * epochs, quiet
         self._live = self._stream.isatty()
         self._painted = 0.0
         self._began: tuple[float, int] | None = None
@@ -45,14 +45,15 @@ class Progress:
         if not self._quiet:
             self._write(("\r\x1b[K" if self._live else "") + text + "\n")
 
-    def start(self, step: int) -> None:
-        """A phase begins at this step: the time left is judged from here."""
-        self._began = (time.monotonic(), step)
+    def start(self, step: int, end_step: int) -> None:
+        """A phase begins at this step, and will end at the other: the time left is judged from here."""
+        self._began, self._end_step = (time.monotonic(), step), end_step
 
     def _line(self, phase: str, step: int, loss: float, accuracy: float, note: str) -> str:
         epoch, in_epoch = divmod(max(0, step - 1), self._steps_per_epoch)
+        epochs = -(-self._end_step // self._steps_per_epoch)
         parts = [
-            f"{phase:<7} epoch {epoch + 1:>3}/{self._epochs}  step {in_epoch + 1:>4}/{self._steps_per_epoch}",
+            f"{phase:<7} epoch {epoch + 1:>3}/{epochs}  step {in_epoch + 1:>4}/{self._steps_per_epoch}",
             f"loss {loss:6.3f}  acc {100 * accuracy:5.1f} %",
             *([note] if note else []),
             self._left(step),
@@ -63,7 +64,7 @@ class Progress:
         if self._began is None or step <= self._began[1]:
             return ""
         seconds = (time.monotonic() - self._began[0]) / (step - self._began[1])
-        left = round(seconds * (self._steps_per_epoch * self._epochs - step))
+        left = round(seconds * max(0, self._end_step - step))
         return f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left"
 
     def _write(self, text: str) -> None:

@@ -20,11 +20,15 @@ _CURE = "lower --lr, add --training.warmup 0.05 or --training.clip_norm 1; the l
 
 @dataclass(frozen=True)
 class Span:
-    """A stretch of a run: its phase's name, and the global steps at which it starts and ends."""
+    """A stretch of a run: its phase's name, and the global steps at which it starts and ends.
+
+    `schedule_steps` is the length of its learning-rate schedule; None for the session's own.
+    """
 
     phase: str
     start_step: int
     end_step: int
+    schedule_steps: int | None = None
 
 
 def make_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.SGD:
@@ -76,6 +80,7 @@ class FitState:
         self.optimizer = make_optimizer(model, session.settings)
         self.sums = EpochSums(session.compute.device)
         self.meter = session.meter(span.phase)
+        self.schedule_steps = session.total_steps if span.schedule_steps is None else span.schedule_steps
         self.step, self.steps_done, self.images, self.ended = span.start_step, 0, 0, False
         self.val_images, self.val_batches = 0, 0
 
@@ -90,10 +95,12 @@ class FitState:
             for name, buffer in momentum.items():
                 parameter = self.model.get_parameter(name)
                 self.optimizer.state[parameter]["momentum_buffer"] = buffer.to(parameter, copy=True)
-            self.save()
+            self.ended = self.hooks.at_start(self)
+            if not self.ended:
+                self.save()
         else:
             self._resume(resume)
-        self.session.progress.start(self.step)
+        self.session.progress.start(self.step, self.span.end_step)
 
     def _resume(self, resume: dict[str, Any]) -> None:
         try:
