@@ -82,9 +82,9 @@ def test_digits_train_end_to_end(digits: DataBundle) -> None:
         ("cifar-10", r"unknown data 'cifar-10'; did you mean 'cifar10'\? legal are digits, cifar10, cifar100, hf:NAME"),
         ("zzz", "unknown data 'zzz'; legal are digits"),
         ("imagefolder:", "ends at the colon"),
-        ("no_such_module_here:make", "cannot import 'no_such_module_here'"),
-        ("no_such_file.py:make", "no file no_such_file.py"),
-        ("math:no_such", "has no function 'no_such'"),
+        ("no_such_module_here:make", "importing 'no_such_module_here' raised ModuleNotFoundError"),
+        ("no_such_file.py:make", "no file 'no_such_file.py'"),
+        ("math:no_such", "there is no 'no_such' in it"),
         ("time:time", r"time\(\) returned float; it must return a DataBundle"),
     ],
 )

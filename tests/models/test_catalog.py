@@ -174,7 +174,7 @@ def test_what_is_wrong_with_a_callable_is_said_plainly(factory_file: str, tmp_pa
     assert "no_such_package_here" in refusal(f"{broken}:Net") and "while it was loaded" in refusal(f"{broken}:Net")
     missing = refusal(f"{factory_file}:Nett")
     assert "there is no 'Nett'" in missing and "Net, takes_everything" in missing
-    assert "is a int, not a callable" in refusal(f"{factory_file}:NOT_CALLABLE")
+    assert "is a int, which cannot be called" in refusal(f"{factory_file}:NOT_CALLABLE")
     assert "raised ValueError: no luck when called with num_classes=10" in refusal(f"{factory_file}:fails")
     assert "returned str; it must return a torch.nn.Module" in refusal(f"{factory_file}:returns_text")
     assert "raised TypeError" in refusal(f"{factory_file}:positional")

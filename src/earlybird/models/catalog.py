@@ -22,6 +22,7 @@ from earlybird.models.custom import SETTINGS, build_custom
 from earlybird.models.preresnet import PreResNet
 from earlybird.models.resnet import BLOCKS_PER_STAGE, ResNet
 from earlybird.models.vgg import CONVS_PER_STAGE, VGG
+from earlybird.user_code import is_code
 
 CIFAR_IMAGE_SIZE = 32
 PRERESNET_DEPTHS = (20, 29, 56, 101, 110, 164)
@@ -43,12 +44,6 @@ def check_model_name(name: str) -> None:
     """Raise `ModelError` for a name of no known form; cheap, so that a typing mistake is met before data are read."""
     if name not in BUILT_IN and ":" not in name:
         raise _unknown_name(name, model_names(), f"{', '.join(model_names())}, {OTHER_FORMS}")
-
-
-def is_code(name: str) -> bool:
-    """Does a model name point to Python code of the user's (`pkg.mod:callable`, `file.py:callable`)?"""
-    prefix, colon, _ = name.partition(":")
-    return bool(colon) and prefix not in ("torchvision", "timm")
 
 
 def build_named(name: str, kwargs: Mapping[str, Any]) -> nn.Module:

@@ -18,6 +18,7 @@ from earlybird.methods.catalog import Method, method_class
 from earlybird.methods.early_bird import EarlyBirdTraining
 from earlybird.training.fields import check_types, require
 from earlybird.training.settings import TrainingSettings
+from earlybird.user_code import is_code
 
 SECTIONS = ("model", "data", "method", "training")
 
@@ -118,12 +119,6 @@ class RunConfig:
             method=_build(kind, "method", method),
             training=_build(TrainingSettings, "training", training),
         )
-
-
-def is_code(name: str) -> bool:
-    """Does a model or data name point to Python code of the user's (`pkg.mod:callable`, `file.py:callable`)?"""
-    prefix, colon, _ = name.partition(":")
-    return bool(colon) and prefix not in ("torchvision", "timm", "hf", "imagefolder")
 
 
 def refuse_unnamed_code(flag: str, name: str, trusted: Collection[str]) -> None:

@@ -1,0 +1,98 @@
+"""Python objects of the user's own, named `pkg.mod:name` or `path/to/file.py:name`.
+
+Networks, data sets, criteria and methods are found here. Whatever goes wrong on the way (no file, no attribute, an
+exception inside) is said in one line, with the full error chained to it. Code runs only where the user named it; who
+reads a name from a file must ask first (`runs.config.refuse_unnamed_code`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from earlybird.errors import EarlyBirdError
+
+
+# What stands before the colon of names that are no code.
+_LIBRARIES = ("torchvision", "timm", "hf", "imagefolder")
+
+
+def is_code(name: str) -> bool:
+    """Does a name point to Python code of the user's (`pkg.mod:callable`, `file.py:callable`)?"""
+    prefix, colon, _ = name.partition(":")
+    return bool(colon) and prefix not in _LIBRARIES
+
+
+def find_callable(name: str, kind: str, error: type[EarlyBirdError], *, other_forms: str = "") -> Any:
+    """The callable that `name` points to.
+
+    Args:
+        name: `pkg.mod:callable` or `file.py:callable`.
+        kind: what it is to be, for messages: "model", "data", "criterion", "method".
+        error: what to raise.
+        other_forms: further legal names, for messages.
+
+    Raises:
+        EarlyBirdError: of the class `error`: no such file, module or attribute; it raised while it was loaded; or it
+            cannot be called.
+    """
+    source, _, attribute = name.rpartition(":")
+    if not source or not attribute:
+        raise error(f"{kind} {name!r} names no callable; write pkg.mod:callable or file.py:callable")
+    module = (
+        _load_file(Path(source), kind, error)
+        if source.endswith(".py")
+        else _import_module(name, source, kind, error, other_forms)
+    )
+    if not hasattr(module, attribute):
+        own = [key for key, value in vars(module).items() if _defined_here(value, module)]
+        raise error(
+            f"{kind} {name!r}: there is no {attribute!r} in it; its own callables: {', '.join(own[:9]) or 'none'}"
+        )
+    found = getattr(module, attribute)
+    if not callable(found):
+        raise error(f"{kind} {name!r} is a {type(found).__name__}, which cannot be called")
+    return found
+
+
+def one_line(error: Exception) -> str:
+    """An exception's class and text on one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _load_file(path: Path, kind: str, error: type[EarlyBirdError]) -> ModuleType:
+    path = path.expanduser()
+    if not path.is_file():
+        raise error(f"no file {str(path)!r} to load a {kind} from; name an existing one as file.py:callable")
+    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
+    module_name = f"earlybird_user_{path.stem}_{digest}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    if spec is None or spec.loader is None:
+        raise error(f"{str(path)!r} cannot be loaded as a Python module")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module  # dataclasses and pickle look a class up by its module's name
+    try:
+        spec.loader.exec_module(module)
+    except Exception as raised:
+        del sys.modules[module_name]
+        raise error(f"{str(path)!r} raised {one_line(raised)} while it was loaded") from raised
+    return module
+
+
+def _import_module(name: str, source: str, kind: str, error: type[EarlyBirdError], other_forms: str) -> ModuleType:
+    try:
+        return importlib.import_module(source)
+    except Exception as raised:
+        legal = ", ".join(filter(None, [other_forms, "pkg.mod:callable (installed or on PYTHONPATH)"]))
+        raise error(
+            f"{kind} {name!r}: importing {source!r} raised {one_line(raised)}; legal are {legal} and file.py:callable"
+        ) from raised
+
+
+def _defined_here(value: object, module: ModuleType) -> bool:
+    return callable(value) and getattr(value, "__module__", None) == module.__name__
