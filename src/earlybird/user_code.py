@@ -17,7 +17,6 @@ from typing import Any
 
 from earlybird.errors import EarlyBirdError
 
-
 # What stands before the colon of names that are no code.
 _LIBRARIES = ("torchvision", "timm", "hf", "imagefolder")
 

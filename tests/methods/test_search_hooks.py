@@ -11,7 +11,7 @@ import torch
 
 from earlybird.core import Ticket
 from earlybird.errors import NonFiniteError, TicketError
-from earlybird.methods import early_bird_search
+from earlybird.methods import criteria
 from earlybird.methods.clock import PAPER_STEPS, Clock
 from earlybird.methods.search_hooks import rewind_file
 from earlybird.runs.config import RunConfig
@@ -133,14 +133,14 @@ def test_a_ticket_never_holds_a_weight_that_is_no_number(tiny_settings, tmp_path
 
 
 def test_a_score_that_is_no_number_stops_the_search_with_its_step(tiny_settings, tmp_path: Path, monkeypatch):
-    scores = early_bird_search.CRITERIA["bn_scale"]
+    scores = criteria.CRITERIA["bn_scale"]
     draws: list[int] = []
 
     def diverging(model: torch.nn.Module) -> dict[str, torch.Tensor]:
         draws.append(1)
-        return {name: score * (float("nan") if len(draws) == 4 else 1.0) for name, score in scores(model).items()}
+        return {name: score * (float("nan") if len(draws) == 5 else 1.0) for name, score in scores(model).items()}
 
-    monkeypatch.setitem(early_bird_search.CRITERIA, "bn_scale", diverging)
+    monkeypatch.setitem(criteria.CRITERIA, "bn_scale", diverging)
     with pytest.raises(NonFiniteError, match=r"at step 3 of phase 'search': .*the last checkpoint is intact"):
         go(tiny_settings(), tmp_path / "run")
 

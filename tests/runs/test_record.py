@@ -24,7 +24,8 @@ TICKET = {
 NETWORK = {"params", "macs", "train_macs", "paper_gflops", "uncounted"}
 SCHEMA: dict[str, set[str] | None] = {
     "schema_version": None, "run_id": None, "status": None, "created_at": None, "metrics": None, "layers": None,
-    "flags": None, "ticket": TICKET, "dense": NETWORK, "final": NETWORK,
+    "flags": None, "weight_mask": None, "uncut_test": None, "notes": set(), "ticket": TICKET, "dense": NETWORK,
+    "final": NETWORK,
     "versions": {"earlybird", "python", "torch", "torchvision", "numpy", "safetensors"},
     "device": {"type", "name", "threads", "platform"},
     "config": {"model", "data", "method", "training"},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from earlybird.cli.options import Parser
-from earlybird.methods.catalog import METHODS
+from earlybird.methods.catalog import METHODS, PRESETS
 
 
 def command(argv: Sequence[str]) -> int:
@@ -17,4 +17,5 @@ def command(argv: Sequence[str]) -> int:
     print("models:  " + ", ".join(model_names()))
     print("data:    " + ", ".join(data_names()))
     print("methods: " + ", ".join(METHODS))
+    print("presets: " + ", ".join(PRESETS))
     return 0

@@ -19,7 +19,7 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from earlybird.errors import ConfigError
-from earlybird.methods.catalog import METHODS, method_class
+from earlybird.methods.catalog import METHODS, PRESETS, method_class, method_label, preset_settings
 from earlybird.methods.early_bird import EarlyBirdTraining
 from earlybird.runs.config import DataConfig, ModelConfig, RunConfig
 from earlybird.training.fields import legal_values
@@ -85,14 +85,15 @@ def run_parser(command: str, description: str, method_name: str) -> Parser:
     parser.add_argument("--quiet", action="store_true", help="print no progress")
     # A run folder's config.yaml has it, and may be given as --config; it is not a setting.
     parser.add_argument("--resolved", type=dict, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-    parser.add_setting("--method.name", str, method_name, f"one of {', '.join(METHODS)}")
+    what = f"a method ({', '.join(METHODS)}), a preset ({', '.join(PRESETS)}), pkg.mod:Class or file.py:Class"
+    parser.add_setting("--method.name", str, method_name, what)
     for section, kind in (
         ("model", ModelConfig),
         ("data", DataConfig),
         ("method", method_class(method_name)),
         ("training", TrainingSettings),
     ):
-        _add_fields(parser, section, kind)
+        _add_fields(parser, section, kind, preset_settings(method_name) if section == "method" else {})
     return parser
 
 
@@ -108,7 +109,7 @@ def parse_run(command: str, description: str, argv: Sequence[str], more: Any = N
     Raises:
         ConfigError: a flag, key, type or value is wrong; one line with the legal values.
     """
-    argv = expand_short_flags(argv)
+    argv = _with_named_method(expand_short_flags(argv))
     parser = run_parser(command, description, _method_name(argv))
     if more is not None:
         more(parser)
@@ -139,21 +140,23 @@ def value_of(option: str, argv: Sequence[str]) -> str | None:
 
 def default_out(config: RunConfig) -> str:
     """`runs/MODEL-DATA-METHOD-sSEED`, with what a file name cannot hold replaced."""
-    parts = [config.model.name, config.data.name.rstrip("/").rsplit("/", 1)[-1], config.method.name]
-    if isinstance(config.method, EarlyBirdTraining):
-        parts.append(f"p{config.method.prune_ratio:g}")
+    label = method_label(config.to_dict()["method"])
+    parts = [config.model.name, config.data.name.rstrip("/").rsplit("/", 1)[-1], label]
+    if (ratio := getattr(config.method, "prune_ratio", None)) is not None:
+        parts.append(f"p{ratio:g}")
     name = "-".join([*parts, f"s{config.training.seed}"])
     return str(Path("runs") / re.sub(r"[^\w.\-]+", "_", name))
 
 
-def _add_fields(parser: Parser, section: str, kind: type) -> None:
+def _add_fields(parser: Parser, section: str, kind: Any, preset: dict[str, Any]) -> None:
     shorts = {long: short for short, long in SHORT_FLAGS.items()}
     types = get_type_hints(kind)
     for field in dataclasses.fields(kind):
         flag = f"--{section}.{field.name}"
         note = f" (short: {shorts[flag]})" if flag in shorts else ""
-        default = list(field.default) if isinstance(field.default, tuple) else field.default
-        parser.add_setting(flag, types[field.name], default, field.metadata["help"] + note)
+        default = preset.get(field.name, field.default)
+        default = list(default) if isinstance(default, tuple) else default
+        parser.add_setting(flag, types[field.name], default, field.metadata.get("help", "") + note)
 
 
 def _method_name(argv: Sequence[str]) -> str:
@@ -164,6 +167,28 @@ def _method_name(argv: Sequence[str]) -> str:
     name = EarlyBirdTraining.name if name is None else name
     method_class(name)
     return name
+
+
+def _with_named_method(argv: Sequence[str]) -> list[str]:
+    """Where both a flag and `--config` name a method, the file's settings give way to those that the flag stands for.
+
+    Of the file's method section stay the settings that the named method has too and that no preset changes.
+    """
+    name, file = value_of("--method.name", argv), value_of("--config", argv)
+    if name is None or file is None:
+        return list(argv)
+    try:
+        content = yaml.safe_load(Path(file).read_text())
+        theirs = dict(content.get("method") or {})
+    except (OSError, ValueError, yaml.YAMLError, AttributeError, TypeError):
+        return list(argv)  # The parser itself says what is wrong with the file.
+    ours = {field.name for field in dataclasses.fields(method_class(name))} - set(preset_settings(name))
+    content["method"] = {"name": name} | {key: value for key, value in theirs.items() if key in ours}
+    text = yaml.safe_dump(content, sort_keys=False)
+    flags = list(argv)
+    place = max(i for i, flag in enumerate(flags) if flag.partition("=")[0] == "--config")
+    flags[place : place + (1 if "=" in flags[place] else 2)] = [f"--config={text}"]
+    return flags
 
 
 def _method_in_yaml(path: Path) -> str | None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
+
 from earlybird.cli.options import Parser, expand_short_flags, parse_run, value_of
 from earlybird.errors import ConfigError
+from earlybird.methods.catalog import method_class
 from earlybird.runs.config import refuse_unnamed_code
 
 _DESCRIPTION = (
-    "Cut the network by a ticket and train what is left. Settings are those of the search that drew it "
-    "(config.yaml beside the ticket); flags win over them."
+    "Cut the network by a ticket and train what is left, or what a control makes of it (--method). Settings are those of "
+    "the search that drew it (config.yaml beside the ticket); flags win over them."
 )
 
 
@@ -26,21 +30,32 @@ def command(argv: Sequence[str]) -> int:
     from earlybird.runs.run import run
 
     ticket = Ticket.load(path)
-    given = [value_of(flag, arguments) or "" for flag in ("--model.name", "--data.name")]
     beside = path.parent / "config.yaml"
-    is_implied = beside.is_file() and value_of("--config", arguments) is None
-    if is_implied:
+    if beside.is_file() and value_of("--config", arguments) is None:
+        _refuse_code_of_file(beside, arguments)
         arguments = ["--config", str(beside), *arguments]
-    if value_of("--method.name", arguments) in (None, "early_bird"):
+    name = value_of("--method.name", arguments)
+    if "prune_ratio" in {field.name for field in dataclasses.fields(method_class(name or "early_bird"))}:
         arguments += ["--method.prune_ratio", str(ticket.prune_ratio)]
     config, parsed = parse_run("retrain", _DESCRIPTION, arguments, _add_ticket)
-    if is_implied:  # A file that lies beside a ticket is not the user's own word.
-        refuse_unnamed_code("--model", config.model.name, given)
-        refuse_unnamed_code("--data", config.data.name, given)
-    out = parsed.out or str(path.parent / f"retrain-p{ticket.prune_ratio:g}")
+    label = "retrain" if name in (None, "early_bird") else name.rpartition(":")[2]
+    out = parsed.out or str(path.parent / f"{label}-p{ticket.prune_ratio:g}")
     record = run(config, out, ticket=path, force=parsed.force, quiet=parsed.quiet)
     finish_run(record, out)
     return 0
+
+
+def _refuse_code_of_file(path: Path, arguments: Sequence[str]) -> None:
+    """Raise where a file that lies beside a ticket names code: it is not the user's own word."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, ValueError, yaml.YAMLError):
+        return  # The parser says what is wrong with it.
+    for short, long in (("--model", "model.name"), ("--data", "data.name"), ("--method", "method.name"),
+                        ("--method.criterion", "method.criterion")):  # fmt: skip
+        section, _, key = long.partition(".")
+        found = (content.get(section) or {}).get(key) if isinstance(content, dict) else None
+        refuse_unnamed_code(short, str(found or ""), [value_of(f"--{long}", arguments) or ""])
 
 
 def _add_ticket(parser: Parser) -> None:

@@ -42,6 +42,10 @@ class Clock:
         """
         return self.draws_by(step) > self.draws_by(step - 1)
 
+    def draws_within(self, steps: int) -> int:
+        """Masks that are really drawn within the first `steps` steps: at most one after each."""
+        return min(self.draws_by(steps), steps)
+
     def penalty(self, strength: float) -> float:
         """The L1 strength to apply at each step, from the paper's s."""
         # In this order, so that s comes out unchanged, to the bit, in a run of the paper's length.

@@ -1,20 +1,28 @@
 """`early_bird`: search until the mask stops changing, cut, train only the small network (You et al. 2020, Algorithm 1).
 
 The hyperparameters are here, in plain values; the search itself is `early_bird_search`, imported when it starts, so
-that the command line can show its options without loading torch.
+that the command line can show its options without loading torch. The re-initialised variant and the controls that take
+the ticket's own search (`random`, `shuffled`, a ticket of a chosen draw) are presets of this method (`catalog.py`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from earlybird.errors import ConfigError
+from earlybird.methods.requests import DrawAt
 from earlybird.training.fields import check_types, require
+from earlybird.user_code import is_code
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from earlybird.core import Ticket
     from earlybird.methods.candidate import Candidate
     from earlybird.methods.task import Task
+
+CRITERION_NAMES = ("bn_scale", "filter_l1", "filter_l2", "taylor")
 
 # What runs without a paper preset snap widths to: odd channel counts are slow (`method.md` section 9).
 DEFAULT_ROUND_TO = 8
@@ -52,8 +60,9 @@ class EarlyBirdTraining:
     penalty: float = field(default=1e-4, metadata={"help": "L1 strength s on BatchNorm scales; scaled by the clock"})
     penalty_form: Literal["subgradient", "proximal"] = field(default="subgradient", metadata={"help": "form of the L1"})
     retrain_penalty: float = field(default=0.0, metadata={"help": "L1 strength in the retrain, as it stands"})
-    criterion: Literal["bn_scale", "filter_l1", "taylor"] = field(
-        default="bn_scale", metadata={"help": "channel score"}
+    criterion: str = field(
+        default="bn_scale",
+        metadata={"help": f"channel score: {', '.join(CRITERION_NAMES)}, pkg.mod:function, file.py:function"},
     )
     policy: Literal["auto", "inner", "tie", "select"] = field(default="auto", metadata={"help": "residual policy"})
     tie_score: Literal["mean", "max", "sum"] = field(
@@ -62,6 +71,16 @@ class EarlyBirdTraining:
     min_channels: int = field(default=1, metadata={"help": "channels that stay in every layer"})
     round_to: int = field(
         default=DEFAULT_ROUND_TO, metadata={"help": "kept widths are multiples of this; 1 = the paper's exact count"}
+    )
+    draw_at: DrawAt = field(
+        default="rule",
+        metadata={"help": "rule: when the stop rule fires; N: at draw N, 0 before the first step; last: at the end"},
+    )
+    channels: Literal["ranked", "shuffled", "random"] = field(
+        default="ranked",
+        metadata={
+            "help": "which channels go: the lowest ranked; as many in each layer, by lot; as many in all, by lot"
+        },
     )
     max_search_epochs: int = field(default=0, metadata={"help": "stop drawing after this many epochs; 0 = T"})
     on_no_ticket: Literal["finish", "draw", "error"] = field(
@@ -81,6 +100,13 @@ class EarlyBirdTraining:
         require("method.retrain_penalty", retrain_penalty, 0 <= retrain_penalty < float("inf"), "a number >= 0")
         require("method.min_channels", self.min_channels, self.min_channels >= 1, "an integer >= 1")
         require("method.round_to", self.round_to, self.round_to >= 1, "an integer >= 1")
+        is_draw = isinstance(self.draw_at, str) or self.draw_at >= 0
+        require("method.draw_at", self.draw_at, is_draw, "rule, last, or a number of draws >= 0")
+        known = self.criterion in CRITERION_NAMES or is_code(self.criterion)
+        require(
+            "method.criterion", self.criterion, known,
+            f"one of {', '.join(CRITERION_NAMES)}, pkg.mod:function or file.py:function",
+        )  # fmt: skip
         require("method.max_search_epochs", self.max_search_epochs, self.max_search_epochs >= 0, "an integer >= 0")
         if self.carry_momentum and self.weights != "inherit":
             raise ConfigError(
@@ -99,6 +125,13 @@ class EarlyBirdTraining:
             return "restart" if self.weights == "reinit" else "continue"
         return self.schedule
 
+    def check_network(self, model: nn.Module, example_input: Tensor) -> None:
+        """Raise unless there are channels to cut and scores to rank them by."""
+        from earlybird.methods.early_bird_search import refuse_nothing_to_cut
+        from earlybird.slimming import channel_groups
+
+        refuse_nothing_to_cut(self.criterion, model, channel_groups(model, example_input, self.policy))
+
     def search(self, task: Task, resume: dict[str, Any] | None) -> Candidate:
         """Train dense with the penalty until the rule fires, save the ticket, cut.
 
@@ -111,6 +144,33 @@ class EarlyBirdTraining:
 
     def restore(self, task: Task) -> Candidate:
         """The candidate again, from the ticket in the run folder."""
-        from earlybird.methods.early_bird_search import candidate_from_folder
+        from earlybird.methods.cut import Retrain, cut, ticket_in
+        from earlybird.methods.lots import drawn_by_lot
 
-        return candidate_from_folder(self, task)
+        ticket = drawn_by_lot(task, ticket_in(task.folder), self)
+        retrain = Retrain(
+            weights=self.weights,
+            schedule=self.resolved_schedule,
+            rewind_epoch=self.rewind_epoch,
+            carry_momentum=self.carry_momentum,
+            penalty=self.retrain_penalty,
+            policy=self.policy,
+        )
+        return cut(task, ticket, retrain)
+
+    def from_ticket(self, task: Task, ticket: Ticket) -> Candidate:
+        """The candidate of a ticket that another search left; that search is charged."""
+        task.session.journal.load_state_dict(ticket.notes["journal"])
+        return self.restore(task)
+
+    def shared_search(self) -> EarlyBirdTraining:
+        """This method as far as its search goes."""
+        rewinds = self.weights == "rewind"
+        return replace(
+            self,
+            weights="rewind" if rewinds else "inherit",
+            rewind_epoch=self.rewind_epoch if rewinds else 0,
+            schedule="auto",
+            retrain_penalty=0.0,
+            channels="ranked",
+        )

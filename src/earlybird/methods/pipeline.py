@@ -6,12 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor, nn
+
 from earlybird.cost import evaluation_work
 from earlybird.data import Batches
+from earlybird.errors import MaskError, MethodError, SlimError
 from earlybird.methods.candidate import Candidate
-from earlybird.methods.catalog import Method
-from earlybird.methods.search_hooks import PenaltyHooks
+from earlybird.methods.last_training import HoldHooks
+from earlybird.methods.method import ChecksNetwork, Method, StartsFromDense, StartsFromTicket
+from earlybird.methods.requests import TICKET_FILE
 from earlybird.methods.task import Task
+from earlybird.methods.trained import TrainedDense
 from earlybird.training.evaluate import Evaluation, evaluate
 from earlybird.training.loop import fit
 from earlybird.training.state import Span
@@ -19,13 +24,26 @@ from earlybird.training.state import Span
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished run: the candidate with its trained module, and its one reading of the test set."""
+    """A finished run.
+
+    Attributes:
+        candidate: with its trained module.
+        test: its one reading of the test set.
+        uncut_test: that of the trained network before its channels went, where their going changed it.
+    """
 
     candidate: Candidate
     test: Evaluation
+    uncut_test: Evaluation | None = None
 
 
-def run_method(method: Method, task: Task, test: Batches, candidate: Candidate | None = None) -> Outcome:
+def run_method(
+    method: Method,
+    task: Task,
+    test: Batches,
+    candidate: Candidate | None = None,
+    trained: TrainedDense | None = None,
+) -> Outcome:
     """Run a method from wherever its checkpoints stand to its result.
 
     Args:
@@ -33,31 +51,72 @@ def run_method(method: Method, task: Task, test: Batches, candidate: Candidate |
         task: network, data and places.
         test: the test set, read once, at the end.
         candidate: start from this one instead of searching (a ticket that was drawn before).
+        trained: a finished dense training to start from.
+
+    Raises:
+        MethodError: the method cannot handle this network, or cannot start from what it was given.
     """
     resume = task.session.checkpoints.latest()
     searching = resume is None or resume["phase"] == "search"
+    if candidate is None and resume is None:
+        check_network(method, task.build(), task.example_input())
     if candidate is None:
-        candidate = method.search(task, resume) if searching else method.restore(task)
+        candidate = _searched(method, task, resume, trained) if searching else method.restore(task)
     train_candidate(task, candidate, None if searching else resume)
-    return Outcome(candidate, evaluate_candidate(task, candidate, test))
+    uncut = None if candidate.uncut is None else evaluate_model(task, candidate.uncut, test)
+    return Outcome(candidate, evaluate_model(task, candidate.model, test), uncut)
+
+
+def check_network(method: Method, model: nn.Module, example_input: Tensor) -> None:
+    """Raise where a method knows that it cannot handle a network; before anything is trained.
+
+    Raises:
+        MethodError: which method, and why.
+    """
+    if not isinstance(method, ChecksNetwork):
+        return
+    try:
+        method.check_network(model, example_input)
+    except (SlimError, MaskError) as error:
+        raise MethodError(f"method {method.name} cannot handle this network: {error}") from error
+
+
+def start_from_ticket(method: Method, task: Task) -> Candidate:
+    """The candidate of the ticket that lies in the run folder.
+
+    Raises:
+        MethodError: the method takes no ticket.
+    """
+    from earlybird.core import Ticket
+
+    if not isinstance(method, StartsFromTicket):
+        raise MethodError(f"method {method.name} takes no ticket; leave --ticket out, or give another --method")
+    return method.from_ticket(task, Ticket.load(task.folder / TICKET_FILE))
+
+
+def _searched(method: Method, task: Task, resume: dict[str, Any] | None, trained: TrainedDense | None) -> Candidate:
+    if trained is None:
+        return method.search(task, resume)
+    if not isinstance(method, StartsFromDense) or not method.starts_from_dense():
+        raise MethodError(f"method {method.name}, as it is set, cannot start from a dense run; leave --dense-run out")
+    return method.from_dense(task, trained, resume)
 
 
 def train_candidate(task: Task, candidate: Candidate, resume: dict[str, Any] | None) -> None:
     """Train the candidate's module over the steps that are left to it."""
     if candidate.start_step >= candidate.end_step:
         return
-    span = Span(candidate.phase, candidate.start_step, candidate.end_step)
-    hooks = PenaltyHooks(candidate.penalty) if candidate.penalty else None
+    span = Span(candidate.phase, candidate.start_step, candidate.end_step, candidate.schedule_steps)
+    hooks = HoldHooks(candidate.model, candidate.penalty, candidate.weight_mask)
     cost = task.cost(candidate.model)
     fit(task.session, candidate.model, span, cost, hooks=hooks, momentum=candidate.momentum, resume=resume)
 
 
-def evaluate_candidate(task: Task, candidate: Candidate, test: Batches) -> Evaluation:
+def evaluate_model(task: Task, model: nn.Module, test: Batches) -> Evaluation:
     """Read the test set and charge it."""
     session = task.session
-    cost = task.cost(candidate.model)
     between: Callable[[], None] = session.stop.raise_if_set
     with session.meter("evaluate") as meter:
-        result = evaluate(candidate.model, test, session.compute, between)
-    session.journal.ledger.add(meter.cost(evaluation_work(cost, result.samples, test.steps_per_epoch)))
+        result = evaluate(model, test, session.compute, between)
+    session.journal.ledger.add(meter.cost(evaluation_work(task.cost(model), result.samples, test.steps_per_epoch)))
     return result

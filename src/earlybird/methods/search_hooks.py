@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from earlybird.core import EarlyBird, Ticket, bn_l1_proximal_, bn_l1_subgradient
 from earlybird.errors import NonFiniteError, TicketError
 from earlybird.methods.clock import Clock
 from earlybird.methods.early_bird import EarlyBirdTraining
+from earlybird.methods.requests import DrawAt, TicketRequest
 from earlybird.training.hooks import NoHooks
 from earlybird.training.schedule import drop_steps
 from earlybird.training.state import FitState
@@ -31,19 +32,32 @@ class SearchHooks(NoHooks):
         detector: watches one ratio or several.
         clock: when to draw and how strong the penalty is.
         max_steps: no draws and no penalty after this many steps.
-        folder: tickets are saved here the moment they fire; a kill loses none.
+        folder: tickets are saved here the moment they are drawn; a kill loses none.
+        requests: the tickets to leave; the detector watches all their ratios.
     """
 
     def __init__(
-        self, method: EarlyBirdTraining, detector: EarlyBird, clock: Clock, max_steps: int, folder: Path
+        self,
+        method: EarlyBirdTraining,
+        detector: EarlyBird,
+        clock: Clock,
+        max_steps: int,
+        folder: Path,
+        requests: Sequence[TicketRequest],
     ) -> None:
         self.method, self.detector, self.clock, self.max_steps, self.folder = method, detector, clock, max_steps, folder
+        self.requests = tuple(requests)
         self.draw_steps: list[int] = []
-        self.forced: list[float] = []
+        self.saved: list[TicketRequest] = []
         self._scores: list[Tensor] = []
         self._layer_widths: dict[str, int] = {}
         # What the search itself takes beside the training, as (wall, CPU); it is in the phase's seconds already.
         self.draw_seconds = (0.0, 0.0)
+
+    def at_start(self, state: FitState) -> bool:
+        """Draw the tickets of draw 0, which see the initial weights."""
+        self._draw_chosen(state, 0)
+        return self.has_all_tickets()
 
     def after_backward(self, model: nn.Module, step: int) -> None:
         """The subgradient of s * sum|gamma|."""
@@ -58,16 +72,23 @@ class SearchHooks(NoHooks):
             lr = state.optimizer.param_groups[0]["lr"]
             momentum = state.session.settings.momentum
             bn_l1_proximal_(state.model, self.clock.penalty(self.method.penalty), lr=lr, momentum=momentum)
-        self._keep_weights_to_rewind_to(state)
+        if self.method.weights == "rewind":
+            keep_weights_of_epoch(state, self.folder, self.method.rewind_epoch)
         if self.clock.is_draw(state.step):
             self._draw(state)
-        if state.step == self.max_steps and not self.has_all_tickets():
-            return self._give_up(state)
+        if state.step == self.max_steps:
+            self._draw_chosen(state, "last")
+            if not self.has_all_tickets():
+                return self._give_up(state)
         return self.has_all_tickets()
 
     def has_all_tickets(self) -> bool:
-        """Does a ticket of every ratio lie in the folder?"""
-        return set(self.detector.prune_ratios) <= {*self.detector.fired, *self.forced}
+        """Does every ticket that is asked for lie in the folder?"""
+        return not self.missing()
+
+    def missing(self) -> list[TicketRequest]:
+        """The tickets that are still to be drawn."""
+        return [request for request in self.requests if request not in self.saved]
 
     def note(self) -> str:
         """The newest distance against epsilon, for each ratio."""
@@ -76,7 +97,7 @@ class SearchHooks(NoHooks):
             return ""
         return f"mask distance {'/'.join(f'{d:.3f}' for d in newest)} (eps {self.method.epsilon:g})"
 
-    def save_ticket(self, ticket: Ticket, state: FitState) -> None:
+    def save_ticket(self, ticket: Ticket, request: TicketRequest, state: FitState) -> None:
         """Write the ticket with everything a later retrain must know: where it stood and what it had cost.
 
         Raises:
@@ -95,10 +116,11 @@ class SearchHooks(NoHooks):
             "journal": state.journal_so_far(),
         }
         forced = ("no mask was stable: drawn because the search was over",) if ticket.rule == "forced" else ()
-        flags = (*ticket.flags, *forced, *self._flags_about_the_schedule(state))
+        about_the_schedule = self._flags_about_the_schedule(state) if request.draw_at == "rule" else ()
+        flags = (*ticket.flags, *forced, *about_the_schedule)
         self.folder.mkdir(parents=True, exist_ok=True)
         with_notes = Ticket(**{**vars(ticket), "notes": notes, "flags": flags})
-        path = self.folder / ticket_file(ticket.prune_ratio, self.detector.prune_ratios)
+        path = self.folder / request.file_name(self.requests)
         try:
             if self.method.carry_momentum:  # Before the ticket: what finds a ticket finds its momentum.
                 buffers = {name: buffer.cpu().contiguous() for name, buffer in state.momentum().items()}
@@ -108,6 +130,7 @@ class SearchHooks(NoHooks):
             raise TicketError(
                 f"ticket {path} could not be written ({error}); mend the disk and give the same command again"
             ) from error
+        self.saved.append(request)
 
     def state_dict(self) -> dict[str, Any]:
         """Detector and log."""
@@ -115,7 +138,7 @@ class SearchHooks(NoHooks):
             "detector": self.detector.state_dict(),
             "draw_steps": list(self.draw_steps),
             "draw_seconds": list(self.draw_seconds),
-            "forced": list(self.forced),
+            "saved": [[request.prune_ratio, request.draw_at] for request in self.saved],
             "scores": torch.stack(self._scores) if self._scores else torch.zeros(0),
             "layer_widths": dict(self._layer_widths),
         }
@@ -126,7 +149,8 @@ class SearchHooks(NoHooks):
         self.draw_steps = list(state["draw_steps"])
         wall, cpu = state.get("draw_seconds", (0.0, 0.0))  # older checkpoints did not count them
         self.draw_seconds = (wall, cpu)
-        self.forced = list(state["forced"])
+        saved = state.get("saved", [[ratio, "rule"] for ratio in _tickets_of_older_state(state)])
+        self.saved = [TicketRequest(ratio, draw_at) for ratio, draw_at in saved]
         self._scores = list(state["scores"])
         self._layer_widths = dict(state["layer_widths"])
 
@@ -147,16 +171,27 @@ class SearchHooks(NoHooks):
         before = self.draw_seconds
         self.draw_seconds = (before[0] + time.perf_counter() - wall, before[1] + time.process_time() - cpu)
         for ratio in set(self.detector.fired) - fired:
-            self.save_ticket(self.detector.tickets.pop(ratio), state)  # A file now; its weights need no memory.
+            ticket = self.detector.tickets.pop(ratio)  # A file now; its weights need no memory.
+            if (request := TicketRequest(ratio)) in self.requests:
+                self.save_ticket(ticket, request, state)
+        if self.detector.draws > draws:
+            self._draw_chosen(state, self.detector.draws)
+
+    def _draw_chosen(self, state: FitState, draw_at: DrawAt) -> None:
+        """Leave the tickets that are asked for at this draw, whatever the rule says."""
+        for request in self.missing():
+            if request.draw_at == draw_at:
+                with _naming_the_step(state):
+                    ticket = self.detector.draw(state.model, request.prune_ratio, rule="chosen")
+                self.save_ticket(ticket, request, state)
 
     def _give_up(self, state: FitState) -> bool:
         """The search is over without (all) tickets; True ends the phase here."""
         if self.method.on_no_ticket == "draw":
-            for ratio in set(self.detector.prune_ratios) - set(self.detector.fired):
+            for request in self.missing():
                 with _naming_the_step(state):
-                    ticket = self.detector.draw(state.model, ratio, rule="forced")
-                self.save_ticket(ticket, state)
-                self.forced.append(ratio)
+                    ticket = self.detector.draw(state.model, request.prune_ratio, rule="forced")
+                self.save_ticket(ticket, request, state)
         return self.method.on_no_ticket != "finish"
 
     def _log_scores(self, step: int) -> None:
@@ -164,13 +199,6 @@ class SearchHooks(NoHooks):
         self.draw_steps.append(step)
         self._layer_widths = {name: score.numel() for name, score in scores.items()}
         self._scores.append(torch.cat(list(scores.values())))
-
-    def _keep_weights_to_rewind_to(self, state: FitState) -> None:
-        epoch = self.method.rewind_epoch
-        if self.method.weights == "rewind" and state.step == epoch * self.clock.steps_per_epoch:
-            tensors = state.model.state_dict()
-            weights = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
-            write_atomically(rewind_file(self.folder, epoch), save(weights))
 
     def _flags_about_the_schedule(self, state: FitState) -> tuple[str, ...]:
         drops = [s for s in drop_steps(self.clock.total_steps, state.session.settings) if s <= state.step]
@@ -182,9 +210,17 @@ class SearchHooks(NoHooks):
         return (f"drawn {since} draws after a learning-rate drop, which freezes masks by itself",)
 
 
-def ticket_file(prune_ratio: float, all_ratios: tuple[float, ...]) -> str:
-    """File name of a ticket: plain for a search of one ratio, with the ratio for a search of several."""
-    return "ticket.safetensors" if len(all_ratios) == 1 else f"ticket-p{prune_ratio:g}.safetensors"
+def _tickets_of_older_state(state: dict[str, Any]) -> list[float]:
+    """Ratios of the tickets that a checkpoint knows which was written when the stop rule alone could draw."""
+    return [*state["detector"]["fired"], *state.get("forced", [])]
+
+
+def keep_weights_of_epoch(state: FitState, folder: Path, epoch: int) -> None:
+    """Write the network's weights into the run folder if `epoch` epochs are done just now."""
+    if state.step == epoch * state.session.steps_per_epoch:
+        tensors = state.model.state_dict()
+        weights = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
+        write_atomically(rewind_file(folder, epoch), save(weights))
 
 
 def rewind_file(folder: Path, epoch: int) -> Path:
@@ -205,14 +241,3 @@ def _naming_the_step(state: FitState) -> Iterator[None]:
     except NonFiniteError as error:
         where = f"at step {state.step - 1} of phase '{state.span.phase}'"
         raise NonFiniteError(f"{where}: {error}; the last checkpoint is intact") from error
-
-
-class PenaltyHooks(NoHooks):
-    """Plain training with the L1 penalty: the option of a penalised retrain."""
-
-    def __init__(self, strength: float) -> None:
-        self.strength = strength
-
-    def after_backward(self, model: nn.Module, step: int) -> None:
-        """The subgradient of s * sum|gamma|."""
-        bn_l1_subgradient_(model, self.strength)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from earlybird.core import ChannelGroups
 from earlybird.cost import ModelCost, count_cost_and_traffic
+from earlybird.data import Batches
 from earlybird.slimming import channel_groups
 from earlybird.slimming.certificate import PolicyChoice
 from earlybird.training.session import Session
@@ -27,6 +28,8 @@ class Task:
         session: data, settings and places of the run.
         folder: where a method may leave files (tickets, scales).
         seed: the run's model seed.
+        classes: number of classes of the data.
+        sample: n -> batches of n training images, each class by its share, not augmented; the same ones each time.
     """
 
     build_from_seed: Callable[[int], nn.Module]
@@ -34,6 +37,8 @@ class Task:
     session: Session
     folder: Path
     seed: int
+    classes: int
+    sample: Callable[[int], Batches]
     _costs: WeakKeyDictionary[nn.Module, ModelCost] = field(default_factory=WeakKeyDictionary, repr=False)
 
     def build(self, seed: int | None = None) -> nn.Module:

@@ -14,8 +14,9 @@ from typing import Any, Literal
 import yaml
 
 from earlybird.errors import ConfigError
-from earlybird.methods.catalog import Method, method_class
+from earlybird.methods.catalog import method_class, name_of, preset_settings
 from earlybird.methods.early_bird import EarlyBirdTraining
+from earlybird.methods.method import Method
 from earlybird.training.fields import check_types, require
 from earlybird.training.settings import TrainingSettings
 from earlybird.user_code import is_code
@@ -93,7 +94,7 @@ class RunConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain nested values, the method's name first among its settings."""
         plain = {section: dataclasses.asdict(getattr(self, section)) for section in SECTIONS}
-        plain["method"] = {"name": self.method.name, **plain["method"]}
+        plain["method"] = {"name": name_of(self.method), **plain["method"]}
         plain["training"]["milestones"] = list(self.training.milestones)
         return plain
 
@@ -110,7 +111,8 @@ class RunConfig:
         """
         _refuse_unknown("section", plain, SECTIONS)
         model, data, method, training = (_section(plain, name) for name in SECTIONS)
-        kind = method_class(method.pop("name", EarlyBirdTraining.name))
+        name = method.pop("name", EarlyBirdTraining.name)
+        kind, method = method_class(name), preset_settings(name) | method
         if isinstance(training.get("milestones"), list):
             training["milestones"] = tuple(training["milestones"])
         return cls(

@@ -5,7 +5,8 @@ What "auto" means is settled here, once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from torch import nn
 
 from earlybird.cost import find_counter, measure_idle
 from earlybird.data import Augment, Batches, DataBundle, MemoryImages, eval_batches, load_data, train_batches
+from earlybird.data.images import subset
+from earlybird.data.randomness import stratified_indices
 from earlybird.errors import ModelError
 from earlybird.methods.early_bird import EarlyBirdTraining
 from earlybird.methods.task import Task
@@ -75,31 +78,56 @@ def prepare(config: RunConfig, folder: RunFolder, resolved: dict[str, Any], stop
         precision = choose_precision(settings.precision, model, batch, bundle.num_classes, device)
     compute = Compute(device, precision)
     augment = resolve_augment(config.data, bundle)
-    train = train_batches(
-        bundle, batch_size=settings.batch_size, seed=settings.seed, augment=augment, device=device,
-        workers=config.data.workers, memory_format=compute.memory_format,
-    )  # fmt: skip
-    val = None
-    if bundle.val is not None:
-        val = eval_batches(
-            bundle, "val", batch_size=EVAL_BATCH_SIZE, device=device, workers=config.data.workers,
-            memory_format=compute.memory_format,
-        )  # fmt: skip
-    session = Session(
-        train, val, settings, compute, folder.checkpoints, Journal(folder.write_rows),
-        Progress(train.steps_per_epoch, settings.epochs, quiet=quiet), stop, find_counter(device),
-    )  # fmt: skip
+    session = _session(config, bundle, compute, augment, folder, stop, quiet)
     measure_idle(session.energy)  # now, while nothing runs
     settled = {
         "precision": precision, "device": str(device), "augment": augment, "threads": torch.get_num_threads(),
         "steps_per_epoch": session.steps_per_epoch, "total_steps": session.total_steps,
     }  # fmt: skip
     if isinstance(config.method, EarlyBirdTraining):
-        settled |= {"schedule": config.method.resolved_schedule, "round_to": config.method.round_to}
+        settled["schedule"] = config.method.resolved_schedule
+    if (round_to := getattr(config.method, "round_to", None)) is not None:
+        settled["round_to"] = round_to
     folder.write_config(config, settled)
     image_shape = (bundle.in_channels, bundle.image_size, bundle.image_size)
-    task = Task(spec.build, image_shape, session, folder.path, settings.seed)
+    sample = partial(_sample, config, bundle, compute)
+    task = Task(spec.build, image_shape, session, folder.path, settings.seed, bundle.num_classes, sample)
     return Prepared(task, spec, bundle, settled, config.data.workers)
+
+
+def _session(
+    config: RunConfig,
+    bundle: DataBundle,
+    compute: Compute,
+    augment: Augment,
+    folder: RunFolder,
+    stop: StopFlag,
+    quiet: bool,
+) -> Session:
+    settings, workers = config.training, config.data.workers
+    train = train_batches(
+        bundle, batch_size=settings.batch_size, seed=settings.seed, augment=augment, device=compute.device,
+        workers=workers, memory_format=compute.memory_format,
+    )  # fmt: skip
+    val = None
+    if bundle.val is not None:
+        val = eval_batches(
+            bundle, "val", batch_size=EVAL_BATCH_SIZE, device=compute.device, workers=workers,
+            memory_format=compute.memory_format,
+        )  # fmt: skip
+    return Session(
+        train, val, settings, compute, folder.checkpoints, Journal(folder.write_rows),
+        Progress(train.steps_per_epoch, settings.epochs, quiet=quiet), stop, find_counter(compute.device),
+    )  # fmt: skip
+
+
+def _sample(config: RunConfig, bundle: DataBundle, compute: Compute, images: int) -> Batches:
+    """So many training images, each class by its share, not augmented; the same ones for the same seed."""
+    chosen = stratified_indices(bundle.train.labels, images, config.training.seed)
+    return eval_batches(
+        replace(bundle, train=subset(bundle.train, chosen)), "train", batch_size=EVAL_BATCH_SIZE,
+        device=compute.device, workers=config.data.workers, memory_format=compute.memory_format,
+    )  # fmt: skip
 
 
 def load_bundle(data: DataConfig, seed: int) -> DataBundle:

@@ -56,11 +56,14 @@ def make_record(
             "image_shape": list(task.image_shape),
         },
         "ticket": _ticket(candidate, task),
+        "weight_mask": _weight_mask(candidate, session.steps_per_epoch),
+        "notes": dict(candidate.notes),
         "layers": _layers(candidate),
         "dense": _cost(dense),
         "final": _cost(final),
         "metrics": session.journal.rows,
         "test": asdict(outcome.test),
+        "uncut_test": asdict(outcome.uncut_test) if outcome.uncut_test else None,
         "cost": {
             "phases": {phase: cost.as_dict() for phase, cost in ledger.merged().items()},
             "total": ledger.total().as_dict(),
@@ -105,6 +108,22 @@ def _ticket(candidate: Candidate, task: Task) -> dict[str, Any] | None:
         "draw_wall_seconds": wall,
         "draw_cpu_seconds": cpu,
         **log,
+    }
+
+
+def _weight_mask(candidate: Candidate, steps_per_epoch: int) -> dict[str, Any] | None:
+    mask = candidate.weight_mask
+    if mask is None:
+        return None
+    kept = mask.kept_counts()
+    step = candidate.notes.get("mask_step")
+    return {
+        "prune_ratio": candidate.notes.get("prune_ratio"),
+        "realised_ratio": mask.realised_ratio,
+        "kept": mask.kept,
+        "weights": mask.total,
+        "epoch": step / steps_per_epoch if isinstance(step, int) else None,
+        "layers": [{"name": name, "dense": flags.numel(), "kept": kept[name]} for name, flags in mask.items()],
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,32 +15,34 @@ from earlybird.atomic import write_atomically
 from earlybird.core import Ticket
 from earlybird.cost import count_cost
 from earlybird.data import eval_batches
-from earlybird.errors import ConfigError, RunFolderError, TicketError
+from earlybird.errors import ConfigError, MethodError, RunFolderError, TicketError
 from earlybird.methods.candidate import Candidate
+from earlybird.methods.cut import check_notes
 from earlybird.methods.early_bird import EarlyBirdTraining
-from earlybird.methods.early_bird_search import (
-    candidate_from_ticket,
-    check_notes,
-    raise_no_ticket,
-    search,
-    search_steps,
-)
-from earlybird.methods.pipeline import run_method
-from earlybird.methods.search_hooks import momentum_file, rewind_file, ticket_file
+from earlybird.methods.early_bird_search import raise_no_ticket, search, search_steps
+from earlybird.methods.pipeline import check_network, run_method, start_from_ticket
+from earlybird.methods.requests import TICKET_FILE, TicketRequest, check_requests, requests_of
+from earlybird.methods.search_hooks import momentum_file, rewind_file
 from earlybird.methods.task import Task
-from earlybird.runs.config import RunConfig, refuse_unnamed_code
+from earlybird.runs.config import DataConfig, RunConfig, refuse_unnamed_code
 from earlybird.runs.folder import RunFolder, read_record
 from earlybird.runs.prepare import EVAL_BATCH_SIZE, load_bundle, prepare
 from earlybird.runs.record import make_record
 from earlybird.runs.saved_model import load_network, save_network
+from earlybird.runs.trained import load_trained
 from earlybird.training.compute import Compute, choose_device
 from earlybird.training.evaluate import Evaluation, evaluate
-from earlybird.training.fields import require
 from earlybird.training.interrupt import StopFlag, stop_on_signals
 
 
 def run(
-    config: RunConfig, out: str | Path, *, ticket: str | Path | None = None, force: bool = False, quiet: bool = False
+    config: RunConfig,
+    out: str | Path,
+    *,
+    ticket: str | Path | None = None,
+    dense_run: str | Path | None = None,
+    force: bool = False,
+    quiet: bool = False,
 ) -> dict[str, Any]:
     """Train a configuration to its record, from wherever the folder stands.
 
@@ -48,6 +50,7 @@ def run(
         config: what to run.
         out: the run folder; made if absent.
         ticket: start from this ticket instead of searching.
+        dense_run: folder of a finished run of method `dense` to start from, instead of training that again.
         force: go on even if the folder holds another configuration.
         quiet: print no progress.
 
@@ -59,6 +62,8 @@ def run(
         Terminated: a signal asked to stop; the state is saved.
     """
     folder = RunFolder(out)
+    if ticket is not None and dense_run is not None:
+        raise MethodError("a run starts from a ticket or from a dense run, not from both; leave one out")
     # Read before the folder is made: a wrong ticket must leave nothing behind.
     drawn = None if ticket is None else Ticket.load(ticket)
     resolved = folder.open(config, force=force)
@@ -70,10 +75,12 @@ def run(
         return finished
     with _started(folder) as stop:
         prepared = prepare(config, folder, resolved, stop, quiet)
-        candidate = None
+        candidate = trained = None
         if ticket is not None and drawn is not None and prepared.task.session.checkpoints.latest() is None:
             candidate = _start_from_ticket(config, prepared.task, drawn, Path(ticket))
-        outcome = run_method(config.method, prepared.task, prepared.test_batches(), candidate)
+        if dense_run is not None:
+            trained = load_trained(Path(dense_run), config, prepared.resolved["precision"])
+        outcome = run_method(config.method, prepared.task, prepared.test_batches(), candidate, trained)
         used = outcome.candidate.ticket
         save_network(folder.path, outcome.candidate.model, prepared.spec, used.mask if used else None)
         dense = count_cost(prepared.spec.build(0), prepared.task.image_shape)
@@ -93,32 +100,64 @@ def run_search(
         Ratio -> path of its ticket, or None where the rule never fired.
 
     Raises:
-        ConfigError: the method does not search, or a ratio is out of range or there twice.
+        EarlyBirdError: as `run_requests`.
+    """
+    paths = run_requests(config, requests_of(ratios), out, force=force, quiet=quiet)
+    return {request.prune_ratio: path for request, path in paths.items()}
+
+
+def run_requests(
+    config: RunConfig, requests: Sequence[TicketRequest], out: str | Path, *, force: bool = False, quiet: bool = False
+) -> dict[TicketRequest, Path | None]:
+    """Leave all the tickets that are asked for, in one dense training.
+
+    Returns:
+        Request -> path of its ticket, or None where the rule never fired.
+
+    Raises:
+        ConfigError: the method does not search, a ratio or draw is out of range or asked for twice, or the folder holds
+            a search of other tickets.
         EarlyBirdError: anything else the user can mend.
     """
-    if not isinstance(config.method, EarlyBirdTraining):
-        raise ConfigError(f"method.name is {config.method.name!r}, which searches nothing; give early_bird")
-    different = len({f"{ratio:g}" for ratio in ratios}) == len(ratios) > 0
-    require("--ratios", ratios, different and all(0 <= ratio < 1 for ratio in ratios), "different numbers in [0, 1)")
+    check_requests(requests)
+    method = config.method
+    if not isinstance(method, EarlyBirdTraining):
+        raise ConfigError(f"method.name is {method.name!r}, which searches no such ticket; give early_bird")
     folder = RunFolder(out)
     resolved = folder.open(config, force=force)
-    paths = {ratio: folder.path / ticket_file(ratio, tuple(ratios)) for ratio in ratios}
     done = folder.path / "search.json"
     if not done.is_file():
         with _started(folder) as stop:
             task = prepare(config, folder, resolved, stop, quiet).task
+            resume = task.session.checkpoints.latest()
+            if resume is None:
+                check_network(method, task.build(), task.example_input())
             # Nobody wants the dense network here: without a ticket the training ends when the draws do.
-            end_step = search_steps(config.method, task.session)
-            hooks, _ = search(config.method, task, ratios, task.session.checkpoints.latest(), end_step=end_step)
-            if config.method.on_no_ticket == "error" and not hooks.has_all_tickets():
+            hooks, _ = search(method, task, requests, resume, end_step=search_steps(method, task.session))
+            if method.on_no_ticket == "error" and not hooks.has_all_tickets():
                 raise_no_ticket(hooks)
-            summary = {"ratios": ratios, "fired": hooks.detector.fired, "distances": hooks.detector.distances}
-            write_atomically(done, json.dumps(summary | {"draw_steps": hooks.draw_steps}).encode())
+            summary = {
+                "ratios": list(hooks.detector.prune_ratios),
+                "tickets": [[request.prune_ratio, request.draw_at] for request in requests],
+                "fired": hooks.detector.fired,
+                "distances": hooks.detector.distances,
+                "draw_steps": hooks.draw_steps,
+            }
+            write_atomically(done, json.dumps(summary).encode())
             folder.checkpoints.clear()
-    searched = json.loads(done.read_text())["ratios"]
-    if searched != ratios:
-        raise ConfigError(f"{folder.path} holds a search of the ratios {searched}; give these, or another --out")
-    return {ratio: path if path.is_file() else None for ratio, path in paths.items()}
+    _refuse_other_requests(folder, json.loads(done.read_text()), requests)
+    paths = {request: folder.path / request.file_name(requests) for request in requests}
+    return {request: path if path.is_file() else None for request, path in paths.items()}
+
+
+def _refuse_other_requests(folder: RunFolder, summary: dict[str, Any], requests: Sequence[TicketRequest]) -> None:
+    # Searches of older versions drew by the rule alone.
+    theirs = summary.get("tickets") or [[ratio, "rule"] for ratio in summary["ratios"]]
+    if theirs != [[request.prune_ratio, request.draw_at] for request in requests]:
+        ratios = list(dict.fromkeys(ratio for ratio, _ in theirs))
+        draws = list(dict.fromkeys(draw for _, draw in theirs))
+        what = f"the ratios {ratios}" + (f" at the draws {draws}" if draws != ["rule"] else "")
+        raise ConfigError(f"{folder.path} holds a search of {what}; give these, or another --out")
 
 
 def run_evaluation(out: str | Path, *, device: str = "auto", trusted: Collection[str] = ()) -> Evaluation:
@@ -137,13 +176,14 @@ def run_evaluation(out: str | Path, *, device: str = "auto", trusted: Collection
     record = read_record(folder)
     if record is None:
         raise ConfigError(f"{folder / 'record.json'} does not exist; give the folder of a finished run")
-    config = RunConfig.from_dict(record["config"])
-    refuse_unnamed_code("--data", config.data.name, trusted)
+    # Not all of the configuration: its method may be code that an evaluation has no use for.
+    data, training = DataConfig(**record["config"]["data"]), record["config"]["training"]
+    refuse_unnamed_code("--data", data.name, trusted)
     model, _ = load_network(folder, trusted=trusted)
     compute = Compute(choose_device(device), record["resolved"]["precision"])
-    bundle = load_bundle(config.data, config.training.seed)
+    bundle = load_bundle(data, training["seed"])
     batches = eval_batches(
-        bundle, "test", batch_size=EVAL_BATCH_SIZE, device=compute.device, workers=config.data.workers,
+        bundle, "test", batch_size=EVAL_BATCH_SIZE, device=compute.device, workers=data.workers,
         memory_format=compute.memory_format,
     )  # fmt: skip
     return evaluate(compute.place(model), batches, compute)
@@ -162,7 +202,7 @@ def _started(folder: RunFolder) -> Iterator[StopFlag]:
 
 def _refuse_another_ticket(folder: RunFolder, ticket: Ticket) -> None:
     """Raise if the folder has begun a run that did not start from this very ticket."""
-    path = folder.path / ticket_file(0.0, (0.0,))
+    path = folder.path / TICKET_FILE
     if folder.record() is None and not folder.checkpoints.exist():
         return
     own = Ticket.load(path) if path.is_file() else None
@@ -172,26 +212,25 @@ def _refuse_another_ticket(folder: RunFolder, ticket: Ticket) -> None:
 
 
 def _start_from_ticket(config: RunConfig, task: Task, ticket: Ticket, path: Path) -> Candidate:
-    """Put the ticket (and what it needs from the files beside it) into the run folder, charge its search, and cut."""
-    if not isinstance(config.method, EarlyBirdTraining):
-        raise ConfigError(f"method.name is {config.method.name!r}, which takes no ticket; give early_bird")
+    """Put the ticket (and what it needs from the files beside it) into the run folder, and let the method start."""
+    method = config.method
     check_notes(ticket)
     drawn = (ticket.notes["total_steps"], ticket.notes["steps_per_epoch"])
     now = (task.session.total_steps, task.session.steps_per_epoch)
-    if config.method.resolved_schedule == "continue" and drawn != now:
+    restarts = isinstance(method, EarlyBirdTraining) and method.resolved_schedule == "restart"
+    if drawn != now and not restarts:
         raise TicketError(
             f"the ticket was drawn in a schedule of {drawn[0]} steps, this run has {now[0]} (per epoch {drawn[1]} and "
             f"{now[1]}); give the --epochs, --batch-size and --data of the search, or --method.schedule restart"
         )
-    copy = task.folder / ticket_file(0.0, (0.0,))
+    copy = task.folder / TICKET_FILE
     ticket.save(copy)
     wanted = []
-    if config.method.weights == "rewind":
-        wanted.append(tuple(rewind_file(place, config.method.rewind_epoch) for place in (path.parent, task.folder)))
-    if config.method.carry_momentum:
+    if isinstance(method, EarlyBirdTraining) and method.weights == "rewind":
+        wanted.append(tuple(rewind_file(place, method.rewind_epoch) for place in (path.parent, task.folder)))
+    if isinstance(method, EarlyBirdTraining) and method.carry_momentum:
         wanted.append((momentum_file(path), momentum_file(copy)))
     for theirs, ours in wanted:
         if theirs.is_file() and not ours.is_file():
             shutil.copyfile(theirs, ours)
-    task.session.journal.load_state_dict(ticket.notes["journal"])
-    return candidate_from_ticket(config.method, task, ticket)
+    return start_from_ticket(method, task)

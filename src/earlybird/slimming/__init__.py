@@ -16,7 +16,7 @@ from earlybird.slimming.select import (
     SelectBatchNorm3d,
     SelectSyncBatchNorm,
 )
-from earlybird.slimming.surgery import certify, kept_indices, masked, sliced, slim
+from earlybird.slimming.surgery import certify, expanded, kept_indices, masked, sliced, slim, zero_channels_
 from earlybird.slimming.unit_cost import channel_costs
 
 __all__ = [
@@ -33,8 +33,10 @@ __all__ = [
     "channel_costs",
     "channel_groups",
     "difference",
+    "expanded",
     "kept_indices",
     "masked",
     "sliced",
     "slim",
+    "zero_channels_",
 ]

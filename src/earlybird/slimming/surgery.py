@@ -113,6 +113,14 @@ def sliced(tensor: Tensor, indices: tuple[Tensor | None, ...]) -> Tensor:
     return kept.permute(order).clone(memory_format=torch.contiguous_format).permute(inverse)
 
 
+def expanded(tensor: Tensor, shape: torch.Size, indices: tuple[Tensor | None, ...]) -> Tensor:
+    """The inverse of `sliced`: a tensor of the dense `shape`, zeros where nothing was kept, on the tensor's device."""
+    dense = tensor.new_zeros(shape)
+    places = [torch.arange(size) if index is None else index for size, index in zip(shape, indices, strict=True)]
+    dense[torch.meshgrid(*places, indexing="ij") if places else ...] = tensor.detach()
+    return dense
+
+
 @torch.no_grad()
 def masked(model: nn.Module, mask: ChannelMask, example_input: ExampleInput | None = None) -> nn.Module:
     """A deep copy with the removed channels at zero: scale and shift of a norm, rows and bias of a conv or linear.
@@ -131,18 +139,36 @@ def masked(model: nn.Module, mask: ChannelMask, example_input: ExampleInput | No
     modules = dict(model.named_modules())
     for name, keep in mask.items():
         weight = getattr(modules.get(name), "weight", None)
-        if isinstance(weight, Tensor) and isinstance(modules[name], _TRANSPOSED):
-            weight = weight.transpose(0, 1)  # A view: zeros reach the parameter.
+        if isinstance(weight, Tensor):
+            weight = _by_output(modules[name], weight)
         if not isinstance(weight, Tensor) or weight.shape[0] != keep.numel():
             found = "no such layer" if not isinstance(weight, Tensor) else f"{weight.shape[0]} channels"
             raise MaskError(
                 f"layer {name!r}: the mask has {keep.numel()} channels, the network {found}; "
                 "draw the mask from this network"
             )
-        for parameter in (weight, getattr(modules[name], "bias", None)):
-            if parameter is not None:
-                parameter[~keep.to(parameter.device)] = 0
+        zero_channels_(modules[name], keep)
     return model
+
+
+@torch.no_grad()
+def zero_channels_(module: nn.Module, keep: Tensor) -> None:
+    """Set what makes the removed output channels of one layer to zero, in place: weight and bias.
+
+    Args:
+        module: a conv, linear or norm with a scale.
+        keep: bool `[out channels]`.
+    """
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    for parameter in (_by_output(module, weight), getattr(module, "bias", None)):
+        if parameter is not None:
+            parameter[~keep.to(parameter.device)] = 0
+
+
+def _by_output(module: nn.Module, weight: Tensor) -> Tensor:
+    """The weight with its output channels first; a view, so that zeros reach the parameter."""
+    return weight.transpose(0, 1) if isinstance(module, _TRANSPOSED) else weight
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,47 @@
+"""Criteria by name: the built-in ones, and the user's own by path (`pkg.mod:function`, `file.py:function`)."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from earlybird.core import ChannelGroups, Criterion, bn_scale, filter_l1, filter_l2, taylor
+from earlybird.core.ranking import scored_groups
+from earlybird.errors import ConfigError
+from earlybird.user_code import find_callable, is_code
+
+CRITERIA: dict[str, Criterion] = {
+    "bn_scale": bn_scale,
+    "filter_l1": filter_l1,
+    "filter_l2": filter_l2,
+    "taylor": taylor,
+}
+_FOUND: dict[str, Criterion] = {}
+
+
+def find_criterion(name: str) -> Criterion:
+    """The criterion of a name; the user's own is imported once.
+
+    Raises:
+        ConfigError: there is none of this name.
+    """
+    if name in CRITERIA:
+        return CRITERIA[name]
+    if not is_code(name):
+        raise ConfigError(
+            f"method.criterion is {name!r}; give one of {', '.join(CRITERIA)}, pkg.mod:function or file.py:function"
+        )
+    if name not in _FOUND:
+        _FOUND[name] = find_callable(name, "criterion", ConfigError, other_forms=", ".join(CRITERIA))
+    return _FOUND[name]
+
+
+def scored_units(name: str, model: nn.Module, groups: ChannelGroups) -> ChannelGroups:
+    """The units that a criterion can rank before any training; the others are protected.
+
+    `taylor` reads gradients, of which there are none yet; it scores every conv and linear.
+
+    Raises:
+        MaskError: the criterion scores nothing of this network.
+    """
+    criterion = filter_l1 if name == "taylor" else find_criterion(name)
+    return scored_groups(criterion(model), groups) if groups.num_units else groups

@@ -1,0 +1,276 @@
+"""From a ticket to the candidate that is trained on: which weights, which stretch of the schedule, the cut itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor, nn
+
+from earlybird.core import ChannelGroups, ChannelMask, Ticket, realised_ratio
+from earlybird.cost import Work
+from earlybird.errors import TicketError
+from earlybird.methods.candidate import Candidate
+from earlybird.methods.requests import TICKET_FILE
+from earlybird.methods.search_hooks import momentum_file, rewind_file
+from earlybird.methods.task import Task
+from earlybird.slimming import kept_indices, sliced, slim
+from earlybird.slimming.certificate import PolicyChoice
+
+Weights = Literal["inherit", "rewind", "reinit", "initial"]
+
+# New weights must differ from those the mask was found with, and follow from the run's one seed.
+REINIT_SEED_OFFSET = 1_000_003
+
+
+@dataclass(frozen=True)
+class Retrain:
+    """What becomes of a ticket (`method.md` section 1, "After the ticket").
+
+    Attributes:
+        weights: "inherit" the ticket's, "rewind" to an epoch's, "reinit" with new ones of another seed, or "initial":
+            new ones of the run's own seed, as the dense network starts with.
+        schedule: "continue" where the weights stand in the schedule, or "restart" at its beginning.
+        rewind_epoch: epoch that "rewind" goes back to.
+        carry_momentum: start with the search's momentum, cut like the weights.
+        penalty: strength of the L1 penalty.
+        policy: residual policy of the cut.
+        schedule_steps: length of a schedule of its own; None for the run's.
+    """
+
+    weights: Weights = "inherit"
+    schedule: Literal["continue", "restart"] = "continue"
+    rewind_epoch: int = 0
+    carry_momentum: bool = False
+    penalty: float = 0.0
+    policy: PolicyChoice = "auto"
+    schedule_steps: int | None = None
+
+
+def leave_ticket(
+    task: Task,
+    mask: ChannelMask,
+    groups: ChannelGroups,
+    weights: Mapping[str, Tensor],
+    *,
+    rule: str,
+    prune_ratio: float,
+    step: int,
+    **drawn: Any,
+) -> Ticket:
+    """Write a ticket that no stop rule drew into the run folder: `cut` makes a candidate of it, now or after a kill.
+
+    Args:
+        task: the run.
+        mask: which channels stay.
+        groups: what the mask was drawn with.
+        weights: state dict of the dense network, to be inherited.
+        rule: what drew it: the method's name.
+        prune_ratio: what was asked for, in [0, 1).
+        step: global step at which it was drawn.
+        drawn: further fields of the ticket (criterion, round_to, flags, ...).
+    """
+    ticket = Ticket(
+        mask=mask,
+        weights=weights,
+        prune_ratio=prune_ratio,
+        realised_ratio=realised_ratio(mask, groups),
+        drawn_after=0,
+        rule=rule,
+        policy=groups.policy,
+        groups_digest=groups.digest(),
+        notes=notes_of(task, step, task.session.journal.state_dict()),
+        **drawn,
+    )
+    task.folder.mkdir(parents=True, exist_ok=True)
+    ticket.save(task.folder / TICKET_FILE)
+    return ticket
+
+
+def ticket_in(folder: Path) -> Ticket:
+    """The ticket that lies in a run folder.
+
+    Raises:
+        TicketError: there is none, or it cannot be read.
+    """
+    return Ticket.load(folder / TICKET_FILE)
+
+
+def cut(task: Task, ticket: Ticket, retrain: Retrain) -> Candidate:
+    """Cut the dense network by the ticket and give it the weights and the schedule that are asked for.
+
+    Raises:
+        TicketError: the ticket is of another network or policy, or does not say where it stood in its schedule.
+        MaskError: the ticket's mask does not fit this network.
+    """
+    check_notes(ticket)
+    session, step = task.session, int(ticket.notes["step"])
+    flags = list(ticket.flags)
+    with session.meter("slim") as meter:
+        dense = task.build(task.seed + REINIT_SEED_OFFSET if retrain.weights == "reinit" else None)
+        if retrain.weights == "inherit":
+            load_ticket_weights(dense, ticket)
+        elif retrain.weights == "rewind" and retrain.rewind_epoch:
+            step = _rewind(retrain, task, dense, ticket, flags)
+        groups = task.groups(dense, retrain.policy)
+        check_groups(ticket, groups)
+        small = slim(dense, ticket.mask, task.example_input(), groups)
+        momentum = _cut_momentum(task, dense, ticket, groups) if retrain.carry_momentum else {}
+        if retrain.weights in ("reinit", "initial"):
+            _initialise(small, ticket, task.seed + (REINIT_SEED_OFFSET if retrain.weights == "reinit" else 0))
+    session.journal.ledger.add(meter.cost(Work()))
+    starts_anew = retrain.schedule == "restart" or (retrain.weights == "rewind" and not retrain.rewind_epoch)
+    return Candidate(
+        session.compute.place(small),
+        phase="retrain",
+        start_step=0 if starts_anew else step,
+        end_step=session.total_steps if retrain.schedule_steps is None else retrain.schedule_steps,
+        schedule_steps=retrain.schedule_steps,
+        ticket=ticket,
+        distances=ticket.distances,
+        draw_steps=tuple(ticket.notes["draw_steps"]),
+        penalty=retrain.penalty,
+        flags=tuple(flags),
+        momentum=momentum,
+    )
+
+
+def notes_of(task: Task, step: int, journal: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+    """What a ticket must say of the training that it was drawn from: where it stood, and what it had cost."""
+    session = task.session
+    return {
+        "step": step,
+        "steps_per_epoch": session.steps_per_epoch,
+        "total_steps": session.total_steps,
+        "draw_steps": [],
+        "seed": session.settings.seed,
+        "journal": dict(journal),
+        **more,
+    }
+
+
+def check_notes(ticket: Ticket) -> None:
+    """Raise unless the ticket says where it stood in its schedule and what it had cost.
+
+    Raises:
+        TicketError: it was drawn in another loop, which noted nothing of that.
+    """
+    missing = [
+        key for key in ("step", "draw_steps", "total_steps", "steps_per_epoch", "journal") if key not in ticket.notes
+    ]
+    if missing:
+        raise TicketError(
+            f"the ticket does not say {', '.join(missing)}: no search of ours drew it; give one that `earlybird "
+            "search` or `earlybird train` wrote, or cut with earlybird.slim in your own loop"
+        )
+
+
+def refuse_early_ticket(ticket: Ticket, method: str) -> None:
+    """Raise unless the ticket was drawn when its schedule was over.
+
+    Raises:
+        TicketError: it was drawn before.
+    """
+    check_notes(ticket)
+    step, total = ticket.notes["step"], ticket.notes["total_steps"]
+    if step != total:
+        raise TicketError(
+            f"the ticket was drawn at step {step} of {total}; {method} takes one of the end: search with "
+            "--method.draw_at last"
+        )
+
+
+def check_groups(ticket: Ticket, groups: ChannelGroups) -> None:
+    """Raise unless the ticket was drawn for these groups.
+
+    Raises:
+        TicketError: it was drawn for others.
+    """
+    if ticket.groups_digest not in ("", groups.digest()):
+        raise TicketError(
+            f"the ticket was drawn for other channel groups (policy {ticket.policy!r}) than this network has under "
+            f"policy {groups.policy!r}; give the --model and --method.policy of its search"
+        )
+
+
+def load_ticket_weights(dense: nn.Module, ticket: Ticket) -> None:
+    """The ticket's weights into the dense network, in place.
+
+    Raises:
+        TicketError: they are of another network.
+    """
+    try:
+        dense.load_state_dict(dict(ticket.weights))
+    except RuntimeError as error:
+        first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        raise TicketError(
+            f"the ticket belongs to another network ({first}); give the --model it was drawn from"
+        ) from error
+
+
+def weights_of_epoch(task: Task, epoch: int, cure: str) -> dict[str, Tensor]:
+    """State dict that the run folder keeps of an epoch to rewind to.
+
+    Raises:
+        TicketError: the file is missing or corrupt; `cure` says how to come by it.
+    """
+    path = rewind_file(task.folder, epoch)
+    if not path.is_file():
+        raise TicketError(f"{path} is missing; {cure}")
+    try:
+        return load(path.read_bytes())
+    except SafetensorError as error:
+        raise TicketError(f"{path} is corrupt or of another network; {cure}") from error
+
+
+def _rewind(retrain: Retrain, task: Task, dense: nn.Module, ticket: Ticket, flags: list[str]) -> int:
+    """Load the rewind epoch's weights into `dense`; the step at which training goes on."""
+    epoch = retrain.rewind_epoch
+    step = epoch * task.session.steps_per_epoch
+    if step > ticket.notes["step"]:
+        flags.append(f"drawn before rewind epoch {epoch}: the ticket's own weights were inherited instead")
+        load_ticket_weights(dense, ticket)
+        return int(ticket.notes["step"])
+    cure = f"search again with --method.weights rewind --method.rewind_epoch {epoch}"
+    weights = weights_of_epoch(task, epoch, cure)
+    try:
+        dense.load_state_dict(weights)
+    except RuntimeError as error:
+        raise TicketError(
+            f"{rewind_file(task.folder, epoch)} is corrupt or of another network; search again"
+        ) from error
+    return step
+
+
+def _cut_momentum(task: Task, dense: nn.Module, ticket: Ticket, groups: ChannelGroups) -> dict[str, Tensor]:
+    """The search's momentum at the ticket's moment, cut as the weights are.
+
+    Raises:
+        TicketError: the file beside the ticket is missing, corrupt or of another network.
+    """
+    path = momentum_file(task.folder / TICKET_FILE)
+    if not path.is_file():
+        raise TicketError(f"{path} is missing; search again with --method.carry_momentum true")
+    try:
+        buffers = load(path.read_bytes())
+    except SafetensorError as error:
+        raise TicketError(f"{path} is corrupt; search again with --method.carry_momentum true") from error
+    shapes = {name: parameter.shape for name, parameter in dense.named_parameters()}
+    if any(shapes.get(name) != buffer.shape for name, buffer in buffers.items()):
+        raise TicketError(f"{path} is of another network; search again with --method.carry_momentum true")
+    indices = kept_indices(dense, ticket.mask, task.example_input(), groups)
+    return {name: sliced(buffer, indices[name]) for name, buffer in buffers.items()}
+
+
+def _initialise(small: nn.Module, ticket: Ticket, seed: int) -> None:
+    """Weights drawn for the widths that are left; a network that lost nothing keeps those it was built with."""
+    if not hasattr(small, "initialise_") or bool(ticket.mask.flat().all()):
+        return
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        small.initialise_()  # type: ignore[operator]

@@ -1,0 +1,43 @@
+"""`dense_shorter`: the unpruned network, its schedule shortened until it costs what Early-Bird cost.
+
+The control that asks whether one could not simply have trained less.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from earlybird.methods.matched import MatchedToTicket
+
+if TYPE_CHECKING:
+    from earlybird.core import Ticket
+    from earlybird.methods.candidate import Candidate
+    from earlybird.methods.task import Task
+
+
+@dataclass(frozen=True)
+class DenseShorter(MatchedToTicket):
+    """No hyperparameters: the ticket's cost decides how long is trained."""
+
+    name: ClassVar[str] = "dense_shorter"
+
+    def from_ticket(self, task: Task, ticket: Ticket) -> Candidate:
+        """The dense network as it was initialised, with the steps before it that Early-Bird's cost buys."""
+        from earlybird.methods.budget import early_bird_macs, groups_of_ticket, steps_that_buy
+        from earlybird.methods.candidate import Candidate
+        from earlybird.slimming import slim
+
+        dense = task.build()
+        groups = groups_of_ticket(task, ticket, dense)
+        small = slim(dense, ticket.mask, task.example_input(), groups, check=False)
+        budget = early_bird_macs(task, ticket, task.cost(small))
+        steps = steps_that_buy(budget, task.cost(dense), task.session.train)
+        return Candidate(
+            dense,
+            phase="train",
+            start_step=0,
+            end_step=steps,
+            schedule_steps=steps,
+            notes={"prune_ratio": ticket.prune_ratio, "budget_macs": budget},
+        )

@@ -1,0 +1,63 @@
+"""Masks by lot: the controls that tell whether it matters *which* channels a ticket keeps (`method.md` section 5)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from earlybird.core import ChannelGroups, ChannelMask, Ticket, draw_mask
+from earlybird.core.drawing import realised_ratio
+from earlybird.core.snapping import blocks
+from earlybird.errors import TicketError
+from earlybird.methods.criteria import scored_units
+
+if TYPE_CHECKING:
+    from earlybird.methods.early_bird import EarlyBirdTraining
+    from earlybird.methods.task import Task
+
+# Lots must not repeat the numbers that the run's initial weights were drawn with.
+_LOT_SEED_OFFSET = 2_000_003
+
+
+def drawn_by_lot(task: Task, ticket: Ticket, method: EarlyBirdTraining) -> Ticket:
+    """The ticket with its mask drawn anew as `method.channels` says; the same lot for the same seed and ticket.
+
+    Raises:
+        TicketError: the ticket is of another network.
+    """
+    if method.channels == "ranked":
+        return ticket
+    model = task.build()
+    groups = task.groups(model, method.policy)
+    if ticket.mask.widths() != groups.widths():
+        raise TicketError("the ticket belongs to another network; give the --model it was drawn from")
+    lot = np.random.default_rng(task.seed + _LOT_SEED_OFFSET)
+    if method.channels == "shuffled":
+        mask, how = shuffled(ticket.mask, groups, lot), "as many channels in each layer, drawn by lot"
+    else:
+        groups = scored_units(method.criterion, model, groups)
+        mask, how = at_random(ticket, groups, lot), "channels drawn by lot over the whole network"
+    return replace(ticket, mask=mask, realised_ratio=realised_ratio(mask, groups), flags=(*ticket.flags, how))
+
+
+def shuffled(mask: ChannelMask, groups: ChannelGroups, lot: np.random.Generator) -> ChannelMask:
+    """A mask that keeps as many channels in each layer, but others; tied channels go together.
+
+    Raises:
+        MaskError: the mask does not fit the groups.
+    """
+    keep = groups.keep_units(mask).numpy().copy()
+    for block in blocks(groups):
+        keep[block] = lot.permutation(keep[block])
+    return groups.mask_of(torch.from_numpy(keep))
+
+
+def at_random(ticket: Ticket, groups: ChannelGroups, lot: np.random.Generator) -> ChannelMask:
+    """A mask of the ticket's ratio, floor and rounding, its units drawn by lot over the whole network."""
+    # One number for each unit, however many channels it ties; the last is what -1, protected, points at.
+    chance = torch.from_numpy(np.append(lot.random(groups.num_units), 1.0))
+    scores = {name: chance[units] for name, units in groups.unit_of.items()}
+    return draw_mask(scores, ticket.prune_ratio, groups, min_channels=ticket.min_channels, round_to=ticket.round_to)

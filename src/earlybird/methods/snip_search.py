@@ -1,0 +1,93 @@
+"""SNIP's saliency, and the mask that it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import islice
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from earlybird.copying import copied
+from earlybird.core import draw_mask, keep_largest, prunable_weights
+from earlybird.core.criteria import WEIGHTED, per_filter
+from earlybird.cost import training_work
+from earlybird.errors import MethodError
+from earlybird.methods.cut import leave_ticket
+from earlybird.methods.snip import Snip
+from earlybird.methods.task import Task
+from earlybird.methods.weight_candidate import WEIGHT_MASK_FILE
+
+
+def sensitivities(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    """|w * dL/dw| of every conv and linear weight, divided by their sum: parameter name -> float32, on the CPU.
+
+    L is the mean cross-entropy over all images, in float32 with the network in eval mode, so that several batches give
+    what one large batch would (Lee et al. 2019, Section 4). The network is left as found.
+
+    Args:
+        model: any network.
+        batches: float32 `[b, c, h, w]` and int64 `[b]`.
+
+    Raises:
+        MethodError: there are no batches, or the loss depends on no weight.
+        MaskError: the network has no conv and no linear layer.
+    """
+    model = copied(model).eval().requires_grad_(False)
+    weights = {name: parameter.requires_grad_(True) for name, parameter in prunable_weights(model).items()}
+    images = 0
+    for x, y in batches:
+        functional.cross_entropy(model(x).float(), y, reduction="sum").backward()
+        images += len(y)
+    if not images:
+        raise MethodError("SNIP was given no batch; give at least one")
+    found = {
+        # In double: products of small numbers vanish in float32.
+        name: (w.detach().double() * (torch.zeros_like(w) if w.grad is None else w.grad).double() / images).abs().cpu()
+        for name, w in weights.items()
+    }
+    total = sum(float(score.sum()) for score in found.values())
+    if not total > 0:
+        raise MethodError("the loss depends on no weight of this network as it is initialised: all sensitivities are 0")
+    return {name: (score / total).float() for name, score in found.items()}
+
+
+def leave_mask(method: Snip, task: Task) -> None:
+    """Score the network at its initialisation and write the weight mask, or the ticket, into the run folder."""
+    session, model = task.session, task.build()
+    count = min(method.batches, session.steps_per_epoch)
+    with session.meter("search") as meter:
+        batches = list(islice(session.train.epoch(0), count))
+        scores = sensitivities(model, batches)
+    images = sum(len(y) for _, y in batches)
+    session.journal.ledger.add(meter.cost(training_work(task.cost(model), images, len(batches))))
+    task.folder.mkdir(parents=True, exist_ok=True)
+    if method.form == "weights":
+        mask = keep_largest(scores, method.prune_ratio)
+        mask.save(task.folder / WEIGHT_MASK_FILE, prune_ratio=method.prune_ratio, step=0)
+        return
+    groups = task.groups(model, method.policy)
+    channels = channel_sums(model, scores)
+    limits = {"min_channels": method.min_channels, "round_to": method.round_to}
+    leave_ticket(
+        task,
+        draw_mask(channels, method.prune_ratio, groups, tie_score="sum", **limits),
+        groups,
+        model.state_dict(),
+        rule=method.name,
+        prune_ratio=method.prune_ratio,
+        step=0,
+        criterion="snip",
+        tie_score="sum",
+        **limits,
+    )
+
+
+def channel_sums(model: nn.Module, scores: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Scores of weights added up over each output channel: conv or linear name -> float32 `[out channels]`."""
+    return {
+        name: per_filter(module, scores[f"{name}.weight" if name else "weight"])
+        for name, module in model.named_modules()
+        if isinstance(module, WEIGHTED) and (f"{name}.weight" if name else "weight") in scores
+    }

@@ -1,0 +1,72 @@
+"""The one training of soft filter pruning, and its zeroing after each epoch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from earlybird.core import ChannelGroups, ChannelMask, draw_mask_per_layer, filter_l2
+from earlybird.methods.cut import leave_ticket
+from earlybird.methods.soft_filter_pruning import SoftFilterPruning
+from earlybird.methods.task import Task
+from earlybird.slimming import zero_channels_
+from earlybird.training.hooks import NoHooks
+from earlybird.training.loop import fit
+from earlybird.training.state import FitState, Span
+
+
+def train_softly(method: SoftFilterPruning, task: Task, resume: dict[str, Any] | None) -> None:
+    """Train over the whole schedule and leave the ticket of the filters that are zero at its end."""
+    session, model = task.session, task.build()
+    groups = task.groups(model, method.policy)
+    hooks = ZeroingHooks(method, groups, session.total_steps)
+    fit(session, model, Span("search", 0, session.total_steps), task.cost(model), hooks=hooks, resume=resume)
+    leave_ticket(
+        task,
+        filter_mask(method, model, groups),  # the same once more: zeros are the smallest filters there are
+        groups,
+        model.state_dict(),
+        rule=method.name,
+        prune_ratio=method.prune_ratio,
+        step=session.total_steps,
+        criterion="filter_l2",
+        min_channels=method.min_channels,
+        round_to=method.round_to,
+    )
+
+
+def filter_mask(method: SoftFilterPruning, model: nn.Module, groups: ChannelGroups) -> ChannelMask:
+    """The filters that stay: in each layer all but the share with the smallest norm."""
+    return draw_mask_per_layer(
+        filter_l2(model),
+        method.prune_ratio,
+        groups,
+        min_channels=method.min_channels,
+        round_to=method.round_to,
+    )
+
+
+@torch.no_grad()
+def zero_filters_(model: nn.Module, mask: ChannelMask, groups: ChannelGroups) -> None:
+    """Set the filters (and biases) that make removed channels to zero, in place; norms are left alone."""
+    keep = torch.cat([groups.keep_units(mask), torch.ones(1, dtype=torch.bool)])  # -1 reads the last: it stays
+    units: dict[str, Tensor] = {**groups.producer_unit_of, **groups.unit_of}
+    for name, module in model.named_modules():
+        if name in units and not isinstance(module, nn.modules.batchnorm._NormBase):
+            zero_channels_(module, keep[units[name]])
+
+
+class ZeroingHooks(NoHooks):
+    """Zeroes the smallest filters after every `every_epochs` epochs and after the last."""
+
+    def __init__(self, method: SoftFilterPruning, groups: ChannelGroups, total_steps: int) -> None:
+        self.method, self.groups, self.total_steps = method, groups, total_steps
+
+    def after_step(self, state: FitState) -> bool:
+        """Zero where an epoch is over."""
+        period = self.method.every_epochs * state.session.steps_per_epoch
+        if state.step % period == 0 or state.step == self.total_steps:
+            zero_filters_(state.model, filter_mask(self.method, state.model, self.groups), self.groups)
+        return False

@@ -1,0 +1,89 @@
+"""The one width ratio at which a network costs what a ticket's network costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import cast
+
+import torch
+
+from earlybird.core import ChannelGroups, ChannelMask, Ticket
+from earlybird.core.drawing import draw_ranked, realised_ratio
+from earlybird.core.ranking import Ranking, rank_units
+from earlybird.core.snapping import blocks
+from earlybird.cost import ModelCost
+from earlybird.methods.budget import early_bird_macs, groups_of_ticket, steps_that_buy
+from earlybird.methods.candidate import Candidate
+from earlybird.methods.cut import Retrain, cut
+from earlybird.methods.task import Task
+from earlybird.methods.uniform import Uniform
+from earlybird.slimming import slim
+from earlybird.slimming.certificate import PolicyChoice
+
+
+def uniform_candidate(method: Uniform, task: Task, ticket: Ticket) -> Candidate:
+    """The candidate of uniform widths that is matched to a ticket."""
+    dense = task.build()
+    groups = groups_of_ticket(task, ticket, dense)
+
+    def cost(mask: ChannelMask) -> ModelCost:
+        return task.cost(slim(dense, mask, task.example_input(), groups, check=False))
+
+    target = cost(ticket.mask).macs
+    mask, round_to = uniform_mask(groups, target, lambda mask: cost(mask).macs, ticket, method.tolerance)
+    budget = early_bird_macs(task, ticket, cost(ticket.mask))
+    mine = cost(mask)
+    own = replace(
+        ticket, mask=mask, realised_ratio=realised_ratio(mask, groups), drawn_after=0, rule="uniform", distances=(),
+        round_to=round_to, notes={**ticket.notes, "step": 0, "draw_steps": []},
+        flags=(f"{mine.macs / target:.3f} of the ticket's MACs",),
+    )  # fmt: skip
+    steps = steps_that_buy(budget, mine, task.session.train)
+    policy = cast(PolicyChoice, groups.policy)
+    retrain = Retrain(weights="initial", schedule="restart", policy=policy, schedule_steps=steps)
+    candidate = cut(task, own, retrain)
+    return replace(candidate, phase="train", notes={"matched_macs": target, "budget_macs": budget})
+
+
+def uniform_mask(
+    groups: ChannelGroups, target: int, macs: Callable[[ChannelMask], int], like: Ticket, tolerance: float
+) -> tuple[ChannelMask, int]:
+    """The mask of uniform widths whose MACs come nearest to `target`, and the multiple that its widths have.
+
+    Widths are multiples of what the ticket's are, or of half, a quarter, ... of it where multiples so coarse do not
+    come within `tolerance` of the target.
+
+    Args:
+        groups: what may be cut.
+        target: MACs of one image.
+        macs: MACs of one image under a mask.
+        like: the ticket, for its floor and rounding.
+        tolerance: relative difference in MACs that is near enough.
+    """
+    # All scores equal: the tie rule ranks by place in the layer, which gives uniform widths (`method.md` section 1).
+    ranking = rank_units({name: torch.ones(units.numel()) for name, units in groups.unit_of.items()}, groups)
+    round_to = like.round_to
+    while True:
+        mask, found = _nearest(ranking, target, macs, like.min_channels, round_to)
+        if abs(found - target) <= tolerance * target or round_to == 1:
+            return mask, round_to
+        round_to //= 2
+
+
+def _nearest(
+    ranking: Ranking, target: int, macs: Callable[[ChannelMask], int], min_channels: int, round_to: int
+) -> tuple[ChannelMask, int]:
+    """Bisection over the number of units removed: masks are nested, so MACs never rise with it."""
+    units = ranking.groups.num_units
+    floors = sum(max(0, block.size - min_channels) for block in blocks(ranking.groups))
+
+    def of(removed: int) -> tuple[ChannelMask, int]:
+        mask = draw_ranked(ranking, removed / units, min_channels=min_channels, round_to=round_to)
+        return mask, macs(mask)
+
+    low, high = 0, floors  # the most MACs, and the least
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if of(middle)[1] >= target else (low, middle)
+    return min((of(low), of(high)), key=lambda pair: abs(pair[1] - target))

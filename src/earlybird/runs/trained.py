@@ -1,0 +1,48 @@
+"""Taking the trained dense network, and the bill for it, from a finished `dense` run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from earlybird.errors import MethodError, RunFolderError
+from earlybird.methods.dense import Dense
+from earlybird.methods.trained import TrainedDense
+from earlybird.runs.config import RunConfig, differences
+from earlybird.runs.folder import read_record
+from earlybird.runs.saved_model import load_network
+
+# Settings that change no result: a dense run that differs in them is the same training.
+_WITHOUT_EFFECT = ("data.root", "data.cache", "data.download", "data.workers", "training.checkpoint_every")
+
+
+def load_trained(folder: Path, config: RunConfig, precision: str) -> TrainedDense:
+    """The end of the dense run in `folder`, of the same network, data and training as `config`.
+
+    Args:
+        folder: a finished run of method `dense`.
+        config: the run that is to start from it.
+        precision: what that run computes in.
+
+    Raises:
+        RunFolderError: the folder holds no finished run.
+        MethodError: it is no dense run, or of another network, data, training or precision.
+        CheckpointError: its network cannot be read.
+    """
+    record = read_record(folder)
+    if record is None:
+        raise RunFolderError(f"no finished run in '{folder}' (no record.json); give the folder of one")
+    if (method := record["config"]["method"]["name"]) != Dense.name:
+        raise MethodError(f"run {folder} is one of method {method}; give a run of method dense")
+    changes = [
+        change
+        for change in differences(record["config"], config.to_dict())
+        if not change.startswith(("method.", *_WITHOUT_EFFECT))
+    ]
+    if (theirs := record["resolved"]["precision"]) != precision:
+        changes.append(f"precision: {theirs!r} -> {precision!r}")
+    if changes:
+        raise MethodError(f"run {folder} is of another training ({'; '.join(changes[:4])}); give one of the same")
+    model, _ = load_network(folder, trusted=(config.model.name,))  # the user has named it
+    rows = [{**row, "phase": "search"} for row in record["metrics"]]
+    ledger = [{**record["cost"]["phases"]["train"], "phase": "search"}]
+    return TrainedDense(model.state_dict(), {"rows": rows, "ledger": ledger})
