@@ -14,8 +14,8 @@ from earlybird.methods.catalog import method_class
 from earlybird.runs.config import refuse_unnamed_code
 
 _DESCRIPTION = (
-    "Cut the network by a ticket and train what is left, or what a control makes of it (--method). Settings are those of "
-    "the search that drew it (config.yaml beside the ticket); flags win over them."
+    "Cut the network by a ticket and train what is left, or what a control makes of it (--method). Settings are those "
+    "of the search that drew it (config.yaml beside the ticket); flags win over them."
 )
 
 

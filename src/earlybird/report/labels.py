@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from earlybird.methods.catalog import method_label as name_of_settings
+
 
 def model_label(record: Mapping[str, Any]) -> str:
     """The network's name, with its width where that is not 1: `vgg16 (width 0.25)`."""
@@ -21,8 +23,8 @@ def data_label(record: Mapping[str, Any]) -> str:
 
 
 def method_label(record: Mapping[str, Any]) -> str:
-    """The method's name as configured: `dense`, `early_bird`."""
-    return str(record["config"].get("method", {}).get("name", "method"))
+    """What the method is called: `dense`, `early_bird`, or a preset such as `reinit`."""
+    return name_of_settings(record["config"].get("method", {}))
 
 
 def scheduled_epochs(record: Mapping[str, Any]) -> int:
@@ -49,14 +51,14 @@ def is_searched_in_vain(record: Mapping[str, Any]) -> bool:
 
 def requested_ratio(record: Mapping[str, Any]) -> float | None:
     """Fraction p of the prunable channels that the run was to remove, in [0, 1); None for a run that prunes none."""
-    ticket = drawn_ticket(record) or {}
-    ratio = ticket.get("prune_ratio", record["config"].get("method", {}).get("prune_ratio"))
+    configured, notes = record["config"].get("method", {}), record.get("notes") or {}
+    ratio = (drawn_ticket(record) or {}).get("prune_ratio", configured.get("prune_ratio", notes.get("prune_ratio")))
     return None if ratio is None else float(ratio)
 
 
 def realised_ratio(record: Mapping[str, Any]) -> float | None:
-    """Fraction of the prunable channels that the run did remove; None for a run that prunes none."""
-    ratio = (drawn_ticket(record) or {}).get("realised_ratio")
+    """Fraction of the prunable channels, or single weights, that the run did remove; None for one that prunes none."""
+    ratio = (drawn_ticket(record) or record.get("weight_mask") or {}).get("realised_ratio")
     return None if ratio is None else float(ratio)
 
 
