@@ -18,6 +18,7 @@ COMMANDS = {
     "search": "search only: one dense training, a ticket file for each ratio",
     "retrain": "cut by a ticket file and train the small network",
     "evaluate": "read the test set with the network a run ended with",
+    "compare": "a grid of methods, ratios and seeds, each run once, and the tables of it",
     "report": "compare finished runs in a table",
     "cost": "what a training will cost, for every method; the paper's own totals recomputed",
     "energy": "`energy import meter.csv --run RUN`: a power meter's log into a run's record",
@@ -27,7 +28,7 @@ COMMANDS = {
 }
 
 # Commands whose training steps gain from keeping freed memory; `cost` measures steps as they will be.
-_TRAINING = ("train", "search", "retrain", "cost")
+_TRAINING = ("train", "search", "retrain", "compare", "cost")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         with warnings.catch_warnings():  # Puts back how warnings were shown: `main` may be called from a program.
-            warnings.showwarning = _show_warning
+            warnings.showwarning = show_warning
             return _command(arguments[0])(arguments[1:])
     except Terminated as stopped:
         name = signal.Signals(stopped.signal_number).name
@@ -101,7 +102,7 @@ def _complain(message: str) -> None:
     print(f"earlybird: {' '.join(message.split())}", file=sys.stderr)
 
 
-def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+def show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
     """One line, without the path of our source."""
     _complain(f"warning: {message}")
 

@@ -93,7 +93,7 @@ def run_parser(command: str, description: str, method_name: str) -> Parser:
         ("method", method_class(method_name)),
         ("training", TrainingSettings),
     ):
-        _add_fields(parser, section, kind, preset_settings(method_name) if section == "method" else {})
+        add_section(parser, section, kind, preset_settings(method_name) if section == "method" else {})
     return parser
 
 
@@ -148,13 +148,14 @@ def default_out(config: RunConfig) -> str:
     return str(Path("runs") / re.sub(r"[^\w.\-]+", "_", name))
 
 
-def _add_fields(parser: Parser, section: str, kind: Any, preset: dict[str, Any]) -> None:
+def add_section(parser: Parser, section: str, kind: Any, preset: dict[str, Any] | None = None) -> None:
+    """A flag for every field of a settings dataclass; `preset` has other defaults."""
     shorts = {long: short for short, long in SHORT_FLAGS.items()}
     types = get_type_hints(kind)
     for field in dataclasses.fields(kind):
         flag = f"--{section}.{field.name}"
         note = f" (short: {shorts[flag]})" if flag in shorts else ""
-        default = preset.get(field.name, field.default)
+        default = (preset or {}).get(field.name, field.default)
         default = list(default) if isinstance(default, tuple) else default
         parser.add_setting(flag, types[field.name], default, field.metadata.get("help", "") + note)
 

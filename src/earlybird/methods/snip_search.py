@@ -38,7 +38,7 @@ def sensitivities(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) ->
     weights = {name: parameter.requires_grad_(True) for name, parameter in prunable_weights(model).items()}
     images = 0
     for x, y in batches:
-        functional.cross_entropy(model(x).float(), y, reduction="sum").backward()
+        functional.cross_entropy(model(x).double(), y, reduction="sum").backward()
         images += len(y)
     if not images:
         raise MethodError("SNIP was given no batch; give at least one")

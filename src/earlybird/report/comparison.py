@@ -77,7 +77,7 @@ def comparison_rows(records: Sequence[Mapping[str, Any]]) -> list[Row]:
         >>> comparison_rows(records)[1]["wall_seconds_ratio"]  # doctest: +SKIP
         0.81
     """
-    return [_row(record, _dense_partner(record, records)) for record in records]
+    return [row_of(record, _dense_partner(record, records)) for record in records]
 
 
 def group_rows(rows: Iterable[Row]) -> dict[tuple[str, str, int], list[RunGroup]]:
@@ -91,7 +91,8 @@ def group_rows(rows: Iterable[Row]) -> dict[tuple[str, str, int], list[RunGroup]
     return {topic: _named(sorted(groups, key=_rank)) for topic, groups in sorted(topics.items())}
 
 
-def _row(record: Mapping[str, Any], dense: Mapping[str, Any] | None) -> Row:
+def row_of(record: Mapping[str, Any], dense: Mapping[str, Any] | None) -> Row:
+    """The row of one record beside its dense partner, if there is one (see `comparison_rows`)."""
     ticket = drawn_ticket(record) or {}
     row: Row = {
         "run_id": record["run_id"],
@@ -108,8 +109,11 @@ def _row(record: Mapping[str, Any], dense: Mapping[str, Any] | None) -> Row:
         "flags": tuple(ticket.get("flags") or ()),
         "accuracy": record["test"].get("accuracy"),
         "top5_accuracy": record["test"].get("top5_accuracy"),
+        "uncut_accuracy": (record.get("uncut_test") or {}).get("accuracy"),
         "emergence_epoch": ticket.get("epoch"),
         "emergence_share": ticket.get("fraction_of_schedule"),
+        "trained_epochs": _trained_epochs(record),
+        "cpu_seconds": record["cost"]["total"].get("cpu_seconds"),
         "dense_run_id": dense["run_id"] if dense else None,
     }
     for size in ("params", "macs"):
@@ -126,6 +130,12 @@ def _row(record: Mapping[str, Any], dense: Mapping[str, Any] | None) -> Row:
         # Seconds and measured joules of two machines are no measure of a method.
         row |= {f"{key}_ratio": None for key in ("wall_seconds", *map(MEASURED.__add__, measured_methods([row])))}
     return row
+
+
+def _trained_epochs(record: Mapping[str, Any]) -> float:
+    """Where the last training ended, in epochs: the length of its schedule."""
+    rows = record["metrics"]
+    return float(rows[-1]["epoch"]) if rows else float(scheduled_epochs(record))
 
 
 def _ratio(value: float | None, dense: float | None) -> float | None:

@@ -78,9 +78,9 @@ def markdown_comparison(records: Sequence[Mapping[str, Any]]) -> str:
     blocks = []
     for topic, groups in group_rows(comparison_rows(records)).items():
         columns = _columns(groups)
-        lines = [f"### {_heading(topic)}", "", _markdown_line(list(columns))]
+        lines = [f"### {_heading(topic)}", "", markdown_line(list(columns))]
         lines.append("|---|" + "---:|" * (len(columns) - 1))
-        lines += [_markdown_line([cell(group) for cell in columns.values()]) for group in groups]
+        lines += [markdown_line([cell(group) for cell in columns.values()]) for group in groups]
         blocks.append("\n".join([*lines, "", *(f"{note}  " for note in _notes(groups))]).rstrip())
     return "\n\n".join(blocks) + "\n"
 
@@ -90,7 +90,8 @@ def _heading(topic: tuple[str, str, int]) -> str:
     return f"{model} on {data}, {epochs} epochs"
 
 
-def _markdown_line(cells: Sequence[str]) -> str:
+def markdown_line(cells: Sequence[str]) -> str:
+    """One line of a Markdown table."""
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
@@ -104,14 +105,16 @@ def _columns(groups: Sequence[RunGroup]) -> Columns:
     return dict([*others, *energy.items(), runs])
 
 
-def _ratio_cell(group: RunGroup) -> str:
+def ratio_cell(group: RunGroup) -> str:
+    """Requested and realised prune ratio."""
     asked, realised = group.spread("prune_ratio"), group.spread("realised_ratio")
     if asked is None:
         return MISSING
     return f"{asked.mean:g} / {_plain(realised, len(group.rows), '.3f')}"
 
 
-def _emergence_cell(group: RunGroup) -> str:
+def emergence_cell(group: RunGroup) -> str:
+    """When the ticket was drawn, in epochs and as a share of the schedule."""
     epoch, share = group.spread("emergence_epoch"), group.spread("emergence_share")
     vain = sum(row["searched_in_vain"] for row in group.rows)
     none = f"none in {vain} of {len(group.rows)}" if vain else ""
@@ -122,7 +125,7 @@ def _emergence_cell(group: RunGroup) -> str:
     return f"{found}; {none}" if none else found
 
 
-def _quantity_cell(key: str, *, unit: str = "") -> Callable[[RunGroup], str]:
+def quantity_cell(key: str, *, unit: str = "") -> Callable[[RunGroup], str]:
     """Column of a quantity and, in brackets, its ratio to dense."""
 
     def cell(group: RunGroup) -> str:
@@ -156,21 +159,22 @@ def _joules(group: RunGroup, key: str) -> str:
     return shown if ratio is None else f"{shown} ({_plain(ratio, runs, '.2f')})"
 
 
-def _accuracy_cell(group: RunGroup) -> str:
+def accuracy_cell(group: RunGroup) -> str:
+    """Test accuracy in percent, with top-5 where there is one."""
     top1, top5 = (_plain(group.spread(key), len(group.rows), ".2f", scale=100) for key in ("accuracy", "top5_accuracy"))
     return top1 if top5 == MISSING else f"{top1}, top-5 {top5}"
 
 
 COLUMNS: Columns = {
     "method": lambda group: group.name,
-    "p asked / realised": _ratio_cell,
-    "test accuracy %": _accuracy_cell,
-    "ticket at epoch (of schedule)": _emergence_cell,
-    "parameters": _quantity_cell("params"),
-    "MACs per image": _quantity_cell("macs"),
-    "training MACs": _quantity_cell("train_macs"),
-    "training FLOPs, paper's count": _quantity_cell("train_paper_flops"),
-    "seconds": _quantity_cell("wall_seconds", unit="s"),
+    "p asked / realised": ratio_cell,
+    "test accuracy %": accuracy_cell,
+    "ticket at epoch (of schedule)": emergence_cell,
+    "parameters": quantity_cell("params"),
+    "MACs per image": quantity_cell("macs"),
+    "training MACs": quantity_cell("train_macs"),
+    "training FLOPs, paper's count": quantity_cell("train_paper_flops"),
+    "seconds": quantity_cell("wall_seconds", unit="s"),
     "n": lambda group: str(len(group.rows)),
 }
 

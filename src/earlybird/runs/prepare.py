@@ -65,12 +65,8 @@ def prepare(config: RunConfig, folder: RunFolder, resolved: dict[str, Any], stop
         EarlyBirdError: unknown or missing model or data, or a network that cannot take these images.
     """
     settings = config.training
-    check_model_name(config.model.name)
-    bundle = load_bundle(config.data, settings.seed)
-    spec = NetworkSpec(config.model.name, bundle.num_classes, bundle.in_channels, bundle.image_size, config.model.width)
-    model = spec.build(settings.seed)
+    spec, bundle, model = network_and_data(config)
     device = choose_device(settings.device)
-    check_network(model, spec)
     precision = resolved.get("precision")
     if precision is None:
         shape = (settings.batch_size, *spec.example_input().shape[1:])
@@ -93,6 +89,20 @@ def prepare(config: RunConfig, folder: RunFolder, resolved: dict[str, Any], stop
     sample = partial(_sample, config, bundle, compute)
     task = Task(spec.build, image_shape, session, folder.path, settings.seed, bundle.num_classes, sample)
     return Prepared(task, spec, bundle, settled, config.data.workers)
+
+
+def network_and_data(config: RunConfig) -> tuple[NetworkSpec, DataBundle, nn.Module]:
+    """The network, as its name and as it is initialised, and the data that it takes.
+
+    Raises:
+        EarlyBirdError: unknown or missing model or data, or a network that cannot take these images.
+    """
+    check_model_name(config.model.name)
+    bundle = load_bundle(config.data, config.training.seed)
+    spec = NetworkSpec(config.model.name, bundle.num_classes, bundle.in_channels, bundle.image_size, config.model.width)
+    model = spec.build(config.training.seed)
+    check_network(model, spec)
+    return spec, bundle, model
 
 
 def _session(

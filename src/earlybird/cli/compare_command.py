@@ -1,0 +1,196 @@
+"""`earlybird compare`: methods x ratios x seeds, and the tables of what came out."""
+
+from __future__ import annotations
+
+import sys
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jsonargparse import Namespace
+
+from earlybird.cli.allocator import keep_freed_memory
+from earlybird.cli.grid_options import ENGINES, parse_grid
+from earlybird.errors import ConfigError
+from earlybird.training.fields import require
+
+if TYPE_CHECKING:
+    from earlybird.runs.grid import Node
+    from earlybird.runs.sweep import Sweep
+
+WORKER = "earlybird.cli.sweep_worker"
+
+
+def command(argv: Sequence[str]) -> int:
+    """Run what is not done yet, then print and write the tables.
+
+    Returns:
+        0, or 1 where a run failed.
+    """
+    grid, parsed = parse_grid(argv)
+    require("--workers", parsed.workers, parsed.workers >= 1, "an integer >= 1")
+    require("--engine", parsed.engine, parsed.engine in ENGINES, " or ".join(ENGINES))
+    sweep = _opened(grid, parsed)
+    if sweep is None:
+        return 0
+    if grid is not None:
+        _run(sweep, parsed)
+    _write_tables(sweep, parsed.reference)
+    return _report_failures(sweep)
+
+
+def _opened(grid: Any, parsed: Namespace) -> Sweep | None:
+    """The sweep, checked and written down; None where a dry run was printed instead."""
+    from earlybird.runs.grid import nodes_of
+    from earlybird.runs.prepare import network_and_data
+    from earlybird.runs.sweep import GRID_NAME, Sweep, open_sweep, read_grid, refuse_code_of_file
+    from earlybird.runs.sweep_start import any_config, check_methods, with_precision
+
+    root, token = Path(parsed.out), uuid.uuid4().hex
+    known = read_grid(root) if (root / GRID_NAME).is_file() else None
+    if grid is None:  # The tables of what is there, and what is missing of it.
+        if known is None:
+            raise ConfigError("--methods is missing; give methods to compare, such as dense,early_bird,uniform")
+        refuse_code_of_file(known, ())
+        return Sweep(root, known, token)
+    nodes_of(grid)  # which refuses unknown methods before data are read
+    spec, bundle, _ = network_and_data(any_config(grid))
+    check_methods(grid, spec)
+    grid = with_precision(grid, spec, known.settings["training"]["precision"] if known else None)
+    if parsed.dry_run:
+        from earlybird.cli.dry_run import print_dry_run
+
+        print_dry_run(Sweep(root, grid, token), spec, bundle, parsed.workers)
+        return None
+    return open_sweep(root, grid, token)
+
+
+def _run(sweep: Sweep, parsed: Namespace) -> None:
+    from earlybird.runs.local_engine import run_workers
+    from earlybird.runs.node import state_of
+    from earlybird.runs.sweep import work
+
+    told = _Told(sweep, parsed.quiet)
+    left = [node for node in sweep.needed() if state_of(sweep.root, node, sweep.token) != "done"]
+    if not left:
+        return
+    told.line(f"{len(left)} of {len(sweep.nodes)} runs and searches are left to do in {sweep.root}")
+    if parsed.engine == "ray":
+        from earlybird.runs.ray_engine import RaySettings, run_on_ray
+
+        settings = RaySettings(parsed.ray_address, parsed.cpus_per_run, parsed.gpus_per_run, parsed.retries)
+        run_on_ray(sweep, settings, told.event, keep_freed_memory)
+    elif parsed.workers == 1:
+        work(sweep, told.event)
+    else:
+        run_workers(sweep, parsed.workers, [sys.executable, "-m", WORKER], told.line, told.follow)
+
+
+class _Told:
+    """Says on stderr what happens, one line each."""
+
+    def __init__(self, sweep: Sweep, quiet: bool) -> None:
+        self._sweep, self._quiet = sweep, quiet
+        self._nodes = {node.id: node for node in sweep.needed()}
+        self._began, self._read = time.monotonic(), _size(sweep)
+
+    def line(self, text: str) -> None:
+        """Print a line."""
+        if not self._quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    def event(self, node: Node, event: str) -> None:
+        """Print what happened to a node."""
+        from earlybird.runs.node import failure_of, state_of
+
+        done = sum(state_of(self._sweep.root, n, self._sweep.token) != "open" for n in self._nodes.values())
+        minutes, seconds = divmod(int(time.monotonic() - self._began), 60)
+        why = ""
+        if event == "failed":
+            why = f": {(failure_of(self._sweep.root, node) or {}).get('error', '')}"
+        self.line(f"{minutes:>4}:{seconds:02d}  {done}/{len(self._nodes)}  {event:<8} {node.id}{why}")
+
+    def follow(self) -> None:
+        """Print what other processes have written into the log since the last look."""
+        from earlybird.runs.node import events_since
+
+        events, self._read = events_since(self._sweep.root, self._read)
+        for event in events:
+            if event["node"] in self._nodes:
+                self.event(self._nodes[event["node"]], event["event"])
+
+
+def _size(sweep: Sweep) -> int:
+    from earlybird.runs.node import EVENTS_NAME
+
+    path = sweep.root / EVENTS_NAME
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _write_tables(sweep: Sweep, reference: str) -> None:
+    from earlybird.atomic import write_atomically
+    from earlybird.report.grid import grid_tables
+    from earlybird.report.grid_tables import latex_grid, markdown_grid, print_grid, runs_csv, table_csv
+
+    entries = grid_entries(sweep)
+    if not any(entry.record for entry in entries):
+        return
+    labels = {entry.label for entry in entries}
+    require("--reference", reference, reference in labels, f"one of {', '.join(sorted(labels))}")
+    tables, topic = grid_tables(entries, reference), _topic(sweep)
+    print_grid(tables, reference, topic)
+    written = {
+        "table.md": markdown_grid(tables, reference, topic),
+        "table.tex": latex_grid(tables, reference, topic),
+        "table.csv": table_csv(tables),
+        "runs.csv": runs_csv(entries),
+    }
+    for name, text in written.items():
+        write_atomically(sweep.root / name, text.encode())
+    print(f"{sweep.root}: {', '.join(written)}")
+
+
+def grid_entries(sweep: Sweep) -> list[Any]:
+    """What came of every run that was asked for."""
+    from earlybird.report.grid import GridEntry
+    from earlybird.report.records import RECORD_NAME, read_record
+    from earlybird.runs.node import failure_of, state_of
+
+    entries = []
+    for node in sweep.nodes:
+        if node.kind != "run" or not node.is_asked:
+            continue
+        state = state_of(sweep.root, node, sweep.token)
+        record = read_record(sweep.root / node.id / RECORD_NAME) if state == "done" else None
+        error = str((failure_of(sweep.root, node) or {}).get("error", "")) if record is None else ""
+        entries.append(
+            GridEntry(node.label, node.prune_ratio, node.seed, node.equal_to is not None, node.id, record, error)
+        )
+    return entries
+
+
+def _topic(sweep: Sweep) -> str:
+    from earlybird.report.labels import data_label, model_label, scheduled_epochs
+
+    record = {"config": sweep.nodes[0].config}
+    return f"{model_label(record)} on {data_label(record)}, {scheduled_epochs(record)} epochs"
+
+
+def _report_failures(sweep: Sweep) -> int:
+    from earlybird.runs.sweep import failures, unfinished
+
+    failed = failures(sweep)
+    for name, why in failed.items():
+        print(f"failed: {name}: {why}", file=sys.stderr)
+    if failed:
+        print(
+            f"{len(failed)} of {len(sweep.nodes)} failed (NODE.failed.json has each traceback); the same command tries "
+            "them again",
+            file=sys.stderr,
+        )
+    left = unfinished(sweep)
+    if left:
+        print(f"not done: {', '.join(left)}; give the same command again", file=sys.stderr)
+    return 1 if failed or left else 0

@@ -1,0 +1,103 @@
+"""`earlybird compare --dry-run`: the runs of a grid and their hours on this machine, before anything is run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from earlybird.cost import ModelCost
+from earlybird.cost.plan import Network, PlannedData
+from earlybird.data import DataBundle
+from earlybird.report.tables import si
+from earlybird.runs.calibration import Calibration, calibrate
+from earlybird.runs.config import RunConfig
+from earlybird.runs.forecast import UNIFORM, Scenario, cost_of, networks_of
+from earlybird.runs.grid import Node
+from earlybird.runs.node import state_of
+from earlybird.runs.prepare import resolve_augment
+from earlybird.runs.saved_model import NetworkSpec
+from earlybird.runs.sweep import Sweep
+from earlybird.runs.sweep_forecast import TICKET_AT, Epochs, macs_of, planned_epochs
+from earlybird.training.compute import Compute, choose_device
+
+CALIBRATION_STEPS = 20
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What a step of the dense network and of the slim one of a ratio costs and takes."""
+
+    costs: dict[Network, ModelCost]
+    calibration: Calibration
+    layers: int
+
+
+def print_dry_run(sweep: Sweep, spec: NetworkSpec, bundle: DataBundle, workers: int) -> None:
+    """Measure a few steps and print, method by method, what is left to run."""
+    config = RunConfig.from_dict(dict(sweep.nodes[0].config))
+    left = [node for node in sweep.needed() if state_of(sweep.root, node, sweep.token) != "done"]
+    ratios = sorted({node.prune_ratio for node in left if node.prune_ratio is not None}) or [0.5]
+    measured = {ratio: _measured(config, spec, bundle, ratio) for ratio in ratios}
+    settings = config.training
+    data = PlannedData(len(bundle.train), len(bundle.test), settings.batch_size)
+    steps = settings.epochs * data.steps_per_epoch
+    table, total_hours = _table(), 0.0
+    groups: dict[tuple[str, float | None, bool], list[Node]] = {}
+    for node in left:
+        groups.setdefault((node.label, node.prune_ratio, node.equal_to is not None), []).append(node)
+    for (label, ratio, is_equal), nodes in groups.items():
+        use = measured[ratios[0] if ratio is None else ratio]
+        share = use.costs["slim"].train_macs / use.costs["dense"].train_macs
+        epochs = sum((planned_epochs(node, share, use.layers, steps) for node in nodes), Epochs())
+        macs = macs_of(epochs, use.costs, settings.epochs * data.train_images)
+        hours = _hours(epochs, use.calibration, steps, data, len(nodes))
+        total_hours += hours
+        name = label + (", at equal cost" if is_equal else "")
+        table.add_row(name, "–" if ratio is None else f"{ratio:g}", str(len(nodes)), si(macs), f"{hours:.2f}")
+    table.add_section()
+    table.add_row("all", "", str(len(left)), "", f"{total_hours:.2f}")
+    console = Console()
+    console.print(table)
+    threads = use.calibration.device
+    lines = [
+        f"{len(left)} of {len(sweep.nodes)} runs and searches are left, {total_hours:.2f} hours one after another "
+        f"({threads}, {CALIBRATION_STEPS} steps measured of each network)"
+        + (f", at best {total_hours / workers:.1f} with {workers} workers of as many threads." if workers > 1 else "."),
+        f"Taken as: slim networks of uniform widths, tickets at {100 * TICKET_AT:.0f} % of the schedule, a method of "
+        "your own as one dense training. Evaluation included; searches and dense runs that several start from stand "
+        "once.",
+    ]
+    for line in lines:
+        console.print(line, style="dim", markup=False, highlight=False)
+
+
+def _table() -> Table:
+    table = Table()
+    for name in ("method", "p", "runs", "training MACs", "hours"):
+        table.add_column(name, justify="left" if name == "method" else "right")
+    return table
+
+
+def _measured(config: RunConfig, spec: NetworkSpec, bundle: DataBundle, ratio: float) -> _Measured:
+    settings = config.training
+    precision = "bf16" if settings.precision == "bf16" else "fp32"
+    data = PlannedData(len(bundle.train), len(bundle.test), settings.batch_size)
+    scenario = Scenario(spec, data, settings.epochs, ratio, precision, UNIFORM)
+    networks = networks_of(scenario)
+    slim = networks.slim[UNIFORM]
+    both: dict[Network, nn.Module] = {"dense": networks.dense, "slim": slim}
+    calibration = calibrate(
+        both, bundle, settings, Compute(choose_device(settings.device), "bf16" if precision == "bf16" else "fp32"),
+        augment=resolve_augment(config.data, bundle), workers=config.data.workers, steps=CALIBRATION_STEPS,
+    )  # fmt: skip
+    costs: dict[Network, ModelCost] = {"dense": cost_of(networks.dense, scenario), "slim": cost_of(slim, scenario)}
+    return _Measured(costs, calibration, networks.prunable_layers)
+
+
+def _hours(epochs: Epochs, calibration: Calibration, steps: int, data: PlannedData, runs: int) -> float:
+    dense, slim = (calibration.steps[network].wall for network in ("dense", "slim"))
+    evaluated = calibration.tested_images["slim"].times(data.test_images * runs).wall
+    return (steps * (epochs.dense * dense + epochs.slim * slim) + evaluated) / 3600

@@ -1,0 +1,151 @@
+"""Flags of `earlybird compare`: sections of every run, settings of methods, and the grid itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import Namespace
+
+from earlybird.cli.options import Parser, add_section, expand_short_flags
+from earlybird.errors import ConfigError
+from earlybird.runs.config import DataConfig, ModelConfig
+from earlybird.runs.grid import Block, Grid
+from earlybird.training.fields import require
+from earlybird.training.settings import TrainingSettings
+
+DESCRIPTION = (
+    "Compare methods over ratios and seeds. Each run is a folder below --out and is done once, also when workers are "
+    "killed: give the same command again. What runs share (a dense search, the dense training) is run once and charged "
+    "in full to each. A grid may grow: further methods, ratios and seeds go into the same --out."
+)
+SECTIONS = {"model": ModelConfig, "data": DataConfig, "training": TrainingSettings}
+ENGINES = ("local", "ray")
+
+
+def parse_grid(argv: Sequence[str]) -> tuple[Grid | None, Namespace]:
+    """The grid that the flags ask for (None where they name no methods), and the flags.
+
+    Raises:
+        ConfigError: a flag, key, type or value is wrong; one line with the legal values.
+    """
+    arguments, method_settings = _without_method_settings(expand_short_flags(argv))
+    parsed = grid_parser().parse_args(arguments)
+    blocks = _blocks(parsed)
+    plain = parsed.as_dict()
+    settings = {name: dict(plain[name] or {}) for name in SECTIONS}
+    del settings["training"]["seed"]  # each run has its own
+    grid = None
+    if blocks:
+        grid = Grid(settings, tuple(blocks), method_settings, tuple(_equal_cost(parsed, blocks)))
+    return grid, parsed
+
+
+def grid_parser() -> Parser:
+    """The parser of `compare`."""
+    parser = Parser("compare", DESCRIPTION)
+    parser.add_argument("--config", action="config", help="YAML with any of the settings below; flags win over it")
+    parser.add_setting("--out", str, "runs/compare", "folder of the comparison")
+    parser.add_setting(
+        "--methods", Any, None,
+        "methods and presets (`earlybird list`), pkg.mod:Class, file.py:Class; with settings of its own: "
+        "early_bird:draw_at=7",
+    )  # fmt: skip
+    parser.add_setting("--ratios", Any, 0.5, "prune ratios: 0.3,0.5,0.7")
+    parser.add_setting("--seeds", Any, 0, "seeds of whole runs: 0,1,2")
+    parser.add_setting("--grid", str | None, None, "YAML list of {methods, ratios, seeds}, instead of the three flags")
+    parser.add_setting(
+        "--equal-cost", Any, None,
+        "methods to run a second time, their schedule set so that the total cost is early_bird's; all = every one that "
+        "costs something else",
+    )  # fmt: skip
+    parser.add_setting("--reference", str, "early_bird", "method that differences are formed against")
+    parser.add_setting("--workers", int, 1, "processes of this machine, one run each")
+    parser.add_setting("--engine", str, "local", f"what runs them: {', '.join(ENGINES)} (extra `ray`)")
+    parser.add_setting("--ray-address", str | None, None, "with ray: cluster to join; default: one on this machine")
+    parser.add_setting("--cpus-per-run", float, 1.0, "with ray: CPU cores that a run is given")
+    parser.add_setting("--gpus-per-run", float, 0.0, "with ray: GPUs that a run is given")
+    parser.add_setting("--retries", int, 3, "with ray: how often a run whose process died is started again")
+    parser.add_argument("--dry-run", action="store_true", help="print the runs and their hours; run nothing")
+    parser.add_argument("--quiet", action="store_true", help="print the tables only")
+    for section, kind in SECTIONS.items():
+        add_section(parser, section, kind)
+    parser.add_setting("--method.KEY", Any, None, "a setting of every method that has it: --method.penalty 1e-5")
+    return parser
+
+
+def listed(value: Any) -> list[Any]:
+    """`[a, b]`, `a,b`, `[a,b]` or `a` as a list; words are read as YAML, so numbers become numbers."""
+    if value is None:
+        return []
+    if isinstance(value, (list, tuple)):
+        return [entry for part in value for entry in listed(part)]
+    if not isinstance(value, str):
+        return [value]
+    words = [word.strip() for word in value.strip().strip("[]").split(",")]
+    return [yaml.safe_load(word) if ":" not in word else word for word in words if word]
+
+
+def _without_method_settings(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """Take `--method.KEY VALUE` out of the flags: which keys there are depends on the methods."""
+    rest, settings = [], {}
+    flags = iter(argv)
+    for flag in flags:
+        name, equals, value = flag.partition("=")
+        if not name.startswith("--method.") or name == "--method.KEY":
+            rest.append(flag)
+            continue
+        key = name.removeprefix("--method.")
+        if key in ("name", "prune_ratio"):
+            cure = "--methods" if key == "name" else "--ratios"
+            raise ConfigError(f"{name} is of one run; compare takes {cure}")
+        given = value if equals else next(flags, None)
+        if given is None:
+            raise ConfigError(f"{name} stands without its value")
+        settings[key] = yaml.safe_load(given)
+    return rest, settings
+
+
+def _blocks(parsed: Namespace) -> list[Block]:
+    methods = [str(method) for method in listed(parsed.methods)]
+    if parsed.grid is not None:
+        if methods:
+            raise ConfigError("--grid and --methods both say what to compare; give one of them")
+        return _blocks_of_file(Path(parsed.grid))
+    return [_block({"methods": methods, "ratios": parsed.ratios, "seeds": parsed.seeds})] if methods else []
+
+
+def _blocks_of_file(path: Path) -> list[Block]:
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"--grid {path} cannot be read ({reason}); give a YAML list") from error
+    if not isinstance(content, list) or not all(isinstance(block, dict) for block in content):
+        raise ConfigError(f"--grid {path} holds no list of blocks; give entries of methods, ratios, seeds")
+    return [_block(block) for block in content]
+
+
+def _block(plain: dict[str, Any]) -> Block:
+    unknown = set(plain) - {"methods", "ratios", "seeds"}
+    if unknown:
+        raise ConfigError(f"unknown key {sorted(unknown)[0]!r} in a block of --grid; legal: methods, ratios, seeds")
+    methods = [str(method) for method in listed(plain.get("methods"))]
+    ratios, seeds = listed(plain.get("ratios", 0.5)), listed(plain.get("seeds", 0))
+    are_numbers = all(isinstance(ratio, (int, float)) and not isinstance(ratio, bool) for ratio in ratios)
+    require("--ratios", ratios, are_numbers, "numbers in [0, 1), such as 0.3,0.5")
+    are_integers = all(isinstance(seed, int) and not isinstance(seed, bool) for seed in seeds)
+    require("--seeds", seeds, are_integers, "integers, such as 0,1,2")
+    return Block(tuple(methods), tuple(float(ratio) for ratio in ratios), tuple(seeds))
+
+
+def _equal_cost(parsed: Namespace, blocks: Sequence[Block]) -> list[str]:
+    from earlybird.runs.grid import at_early_birds_cost
+
+    asked = [str(method) for method in listed(parsed.equal_cost)]
+    if asked != ["all"]:
+        return asked
+    methods = dict.fromkeys(method for block in blocks for method in block.methods)
+    return [method for method in methods if not at_early_birds_cost(method)]

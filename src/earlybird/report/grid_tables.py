@@ -1,0 +1,253 @@
+"""A grid's tables for the terminal, as Markdown, as LaTeX and as CSV; all from the same columns."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from earlybird.report.comparison import RunGroup
+from earlybird.report.grid import GridEntry, GridLine, GridTable, grid_rows
+from earlybird.report.intervals import PairedDifference
+from earlybird.report.tables import MISSING, accuracy_cell, emergence_cell, markdown_line, quantity_cell, ratio_cell
+
+Cells = dict[str, Callable[[GridLine], str]]
+
+
+def _of_group(cell: Callable[[RunGroup], str]) -> Callable[[GridLine], str]:
+    return lambda line: cell(line.group) if line.group.rows else MISSING
+
+
+def _runs(line: GridLine) -> str:
+    return f"{len(line.group.rows)}" + (f" ({line.failed} failed)" if line.failed else "")
+
+
+def _cost(line: GridLine) -> str:
+    return MISSING if line.cost_ratio is None else f"{line.cost_ratio:.2f}"
+
+
+def difference_text(difference: PairedDifference | None) -> str:
+    """`+0.31 ± 0.52`: points, and half of the 95 % confidence interval where there are several seeds."""
+    if difference is None:
+        return MISSING
+    interval = "" if difference.half_width is None else f" ± {difference.half_width:.2f}"
+    return f"{difference.mean:+.2f}{interval}"
+
+
+EQUAL_RATIO: Cells = {
+    "method": lambda line: line.group.name,
+    "p asked / realised": _of_group(ratio_cell),
+    "test accuracy %": _of_group(accuracy_cell),
+    "points from {reference}": lambda line: difference_text(line.difference),
+    "ticket at epoch": _of_group(emergence_cell),
+    "parameters": _of_group(quantity_cell("params")),
+    "MACs per image": _of_group(quantity_cell("macs")),
+    "training MACs": _of_group(quantity_cell("train_macs")),
+    "training FLOPs, paper's count": _of_group(quantity_cell("train_paper_flops")),
+    "seconds": _of_group(quantity_cell("wall_seconds", unit="s")),
+    "cost / {reference}": _cost,
+    "n": _runs,
+}
+EQUAL_COST: Cells = {
+    "method": lambda line: line.group.name,
+    "schedule, epochs": lambda line: _epochs(line),
+    "test accuracy %": _of_group(accuracy_cell),
+    "points from {reference}": lambda line: difference_text(line.difference),
+    "parameters": _of_group(quantity_cell("params")),
+    "MACs per image": _of_group(quantity_cell("macs")),
+    "training MACs": _of_group(quantity_cell("train_macs")),
+    "seconds": _of_group(quantity_cell("wall_seconds", unit="s")),
+    "cost / {reference}": _cost,
+    "n": _runs,
+}
+
+
+BRIEF: Cells = {
+    "method": lambda line: line.group.name,
+    "test accuracy %": _of_group(accuracy_cell),
+    "points from {reference}": lambda line: difference_text(line.difference),
+    "training MACs / dense": lambda line: _share(line, "train_macs"),
+    "seconds / dense": lambda line: _share(line, "wall_seconds"),
+    "cost / {reference}": _cost,
+    "n": _runs,
+}
+
+
+def _share(line: GridLine, key: str) -> str:
+    spread = line.group.spread(f"{key}_ratio")
+    return MISSING if spread is None else f"{spread.mean:.2f}"
+
+
+def _epochs(line: GridLine) -> str:
+    found = sorted({row["trained_epochs"] for row in line.group.rows})
+    return "–".join(f"{epochs:g}" for epochs in dict.fromkeys([found[0], found[-1]])) if found else MISSING
+
+
+def print_grid(tables: Sequence[GridTable], reference: str, topic: str, console: Console | None = None) -> None:
+    """Print what decides, narrow enough for a terminal: quantities across, methods down."""
+    console = console or Console()
+    for heading, _, lines, notes in _sections(tables, reference, topic):
+        columns = _named(BRIEF, reference)
+        console.print(heading, style="bold", markup=False, highlight=False)
+        table = Table()
+        for place, name in enumerate(columns):
+            table.add_column(Text(name), justify="left" if place == 0 else "right", overflow="fold")
+        for line in lines:
+            table.add_row(*(Text(cell(line)) for cell in columns.values()))
+        console.print(table)
+        for note in notes:
+            console.print(note, style="dim", markup=False, highlight=False)
+        console.print()
+
+
+def markdown_grid(tables: Sequence[GridTable], reference: str, topic: str) -> str:
+    """The same in Markdown, each table under a heading of its own; ends with a newline."""
+    blocks = []
+    for heading, columns, lines, notes in _sections(tables, reference, topic):
+        text = [f"### {heading}", "", markdown_line(list(columns)), "|---|" + "---:|" * (len(columns) - 1)]
+        text += [markdown_line([cell(line) for cell in columns.values()]) for line in lines]
+        blocks.append("\n".join([*text, "", *(f"{note}  " for note in notes)]).rstrip())
+    return "\n\n".join(blocks) + "\n"
+
+
+def latex_grid(tables: Sequence[GridTable], reference: str, topic: str) -> str:
+    """The same as LaTeX tables for the package booktabs."""
+    blocks = []
+    for heading, columns, lines, notes in _sections(tables, reference, topic):
+        rows = [" & ".join(_latex(cell(line)) for cell in columns.values()) + r" \\" for line in lines]
+        blocks.append(
+            "\n".join(
+                [
+                    r"\begin{table}",
+                    rf"\caption{{{_latex(heading)}. {_latex(' '.join(notes))}}}",
+                    rf"\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}",
+                    r"\toprule",
+                    " & ".join(map(_latex, columns)) + r" \\",
+                    r"\midrule",
+                    *rows,
+                    r"\bottomrule",
+                    r"\end{tabular}",
+                    r"\end{table}",
+                ]
+            )
+        )
+    return "\n\n".join(blocks) + "\n"
+
+
+def table_csv(tables: Sequence[GridTable]) -> str:
+    """A line for each method, ratio and kind of comparison: means and deviations as plain numbers."""
+    names = (
+        "comparison", "prune_ratio", "method", "n", "failed", "accuracy", "accuracy_std", "points", "points_half_width",
+        "points_n", "cost_ratio", "train_macs", "train_paper_flops", "wall_seconds", "params", "macs",
+    )  # fmt: skip
+    lines: list[dict[str, object]] = []
+    for table in tables:
+        for kind, found in (("equal ratio", table.equal_ratio), ("equal cost", table.equal_cost)):
+            for line in found:
+                means = {
+                    key: spread.mean if (spread := line.group.spread(key)) else None
+                    for key in ("accuracy", "train_macs", "train_paper_flops", "wall_seconds", "params", "macs")
+                }
+                accuracy, points = line.group.spread("accuracy"), line.difference
+                lines.append(
+                    means
+                    | {
+                        "comparison": kind,
+                        "prune_ratio": table.prune_ratio,
+                        "method": line.group.name,
+                        "n": len(line.group.rows),
+                        "failed": line.failed,
+                        "accuracy_std": accuracy.std if accuracy else None,
+                        "points": points.mean if points else None,
+                        "points_half_width": points.half_width if points else None,
+                        "points_n": points.n if points else None,
+                        "cost_ratio": line.cost_ratio,
+                    }
+                )
+    return _csv(names, lines)
+
+
+def runs_csv(entries: Sequence[GridEntry]) -> str:
+    """A line for each run, failed ones too."""
+    names = (
+        "folder", "method", "prune_ratio", "seed", "equal_cost", "status", "error", "accuracy", "top5_accuracy",
+        "uncut_accuracy", "realised_ratio", "emergence_epoch", "trained_epochs", "params", "macs", "train_macs",
+        "training_macs", "train_paper_flops", "wall_seconds", "cpu_seconds",
+    )  # fmt: skip
+    rows = {entry.folder: row for entry, row in grid_rows(entries)}
+    lines: list[dict[str, object]] = []
+    for entry in entries:
+        row = rows.get(entry.folder, {})
+        status = "finished" if row else "failed" if entry.error else "open"
+        lines.append(
+            {name: row.get(name) for name in names}
+            | {"folder": entry.folder, "method": entry.label, "prune_ratio": entry.prune_ratio, "seed": entry.seed}
+            | {"equal_cost": entry.is_equal_cost, "status": status, "error": entry.error}
+        )
+    return _csv(names, lines)
+
+
+def _sections(
+    tables: Sequence[GridTable], reference: str, topic: str
+) -> list[tuple[str, Cells, tuple[GridLine, ...], list[str]]]:
+    found = []
+    for table in tables:
+        where = f"{topic}, p = {table.prune_ratio:g}" if table.prune_ratio else topic
+        found.append((f"{where}: at equal ratio", _named(EQUAL_RATIO, reference), table.equal_ratio, _notes(table)))
+        if table.equal_cost:
+            notes = _equal_notes(table, reference)
+            heading = f"{where}: at the total cost of {reference}"
+            found.append((heading, _named(EQUAL_COST, reference), table.equal_cost, notes))
+    return found
+
+
+def _named(columns: Cells, reference: str) -> Cells:
+    return {name.format(reference=reference): cell for name, cell in columns.items()}
+
+
+def _notes(table: GridTable) -> list[str]:
+    notes = [
+        "Mean ± sample standard deviation over n seeds. In brackets: divided by the dense run of the same seed. "
+        "Training cost counts search, training and evaluation; what runs share is charged to each in full. Points: "
+        "mean difference within seeds, ± half of its 95 % confidence interval (Student).",
+        f"One run's accuracy has a standard error of {table.accuracy_error:.2f} points by the size of the test set "
+        "alone: differences of one seed below about three times that say little.",
+    ]
+    for line in table.equal_ratio:
+        before = line.group.spread("uncut_accuracy")
+        if before is not None:
+            notes.append(f"{line.group.name}: {100 * before.mean:.2f} % before its channels went.")
+        if flags := sorted({flag for row in line.group.rows for flag in row["flags"]}):
+            notes.append(f"† {line.group.name}: {'; '.join(flags)}.")
+    return notes
+
+
+def _equal_notes(table: GridTable, reference: str) -> list[str]:
+    notes = [
+        f"Every method at (nearly) the training MACs of {reference} with the same seed: as it is, or with its whole "
+        "schedule shortened or stretched to that cost."
+    ]
+    if table.not_equal:
+        listed = ", ".join(f"{name} ({ratio:.2f})" for name, ratio in table.not_equal.items())
+        notes.append(f"Cost another share of {reference}'s and were not run at its cost: {listed}.")
+    return notes
+
+
+def _latex(text: str) -> str:
+    text = re.sub(r"([&%$#_{}])", r"\\\1", text.replace("\\", r"\textbackslash "))
+    for sign, code in (("±", r"$\pm$"), ("–", "--"), ("~", r"$\sim$"), ("†", r"\dag{}")):
+        text = text.replace(sign, code)
+    return text
+
+
+def _csv(names: Sequence[str], lines: Sequence[dict[str, object]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()

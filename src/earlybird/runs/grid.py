@@ -1,0 +1,301 @@
+"""`Grid`: which methods, ratios and seeds are compared, and the nodes that this comes to.
+
+A node is one folder of work: a run, or a search whose tickets several runs start from. What runs share is a node of its
+own and is done once (one dense search serves every ratio and draw); each run that starts from it is charged in full, by
+its ledger. Everything here is a pure function of the grid, so any process can say what there is to do.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import yaml
+
+from earlybird.errors import ConfigError
+from earlybird.methods.catalog import method_class, method_label, preset_settings
+from earlybird.methods.dense import Dense
+from earlybird.methods.early_bird import EarlyBirdTraining
+from earlybird.methods.matched import MatchedToTicket
+from earlybird.methods.method import Method, StartsFromDense, StartsFromTicket
+from earlybird.methods.requests import TicketRequest
+from earlybird.runs.config import RunConfig
+from earlybird.training.fields import require
+
+EARLY_BIRD = EarlyBirdTraining.name
+
+
+@dataclass(frozen=True)
+class Block:
+    """Every one of the methods at every ratio with every seed.
+
+    Attributes:
+        methods: names, each with settings of its own where it has any: `NAME[:KEY=VALUE]...`.
+        ratios: prune ratios, in [0, 1).
+        seeds: seeds of whole runs.
+    """
+
+    methods: tuple[str, ...]
+    ratios: tuple[float, ...] = (0.5,)
+    seeds: tuple[int, ...] = (0,)
+
+    def __post_init__(self) -> None:
+        require("methods", list(self.methods), len(self.methods) > 0, "at least one method")
+        legal = len(self.ratios) > 0 and all(0 <= ratio < 1 for ratio in self.ratios)
+        require("ratios", list(self.ratios), legal, "numbers in [0, 1)")
+        legal = len(self.seeds) > 0 and all(0 <= seed < 2**31 for seed in self.seeds)
+        require("seeds", list(self.seeds), legal, "integers in [0, 2^31)")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A comparison.
+
+    Attributes:
+        settings: sections `model`, `data` and `training` of every run.
+        method_settings: settings of methods, for each method that has them.
+        blocks: what is compared.
+        equal_cost: methods that are also run with a schedule so long that their total cost is Early-Bird's.
+    """
+
+    settings: Mapping[str, Any]
+    blocks: tuple[Block, ...]
+    method_settings: Mapping[str, Any] = field(default_factory=dict)
+    equal_cost: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON types."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))  # type: ignore[no-any-return]
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Grid:
+        """The grid that `as_dict` wrote."""
+        blocks = tuple(Block(tuple(b["methods"]), tuple(b["ratios"]), tuple(b["seeds"])) for b in plain["blocks"])
+        return cls(plain["settings"], blocks, plain["method_settings"], tuple(plain["equal_cost"]))
+
+
+@dataclass(frozen=True)
+class Node:
+    """One folder of work.
+
+    Attributes:
+        id: name of the folder.
+        kind: "search" leaves tickets, "run" leaves a record.
+        config: plain configuration; the epochs of a node at equal cost are known when what it is matched to is done.
+        label: what it is called in tables: the method as it was asked for.
+        prune_ratio: p, or None for a method without one.
+        seed: of the run.
+        is_asked: the grid names it; otherwise others need it.
+        requests: of a search, the tickets that it leaves.
+        search: id of the search whose ticket a run starts from, if any.
+        request: which ticket.
+        dense_run: id of the dense run that a run starts from, if any.
+        equal_to: of a run at equal cost, the ids of the full run and of the Early-Bird run.
+    """
+
+    id: str
+    kind: Literal["search", "run"]
+    config: Mapping[str, Any]
+    label: str
+    prune_ratio: float | None
+    seed: int
+    is_asked: bool = True
+    requests: tuple[TicketRequest, ...] = ()
+    search: str | None = None
+    request: TicketRequest | None = None
+    dense_run: str | None = None
+    equal_to: tuple[str, str] | None = None
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Ids of the nodes that must be done before."""
+        return tuple(need for need in (self.search, self.dense_run, *(self.equal_to or ())) if need)
+
+
+def parse_method(text: str) -> tuple[str, dict[str, Any]]:
+    """`NAME[:KEY=VALUE]...` into the name and the settings, values read as YAML.
+
+    Example:
+        >>> parse_method("early_bird:draw_at=7:round_to=1")
+        ('early_bird', {'draw_at': 7, 'round_to': 1})
+    """
+    parts = text.split(":")
+    name = ":".join(part for part in parts if "=" not in part)
+    settings = {}
+    for part in parts:
+        if "=" in part:
+            key, _, value = part.partition("=")
+            try:
+                settings[key] = yaml.safe_load(value)
+            except yaml.YAMLError as error:
+                raise ConfigError(f"method {text!r}: {value!r} cannot be read as YAML; give KEY=VALUE") from error
+    return name, settings
+
+
+def nodes_of(grid: Grid) -> list[Node]:
+    """All nodes of a grid, each once, what others need before them.
+
+    Raises:
+        ConfigError: an unknown method or setting, a value out of range, or two methods that would share a folder.
+    """
+    return _Planner(grid).nodes()
+
+
+class _Planner:
+    """Collects the nodes of a grid."""
+
+    def __init__(self, grid: Grid) -> None:
+        self.grid = grid
+        self.runs: dict[str, Node] = {}
+        self.searches: dict[str, tuple[dict[str, Any], int, dict[TicketRequest, None]]] = {}
+
+    def nodes(self) -> list[Node]:
+        self._refuse_settings_of_no_method()
+        for method, ratio, seed in self._asked():
+            self._add_run(method, ratio, seed, is_asked=True)
+        for text in self.grid.equal_cost:
+            for method, ratio, seed in self._asked():
+                if method == text:
+                    self._add_equal(text, ratio, seed)
+        searches = {key: self._search(*found) for key, found in self.searches.items()}
+        runs = [self._with_search_id(node, searches) for node in self.runs.values()]
+        dense_first = sorted(runs, key=lambda node: (len(node.needs) > 0, node.equal_to is not None))
+        return [*searches.values(), *dense_first]
+
+    def _asked(self) -> Iterable[tuple[str, float | None, int]]:
+        found = {
+            (method, ratio if self._takes_ratio(method) else None, seed)
+            for block in self.grid.blocks
+            for seed in block.seeds
+            for ratio in block.ratios
+            for method in block.methods
+        }
+        order = list(dict.fromkeys(method for block in self.grid.blocks for method in block.methods))
+        return sorted(found, key=lambda run: (run[2], order.index(run[0]), run[1] or 0.0))
+
+    def _takes_ratio(self, text: str) -> bool:
+        kind = method_class(parse_method(text)[0])
+        return "prune_ratio" in _fields(kind) or issubclass(kind, MatchedToTicket)
+
+    def _add_run(self, text: str, ratio: float | None, seed: int, *, is_asked: bool) -> Node:
+        config = self._config(text, ratio, seed)
+        node_id = _folder_name(text, ratio, seed)
+        known = self.runs.get(node_id)
+        if known is not None and known.config != config.to_dict():
+            raise ConfigError(f"two methods of the grid would share the folder {node_id!r}; name them otherwise")
+        search = request = dense_run = None
+        if isinstance(config.method, StartsFromTicket):
+            method = config.method.shared_search()
+            if method is None:  # A control of the early_bird beside it.
+                method = self._config(EARLY_BIRD, ratio, seed).method.shared_search()  # type: ignore[attr-defined]
+            search, request = self._ask_for_ticket(method, seed)
+        elif isinstance(config.method, StartsFromDense) and config.method.starts_from_dense():
+            dense_run = self._add_run(Dense.name, None, seed, is_asked=False).id
+        node = Node(
+            id=node_id, kind="run", config=config.to_dict(), label=_label(text), prune_ratio=ratio, seed=seed,
+            is_asked=is_asked or (known is not None and known.is_asked), search=search, request=request,
+            dense_run=dense_run,
+        )  # fmt: skip
+        self.runs[node_id] = node
+        return node
+
+    def _ask_for_ticket(self, method: EarlyBirdTraining, seed: int) -> tuple[str, TicketRequest]:
+        request = TicketRequest(method.prune_ratio, method.draw_at)
+        shared = dataclasses.asdict(method)
+        del shared["prune_ratio"], shared["draw_at"]
+        key = json.dumps([shared, seed])
+        self.searches.setdefault(key, (shared, seed, {}))[2][request] = None
+        return key, request
+
+    def _search(self, shared: dict[str, Any], seed: int, asked: dict[TicketRequest, None]) -> Node:
+        requests = tuple(sorted(asked, key=lambda request: (request.prune_ratio, str(request.draw_at))))
+        first = requests[0]
+        method = {"name": EARLY_BIRD, **shared, "prune_ratio": first.prune_ratio, "draw_at": first.draw_at}
+        config = RunConfig.from_dict(self._sections(seed) | {"method": method}).to_dict()
+        # The tickets are part of the name: a folder holds the search of just these.
+        tickets = [[request.prune_ratio, request.draw_at] for request in requests]
+        digest = hashlib.sha256(json.dumps([shared, tickets]).encode()).hexdigest()[:6]
+        return Node(
+            id=f"search-{digest}-s{seed}", kind="search", config=config, label="search", prune_ratio=None, seed=seed,
+            is_asked=False, requests=requests,
+        )  # fmt: skip
+
+    def _with_search_id(self, node: Node, searches: Mapping[str, Node]) -> Node:
+        return node if node.search is None else dataclasses.replace(node, search=searches[node.search].id)
+
+    def _add_equal(self, text: str, ratio: float | None, seed: int) -> None:
+        ratios = [ratio] if ratio is not None else sorted({r for block in self.grid.blocks for r in block.ratios})
+        for p in ratios:
+            full = self.runs[_folder_name(text, ratio, seed)]
+            early_bird = self._add_run(EARLY_BIRD, p, seed, is_asked=False)
+            node_id = f"{_folder_name(text, p, seed)}-equal"
+            self.runs[node_id] = dataclasses.replace(
+                full, id=node_id, prune_ratio=p, search=None, request=None, dense_run=None, is_asked=True,
+                equal_to=(full.id, early_bird.id),
+            )  # fmt: skip
+
+    def _sections(self, seed: int) -> dict[str, Any]:
+        sections = {name: dict(self.grid.settings.get(name) or {}) for name in ("model", "data", "training")}
+        sections["training"]["seed"] = seed
+        return sections
+
+    def _config(self, text: str, ratio: float | None, seed: int) -> RunConfig:
+        name, own = parse_method(text)
+        kind, preset = method_class(name), preset_settings(name)
+        names = _fields(kind)
+        shared = {k: v for k, v in self.grid.method_settings.items() if k in names and k not in preset}
+        settings = {**preset, **shared, **own}
+        if ratio is not None and "prune_ratio" in names:
+            settings["prune_ratio"] = ratio
+        try:
+            return RunConfig.from_dict(self._sections(seed) | {"method": {"name": name, **settings}})
+        except ConfigError as error:
+            raise ConfigError(f"{_label(text)}: {error}") from error
+
+    def _refuse_settings_of_no_method(self) -> None:
+        kinds: list[type[Method]] = [
+            method_class(parse_method(text)[0]) for block in self.grid.blocks for text in block.methods
+        ]
+        known = set().union(*(_fields(kind) for kind in [EarlyBirdTraining, *kinds]))
+        for key in self.grid.method_settings:
+            if key not in known:
+                raise ConfigError(f"no method of the grid has a setting {key!r}; theirs: {', '.join(sorted(known))}")
+        asked = {text for block in self.grid.blocks for text in block.methods}
+        for text in self.grid.equal_cost:
+            if text not in asked:
+                raise ConfigError(f"--equal-cost names {text!r}, which is not compared; give some of --methods")
+
+
+def at_early_birds_cost(text: str) -> bool:
+    """Does a method cost what `early_bird` costs as it is: itself, by lot, or matched to it (dense has its own)?"""
+    name, own = parse_method(text)
+    label = method_label({"name": name} | preset_settings(name) | own)
+    return label in (EARLY_BIRD, "random", "shuffled", "dense", "uniform", "dense_shorter", "scratch_longer")
+
+
+def _fields(kind: Any) -> set[str]:
+    return {field.name for field in dataclasses.fields(kind)}
+
+
+def _label(text: str) -> str:
+    """The method as it was asked for; of code of the user's own the class alone."""
+    name, own = parse_method(text)
+    settings = "".join(f":{key}={value}" for key, value in own.items())
+    return name.rpartition(":")[2] + settings
+
+
+def _folder_name(text: str, ratio: float | None, seed: int) -> str:
+    parts = [re.sub(r"[^\w.\-=]+", "_", _label(text))]
+    return "-".join([*parts, *([] if ratio is None else [f"p{ratio:g}"]), f"s{seed}"])
+
+
+def merged(grids: Sequence[Grid]) -> Grid:
+    """One grid of all that several of the same settings ask for."""
+    blocks = tuple(dict.fromkeys(block for grid in grids for block in grid.blocks))
+    equal = tuple(dict.fromkeys(text for grid in grids for text in grid.equal_cost))
+    return dataclasses.replace(grids[-1], blocks=blocks, equal_cost=equal)

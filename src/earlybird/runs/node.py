@@ -1,0 +1,190 @@
+"""Doing one node of a sweep: what state its folder is in, its lock, its run or search, and its failure.
+
+The folder is the truth: a record or a search summary means done, `NODE.failed.json` beside it that it failed, a
+checkpoint that it goes on from there. The lock is the kernel's, so it is gone with the process that held it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from earlybird.atomic import write_atomically
+from earlybird.errors import EarlyBirdError, SweepError
+from earlybird.runs.config import RunConfig
+from earlybird.runs.folder import read_record
+from earlybird.runs.grid import Node
+
+State = Literal["open", "done", "failed"]
+FAILED_NAME, EVENTS_NAME, LOCKS_NAME = "failed.json", "events.jsonl", "locks"
+_ENDS = {"run": "record.json", "search": "search.json"}
+
+
+def state_of(root: Path, node: Node, token: str) -> State:
+    """Where a node stands; a failure counts in the sweep in which it happened, the next one tries again."""
+    folder = root / node.id
+    if (folder / _ENDS[node.kind]).is_file():
+        return "done"
+    failure = failure_of(root, node)
+    return "failed" if failure is not None and failure.get("token") == token else "open"
+
+
+def failure_of(root: Path, node: Node) -> dict[str, Any] | None:
+    """What `failed.json` says: `error` in one line, `kind`, `traceback`, `token`; None where nothing failed."""
+    path = _failure_file(root, node)
+    try:
+        found = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        return {"error": f"{path} cannot be read", "kind": "unknown", "traceback": "", "token": ""}
+    return found if isinstance(found, dict) else None
+
+
+@contextmanager
+def locked(root: Path, node: Node) -> Iterator[bool]:
+    """Hold the node's lock inside; yields False where another process has it.
+
+    Raises:
+        SweepError: the file system has no locks.
+    """
+    path = root / LOCKS_NAME / f"{node.id}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        except OSError as error:
+            raise SweepError(
+                f"{path} cannot be locked ({error.strerror}); give --out on a file system with locks"
+            ) from error
+        yield True  # The lock goes with the open file.
+
+
+def execute(root: Path, node: Node, token: str) -> State:
+    """Do a node whose needs are done and whose lock is held; a failure is written down, not raised.
+
+    Raises:
+        Terminated: a signal asked to stop; the state is saved.
+    """
+    began = time.perf_counter()
+    note_event(root, node, "started")
+    try:
+        run_node(root, node)
+    except Exception as error:
+        fail(root, node, token, error)
+        note_event(root, node, "failed", seconds=time.perf_counter() - began)
+        return "failed"
+    _failure_file(root, node).unlink(missing_ok=True)
+    note_event(root, node, "finished", seconds=time.perf_counter() - began)
+    return "done"
+
+
+def run_node(root: Path, node: Node) -> None:
+    """Run or search in the node's folder, from wherever it stands.
+
+    Raises:
+        EarlyBirdError: anything that can be said in one line.
+    """
+    from earlybird.runs.run import run, run_requests
+
+    folder = root / node.id
+    if node.kind == "search":
+        run_requests(RunConfig.from_dict(dict(node.config)), node.requests, folder, quiet=True)
+        return
+    config = RunConfig.from_dict(config_of(root, node))
+    dense_run = None if node.dense_run is None else root / node.dense_run
+    run(config, folder, ticket=_ticket_of(root, node, config), dense_run=dense_run, quiet=True)
+
+
+def config_of(root: Path, node: Node) -> dict[str, Any]:
+    """The node's configuration; at equal cost the schedule is as long as Early-Bird's cost allows.
+
+    Raises:
+        SweepError: what it is matched to is not done.
+    """
+    config: dict[str, Any] = json.loads(json.dumps(node.config))
+    if node.equal_to is not None:
+        full, early_bird = (training_macs(_record(root, name)) for name in node.equal_to)
+        config["training"]["epochs"] = max(1, round(config["training"]["epochs"] * early_bird / full))
+    return config
+
+
+def training_macs(record: Mapping[str, Any]) -> int:
+    """MACs of a finished run without its final evaluation, search included."""
+    phases = record["cost"]["phases"]
+    return int(record["cost"]["total"]["macs"]) - int(phases.get("evaluate", {}).get("macs", 0))
+
+
+def fail(root: Path, node: Node, token: str, error: Exception) -> None:
+    """Write down why a node failed."""
+    said = str(error) if isinstance(error, EarlyBirdError) else f"{type(error).__name__}: {error}"
+    path = _failure_file(root, node)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    failure = {
+        "error": " ".join(said.split()),
+        "kind": type(error).__name__,
+        "traceback": "".join(traceback.format_exception(error)),
+        "token": token,
+    }
+    write_atomically(path, json.dumps(failure, indent=1).encode())
+
+
+def note_event(root: Path, node: Node, what: str, **more: Any) -> None:
+    """Append a line to the sweep's log."""
+    line = {"time": round(time.time(), 3), "pid": os.getpid(), "node": node.id, "event": what, **more}
+    with open(root / EVENTS_NAME, "a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def events_since(root: Path, position: int) -> tuple[list[dict[str, Any]], int]:
+    """The whole lines that the log has gained past a byte position, and the position after them."""
+    path = root / EVENTS_NAME
+    if not path.is_file():
+        return [], position
+    with open(path, "rb") as file:
+        file.seek(position)
+        whole, newline, _ = file.read().rpartition(b"\n")
+    return [json.loads(line) for line in whole.splitlines()], position + len(whole) + len(newline)
+
+
+def _ticket_of(root: Path, node: Node, config: RunConfig) -> Path | None:
+    if node.search is None or node.request is None:
+        return None
+    summary = json.loads((root / node.search / "search.json").read_text())
+    requests = [_request(entry) for entry in summary["tickets"]]
+    path = root / node.search / node.request.file_name(requests)
+    if path.is_file():
+        return path
+    from earlybird.methods.early_bird import EarlyBirdTraining
+
+    if isinstance(config.method, EarlyBirdTraining) and config.method.on_no_ticket == "finish":
+        return None  # It searches by itself: in vain, and ends with the dense network, as it would alone.
+    raise SweepError(f"no ticket of p = {node.request.prune_ratio:g}: the rule never fired in {node.search}")
+
+
+def _request(entry: list[Any]) -> Any:
+    from earlybird.methods.requests import TicketRequest
+
+    return TicketRequest(entry[0], entry[1])
+
+
+def _record(root: Path, name: str) -> dict[str, Any]:
+    record = read_record(root / name)
+    if record is None:
+        raise SweepError(f"{root / name} holds no finished run; give the same command again")
+    return record
+
+
+def _failure_file(root: Path, node: Node) -> Path:
+    # Beside the folder, which must hold nothing but the run: a failed start leaves none.
+    return root / f"{node.id}.{FAILED_NAME}"

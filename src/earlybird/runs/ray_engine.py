@@ -1,0 +1,126 @@
+"""The nodes of a sweep as Ray tasks, on this machine or on a cluster that shares the sweep's folder (extra `ray`).
+
+Ray places tasks and starts one again whose process died; what a node is, when it is done and who holds it is decided by
+its folder and its lock, as for every other engine. So the two may even work on one folder at the same time.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from earlybird.errors import ConfigError, SweepError
+from earlybird.runs.grid import Node
+from earlybird.runs.node import execute, fail, locked, note_event, state_of
+from earlybird.runs.sweep import Sweep, read_grid
+from earlybird.training.fields import require
+
+_SECONDS_BETWEEN_LOOKS = 0.5
+
+
+@dataclass(frozen=True)
+class RaySettings:
+    """Where tasks run and what each is given.
+
+    Attributes:
+        address: of a cluster to join, or None for one of this machine's, which ends with the sweep.
+        cpus_per_run: cores of each run; Ray sets its number of threads by it.
+        gpus_per_run: GPUs of each run.
+        retries: how often a run whose process died is started again.
+
+    Raises:
+        ConfigError: a number is out of range.
+    """
+
+    address: str | None = None
+    cpus_per_run: float = 1.0
+    gpus_per_run: float = 0.0
+    retries: int = 3
+
+    def __post_init__(self) -> None:
+        require("--cpus-per-run", self.cpus_per_run, self.cpus_per_run > 0, "a number > 0")
+        require("--gpus-per-run", self.gpus_per_run, self.gpus_per_run >= 0, "a number >= 0")
+        require("--retries", self.retries, self.retries >= 0, "an integer >= 0")
+
+
+def run_on_ray(
+    sweep: Sweep, settings: RaySettings, said: Callable[[Node, str], None], before: Callable[[], Any] | None = None
+) -> None:
+    """Do all nodes as tasks, each after those it needs; failures are written down, not raised.
+
+    Args:
+        sweep: the sweep; its folder must be seen by every machine under the same path.
+        settings: cluster and resources.
+        said: called with a node and "finished" or "failed".
+        before: called in each worker process before its first node.
+
+    Raises:
+        ConfigError: Ray is not installed, or the cluster cannot be joined.
+    """
+    ray = _started(settings.address)
+    try:
+        remote = ray.remote(_do_node).options(
+            num_cpus=settings.cpus_per_run, num_gpus=settings.gpus_per_run, max_retries=settings.retries
+        )
+        root = sweep.root.resolve()
+        tasks: dict[str, Any] = {}
+        nodes: dict[Any, Node] = {}
+        for node in sweep.needed():
+            if state_of(sweep.root, node, sweep.token) != "done":
+                needs = [tasks.get(need, "done") for need in node.needs]
+                tasks[node.id] = remote.remote(str(root), sweep.token, node.id, before, *needs)
+                nodes[tasks[node.id]] = node
+        waiting = list(nodes)
+        while waiting:
+            ended, waiting = ray.wait(waiting)
+            for task in ended:
+                said(nodes[task], _state_of_task(ray, task, sweep, nodes[task], settings.retries))
+    finally:
+        ray.shutdown()
+
+
+def _started(address: str | None) -> Any:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise ConfigError("--engine ray needs Ray; pip install 'earlybird[ray]', or give --engine local") from error
+    try:
+        ray.init(address=address or "local", include_dashboard=False if address is None else None, log_to_driver=False)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(f"--ray-address {address!r} cannot be joined ({first}); start a cluster there") from error
+    return ray
+
+
+def _state_of_task(ray: Any, task: Any, sweep: Sweep, node: Node, retries: int) -> str:
+    try:
+        return "finished" if ray.get(task) == "done" else "failed"
+    except ray.exceptions.RayError as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        died = SweepError(f"its process died {retries + 1} times or could not be started ({first})")
+        fail(sweep.root, node, sweep.token, died)
+        note_event(sweep.root, node, "failed")
+        return "failed"
+
+
+def _do_node(root: str, token: str, node_id: str, before: Callable[[], Any] | None, *needs: str) -> str:
+    """A task: do one node, or wait for whoever has it. `needs` are the states that the nodes it needs ended in."""
+    if before is not None:
+        before()
+    sweep = Sweep(Path(root), read_grid(Path(root)), token)
+    node = next(node for node in sweep.nodes if node.id == node_id)
+    while state_of(sweep.root, node, token) == "open":
+        with locked(sweep.root, node) as is_ours:
+            if is_ours and state_of(sweep.root, node, token) == "open":
+                broken = next((n for n, state in zip(node.needs, needs, strict=True) if state == "failed"), None)
+                if broken is None:
+                    return execute(sweep.root, node, token)
+                fail(sweep.root, node, token, SweepError(f"{broken} failed, from which it starts"))
+                note_event(sweep.root, node, "failed")
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+    return state_of(sweep.root, node, token)

@@ -1,0 +1,182 @@
+"""A sweep: all nodes of a grid, done by any number of processes that know nothing of each other but the folder.
+
+Each worker looks for a node whose needs are done, locks it, and does it. A worker that is killed loses its lock and
+leaves a checkpoint; whoever comes next goes on from there. So no node is lost and none is done twice, on one machine or
+on many that share the folder.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from earlybird.atomic import write_atomically
+from earlybird.errors import SweepError
+from earlybird.runs.config import differences, refuse_unnamed_code
+from earlybird.runs.grid import Grid, Node, merged, nodes_of, parse_method
+from earlybird.runs.node import execute, fail, failure_of, locked, note_event, state_of
+from earlybird.user_code import is_code
+
+GRID_NAME = "grid.json"
+_SECONDS_BETWEEN_LOOKS = 0.5
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A grid in its folder.
+
+    Attributes:
+        root: the folder.
+        grid: all that was ever asked for in it.
+        token: of this call; failures of earlier ones are tried again.
+    """
+
+    root: Path
+    grid: Grid
+    token: str
+
+    @cached_property
+    def nodes(self) -> list[Node]:
+        """All nodes, what others need before them."""
+        return nodes_of(self.grid)
+
+    def needed(self) -> list[Node]:
+        """The nodes that are asked for, and what those that are not done still need."""
+        nodes = {node.id: node for node in self.nodes}
+        wanted: dict[str, None] = {}
+        queue = [node for node in nodes.values() if node.is_asked]
+        while queue:
+            node = queue.pop()
+            if node.id not in wanted:
+                wanted[node.id] = None
+                if state_of(self.root, node, self.token) != "done":
+                    queue += [nodes[need] for need in node.needs]
+        return [node for node in nodes.values() if node.id in wanted]
+
+
+def open_sweep(root: Path, grid: Grid, token: str) -> Sweep:
+    """The sweep in a folder, with this grid added to what was asked for there before.
+
+    Raises:
+        SweepError: the folder holds a sweep of other settings, or something else.
+        ConfigError: the grid is none.
+    """
+    nodes_of(grid)  # which refuses what is wrong before anything is written
+    path = root / GRID_NAME
+    if not path.is_file() and root.is_dir() and any(root.iterdir()):
+        raise SweepError(f"{root} is not empty and holds no comparison (no {GRID_NAME}); give another --out")
+    if path.is_file():
+        known = read_grid(root)
+        refuse_code_of_file(known, code_names(grid))
+        changes = _differences(known, grid)
+        if changes:
+            raise SweepError(
+                f"{root} holds a comparison with other settings ({'; '.join(changes[:4])}); give another --out"
+            )
+        grid = merged([known, grid])
+        nodes_of(grid)
+    root.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(grid.as_dict(), indent=1).encode())
+    return Sweep(root, grid, token)
+
+
+def read_grid(root: Path) -> Grid:
+    """What was asked for in a folder.
+
+    Raises:
+        SweepError: it holds no comparison, or its file is corrupt.
+    """
+    path = root / GRID_NAME
+    try:
+        return Grid.from_dict(json.loads(path.read_text()))
+    except FileNotFoundError as error:
+        raise SweepError(
+            f"{root} holds no comparison (no {GRID_NAME}); give --methods, --ratios and --seeds"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise SweepError(f"{path} is corrupt ({error}); remove it and give the same command again") from error
+
+
+def code_names(grid: Grid) -> dict[str, str]:
+    """Name of each piece of the user's own code in a grid -> the flag that gives it."""
+    sections = {name: dict(grid.settings.get(name) or {}) for name in ("model", "data")}
+    found = {str(section.get("name", "")): f"--{name}" for name, section in sections.items()}
+    found[str(grid.method_settings.get("criterion", ""))] = "--method.criterion"
+    for text in [text for block in grid.blocks for text in block.methods]:
+        name, own = parse_method(text)
+        found |= {name: "--methods", str(own.get("criterion", "")): "--methods"}
+    return {name: flag for name, flag in found.items() if is_code(name)}
+
+
+def refuse_code_of_file(grid: Grid, trusted: Collection[str]) -> None:
+    """Raise where a grid that was read from a file names code that the user has not named.
+
+    Raises:
+        ConfigError: it does.
+    """
+    for name, flag in code_names(grid).items():
+        refuse_unnamed_code(flag, name, trusted)
+
+
+def work(sweep: Sweep, said: Callable[[Node, str], None] | None = None) -> None:
+    """Do nodes until none is left to do, here or elsewhere.
+
+    Args:
+        sweep: the sweep.
+        said: called with a node and "started", "finished" or "failed".
+
+    Raises:
+        Terminated: a signal asked to stop; the state is saved.
+    """
+    said = said or (lambda node, event: None)
+    while True:
+        left = [node for node in sweep.needed() if state_of(sweep.root, node, sweep.token) == "open"]
+        if not left:
+            return
+        if not any(_tried(sweep, node, said) for node in left):
+            time.sleep(_SECONDS_BETWEEN_LOOKS)  # All that is left is being done elsewhere, or waits for that.
+
+
+def _tried(sweep: Sweep, node: Node, said: Callable[[Node, str], None]) -> bool:
+    """Do a node if it can be done now; True where something changed."""
+    states = {need.id: state_of(sweep.root, need, sweep.token) for need in sweep.nodes if need.id in node.needs}
+    broken = [name for name, state in states.items() if state == "failed"]
+    if not broken and any(state != "done" for state in states.values()):
+        return False
+    with locked(sweep.root, node) as is_ours:
+        if not is_ours or state_of(sweep.root, node, sweep.token) != "open":
+            return False
+        if broken:
+            fail(sweep.root, node, sweep.token, SweepError(f"{broken[0]} failed, from which it starts"))
+            note_event(sweep.root, node, "failed")
+            said(node, "failed")
+            return True
+        said(node, "started")
+        said(node, "finished" if execute(sweep.root, node, sweep.token) == "done" else "failed")
+        return True
+
+
+def failures(sweep: Sweep) -> dict[str, str]:
+    """Id of each node that failed in this call -> why."""
+    found = {}
+    for node in sweep.nodes:
+        if state_of(sweep.root, node, sweep.token) == "failed":
+            found[node.id] = str((failure_of(sweep.root, node) or {}).get("error"))
+    return found
+
+
+def unfinished(sweep: Sweep) -> list[str]:
+    """Ids of the nodes that are asked for and are neither done nor failed."""
+    return [n.id for n in sweep.nodes if n.is_asked and state_of(sweep.root, n, sweep.token) == "open"]
+
+
+def _differences(known: Grid, grid: Grid) -> list[str]:
+    def plain(one: Grid) -> dict[str, Any]:
+        return {**{name: dict(section) for name, section in one.settings.items()}, "method": dict(one.method_settings)}
+
+    return differences(plain(known), plain(grid))

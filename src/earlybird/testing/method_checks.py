@@ -1,0 +1,206 @@
+"""What every method must keep to, tried in whole runs of a tiny network in a temporary folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+from unittest import mock
+
+import torch
+import yaml
+from torch import Tensor
+
+from earlybird.core import Ticket, WeightMask
+from earlybird.cost import PHASES
+from earlybird.methods.early_bird import EarlyBirdTraining
+from earlybird.methods.method import Method, StartsFromTicket
+from earlybird.methods.requests import TICKET_FILE, TicketRequest
+from earlybird.methods.weight_candidate import WEIGHT_MASK_FILE
+from earlybird.runs.config import DataConfig, ModelConfig, RunConfig
+from earlybird.runs.run import run, run_requests
+from earlybird.runs.saved_model import load_network
+from earlybird.training import loop
+from earlybird.training.settings import TrainingSettings
+
+TINY = "earlybird.testing.tiny"
+TRAINING = TrainingSettings(epochs=6, batch_size=20, lr=0.05, precision="fp32", device="cpu", checkpoint_every=2)
+SETTINGS_ARE_PLAIN = "a method's settings must be plain values that YAML can hold (numbers, text, booleans, lists)"
+
+
+def check_method(method: Method | type[Method]) -> None:
+    """Raise unless a method can be trained, killed, resumed, compared and reported like the built-in ones.
+
+    Args:
+        method: an instance, or the class, of which an instance with the defaults is tried.
+
+    Raises:
+        AssertionError: what does not hold, in one sentence.
+    """
+    checked = method() if isinstance(method, type) else method
+    _check_settings(checked)
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of ratios and floors: tiny networks have few channels
+        trial = _Trial(checked, Path(folder))
+        record = trial.run("first")
+        _check_record(record)
+        _check_network(trial.folder / "first", record)
+        _check_it_repeats(trial)
+        _check_it_survives_kills(trial, record)
+        _check_ratio_zero(trial)
+
+
+class _Trial:
+    """Runs of one method in one folder."""
+
+    def __init__(self, method: Method, folder: Path) -> None:
+        self.method, self.folder = method, folder
+
+    def run(self, name: str, method: Method | None = None) -> dict[str, Any]:
+        """A run in the subfolder `name`, from wherever it stands."""
+        method = method or self.method
+        config = _config(method)
+        return run(config, self.folder / name, ticket=self._ticket(method), quiet=True)
+
+    def weights(self, name: str) -> dict[str, Tensor]:
+        """Tensors of the network that a run ended with."""
+        model, _ = load_network(self.folder / name, trusted=(f"{TINY}:network",))
+        return model.state_dict()
+
+    def _ticket(self, method: Method) -> Path | None:
+        """A ticket for a method that searches none itself."""
+        if not isinstance(method, StartsFromTicket) or method.shared_search() is not None:
+            return None
+        ratio = float(getattr(method, "prune_ratio", 0.5))
+        search = EarlyBirdTraining(prune_ratio=ratio, round_to=1)
+        request = TicketRequest(ratio, 3)
+        place = self.folder / f"ticket-{ratio:g}"
+        return run_requests(_config(search), [request], place, quiet=True)[request]
+
+
+def _config(method: Method) -> RunConfig:
+    return RunConfig(ModelConfig(f"{TINY}:network"), DataConfig(f"{TINY}:data", augment="flip"), method, TRAINING)
+
+
+def _check_settings(method: Method) -> None:
+    kind = type(method)
+    assert dataclasses.is_dataclass(kind), f"{kind.__name__} must be a dataclass"
+    parameters = kind.__dataclass_params__  # type: ignore[attr-defined]
+    assert parameters.frozen, f"{kind.__name__} must be frozen: @dataclass(frozen=True)"
+    assert isinstance(getattr(kind, "name", None), str), f"{kind.__name__} needs `name: ClassVar[str]`"
+    for field in dataclasses.fields(kind):
+        has_default = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+        assert has_default, f"setting {field.name!r} of {kind.__name__} needs a default"
+    plain = _config(method).to_dict()["method"]
+    try:
+        again = yaml.safe_load(yaml.safe_dump(plain))
+    except yaml.YAMLError as error:
+        raise AssertionError(f"{SETTINGS_ARE_PLAIN}: {plain}") from error
+    assert again == plain, f"{SETTINGS_ARE_PLAIN}: {plain}"
+    del again["name"]
+    assert kind(**again) == method, f"{kind.__name__} does not equal itself when made again from its settings"
+
+
+def _check_record(record: dict[str, Any]) -> None:
+    phases, total = record["cost"]["phases"], record["cost"]["total"]
+    assert set(phases) <= set(PHASES), f"phases of the ledger are {sorted(phases)}; give some of {', '.join(PHASES)}"
+    trained = sum(cost["images"] for name, cost in phases.items() if name != "evaluate")
+    assert trained > 0 and total["macs"] > 0, "the ledger holds no training: charge what is trained (`fit` does)"
+    assert phases.get("evaluate", {}).get("images"), "the run did not end with an evaluation"
+    assert record["test"]["samples"] == 30, "the test set was not read as a whole"
+    assert all(row["phase"] in PHASES for row in record["metrics"]), "a metrics row is of no known phase"
+
+
+def _check_network(folder: Path, record: dict[str, Any]) -> None:
+    """The network is what the ticket or the weight mask says."""
+    weights = load_network(folder, trusted=(f"{TINY}:network",))[0].state_dict()
+    for layer in record["layers"]:
+        kept = next((w.shape[0] for n, w in weights.items() if n == f"{layer['name']}.weight"), None)
+        assert kept == layer["kept"], f"layer {layer['name']!r} has {kept} channels, the ticket keeps {layer['kept']}"
+    if record["weight_mask"] is not None:
+        mask, _ = WeightMask.load(folder / WEIGHT_MASK_FILE)
+        for name in mask:
+            moved = int((weights[name][~mask[name]] != 0).sum())
+            assert not moved, f"{moved} removed weights of {name!r} are not zero after the training"
+    if (folder / TICKET_FILE).is_file():
+        Ticket.load(folder / TICKET_FILE)
+
+
+def _check_it_repeats(trial: _Trial) -> None:
+    torch.manual_seed(12345)  # Whoever draws from the global generator shows here.
+    trial.run("again")
+    assert _same(trial.weights("first"), trial.weights("again")), (
+        "two runs of one seed end with other weights: draw numbers from the task's seed, not from a global generator"
+    )
+
+
+def _check_it_survives_kills(trial: _Trial, whole: dict[str, Any]) -> None:
+    with _counted_steps() as count:
+        trial.run("counted")
+    for steps in sorted({1, count[0] // 2, count[0] - 1}):
+        name = f"killed-{steps}"
+        try:
+            with _killed_after(steps):
+                trial.run(name)
+        except _Killed:
+            pass
+        record = trial.run(name)
+        when = f"killed after {steps} of {count[0]} steps and resumed, the run"
+        assert _same(trial.weights("first"), trial.weights(name)), (
+            f"{when} ends with other weights: whatever a step depends on must be in the folder or in the checkpoint"
+        )
+        images = record["cost"]["total"]["images"]
+        expected = whole["cost"]["total"]["images"]
+        assert images == expected, f"{when} is charged {images} images instead of {expected}"
+
+
+def _check_ratio_zero(trial: _Trial) -> None:
+    """A ratio of 0 removes nothing."""
+    if "prune_ratio" not in {field.name for field in dataclasses.fields(cast(Any, trial.method))}:
+        return
+    nothing = dataclasses.replace(cast(Any, trial.method), prune_ratio=0.0)
+    record = trial.run("nothing", nothing)
+    final, dense = record["final"]["params"], record["dense"]["params"]
+    assert final == dense, f"at ratio 0 the network ends with {final} of {dense} parameters"
+    mask = record["weight_mask"]
+    assert mask is None or mask["kept"] == mask["weights"], "at ratio 0 the weight mask removes something"
+
+
+def _same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+class _Killed(Exception):
+    """Stands for a SIGKILL: nothing is saved on the way out."""
+
+
+@contextmanager
+def _killed_after(steps: int) -> Iterator[None]:
+    """Training stops dead after so many steps."""
+    done, original = [0], loop._train_step
+
+    def step(*arguments: Any) -> None:
+        if done[0] == steps:
+            raise _Killed
+        done[0] += 1
+        original(*arguments)
+
+    with mock.patch.object(loop, "_train_step", step):
+        yield
+
+
+@contextmanager
+def _counted_steps() -> Iterator[list[int]]:
+    """A list whose only entry is the number of training steps done inside."""
+    count, original = [0], loop._train_step
+
+    def step(*arguments: Any) -> None:
+        count[0] += 1
+        original(*arguments)
+
+    with mock.patch.object(loop, "_train_step", step):
+        yield count
