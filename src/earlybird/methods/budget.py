@@ -46,6 +46,7 @@ def images_by(step: int, batches: Batches) -> int:
 
 def steps_that_buy(macs: int, cost: ModelCost, batches: Batches) -> int:
     """The number of training steps, at least 1, whose cost comes nearest to `macs`."""
-    epochs, images = divmod(macs / cost.train_macs, batches.num_samples)
-    in_epoch = min(round(images / batches.batch_size), batches.steps_per_epoch)
-    return max(1, int(epochs) * batches.steps_per_epoch + in_epoch)
+    images = macs / cost.train_macs
+    epochs, rest = divmod(images, batches.num_samples)
+    before = int(epochs) * batches.steps_per_epoch + int(rest // batches.batch_size)
+    return max(1, min(before, before + 1, key=lambda step: abs(images_by(step, batches) - images)))
