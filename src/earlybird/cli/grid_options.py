@@ -12,7 +12,7 @@ from jsonargparse import Namespace
 from earlybird.cli.options import Parser, add_section, expand_short_flags
 from earlybird.errors import ConfigError
 from earlybird.runs.config import DataConfig, ModelConfig
-from earlybird.runs.grid import Block, Grid
+from earlybird.runs.grid import Block, Grid, read_value
 from earlybird.training.fields import require
 from earlybird.training.settings import TrainingSettings
 
@@ -85,7 +85,7 @@ def listed(value: Any) -> list[Any]:
     if not isinstance(value, str):
         return [value]
     words = [word.strip() for word in value.strip().strip("[]").split(",")]
-    return [yaml.safe_load(word) if ":" not in word else word for word in words if word]
+    return [read_value(word) if ":" not in word else word for word in words if word]
 
 
 def _without_method_settings(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
@@ -104,7 +104,7 @@ def _without_method_settings(argv: Sequence[str]) -> tuple[list[str], dict[str, 
         given = value if equals else next(flags, None)
         if given is None:
             raise ConfigError(f"{name} stands without its value")
-        settings[key] = yaml.safe_load(given)
+        settings[key] = read_value(given)
     return rest, settings
 
 

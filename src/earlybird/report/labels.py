@@ -9,10 +9,10 @@ from earlybird.methods.catalog import method_label as name_of_settings
 
 
 def model_label(record: Mapping[str, Any]) -> str:
-    """The network's name, with its width where that is not 1: `vgg16 (width 0.25)`."""
+    """The network's name, of a path its last part, with its width where that is not 1: `vgg16 (width 0.25)`."""
     model = record["config"].get("model", {})
     width = model.get("width", 1.0)
-    name = str(model.get("name", "model"))
+    name = str(model.get("name", "model")).rsplit("/", 1)[-1]
     return name if width in (None, 1, 1.0) else f"{name} (width {width:g})"
 
 

@@ -12,6 +12,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -130,11 +131,24 @@ def parse_method(text: str) -> tuple[str, dict[str, Any]]:
     for part in parts:
         if "=" in part:
             key, _, value = part.partition("=")
-            try:
-                settings[key] = yaml.safe_load(value)
-            except yaml.YAMLError as error:
-                raise ConfigError(f"method {text!r}: {value!r} cannot be read as YAML; give KEY=VALUE") from error
+            settings[key] = read_value(value)
     return name, settings
+
+
+def read_value(text: str) -> Any:
+    """A setting's value as it stands in a flag, read as YAML; `1e-5`, which YAML 1.1 takes as text, is a number.
+
+    Raises:
+        ConfigError: it is no YAML.
+    """
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{text!r} cannot be read as YAML; give a number, text, true, false or [a, b]") from error
+    if isinstance(value, str):
+        with suppress(ValueError):
+            return float(value)
+    return value
 
 
 def nodes_of(grid: Grid) -> list[Node]:

@@ -7,6 +7,7 @@ its folder and its lock, as for every other engine. So the two may even work on 
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,8 +19,10 @@ from earlybird.runs.grid import Node
 from earlybird.runs.node import execute, fail, locked, note_event, state_of
 from earlybird.runs.sweep import Sweep, read_grid
 from earlybird.training.fields import require
+from earlybird.user_code import one_line
 
 _SECONDS_BETWEEN_LOOKS = 0.5
+_SECONDS_TO_CONNECT = 10
 
 
 @dataclass(frozen=True)
@@ -89,12 +92,29 @@ def _started(address: str | None) -> Any:
         import ray
     except ImportError as error:
         raise ConfigError("--engine ray needs Ray; pip install 'earlybird[ray]', or give --engine local") from error
+    except Exception as error:  # Ray 2.56 and newer stumble over the amdsmi that zeus brings, where no ROCm is.
+        raise ConfigError(
+            f"Ray cannot be imported ({one_line(error)}); pip install 'earlybird[ray]' brings a version that can be, or "
+            "give --engine local"
+        ) from error
+    _refuse_unreachable(address)
     try:
         ray.init(address=address or "local", include_dashboard=False if address is None else None, log_to_driver=False)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except Exception as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(f"--ray-address {address!r} cannot be joined ({first}); start a cluster there") from error
     return ray
+
+
+def _refuse_unreachable(address: str | None) -> None:
+    """Ray ends the whole process where nobody listens at HOST:PORT; say so in one line instead."""
+    host, colon, port = (address or "").rpartition(":")
+    if not colon or not port.isdecimal() or "/" in host:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_SECONDS_TO_CONNECT).close()
+    except OSError as error:
+        raise ConfigError(f"--ray-address {address!r} cannot be joined ({error}); start a cluster there") from error
 
 
 def _state_of_task(ray: Any, task: Any, sweep: Sweep, node: Node, retries: int) -> str:

@@ -1,0 +1,134 @@
+"""Tables of a grid from records made by hand: pairing by seed, costs, what is missing, and the text forms."""
+
+from __future__ import annotations
+
+import csv
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from earlybird.report.grid import GridEntry, grid_rows, grid_tables
+from earlybird.report.grid_tables import latex_grid, markdown_grid, print_grid, runs_csv, table_csv
+
+
+def record(method: str, seed: int, correct: int, macs: int, **more: Any) -> dict[str, Any]:
+    """A finished run that cost `macs`, and 10 for its evaluation."""
+    return {
+        "run_id": f"{method}-s{seed}",
+        "config": {"model": {"name": "vgg16"}, "data": {"name": "cifar10"}, "method": {"name": method},
+                   "training": {"epochs": 8}},
+        "seeds": {"run": seed},
+        "dense": {"params": 100, "macs": 50},
+        "final": {"params": 40, "macs": 20},
+        "metrics": [{"epoch": 8.0}],
+        "test": {"accuracy": correct / 1000, "samples": 1000},
+        "cost": {
+            "phases": {"train": {"macs": macs}, "evaluate": {"macs": 10}},
+            "total": {"macs": macs + 10, "paper_flops": 2.0 * macs, "wall_seconds": macs / 100, "cpu_seconds": 1.0},
+        },
+        **more,
+    }  # fmt: skip
+
+
+def entry(label: str, seed: int, correct: int, macs: int, ratio: float | None = 0.5, equal: bool = False, **more: Any):
+    return GridEntry(
+        label, ratio, seed, equal, f"{label}-{ratio}-s{seed}{equal}", record(label, seed, correct, macs, **more)
+    )
+
+
+ENTRIES = [
+    entry("early_bird", 0, 900, 700),
+    entry("early_bird", 1, 880, 720),
+    entry("dense", 0, 910, 1000, None),
+    entry("dense", 1, 900, 1000, None),
+    entry("uniform", 0, 890, 705),
+    entry("uniform", 1, 890, 715),
+    entry("snip", 0, 850, 1000),
+    entry("snip", 0, 830, 690, equal=True),
+    entry("reinit", 0, 800, 760),
+    GridEntry("thinet", 0.5, 0, False, "thinet-p0.5-s0", None, "RuntimeError: no memory"),
+]
+
+
+def lines(which: str) -> dict[str, Any]:
+    (table,) = grid_tables(ENTRIES, "early_bird")
+    return {line.group.name: line for line in getattr(table, which)}
+
+
+def test_differences_are_formed_within_a_seed():
+    found = lines("equal_ratio")
+    # uniform - early_bird: 89 - 90 and 89 - 88 points.
+    assert found["uniform"].difference.mean == pytest.approx(0.0)
+    assert found["uniform"].difference.half_width == pytest.approx(12.706 * 2**0.5 / 2**0.5, rel=1e-3)
+    assert found["dense"].difference.mean == pytest.approx(1.5)
+    assert found["early_bird"].difference is None
+    assert (found["snip"].difference.mean, found["snip"].difference.n) == (pytest.approx(-5.0), 1)
+    assert found["snip"].difference.half_width is None
+
+
+def test_dense_stands_first_and_failures_are_counted():
+    found = lines("equal_ratio")
+    assert list(found) == ["dense", "early_bird", "uniform", "snip", "reinit", "thinet"]
+    assert found["thinet"].failed == 1 and not found["thinet"].group.rows
+
+
+def test_at_equal_cost_stands_what_costs_as_much_and_what_was_made_to():
+    found = lines("equal_cost")
+    assert list(found) == ["early_bird", "uniform", "snip"]
+    assert found["uniform"].cost_ratio == pytest.approx((705 / 700 + 715 / 720) / 2)  # without the evaluation
+    assert found["snip"].difference.mean == pytest.approx(-7.0)
+    (table,) = grid_tables(ENTRIES, "early_bird")
+    assert table.not_equal == {"dense": pytest.approx((1000 / 700 + 1000 / 720) / 2), "reinit": pytest.approx(76 / 70)}
+
+
+def test_ratios_are_to_the_dense_run_of_the_same_seed_also_at_equal_cost():
+    rows = {(e.label, e.seed, e.is_equal_cost): row for e, row in grid_rows(ENTRIES)}
+    assert rows["early_bird", 1, False]["train_macs_ratio"] == pytest.approx(730 / 1010)
+    assert rows["snip", 0, True]["train_macs_ratio"] == pytest.approx(700 / 1010)
+    assert rows["snip", 0, False]["params_ratio"] == pytest.approx(0.4)
+
+
+def test_each_ratio_has_its_table_with_the_runs_that_have_none():
+    more = [*ENTRIES, entry("early_bird", 0, 910, 900, 0.3)]
+    tables = grid_tables(more, "early_bird")
+    assert [table.prune_ratio for table in tables] == [0.3, 0.5]
+    assert [line.group.name for line in tables[0].equal_ratio] == ["dense", "early_bird"]
+    assert tables[0].equal_ratio[0].difference.mean == pytest.approx(0.0)
+
+
+def test_a_grid_of_methods_without_a_ratio_has_one_table():
+    (table,) = grid_tables([e for e in ENTRIES if e.label == "dense"], "dense")
+    assert [line.group.name for line in table.equal_ratio] == ["dense"]
+    assert table.accuracy_error == pytest.approx(100 * (0.91 * 0.09 / 1000) ** 0.5)
+
+
+def test_the_text_forms_agree():
+    tables = grid_tables(ENTRIES, "early_bird")
+    markdown = markdown_grid(tables, "early_bird", "vgg16 on cifar10")
+    (uniform,) = [line for line in markdown.split("total cost")[0].splitlines() if line.startswith("| uniform |")]
+    assert uniform.split(" | ")[2:4] == ["89.00", "+0.00 ± 12.71"]
+    assert "### vgg16 on cifar10, p = 0.5: at the total cost of early_bird" in markdown
+    assert "were not run at its cost: dense (1.41), reinit (1.09)." in markdown
+    assert "0 (1 failed)" in markdown
+    latex = latex_grid(tables, "early_bird", "vgg16 on cifar10")
+    assert r"early\_bird & -- " in latex and r"+0.00 $\pm$ 12.71" in latex and "_bird" not in latex.replace(r"\_", "")
+    console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    print_grid(tables, "early_bird", "vgg16 on cifar10", console)
+    text = console.export_text()
+    assert "+0.00 ± 12.71" in text and max(map(len, text.splitlines())) <= 100
+    found = {(row["comparison"], row["method"]): row for row in csv.DictReader(table_csv(tables).splitlines())}
+    assert found["equal ratio", "uniform"]["points_half_width"].startswith("12.70")
+    assert found["equal ratio", "thinet"]["n"] == "0" and found["equal ratio", "thinet"]["accuracy"] == ""
+
+
+def test_the_runs_as_csv_have_a_line_for_each_also_for_failed_ones():
+    rows = list(csv.DictReader(runs_csv(ENTRIES).splitlines()))
+    assert len(rows) == len(ENTRIES)
+    assert (rows[-1]["status"], rows[-1]["error"]) == ("failed", "RuntimeError: no memory")
+    assert (rows[0]["status"], rows[0]["accuracy"], rows[0]["training_macs"]) == ("finished", "0.9", "700")
+
+
+def test_what_a_method_scored_before_its_channels_went_is_told():
+    (table,) = grid_tables([*ENTRIES, entry("soft", 0, 800, 700, uncut_test={"accuracy": 0.85})], "early_bird")
+    assert "soft: 85.00 % before its channels went." in markdown_grid([table], "early_bird", "x")

@@ -1,0 +1,218 @@
+"""Sweeps in this process: what is run, what is skipped, what fails, and who holds a lock."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from earlybird.errors import ConfigError, MethodError, SweepError
+from earlybird.runs import node as node_module
+from earlybird.runs.grid import Block, Grid, nodes_of
+from earlybird.runs.node import config_of, events_since, locked, state_of, training_macs
+from earlybird.runs.sweep import Sweep, failures, open_sweep, read_grid, refuse_code_of_file, unfinished, work
+from earlybird.runs.sweep_start import check_methods, with_precision
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+@pytest.fixture
+def grid(tiny_settings) -> Any:
+    def make(*methods: str, ratios: Any = (0.5,), seeds: Any = (0,), equal: Any = (), **method_settings: Any) -> Grid:
+        settings = tiny_settings("dense")
+        del settings["method"]
+        return Grid(settings, (Block(methods, ratios, seeds),), {"round_to": 1, **method_settings}, equal)
+
+    return make
+
+
+def record(root: Path, name: str) -> dict[str, Any]:
+    return json.loads((root / name / "record.json").read_text())
+
+
+def events(root: Path) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for event in events_since(root, 0)[0]:
+        found.setdefault(event["node"], []).append(event["event"])
+    return found
+
+
+def test_every_node_is_done_once_and_a_second_call_does_nothing(grid, tmp_path: Path):
+    one = grid("dense", "early_bird", "network_slimming", "uniform", "lottery_ticket", ratios=(0.3, 0.5))
+    told: list[tuple[str, str]] = []
+    sweep = open_sweep(tmp_path / "cmp", one, "a")
+    work(sweep, lambda node, event: told.append((node.id, event)))
+    assert len(told) == 2 * len(sweep.nodes) == 2 * 10
+    assert all(found == ["started", "finished"] for found in events(sweep.root).values())
+    before = {p: p.stat().st_mtime_ns for p in sweep.root.rglob("*") if p.is_file()}
+    work(Sweep(sweep.root, read_grid(sweep.root), "b"))
+    assert {p: p.stat().st_mtime_ns for p in sweep.root.rglob("*") if p.is_file()} == before
+    assert failures(sweep) == {} and unfinished(sweep) == []
+
+
+def test_what_is_shared_is_charged_in_full_to_each(grid, tmp_path: Path):
+    sweep = open_sweep(tmp_path / "cmp", grid("dense", "network_slimming", "lottery_ticket", ratios=(0.3, 0.5)), "a")
+    work(sweep)
+    dense = record(sweep.root, "dense-s0")["cost"]["phases"]["train"]
+    for name in ("network_slimming-p0.3-s0", "network_slimming-p0.5-s0", "lottery_ticket-p0.3-s0"):
+        search = record(sweep.root, name)["cost"]["phases"]["search"]
+        assert (search["images"], search["macs"]) == (dense["images"], dense["macs"]) == (1080, dense["macs"])
+        assert search["wall_seconds"] > 0
+
+
+def test_a_run_at_equal_cost_has_the_schedule_that_early_birds_cost_allows(grid, tmp_path: Path):
+    sweep = open_sweep(tmp_path / "cmp", grid("early_bird", "lottery_ticket", equal=("lottery_ticket",)), "a")
+    work(sweep)
+    equal = record(sweep.root, "lottery_ticket-p0.5-s0-equal")
+    full, early_bird = (record(sweep.root, f"{name}-p0.5-s0") for name in ("lottery_ticket", "early_bird"))
+    epochs = round(12 * training_macs(early_bird) / training_macs(full))
+    assert equal["config"]["training"]["epochs"] == epochs < 12
+    assert training_macs(equal) == pytest.approx(training_macs(early_bird), rel=0.5 / epochs)
+
+
+def test_a_failing_run_is_recorded_the_rest_goes_on_and_the_next_call_tries_again(grid, tmp_path: Path, monkeypatch):
+    sweep = open_sweep(tmp_path / "cmp", grid("dense", "snip", "lottery_ticket"), "a")
+    original = node_module.run_node
+
+    def broken(root: Path, node: Any) -> None:
+        if node.id == "dense-s0":
+            raise RuntimeError("the disk\nis on fire")
+        original(root, node)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(node_module, "run_node", broken)
+        work(sweep)
+    assert failures(sweep) == {
+        "dense-s0": "RuntimeError: the disk is on fire",
+        "lottery_ticket-p0.5-s0": "dense-s0 failed, from which it starts",
+    }
+    failed = json.loads((sweep.root / "dense-s0.failed.json").read_text())
+    assert "in broken" in failed["traceback"] and failed["kind"] == "RuntimeError"
+    assert state_of(sweep.root, sweep.nodes[1], "a") == "done"
+    again = Sweep(sweep.root, read_grid(sweep.root), "b")
+    work(again)
+    assert failures(again) == {} and not list(sweep.root.glob("*.failed.json"))
+
+
+def test_a_run_that_diverges_fails_with_its_step(grid, tmp_path: Path):
+    one = grid("dense", "snip")
+    one.settings["training"]["lr"] = 1e30
+    sweep = open_sweep(tmp_path / "cmp", one, "a")
+    work(sweep)
+    assert set(failures(sweep)) == {"dense-s0", "snip-p0.5-s0"}
+    assert "became NaN or infinite" in failures(sweep)["dense-s0"]
+
+
+def test_a_search_that_never_fires_fails_what_is_matched_to_it_and_early_bird_ends_dense(grid, tmp_path: Path):
+    sweep = open_sweep(tmp_path / "cmp", grid("early_bird", "uniform", epsilon=1e-6, penalty=1e-2), "a")
+    work(sweep)
+    assert record(sweep.root, "early_bird-p0.5-s0")["ticket"]["none"] is True
+    (why,) = failures(sweep).values()
+    assert why.startswith("no ticket of p = 0.5: the rule never fired in search-")
+
+
+def test_a_node_whose_lock_another_process_holds_is_left_to_it(grid, tmp_path: Path):
+    sweep = open_sweep(tmp_path / "cmp", grid("dense"), "a")
+    (node,) = sweep.nodes
+    with locked(sweep.root, node) as first, locked(sweep.root, node) as second:
+        assert (first, second) == (True, False)
+    with locked(sweep.root, node) as again:
+        assert again
+
+
+def test_a_grid_grows_in_its_folder_and_other_settings_are_refused_with_a_diff(grid, tmp_path: Path):
+    root = tmp_path / "cmp"
+    work(open_sweep(root, grid("dense"), "a"))
+    grown = open_sweep(root, grid("dense", "snip"), "b")
+    assert [node.id for node in grown.nodes] == ["dense-s0", "snip-p0.5-s0"]
+    assert state_of(root, grown.nodes[0], "b") == "done"
+    other = grid("dense")
+    other.settings["training"]["lr"] = 0.01
+    before = (root / "grid.json").read_bytes()
+    with pytest.raises(SweepError, match=r"holds a comparison with other settings \(training\.lr: 0\.05 -> 0\.01\)"):
+        open_sweep(root, other, "c")
+    assert (root / "grid.json").read_bytes() == before
+
+
+def test_a_folder_of_something_else_is_refused(grid, tmp_path: Path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(SweepError, match=r"is not empty and holds no comparison \(no grid\.json\); give another --out"):
+        open_sweep(tmp_path, grid("dense"), "a")
+    with pytest.raises(SweepError, match="holds no comparison"):
+        read_grid(tmp_path)
+    (tmp_path / "grid.json").write_text("{")
+    with pytest.raises(SweepError, match=r"grid\.json is corrupt"):
+        read_grid(tmp_path)
+
+
+def test_code_that_only_the_folders_grid_names_is_not_run(grid, tmp_path: Path):
+    evil = tmp_path / "evil.py"
+    evil.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    plain = grid("dense").as_dict()
+    for change in ({"methods": [f"{evil}:Method"]}, {"methods": [f"early_bird:criterion={evil}:score"]}):
+        plain["blocks"] = [{"methods": ["dense"], "ratios": [0.5], "seeds": [0], **change}]
+        root = tmp_path / "cmp"
+        root.mkdir(exist_ok=True)
+        (root / "grid.json").write_text(json.dumps(plain))
+        with pytest.raises(ConfigError, match="code that runs only when you name it"):
+            open_sweep(root, grid("dense"), "a")
+        with pytest.raises(ConfigError, match="code that runs only when you name it"):
+            refuse_code_of_file(read_grid(root), ())
+    assert not (tmp_path / "ran").exists()
+
+
+def test_methods_that_cannot_handle_the_network_are_all_named_before_anything_runs(grid, tiny: Path, tmp_path: Path):
+    from earlybird.runs.prepare import network_and_data
+    from earlybird.runs.sweep_start import any_config
+
+    tiny.write_text(tiny.read_text().replace("BatchNorm2d", "InstanceNorm2d"))
+    one = grid("dense", "lottery_ticket", "network_slimming", "thinet", "early_bird")
+    spec, _, _ = network_and_data(any_config(one))
+    with pytest.raises(MethodError) as refused:
+        check_methods(one, spec)
+    said = str(refused.value)
+    assert "method network_slimming cannot handle this network: criterion 'bn_scale' found no BatchNorm" in said
+    assert "method early_bird cannot" in said and "method thinet cannot" in said and "lottery" not in said
+    assert "\n" not in said
+
+
+def test_precision_auto_is_settled_once_for_all_runs(grid, tmp_path: Path):
+    from earlybird.runs.prepare import network_and_data
+    from earlybird.runs.sweep_start import any_config
+
+    one = grid("dense", "snip")
+    one.settings["training"]["precision"] = "auto"
+    spec, _, _ = network_and_data(any_config(one))
+    settled = with_precision(one, spec)
+    assert settled.settings["training"]["precision"] in ("fp32", "bf16")
+    assert with_precision(one, spec, "bf16").settings["training"]["precision"] == "bf16"
+    assert with_precision(grid("dense"), spec, "bf16").settings["training"]["precision"] == "fp32"  # as asked for
+
+
+def test_a_run_at_equal_cost_that_has_nothing_to_be_matched_to_says_so(grid, tmp_path: Path):
+    sweep = open_sweep(tmp_path / "cmp", grid("snip", equal=("snip",)), "a")
+    with pytest.raises(SweepError, match="holds no finished run; give the same command again"):
+        config_of(sweep.root, sweep.nodes[-1])
+
+
+def test_the_log_is_read_in_whole_lines(grid, tmp_path: Path):
+    (tmp_path / "events.jsonl").write_bytes(b'{"node": "a"}\n{"node": "b"}\n{"no')
+    first, place = events_since(tmp_path, 0)
+    assert [event["node"] for event in first] == ["a", "b"]
+    with open(tmp_path / "events.jsonl", "ab") as file:
+        file.write(b'de": "c"}\n')
+    assert events_since(tmp_path, place)[0] == [{"node": "c"}]
+    assert events_since(tmp_path / "nothing", 3) == ([], 3)
+
+
+def test_a_search_that_all_runs_are_done_with_is_not_needed_any_more(grid, tmp_path: Path):
+    import shutil
+
+    sweep = open_sweep(tmp_path / "cmp", grid("early_bird"), "a")
+    work(sweep)
+    search = next(node for node in nodes_of(sweep.grid) if node.kind == "search")
+    shutil.rmtree(sweep.root / search.id)
+    work(Sweep(sweep.root, sweep.grid, "b"))
+    assert not (sweep.root / search.id).exists()
