@@ -102,6 +102,7 @@ def test_settings_of_one_method_win_over_those_of_all():
         ("early_bird:draw_at=7:clock=epochs", ("early_bird", {"draw_at": 7, "clock": "epochs"})),
         ("early_bird:penalty=1.0e-5", ("early_bird", {"penalty": 1e-5})),
         ("my.py:Mine:strength=[1, 2]", ("my.py:Mine", {"strength": [1, 2]})),
+        ("early_bird:criterion=my.py:score:window=3", ("early_bird", {"criterion": "my.py:score", "window": 3})),
     ],
 )
 def test_a_method_and_its_settings_are_told_apart(text, expected):

@@ -156,10 +156,11 @@ def grid_entries(sweep: Sweep) -> list[Any]:
     """What came of every run that was asked for."""
     from earlybird.report.grid import GridEntry
     from earlybird.report.records import RECORD_NAME, read_record
+    from earlybird.runs.grid import asked_place
     from earlybird.runs.node import failure_of, state_of
 
     entries = []
-    for node in sweep.nodes:
+    for node in sorted(sweep.nodes, key=lambda node: asked_place(sweep.grid, node)):
         if node.kind != "run" or not node.is_asked:
             continue
         state = state_of(sweep.root, node, sweep.token)

@@ -125,14 +125,17 @@ def parse_method(text: str) -> tuple[str, dict[str, Any]]:
         >>> parse_method("early_bird:draw_at=7:round_to=1")
         ('early_bird', {'draw_at': 7, 'round_to': 1})
     """
-    parts = text.split(":")
-    name = ":".join(part for part in parts if "=" not in part)
-    settings = {}
-    for part in parts:
-        if "=" in part:
-            key, _, value = part.partition("=")
-            settings[key] = read_value(value)
-    return name, settings
+    name: list[str] = []
+    settings: dict[str, str] = {}
+    for part in text.split(":"):
+        key, equals, value = part.partition("=")
+        if equals:
+            settings[key] = value
+        elif settings:  # A value with a colon in it: a path to code.
+            settings[next(reversed(settings))] += f":{part}"
+        else:
+            name.append(part)
+    return ":".join(name), {key: read_value(value) for key, value in settings.items()}
 
 
 def read_value(text: str) -> Any:
@@ -285,6 +288,13 @@ class _Planner:
                 raise ConfigError(f"--equal-cost names {text!r}, which is not compared; give some of --methods")
 
 
+def asked_place(grid: Grid, node: Node) -> tuple[bool, int, float, int]:
+    """Where a node stands in a list: full schedules first, then as the methods were named, by ratio and seed."""
+    labels = [_label(method) for block in grid.blocks for method in block.methods]
+    place = labels.index(node.label) if node.label in labels else len(labels)
+    return node.equal_to is not None, place, node.prune_ratio or 0.0, node.seed
+
+
 def at_early_birds_cost(text: str) -> bool:
     """Does a method cost what `early_bird` costs as it is: itself, by lot, or matched to it (dense has its own)?"""
     name, own = parse_method(text)
@@ -297,9 +307,9 @@ def _fields(kind: Any) -> set[str]:
 
 
 def _label(text: str) -> str:
-    """The method as it was asked for; of code of the user's own the class alone."""
+    """The method as it was asked for; of code of the user's own the name alone, without its path."""
     name, own = parse_method(text)
-    settings = "".join(f":{key}={value}" for key, value in own.items())
+    settings = "".join(f":{key}={str(value).rpartition(':')[2]}" for key, value in own.items())
     return name.rpartition(":")[2] + settings
 
 

@@ -94,8 +94,8 @@ def _started(address: str | None) -> Any:
         raise ConfigError("--engine ray needs Ray; pip install 'earlybird[ray]', or give --engine local") from error
     except Exception as error:  # Ray 2.56 and newer stumble over the amdsmi that zeus brings, where no ROCm is.
         raise ConfigError(
-            f"Ray cannot be imported ({one_line(error)}); pip install 'earlybird[ray]' brings a version that can be, or "
-            "give --engine local"
+            f"Ray cannot be imported ({one_line(error)}); pip install 'earlybird[ray]' brings one that can be, or give "
+            "--engine local"
         ) from error
     _refuse_unreachable(address)
     try:

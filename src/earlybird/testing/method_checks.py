@@ -141,7 +141,7 @@ def _check_it_repeats(trial: _Trial) -> None:
 def _check_it_survives_kills(trial: _Trial, whole: dict[str, Any]) -> None:
     with _counted_steps() as count:
         trial.run("counted")
-    for steps in sorted({1, count[0] // 2, count[0] - 1}):
+    for steps in sorted({1, count[0] // 4, count[0] // 2, count[0] - 1}):
         name = f"killed-{steps}"
         try:
             with _killed_after(steps):

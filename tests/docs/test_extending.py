@@ -1,0 +1,76 @@
+"""docs/extending.md: its files as they stand there pass the conformance checks and appear in a comparison."""
+
+from __future__ import annotations
+
+import csv
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from earlybird.cli.main import main
+from earlybird.cli.options import expand_short_flags, parse_run
+
+TEXT = (Path(__file__).parents[2] / "docs" / "extending.md").read_text()
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """A folder with every Python file of the page."""
+    for block in re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL):
+        (tmp_path / block.split("\n", 1)[0].removeprefix("# ")).write_text(block)
+    return tmp_path
+
+
+def test_the_criterion_takes_ten_lines(files: Path):
+    lines = (files / "criterion.py").read_text().splitlines()[1:]  # without the file's name
+    assert len([line for line in lines if line.strip() and '"""' not in line]) <= 10
+
+
+@pytest.mark.parametrize("script", ["check_mine.py", "check_mine_too.py"])
+def test_criterion_and_method_pass_the_conformance_checks(script: str, files: Path):
+    done = subprocess.run([sys.executable, script], cwd=files, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_both_appear_in_a_comparison_on_the_network_and_the_data_of_the_page(files: Path, capsys):
+    out, bird = files / "cmp", f"early_bird:criterion={files}/criterion.py:far_from_others"
+    methods = f"dense,early_bird,{bird},{files}/method.py:WarmUpCut"
+    flags = ["--model", f"{files}/network.py:Widening", "--data", f"{files}/dataset.py:stripes", "--epochs", "8"]
+    flags += ["--batch-size", "20", "--lr", "0.05", "--precision", "fp32", "--seeds", "0,1", "--round-to", "1"]
+    assert main(["compare", *flags, "--methods", methods, "--equal-cost", "all", "--out", str(out)]) == 0
+    table = capsys.readouterr().out
+    assert "WarmUpCut" in table and "far_from_others" in "".join(table.split())
+    rows = list(csv.DictReader((out / "table.csv").read_text().splitlines()))
+    at_ratio = {row["method"]: row for row in rows if row["comparison"] == "equal ratio"}
+    assert list(at_ratio) == ["dense", "early_bird", "early_bird:criterion=far_from_others", "WarmUpCut"]
+    assert all(row["n"] == "2" and float(row["accuracy"]) > 0.5 for row in at_ratio.values())
+    assert float(at_ratio["WarmUpCut"]["macs"]) < float(at_ratio["dense"]["macs"])
+    assert "WarmUpCut" in {row["method"] for row in rows if row["comparison"] == "equal cost"}
+    # The run's own folder is evaluated without its method's code; retraining by its name needs the user's word.
+    folder = out / "WarmUpCut-p0.5-s0"
+    named = ["--model", f"{files}/network.py:Widening", "--data", f"{files}/dataset.py:stripes"]
+    assert main(["evaluate", str(folder), *named]) == 0
+    assert main(["retrain", "--ticket", str(folder / "ticket.safetensors"), *named, "--out", str(files / "x")]) == 2
+    assert "code that runs only when you name it; add --method" in capsys.readouterr().err
+
+
+def test_the_settings_of_a_method_of_ones_own_are_flags(files: Path):
+    flags = ["--method", f"{files}/method.py:WarmUpCut", "--method.dense_epochs", "3", "--ratio", "0.25"]
+    config, _ = parse_run("train", "", expand_short_flags(flags))
+    assert (config.method.dense_epochs, config.method.prune_ratio) == (3, 0.25)
+    assert config.to_dict()["method"]["name"] == f"{files}/method.py:WarmUpCut"
+
+
+def test_the_commands_of_the_page_have_flags_that_there_are():
+    from earlybird.cli.grid_options import parse_grid
+
+    commands = re.findall(r"^earlybird compare (.*)$", TEXT, flags=re.MULTILINE)
+    assert len(commands) == 2
+    for command in commands:
+        known = re.sub(r"[\w./]+\.py:\w+", "early_bird", command).replace("early_bird:criterion=early_bird", "dense")
+        grid, _ = parse_grid(known.split())
+        assert grid is not None
