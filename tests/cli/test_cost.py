@@ -139,10 +139,17 @@ def test_a_runs_settings_are_the_defaults_of_its_forecast_and_the_error_is_told(
         ({"data": {"val_fraction": 0.2}}, "early_bird"),
         ({"schedule": "restart"}, "early_bird_reinit"),
         ({"weights": "rewind"}, "early_bird_reinit"),
+        ({"channels": "shuffled"}, "early_bird"),
+        ({"draw_at": 3}, "early_bird"),
+        ({"name": "network_slimming", "round_to": 1}, "network_slimming"),
+        ({"name": "snip", "form": "channels", "round_to": 1}, "snip_channels"),
+        ({"name": "soft_filter_pruning", "round_to": 1}, "soft_filter_pruning"),
     ],
 )
 def test_the_plan_of_a_run_is_what_it_executed(tiny_settings, tmp_path: Path, tiny, capsys, more, planned):
-    run(RunConfig.from_dict(tiny_settings(**more)), tmp_path / "run", quiet=True)
+    method = more.get("name", "early_bird")
+    more = {key: value for key, value in more.items() if key != "name"}
+    run(RunConfig.from_dict(tiny_settings(method, **more)), tmp_path / "run", quiet=True)
     flags = ["cost", f"{tiny}:network", "--widths", str(tmp_path / "run"), "--calibrate", "--calibration-steps", "5"]
     check = json.loads(said([*flags, "--json"], capsys))["check"]
     assert (check["method"], check["reason"], check["macs"]["error"]) == (planned, None, 0)

@@ -50,7 +50,8 @@ def test_methods_cost_what_they_execute() -> None:
     assert macs("snip") == 10 * dense + 64 * 300 + tested["dense"]  # one batch to score on
     assert macs("network_slimming") == 10 * dense + 10 * slim + tested["slim"]
     assert macs("thinet") == 10 * dense + 5 * 100 * 64 * 300 + 10 * slim + tested["slim"]
-    assert macs("soft_filter_pruning") == 10 * dense + tested["slim"]
+    assert macs("snip_channels") == 10 * slim + 64 * 300 + tested["slim"]
+    assert macs("soft_filter_pruning") == 10 * dense + tested["dense"] + tested["slim"]
 
 
 def test_the_papers_count_charges_what_the_paper_charges() -> None:

@@ -99,6 +99,7 @@ class MethodPlan:
         charged: what the paper charges instead; empty where it charges the stages.
         final: the network that the run ends with and evaluates.
         note: what to know about the numbers.
+        also_tested: a network that is evaluated beside it.
     """
 
     method: str
@@ -106,6 +107,12 @@ class MethodPlan:
     final: Network
     charged: tuple[Stage, ...] = ()
     note: str = ""
+    also_tested: Network | None = None
+
+    @property
+    def tested(self) -> tuple[Network, ...]:
+        """The networks that read the test set."""
+        return (self.final,) if self.also_tested is None else (self.final, self.also_tested)
 
 
 def method_plans(epochs: float, ticket_epoch: float, prunable_layers: int) -> dict[str, MethodPlan]:
@@ -138,21 +145,29 @@ def method_plans(epochs: float, ticket_epoch: float, prunable_layers: int) -> di
             charged=(masked,),
             note=f"{_MASKED}; the paper does not charge the batch that scores",
         ),
+        MethodPlan(
+            "snip_channels",
+            (Stage("search", "dense", extra_steps=1), again),
+            "slim",
+            charged=(again,),
+            note="the batch that scores is counted, as for snip",
+        ),
         MethodPlan("network_slimming", (whole, again), "slim"),
         MethodPlan(
             "thinet",
             (whole, finetune, again),
             "slim",
             charged=(whole, again),
-            note=f"with {THINET_FINETUNE_STEPS} steps after each of {prunable_layers} layers, as if at full width; "
-            "the paper does not charge them",
+            note=f"with {THINET_FINETUNE_STEPS} steps after each of {prunable_layers} layers, as if at full width, and "
+            "without the images that are sampled for each; the paper charges neither",
         ),
         MethodPlan(
             "soft_filter_pruning",
-            (Stage("train", "dense", epochs),),
+            (whole,),
             "slim",
             charged=(whole, again),
-            note="trains once; the paper charges two trainings",
+            note="trains once, and is evaluated before and after the cut; the paper charges two trainings",
+            also_tested="dense",
         ),
     ]
     return {plan.method: plan for plan in plans}
@@ -178,7 +193,8 @@ def price(plan: MethodPlan, networks: Mapping[Network, ModelCost], data: Planned
     phases: dict[str, Work] = {}
     for stage in plan.stages:
         phases[stage.phase] = phases.get(stage.phase, Work()) + stage.work(networks[stage.network], data)
-    phases["evaluate"] = evaluation_work(networks[plan.final], data.test_images, data.batches(data.test_images))
+    tested = (evaluation_work(networks[n], data.test_images, data.batches(data.test_images)) for n in plan.tested)
+    phases["evaluate"] = sum(tested, Work())
     total = sum(phases.values(), Work())
     charged = sum((stage.work(networks[stage.network], data) for stage in plan.charged or plan.stages), Work())
     work = Work(total.images, total.macs_by_width, charged.paper_flops, total.traffic_bytes)

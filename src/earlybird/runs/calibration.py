@@ -84,7 +84,8 @@ class Calibration:
 
     def predict(self, plan: MethodPlan, data: PlannedData) -> Seconds:
         """Time of a plan: training and one evaluation; drawing, cutting and checkpoints are small and left out."""
-        total = self.tested_images[plan.final].times(data.test_images)
+        first, *others = (self.tested_images[network].times(data.test_images) for network in plan.tested)
+        total = sum(others, first)
         for stage in plan.stages:
             total += self.steps[stage.network].times(stage.steps_of(data))
             total += self.tested_images[stage.network].times(stage.validations(data) * data.val_images)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from earlybird.methods.catalog import method_label
+from earlybird.methods.early_bird import EarlyBirdTraining
+
 # Counts of the same training agree; another share of validation images or another schedule shows here.
 _SAME_MACS = 1e-3
 
@@ -37,5 +40,7 @@ def check_against(record: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[s
 def _planned_name(record: Mapping[str, Any]) -> str:
     """The plan's name of what a run executed: a schedule begun anew after the search costs what `reinit` costs."""
     method, schedule = record["config"]["method"], record["resolved"].get("schedule")
+    if method["name"] != EarlyBirdTraining.name:
+        return method_label(method)
     from_zero = method.get("weights") == "rewind" and not method.get("rewind_epoch")
-    return "early_bird_reinit" if schedule == "restart" or from_zero else str(method["name"])
+    return "early_bird_reinit" if schedule == "restart" or from_zero else EarlyBirdTraining.name
