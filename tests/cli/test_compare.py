@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -43,7 +44,8 @@ def test_a_grid_is_run_and_its_tables_are_printed_and_written(flags, tmp_path: P
     captured = capsys.readouterr()
     assert "16 of 16 runs and searches are left to do" in captured.err
     assert re.search(r"16/16  finished soft_filter_pruning-p0\.5-s1-equal", captured.err)
-    assert "at equal ratio" in captured.out and "at the total cost of early_bird" in captured.out
+    said = " ".join(captured.out.split())
+    assert "p = 0.5: at equal ratio" in said and "p = 0.5: at the total cost of early_bird" in said
     found = rows(out / "runs.csv")
     assert len(found) == 2 * 7 and {row["status"] for row in found} == {"finished"}
     table = {(row["comparison"], row["method"]): row for row in rows(out / "table.csv")}
@@ -91,12 +93,14 @@ def test_a_failed_run_is_listed_and_the_exit_code_is_1(flags, tmp_path: Path, ca
 
 def test_without_methods_the_tables_of_the_folder_are_printed_again(flags, tmp_path: Path, capsys):
     out = tmp_path / "cmp"
-    assert main([*flags, "--methods", "dense", "--reference", "dense", "--out", str(out), "--quiet"]) == 0
+    assert main([*flags, "--methods", "dense,snip", "--out", str(out), "--quiet"]) == 0
     first = capsys.readouterr()
-    assert first.err == ""
-    # The network is code: a folder alone does not get it run, but its tables need no network.
-    assert main(["compare", "--out", str(out), "--reference", "dense"]) == 2
-    assert "code that runs only when you name it; add --model" in capsys.readouterr().err
+    assert first.err == "" and "| points from dense |" in (out / "table.md").read_text()
+    assert main(["compare", "--out", str(out)]) == 0
+    assert capsys.readouterr().out == first.out
+    shutil.rmtree(out / "dense-s0")
+    assert main(["compare", "--out", str(out)]) == 1  # nothing is run
+    assert "not done: dense-s0; give the same command again" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -228,7 +232,7 @@ def test_two_of_three_workers_killed_and_the_grid_restarted_every_run_is_done_on
     nodes = [node for _, node in killed if not node.startswith("search-")]
     alone = tmp_path / "alone"
     method, seed = ("dense", "0") if not nodes else (nodes[0].split("-")[0], nodes[0][-1])
-    more = ["--methods", f"{method},dense", "--seeds", seed, "--training.checkpoint_every", "3", "--reference", "dense"]
+    more = ["--methods", f"{method},dense", "--seeds", seed, "--training.checkpoint_every", "3"]
     command = [sys.executable, "-m", "earlybird.cli.main", *flags, *more, "--out", str(alone)]
     subprocess.run(command, check=True, capture_output=True, env=one_thread())
     for path in alone.glob("*/model.safetensors"):

@@ -12,7 +12,7 @@ from earlybird.errors import ConfigError, MethodError, SweepError
 from earlybird.runs import node as node_module
 from earlybird.runs.grid import Block, Grid, nodes_of
 from earlybird.runs.node import config_of, events_since, locked, state_of, training_macs
-from earlybird.runs.sweep import Sweep, failures, open_sweep, read_grid, refuse_code_of_file, unfinished, work
+from earlybird.runs.sweep import Sweep, failures, open_sweep, read_grid, refuse_methods_of_file, unfinished, work
 from earlybird.runs.sweep_start import check_methods, with_precision
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -76,10 +76,10 @@ def test_a_failing_run_is_recorded_the_rest_goes_on_and_the_next_call_tries_agai
     sweep = open_sweep(tmp_path / "cmp", grid("dense", "snip", "lottery_ticket"), "a")
     original = node_module.run_node
 
-    def broken(root: Path, node: Any) -> None:
+    def broken(root: Path, node: Any, **more: Any) -> None:
         if node.id == "dense-s0":
             raise RuntimeError("the disk\nis on fire")
-        original(root, node)
+        original(root, node, **more)
 
     with monkeypatch.context() as patch:
         patch.setattr(node_module, "run_node", broken)
@@ -158,8 +158,10 @@ def test_code_that_only_the_folders_grid_names_is_not_run(grid, tmp_path: Path):
         (root / "grid.json").write_text(json.dumps(plain))
         with pytest.raises(ConfigError, match="code that runs only when you name it"):
             open_sweep(root, grid("dense"), "a")
-        with pytest.raises(ConfigError, match="code that runs only when you name it"):
-            refuse_code_of_file(read_grid(root), ())
+    plain["blocks"][0]["methods"] = [f"{evil}:Method"]
+    (root / "grid.json").write_text(json.dumps(plain))
+    with pytest.raises(ConfigError, match=r"--methods is '.*evil\.py:Method', code that runs only when you name it"):
+        refuse_methods_of_file(read_grid(root))
     assert not (tmp_path / "ran").exists()
 
 

@@ -35,17 +35,27 @@ def command(argv: Sequence[str]) -> int:
     sweep = _opened(grid, parsed)
     if sweep is None:
         return 0
+    reference = _reference(sweep, parsed.reference)
     if grid is not None:
         _run(sweep, parsed)
-    _write_tables(sweep, parsed.reference)
+    _write_tables(sweep, reference)
     return _report_failures(sweep)
+
+
+def _reference(sweep: Sweep, asked: str | None) -> str:
+    """What differences are formed against: what is asked for, or Early-Bird, or dense, or what is named first."""
+    labels = list(dict.fromkeys(node.label for node in sweep.nodes if node.is_asked))
+    if asked is not None:
+        require("--reference", asked, asked in labels, f"one of {', '.join(labels)}")
+        return asked
+    return next((label for label in ("early_bird", "dense") if label in labels), labels[0])
 
 
 def _opened(grid: Any, parsed: Namespace) -> Sweep | None:
     """The sweep, checked and written down; None where a dry run was printed instead."""
     from earlybird.runs.grid import nodes_of
     from earlybird.runs.prepare import network_and_data
-    from earlybird.runs.sweep import GRID_NAME, Sweep, open_sweep, read_grid, refuse_code_of_file
+    from earlybird.runs.sweep import GRID_NAME, Sweep, open_sweep, read_grid, refuse_methods_of_file
     from earlybird.runs.sweep_start import any_config, check_methods, with_precision
 
     root, token = Path(parsed.out), uuid.uuid4().hex
@@ -53,7 +63,7 @@ def _opened(grid: Any, parsed: Namespace) -> Sweep | None:
     if grid is None:  # The tables of what is there, and what is missing of it.
         if known is None:
             raise ConfigError("--methods is missing; give methods to compare, such as dense,early_bird,uniform")
-        refuse_code_of_file(known, ())
+        refuse_methods_of_file(known)
         return Sweep(root, known, token)
     nodes_of(grid)  # which refuses unknown methods before data are read
     spec, bundle, _ = network_and_data(any_config(grid))
@@ -83,7 +93,7 @@ def _run(sweep: Sweep, parsed: Namespace) -> None:
         settings = RaySettings(parsed.ray_address, parsed.cpus_per_run, parsed.gpus_per_run, parsed.retries)
         run_on_ray(sweep, settings, told.event, keep_freed_memory)
     elif parsed.workers == 1:
-        work(sweep, told.event)
+        work(sweep, told.event, quiet=parsed.quiet or not sys.stderr.isatty())
     else:
         run_workers(sweep, parsed.workers, [sys.executable, "-m", WORKER], told.line, told.follow)
 
@@ -137,8 +147,6 @@ def _write_tables(sweep: Sweep, reference: str) -> None:
     entries = grid_entries(sweep)
     if not any(entry.record for entry in entries):
         return
-    labels = {entry.label for entry in entries}
-    require("--reference", reference, reference in labels, f"one of {', '.join(sorted(labels))}")
     tables, topic = grid_tables(entries, reference), _topic(sweep)
     print_grid(tables, reference, topic)
     written = {

@@ -61,7 +61,9 @@ def grid_parser() -> Parser:
         "methods to run a second time, their schedule set so that the total cost is early_bird's; all = every one that "
         "costs something else",
     )  # fmt: skip
-    parser.add_setting("--reference", str, "early_bird", "method that differences are formed against")
+    parser.add_setting(
+        "--reference", str | None, None, "method that differences are formed against; default early_bird, else dense"
+    )
     parser.add_setting("--workers", int, 1, "processes of this machine, one run each")
     parser.add_setting("--engine", str, "local", f"what runs them: {', '.join(ENGINES)} (extra `ray`)")
     parser.add_setting("--ray-address", str | None, None, "with ray: cluster to join; default: one on this machine")

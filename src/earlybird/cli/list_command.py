@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from earlybird.cli.options import Parser
-from earlybird.methods.catalog import METHODS, PRESETS
+from earlybird.methods.catalog import METHODS
+from earlybird.methods.presets import PRESETS
 
 
 def command(argv: Sequence[str]) -> int:

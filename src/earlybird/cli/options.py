@@ -19,8 +19,9 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from earlybird.errors import ConfigError
-from earlybird.methods.catalog import METHODS, PRESETS, method_class, method_label, preset_settings
+from earlybird.methods.catalog import METHODS, method_class
 from earlybird.methods.early_bird import EarlyBirdTraining
+from earlybird.methods.presets import PRESETS, method_label, preset_settings
 from earlybird.runs.config import DataConfig, ModelConfig, RunConfig
 from earlybird.training.fields import legal_values
 from earlybird.training.settings import TrainingSettings

@@ -1,14 +1,11 @@
 """Which methods there are, by name: the classes, presets of them, and the user's own by path.
 
-Their dataclasses hold plain values; the work is imported when it starts. A preset is a method with settings of its own:
-what a variant or a control differs in. A configuration and a record name the method and all its settings, so the preset
-is known again from them (`method_label`).
+Their dataclasses hold plain values; the work is imported when it starts.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 from earlybird.errors import ConfigError
@@ -18,6 +15,7 @@ from earlybird.methods.early_bird import EarlyBirdTraining
 from earlybird.methods.lottery_ticket import LotteryTicket
 from earlybird.methods.method import Method
 from earlybird.methods.network_slimming import NetworkSlimming
+from earlybird.methods.presets import PRESETS
 from earlybird.methods.scratch_longer import ScratchLonger
 from earlybird.methods.snip import Snip
 from earlybird.methods.soft_filter_pruning import SoftFilterPruning
@@ -30,21 +28,6 @@ _CLASSES: tuple[type[Method], ...] = (
     DenseShorter,
 )  # fmt: skip
 METHODS: dict[str, type[Method]] = {kind.name: kind for kind in _CLASSES}
-
-# Preset -> the method that it is, and the settings in which it differs.
-PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
-    "reinit": ("early_bird", {"weights": "reinit"}),
-    "random": ("early_bird", {"channels": "random"}),
-    "shuffled": ("early_bird", {"channels": "shuffled"}),
-    "draw_0": ("early_bird", {"draw_at": 0}),
-    "draw_1": ("early_bird", {"draw_at": 1}),
-    "draw_5": ("early_bird", {"draw_at": 5}),
-    "draw_last": ("early_bird", {"draw_at": "last"}),
-    "early_bird_restart": ("early_bird", {"schedule": "restart"}),
-    "lottery_ticket_reinit": ("lottery_ticket", {"weights": "reinit"}),
-    "lottery_ticket_iterative": ("lottery_ticket", {"rounds": 3}),
-    "snip_channels": ("snip", {"form": "channels"}),
-}
 
 _IMPORTED: dict[str, type[Method]] = {}
 
@@ -72,32 +55,10 @@ def method_class(name: str) -> type[Method]:
     return _IMPORTED[name]
 
 
-def preset_settings(name: str) -> dict[str, Any]:
-    """What a name stands for beyond its class: the settings of a preset, or none."""
-    return dict(PRESETS[name][1]) if name in PRESETS else {}
-
-
 def name_of(method: Method) -> str:
     """The name by which `method_class` finds a method's class again."""
     paths = [path for path, kind in _IMPORTED.items() if kind is type(method)]
     return paths[-1] if paths else method.name
-
-
-def method_label(settings: Mapping[str, Any]) -> str:
-    """What a configured method is called: the preset that it is, its name, or of the user's own the class.
-
-    Args:
-        settings: `method` of a configuration or record, its name among them.
-    """
-    name = str(settings.get("name", "method"))
-    fitting = [
-        preset
-        for preset, (base, changed) in PRESETS.items()
-        if base == name and all(settings.get(key) == value for key, value in changed.items())
-    ]
-    # Of several the one that says most.
-    best = max(fitting, key=lambda preset: len(PRESETS[preset][1]), default=name)
-    return best.rpartition(":")[2]
 
 
 def _checked(name: str, found: Any) -> type[Method]:

@@ -14,9 +14,10 @@ from typing import Any, Literal
 import yaml
 
 from earlybird.errors import ConfigError
-from earlybird.methods.catalog import method_class, name_of, preset_settings
+from earlybird.methods.catalog import method_class, name_of
 from earlybird.methods.early_bird import EarlyBirdTraining
 from earlybird.methods.method import Method
+from earlybird.methods.presets import preset_settings
 from earlybird.training.fields import check_types, require
 from earlybird.training.settings import TrainingSettings
 from earlybird.user_code import is_code

@@ -19,11 +19,12 @@ from typing import Any, Literal
 import yaml
 
 from earlybird.errors import ConfigError
-from earlybird.methods.catalog import method_class, method_label, preset_settings
+from earlybird.methods.catalog import method_class
 from earlybird.methods.dense import Dense
 from earlybird.methods.early_bird import EarlyBirdTraining
 from earlybird.methods.matched import MatchedToTicket
 from earlybird.methods.method import Method, StartsFromDense, StartsFromTicket
+from earlybird.methods.presets import method_label, preset_settings
 from earlybird.methods.requests import TicketRequest
 from earlybird.runs.config import RunConfig
 from earlybird.training.fields import require

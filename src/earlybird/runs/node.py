@@ -70,7 +70,7 @@ def locked(root: Path, node: Node) -> Iterator[bool]:
         yield True  # The lock goes with the open file.
 
 
-def execute(root: Path, node: Node, token: str) -> State:
+def execute(root: Path, node: Node, token: str, *, quiet: bool = True) -> State:
     """Do a node whose needs are done and whose lock is held; a failure is written down, not raised.
 
     Raises:
@@ -79,7 +79,7 @@ def execute(root: Path, node: Node, token: str) -> State:
     began = time.perf_counter()
     note_event(root, node, "started")
     try:
-        run_node(root, node)
+        run_node(root, node, quiet=quiet)
     except Exception as error:
         fail(root, node, token, error)
         note_event(root, node, "failed", seconds=time.perf_counter() - began)
@@ -89,7 +89,7 @@ def execute(root: Path, node: Node, token: str) -> State:
     return "done"
 
 
-def run_node(root: Path, node: Node) -> None:
+def run_node(root: Path, node: Node, *, quiet: bool = True) -> None:
     """Run or search in the node's folder, from wherever it stands.
 
     Raises:
@@ -99,11 +99,11 @@ def run_node(root: Path, node: Node) -> None:
 
     folder = root / node.id
     if node.kind == "search":
-        run_requests(RunConfig.from_dict(dict(node.config)), node.requests, folder, quiet=True)
+        run_requests(RunConfig.from_dict(dict(node.config)), node.requests, folder, quiet=quiet)
         return
     config = RunConfig.from_dict(config_of(root, node))
     dense_run = None if node.dense_run is None else root / node.dense_run
-    run(config, folder, ticket=_ticket_of(root, node, config), dense_run=dense_run, quiet=True)
+    run(config, folder, ticket=_ticket_of(root, node, config), dense_run=dense_run, quiet=quiet)
 
 
 def config_of(root: Path, node: Node) -> dict[str, Any]:

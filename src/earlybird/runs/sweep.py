@@ -17,12 +17,13 @@ from typing import Any
 
 from earlybird.atomic import write_atomically
 from earlybird.errors import SweepError
-from earlybird.runs.config import differences, refuse_unnamed_code
+from earlybird.runs.config import RunConfig, differences, refuse_unnamed_code
 from earlybird.runs.grid import Grid, Node, merged, nodes_of, parse_method
 from earlybird.runs.node import execute, fail, failure_of, locked, note_event, state_of
 from earlybird.user_code import is_code
 
 GRID_NAME = "grid.json"
+METHODS_FLAG = "--methods"
 _SECONDS_BETWEEN_LOOKS = 0.5
 
 
@@ -109,8 +110,17 @@ def code_names(grid: Grid) -> dict[str, str]:
     found[str(grid.method_settings.get("criterion", ""))] = "--method.criterion"
     for text in [text for block in grid.blocks for text in block.methods]:
         name, own = parse_method(text)
-        found |= {name: "--methods", str(own.get("criterion", "")): "--methods"}
+        found |= {name: METHODS_FLAG, str(own.get("criterion", "")): "--method.criterion"}
     return {name: flag for name, flag in found.items() if is_code(name)}
+
+
+def refuse_methods_of_file(grid: Grid) -> None:
+    """Raise where a grid that was read from a file names a method of the user's own: to list its runs would import it.
+
+    Raises:
+        ConfigError: it does.
+    """
+    refuse_code_of_file(grid, [name for name, flag in code_names(grid).items() if flag != METHODS_FLAG])
 
 
 def refuse_code_of_file(grid: Grid, trusted: Collection[str]) -> None:
@@ -123,12 +133,13 @@ def refuse_code_of_file(grid: Grid, trusted: Collection[str]) -> None:
         refuse_unnamed_code(flag, name, trusted)
 
 
-def work(sweep: Sweep, said: Callable[[Node, str], None] | None = None) -> None:
+def work(sweep: Sweep, said: Callable[[Node, str], None] | None = None, *, quiet: bool = True) -> None:
     """Do nodes until none is left to do, here or elsewhere.
 
     Args:
         sweep: the sweep.
         said: called with a node and "started", "finished" or "failed".
+        quiet: print no progress within a run.
 
     Raises:
         Terminated: a signal asked to stop; the state is saved.
@@ -138,11 +149,11 @@ def work(sweep: Sweep, said: Callable[[Node, str], None] | None = None) -> None:
         left = [node for node in sweep.needed() if state_of(sweep.root, node, sweep.token) == "open"]
         if not left:
             return
-        if not any(_tried(sweep, node, said) for node in left):
+        if not any(_tried(sweep, node, said, quiet) for node in left):
             time.sleep(_SECONDS_BETWEEN_LOOKS)  # All that is left is being done elsewhere, or waits for that.
 
 
-def _tried(sweep: Sweep, node: Node, said: Callable[[Node, str], None]) -> bool:
+def _tried(sweep: Sweep, node: Node, said: Callable[[Node, str], None], quiet: bool) -> bool:
     """Do a node if it can be done now; True where something changed."""
     states = {need.id: state_of(sweep.root, need, sweep.token) for need in sweep.nodes if need.id in node.needs}
     broken = [name for name, state in states.items() if state == "failed"]
@@ -157,7 +168,7 @@ def _tried(sweep: Sweep, node: Node, said: Callable[[Node, str], None]) -> bool:
             said(node, "failed")
             return True
         said(node, "started")
-        said(node, "finished" if execute(sweep.root, node, sweep.token) == "done" else "failed")
+        said(node, "finished" if execute(sweep.root, node, sweep.token, quiet=quiet) == "done" else "failed")
         return True
 
 
@@ -177,6 +188,8 @@ def unfinished(sweep: Sweep) -> list[str]:
 
 def _differences(known: Grid, grid: Grid) -> list[str]:
     def plain(one: Grid) -> dict[str, Any]:
-        return {**{name: dict(section) for name, section in one.settings.items()}, "method": dict(one.method_settings)}
+        # Through a configuration: a grid of an older version lacks the settings that are younger.
+        sections = RunConfig.from_dict({name: dict(section) for name, section in one.settings.items()}).to_dict()
+        return sections | {"method": dict(one.method_settings)}
 
     return differences(plain(known), plain(grid))
