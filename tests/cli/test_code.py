@@ -62,6 +62,44 @@ def test_a_folder_runs_no_code_that_its_user_has_not_named(capsys, tmp_path: Pat
     )
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "model.name: {code}\n",
+        "config: {file}\n",
+        "model:\n  name.x: {code}\n",
+        "model: {code}\n",
+        "- model\n",
+        "model: [\n",
+    ],
+)
+def test_a_file_beside_a_ticket_that_is_no_runs_config_is_read_no_further(
+    capsys, tmp_path: Path, tiny: Path, flags, text: str
+):
+    assert main(["search", *flags, "--out", str(tmp_path / "s")]) == 0
+    trace, evil = tmp_path / "executed", tmp_path / "evil.py"
+    evil.write_text(f"open({str(trace)!r}, 'w').close()\ndef network(num_classes): ...\n")
+    (tmp_path / "more.yaml").write_text(f"model:\n  name: {evil}:network\n")
+    beside = tmp_path / "s" / "config.yaml"
+    beside.write_text(text.format(code=f"{evil}:network", file=tmp_path / "more.yaml"))
+    ticket = str(tmp_path / "s" / "ticket.safetensors")
+    said = complaint(["retrain", "--ticket", ticket, "--data", f"{tiny}:data", "--out", str(tmp_path / "r")], capsys)
+    assert str(beside) in said and "give --config" in said
+    assert not trace.exists() and not (tmp_path / "r").exists()
+
+
+def test_a_control_of_a_ticket_takes_of_the_searchs_settings_what_it_can_take(tmp_path: Path, code, flags):
+    assert main(["search", *flags, "--method.window", "1", "--out", str(tmp_path / "s")]) == 0
+    ticket = str(tmp_path / "s" / "ticket.safetensors")
+    for method in ("uniform", "early_bird", "random"):
+        out = tmp_path / method
+        assert main(["retrain", "--ticket", ticket, "--method", method, "--quiet", "--out", str(out), *code]) == 0
+        stored = yaml.safe_load((out / "config.yaml").read_text())
+        assert stored["training"]["epochs"] == 3 and stored["training"]["batch_size"] == 20
+        expected = {"uniform": ("uniform", None), "early_bird": ("early_bird", 1), "random": ("early_bird", 1)}[method]
+        assert (stored["method"]["name"], stored["method"].get("round_to")) == expected
+
+
 def test_flags_and_yaml_keys_are_taken_only_as_they_are_written(capsys):
     said = complaint(["train", "--training.epoch", "3"], capsys)
     assert "unknown setting --training.epoch; did you mean --training.epochs" in said

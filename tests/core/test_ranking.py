@@ -50,8 +50,22 @@ def test_an_unknown_tie_score_is_refused():
 
 def test_a_unit_with_two_channels_in_one_layer_takes_the_place_of_the_first():
     halves = ChannelGroups({"a": torch.tensor([0, 1, 0, 1]), "b": torch.tensor([2, 3])})
-    # Places: 1/4, 2/4 against 1/2, 1.
-    assert order({"a": torch.ones(4), "b": torch.ones(2)}, halves) == [3, 1, 2, 0]
+    # Two units each: places 1/2, 1 against 1/2, 1.
+    assert order({"a": torch.ones(4), "b": torch.ones(2)}, halves) == [1, 3, 0, 2]
+
+
+def test_equal_scores_behind_a_concatenation_take_the_same_share_of_each_part():
+    parts = {"conv1": torch.arange(4), "conv2": torch.arange(4, 8)}
+    groups = ChannelGroups({"norm": torch.arange(8), "tail": torch.arange(8, 12)}, parts)
+    # Each of the three sets of four loses its last first.
+    assert order({"norm": torch.ones(8), "tail": torch.ones(4)}, groups)[:3] == [3, 7, 11]
+
+
+def test_protected_channels_do_not_count_for_the_place_of_the_others():
+    groups = ChannelGroups(
+        {"a": torch.tensor([-1, -1, 0, 1]), "b": torch.tensor([2, 3])}, protected={"a": {0: "why", 1: "why"}}
+    )
+    assert order({"a": torch.ones(4), "b": torch.ones(2)}, groups) == [1, 3, 0, 2]
 
 
 def test_scores_of_convs_are_read_through_their_units():

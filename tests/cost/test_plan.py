@@ -102,11 +102,11 @@ def test_impossible_data_is_refused() -> None:
         PlannedData(10, 10, 0)
 
 
-def test_validation_is_read_after_each_epoch_and_where_a_phase_breaks_off() -> None:
-    # e = 2.5: the search reads after epochs 1, 2 and at 2.5; the retrain after 3, ..., 10.
+def test_validation_is_read_after_each_epoch_and_not_where_a_phase_breaks_off() -> None:
+    # e = 2.5: the search reads after epochs 1 and 2; the retrain after 3, ..., 10.
     data = PlannedData(train_images=1000, test_images=100, batch_size=64, val_images=10)
     search, retrain = method_plans(10, 2.5, 5)["early_bird"].stages
-    assert (search.validations(data), retrain.validations(data)) == (3, 8)
+    assert (search.validations(data), retrain.validations(data)) == (2, 8)
     with_val, without = (price(method_plans(10, 2.5, 5)["early_bird"], NETWORKS, d).work for d in (data, DATA))
-    assert with_val.macs - without.macs == 3 * 10 * 100 + 8 * 10 * 40
+    assert with_val.macs - without.macs == 2 * 10 * 100 + 8 * 10 * 40
     assert with_val.paper_flops == without.paper_flops

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import nn
 from earlybird.core import ChannelGroups, Ticket
 from earlybird.errors import ConfigError, MethodError, TicketError
 from earlybird.methods.budget import images_by, steps_that_buy
+from earlybird.methods.budget import training_macs as training_macs_of
 from earlybird.methods.lots import at_random, shuffled
 from earlybird.methods.uniform import Uniform
 from earlybird.methods.uniform_widths import uniform_mask
@@ -193,7 +195,12 @@ class Batches:
 
 
 class Cost:
-    train_macs = 100
+    train_macs, macs = 100, 40
+
+
+def session_of(val_images: int | None) -> Any:
+    val = None if val_images is None else SimpleNamespace(num_samples=val_images)
+    return SimpleNamespace(train=Batches, val=val, steps_per_epoch=Batches.steps_per_epoch)
 
 
 @pytest.mark.parametrize(("step", "images"), [(0, 0), (1, 20), (4, 80), (5, 90), (6, 110), (10, 180)])
@@ -217,9 +224,59 @@ def test_images_by_a_step(step, images):
     ],
 )
 def test_steps_that_a_budget_buys(macs, steps):
-    assert steps_that_buy(macs, Cost, Batches) == steps
+    assert steps_that_buy(macs, Cost, session_of(None)) == steps
+
+
+@pytest.mark.parametrize("steps", [1, 4, 5, 6, 10, 33])
+def test_validation_is_part_of_what_a_budget_buys(steps):
+    session = session_of(10)
+    epochs = -(-steps // 5)  # the last is validated where the training ends, wherever that is
+    macs = training_macs_of(session, Cost, 0, steps)
+    assert macs == 100 * images_by(steps, Batches) + 400 * epochs
+    assert steps_that_buy(macs, Cost, session) == steps
+    if steps > 5:
+        assert training_macs_of(session, Cost, 5, steps) == macs - 9_400
 
 
 def test_a_tolerance_out_of_range_names_itself():
     with pytest.raises(ConfigError, match=r"method\.tolerance is 0.0; give a number in \(0, 1\)"):
         Uniform(tolerance=0.0)
+
+
+@pytest.mark.parametrize("method", ["early_bird", "uniform", "scratch_longer", "dense_shorter"])
+def test_a_ticket_that_no_early_bird_search_drew_is_refused(method, tiny_settings, tmp_path: Path):
+    go(tiny_settings("snip", form="channels", round_to=1), tmp_path / "snip")
+    with pytest.raises(TicketError, match=f"the ticket was left by snip; {method} takes one of an Early-Bird search"):
+        go(tiny_settings(method), tmp_path / "run", ticket=tmp_path / "snip" / "ticket.safetensors")
+
+
+def test_a_ticket_of_another_ratio_is_refused(tiny_settings, ticket, tmp_path: Path):
+    with pytest.raises(TicketError, match="the ticket is of ratio 0.5, --ratio is 0.3; give the ticket's"):
+        go(tiny_settings(prune_ratio=0.3), tmp_path / "run", ticket=ticket)
+
+
+def test_a_ticket_of_the_last_draw_that_goes_on_says_that_nothing_was_trained(tiny_settings, tmp_path: Path):
+    flag = "drawn when the schedule was over: nothing was trained after the cut"
+    assert flag in go(tiny_settings(draw_at="last"), tmp_path / "last")["flags"]
+    again = go(tiny_settings(draw_at="last", schedule="restart"), tmp_path / "again")
+    assert flag not in again["flags"] and again["cost"]["phases"]["retrain"]["images"] == 12 * 90
+
+
+def test_with_validation_the_budgets_are_still_what_was_executed(tiny_settings, tiny: Path, tmp_path: Path):
+    tiny.write_text(tiny.read_text().replace("split(90, 0), None,", "split(90, 0), split(20, 2),"))
+    dense = go(tiny_settings("dense"), tmp_path / "dense")
+    whole = go(tiny_settings(), tmp_path / "whole")
+    ticket = tmp_path / "whole" / "ticket.safetensors"
+    early_bird = go(tiny_settings(), tmp_path / "early_bird", ticket=ticket)
+    assert training_macs(early_bird) == training_macs(whole)
+    # The epoch that the search ended in is validated once, by the retraining.
+    rows = [row for row in whole["metrics"] if row["val_accuracy"] is not None]
+    assert [row["step"] for row in rows] == list(range(5, 65, 5))
+    for method in ("uniform", "dense_shorter"):
+        record = go(tiny_settings(method), tmp_path / method, ticket=ticket)
+        assert record["notes"]["budget_macs"] == training_macs(whole)
+        step = 20 * record["final"]["train_macs"] + 20 * record["final"]["macs"]
+        assert training_macs(record) == pytest.approx(training_macs(whole), abs=step)
+    longer = go(tiny_settings("scratch_longer"), tmp_path / "longer", ticket=ticket)
+    step = 20 * longer["final"]["train_macs"] + 20 * longer["final"]["macs"]
+    assert training_macs(longer) == pytest.approx(training_macs(dense), abs=step)

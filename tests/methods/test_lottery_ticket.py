@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -210,3 +211,38 @@ def test_every_conv_and_linear_weight_is_ranked(tiny_settings, tmp_path: Path, s
 def test_a_setting_out_of_range_names_itself(values, message):
     with pytest.raises(ConfigError, match=message):
         LotteryTicket(**values)
+
+
+def test_an_epoch_past_the_end_is_refused_before_any_training(tiny_settings, tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"method\.rewind_epoch is 12; give an integer in \[0, 12\)"):
+        go(tiny_settings("lottery_ticket", rewind_epoch=12), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_goes_on_when_the_dense_run_it_started_from_is_gone(tiny_settings, tmp_path: Path, monkeypatch):
+    go(tiny_settings("dense"), tmp_path / "dense")
+    settings = tiny_settings("lottery_ticket", rounds=2)
+    whole = go(settings, tmp_path / "whole", dense_run=tmp_path / "dense")
+    count, original = [0], loop._train_step
+
+    def step(*arguments: Any) -> None:
+        count[0] += 1
+        if count[0] == 9:
+            raise KeyboardInterrupt
+        original(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_train_step", step)
+        with pytest.raises(KeyboardInterrupt):
+            go(settings, tmp_path / "killed", dense_run=tmp_path / "dense")
+    shutil.rmtree(tmp_path / "dense")
+    record = go(settings, tmp_path / "killed", dense_run=tmp_path / "dense")
+    assert record["test"] == whole["test"]
+    assert record["cost"]["total"]["macs"] == whole["cost"]["total"]["macs"]
+
+
+def test_weights_that_a_reparametrisation_holds_are_refused(tiny_settings, tiny: Path, tmp_path: Path):
+    head = "self.head = nn.Linear(16, num_classes)"
+    tiny.write_text(tiny.read_text().replace(head, f"{head}; nn.utils.parametrizations.weight_norm(self.head)"))
+    with pytest.raises(MethodError, match="the weight of 'head' is no plain parameter"):
+        go(tiny_settings("lottery_ticket"), tmp_path / "run")

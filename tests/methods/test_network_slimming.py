@@ -146,7 +146,8 @@ def test_slimming_takes_no_ticket_of_an_earlier_draw(tiny_settings, tickets, tmp
 def test_a_network_without_batch_norm_is_refused_before_any_training(tiny_settings, tiny: Path, tmp_path: Path):
     tiny.write_text(tiny.read_text().replace("BatchNorm2d", "InstanceNorm2d"))
     with pytest.raises(
-        MethodError, match="method network_slimming cannot handle this network: criterion 'bn_scale' found"
+        MethodError,
+        match="method network_slimming cannot handle this network: it ranks BatchNorm scales, and the network has none",
     ):
         go(tiny_settings("network_slimming"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -176,3 +177,9 @@ def test_a_setting_out_of_range_names_itself(field, value):
 def test_a_network_of_one_conv_has_nothing_to_cut():
     with pytest.raises(Exception, match="nothing can be cut|found no BatchNorm"):
         NetworkSlimming().check_network(nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2)), torch.zeros(2, 3, 4, 4))
+
+
+def test_taylor_at_draw_0_is_refused_before_any_training(tiny_settings, tmp_path: Path):
+    with pytest.raises(MethodError, match="criterion 'taylor' reads gradients, of which there are none at draw 0"):
+        go(tiny_settings(draw_at=0, criterion="taylor"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

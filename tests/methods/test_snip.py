@@ -12,7 +12,8 @@ from torch import nn
 from torch.nn import functional
 
 from earlybird.core import WeightMask
-from earlybird.errors import ConfigError, MethodError
+from earlybird.errors import ConfigError, MethodError, OutOfMemoryError
+from earlybird.methods import snip_search
 from earlybird.methods.snip import Snip
 from earlybird.methods.snip_search import channel_sums, sensitivities
 from earlybird.runs.config import RunConfig
@@ -140,3 +141,43 @@ def test_by_channels_the_network_is_cut_before_any_training(tiny_settings, tmp_p
 def test_a_setting_out_of_range_names_itself(values, message):
     with pytest.raises(ConfigError, match=message):
         Snip(**values)
+
+
+def test_parts_of_a_batch_change_nothing():
+    net, (x, y) = network(), batch(9, 1)
+    whole = sensitivities(net, [(x, y)])
+    for name, score in sensitivities(net, [(x, y)], micro_batches=4).items():
+        torch.testing.assert_close(score, whole[name], rtol=1e-6, atol=0)
+
+
+def test_more_batches_than_an_epoch_has_are_refused(tiny_settings, tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"method\.batches is 6; give an integer in \[1, 5\]: an epoch has 5"):
+        go(tiny_settings("snip", batches=6), tmp_path / "run")
+
+
+def test_memory_that_runs_out_while_scoring_is_one_line_with_the_cure(tiny_settings, tmp_path: Path, monkeypatch):
+    def full(*_: Any, **__: Any) -> None:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+
+    monkeypatch.setattr(snip_search.functional, "cross_entropy", full)
+    with pytest.raises(OutOfMemoryError, match="out of memory in SNIP's scoring; lower --batch-size or raise --train"):
+        go(tiny_settings("snip"), tmp_path / "run")
+
+
+class WithAuxiliary(nn.Module):
+    """A second head that only training runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Conv2d(2, 6, 1)
+        self.auxiliary = nn.Sequential(nn.Flatten(), nn.Linear(96, 4))
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(96, 4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.body(x)
+        return self.head(x) + self.auxiliary(x) if self.training else self.head(x)
+
+
+def test_weights_that_an_evaluation_does_not_reach_are_not_scored():
+    x, y = batch(5, 0)
+    assert set(sensitivities(WithAuxiliary().double(), [(x, y)])) == {"body.weight", "head.1.weight"}

@@ -67,7 +67,7 @@ def watched(monkeypatch) -> dict[int, dict[str, list[int]]]:
 
 
 def test_filters_are_zeroed_after_each_epoch_and_grow_back_within_the_next(tiny_settings, tmp_path: Path, watched):
-    go(tiny_settings("soft_filter_pruning", round_to=1), tmp_path / "run")
+    go(tiny_settings("soft_filter_pruning", round_to=1, zero_at_start=False), tmp_path / "run")
     for step, zeros in watched.items():
         expected = {"stem.0": 6, "left.0": 8, "right.0": 8} if step % 5 == 0 else dict.fromkeys(zeros, 0)
         assert {name: len(filters) for name, filters in zeros.items()} == expected, step
@@ -75,8 +75,30 @@ def test_filters_are_zeroed_after_each_epoch_and_grow_back_within_the_next(tiny_
     assert len({tuple(watched[step]["left.0"]) for step in range(5, 65, 5)}) > 1
 
 
+def test_filters_that_are_zero_before_the_first_epoch_stay_zero(tiny_settings, tmp_path: Path, watched):
+    """As in the authors' code: behind BatchNorm a zero filter gives the shift, 0, where ReLU passes no gradient."""
+    go(tiny_settings("soft_filter_pruning", round_to=1), tmp_path / "run")
+    zeros = [step["stem.0"] for step in watched.values()]
+    assert len(zeros[0]) == 6 and all(found == zeros[0] for found in zeros)
+
+
+def test_linear_layers_are_never_zeroed(tiny_settings, tiny: Path, tmp_path: Path):
+    net = nn.Sequential(nn.Conv2d(1, 4, 1), nn.ReLU(), nn.Flatten(), nn.Linear(16, 6), nn.ReLU(), nn.Linear(6, 2))
+    groups = channel_groups(net, torch.zeros(2, 1, 2, 2))
+    zero_filters_(net, filter_mask(SoftFilterPruning(round_to=1), net, groups), groups)
+    assert len(zero_filters(net[0].weight)) == 2 and not zero_filters(net[3].weight)
+    # Units that no score reaches stay, and the ratio leaves them out.
+    head = "self.head = nn.Linear(16, num_classes)"
+    deeper = "self.head = nn.Sequential(nn.Linear(16, 10), nn.ReLU(), nn.Linear(10, num_classes))"
+    tiny.write_text(tiny.read_text().replace(head, deeper))
+    record = go(tiny_settings("soft_filter_pruning", round_to=1, policy="tie"), tmp_path / "run")
+    assert record["ticket"]["realised_ratio"] == 0.5
+    assert record["ticket"]["flags"] == ["10 of 38 units have no score: they stay, and the ratio leaves them out"]
+
+
 def test_between_zeroings_lies_the_period_that_is_asked_for(tiny_settings, tmp_path: Path, watched):
-    go(tiny_settings("soft_filter_pruning", round_to=1, every_epochs=5), tmp_path / "run")
+    settings = tiny_settings("soft_filter_pruning", round_to=1, every_epochs=5, zero_at_start=False)
+    go(settings, tmp_path / "run")
     assert [step for step, zeros in watched.items() if zeros["stem.0"]] == [25, 50, 60]
 
 
@@ -120,8 +142,8 @@ def test_tied_convs_lose_their_filters_together_under_tie_and_each_its_own_under
 def test_a_unit_is_ranked_by_the_mean_norm_of_its_filters():
     units = torch.arange(2)
     groups = ChannelGroups({"a": units, "b": units})
-    net = nn.ModuleDict({"a": nn.Linear(1, 2), "b": nn.Linear(1, 2)})
-    net["a"].weight.data, net["b"].weight.data = torch.tensor([[1.0], [4.0]]), torch.tensor([[5.0], [1.0]])
+    net = nn.ModuleDict({"a": nn.Conv1d(1, 2, 1), "b": nn.Conv1d(1, 2, 1)})
+    net["a"].weight.data, net["b"].weight.data = torch.tensor([[[1.0]], [[4.0]]]), torch.tensor([[[5.0]], [[1.0]]])
     assert {name: score.tolist() for name, score in filter_l2(net).items()} == {"a": [1.0, 4.0], "b": [5.0, 1.0]}
     mask = filter_mask(SoftFilterPruning(round_to=1), net, groups)
     assert mask["a"].tolist() == [True, False]  # means 3 and 2.5

@@ -118,6 +118,69 @@ def test_two_channels_that_cancel_go_together():
     assert removed_greedily(parts, 2).tolist() == [False, True, True, False]
 
 
+def test_no_layer_behind_a_concatenation_loses_all_its_channels():
+    """Units 0 to 2 are the first layer's, 3 to 6 the second's; all of the first add nothing, so they would go first."""
+    parts = torch.randn(40, 7, generator=torch.Generator().manual_seed(0)).double()
+    parts[:, :3] *= 1e-3
+    layers = [(0,)] * 3 + [(1,)] * 4
+    assert removed_greedily(parts, 4).tolist()[:3] == [True] * 3
+    removed = removed_greedily(parts, 4, layers, [2, 3])
+    assert int(removed[:3].sum()) == 2 and int(removed[3:].sum()) == 2
+    assert int(removed_greedily(parts, 7, layers, [2, 3]).sum()) == 5
+    # A unit that takes two channels of a layer needs two to spare.
+    assert removed_greedily(parts, 2, [(0, 0)] * 7, [3]).tolist().count(True) == 1
+
+
+CONCATENATED = """
+class Net(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.small = nn.Sequential(nn.Conv2d(3, 2, 3, padding=1, bias=False), nn.BatchNorm2d(2), nn.ReLU())
+        self.wide = nn.Sequential(nn.Conv2d(3, 14, 3, padding=1, bias=False), nn.BatchNorm2d(14), nn.ReLU())
+        self.join = nn.Sequential(nn.Conv2d(16, 8, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU())
+        self.head = nn.Linear(8, num_classes)
+        self.small[1].weight.data *= 1e-6
+        self.small[1].requires_grad_(False)
+
+    def forward(self, x):
+        x = self.join(torch.cat([self.small(x), self.wide(x)], 1))
+        return self.head(x.mean((2, 3)))
+"""
+
+
+def test_a_run_of_a_network_with_a_concatenation_keeps_a_channel_of_each_part(
+    tiny_settings, tiny: Path, tmp_path: Path
+):
+    tiny.write_text(tiny.read_text() + CONCATENATED)
+    settings = tiny_settings("thinet", round_to=1, prune_ratio=0.5, finetune_steps=0, training={"epochs": 2})
+    record = go(settings, tmp_path / "run")
+    kept = {layer["name"]: layer["kept"] for layer in record["layers"]}
+    assert (kept["small.1"], kept["wide.1"]) == (1, 7)  # 8 of 16; small.1 adds next to nothing
+
+
+class WithAuxiliary(nn.Module):
+    """A second head that only training runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU())
+        self.body = nn.Sequential(nn.Conv2d(8, 6, 1), nn.BatchNorm2d(6), nn.ReLU())
+        self.auxiliary = nn.Sequential(nn.Conv2d(6, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1))
+        self.head = nn.Conv2d(6, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body(self.stem(x))
+        out = self.head(x).mean((2, 3))
+        return out + self.auxiliary(x).mean((2, 3)) if self.training else out
+
+
+def test_what_only_training_runs_is_not_sampled():
+    net, images = WithAuxiliary().train(), torch.zeros(2, 3, 4, 4)
+    layers = prunable_layers(net, channel_groups(net, images, "inner"), images)
+    assert [layer.reader for layer in layers] == ["body.0"]
+    assert net.training
+
+
 def test_the_least_squares_weights_are_numpys():
     parts = torch.randn(50, 6, generator=torch.Generator().manual_seed(0)).double()
     keep = torch.tensor([True, False, True, True, False, True])
@@ -150,16 +213,17 @@ def test_int_of_one_minus_p_times_the_width_stays(width, ratio, more, kept):
 def test_all_layers_of_a_vgg_and_the_first_two_of_each_bottleneck_can_be_cut():
     images = torch.zeros(2, 3, 32, 32)
     vgg = build_model("vgg11", num_classes=10, width=0.125)
-    assert len(prunable_layers(vgg, channel_groups(vgg, images, "inner"))) == 8
+    assert len(prunable_layers(vgg, channel_groups(vgg, images, "inner"), images)) == 8
     net = build_model("preresnet20", num_classes=10)
-    readers = [layer.reader for layer in prunable_layers(net, channel_groups(net, images, "inner"))]
+    readers = [layer.reader for layer in prunable_layers(net, channel_groups(net, images, "inner"), images)]
     assert readers == [f"layer{stage}.{block}.conv{conv}" for stage in (1, 2, 3) for block in (0, 1) for conv in (2, 3)]
 
 
 def test_a_network_without_such_a_layer_is_refused_with_the_reason():
     net = nn.Sequential(nn.Conv1d(3, 4, 3), nn.BatchNorm1d(4), nn.ReLU(), nn.Conv1d(4, 2, 3))
+    images = torch.zeros(2, 3, 9)
     with pytest.raises(SlimError, match="'3' is a Conv1d, whose outputs are not sampled here"):
-        prunable_layers(net, channel_groups(net, torch.zeros(2, 3, 9), "inner"))
+        prunable_layers(net, channel_groups(net, images, "inner"), images)
 
 
 def go(settings: dict[str, Any], out: Path, **more: Any) -> dict[str, Any]:
@@ -210,9 +274,9 @@ def test_the_rescaled_layer_gives_more_of_what_it_gave_than_the_cut_alone(tiny_s
     outputs: list[list[Tensor]] = []
     original, cut = thinet_search._choose, thinet_search._cut
 
-    def spy(method: Any, task: Any, model: nn.Module, layer: Any, number: int) -> Tensor:
+    def spy(method: Any, task: Any, model: nn.Module, layer: Any, number: int, floors: Any) -> Tensor:
         dense = copy.deepcopy(model)
-        removed = original(method, task, model, layer, number)
+        removed = original(method, task, model, layer, number, floors)
         x, _ = next(iter(task.session.train.epoch(3)))
         plain, rescaled = (cut(method, task, net, layer.reader, removed) for net in (dense, model))
         outputs.append([output_of(net, layer.reader, x) for net in (dense, plain, rescaled)])
@@ -265,6 +329,16 @@ def test_a_network_with_nothing_to_cut_is_refused_before_any_training(tiny_setti
     with pytest.raises(MethodError, match="method thinet cannot handle this network: no layer has channels that one"):
         go(tiny_settings("thinet"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_class_gives_no_more_images_than_the_data_have(tiny_settings, tiny: Path, tmp_path: Path):
+    tiny.write_text(tiny.read_text().replace(*CHAIN).replace("split(90, 0)", "split(6, 0)"))
+    settings = tiny_settings("thinet", images_per_class=100, locations=1, finetune_steps=0, round_to=1)
+    settings["training"] |= {"batch_size": 3, "epochs": 2}
+    record = go(settings, tmp_path / "run")
+    assert record["ticket"]["flags"] == [
+        "6 samples for layers of up to 8 channels: the least squares have many solutions"
+    ]
 
 
 def test_too_few_samples_are_flagged(tiny_settings, tiny: Path, tmp_path: Path):

@@ -10,6 +10,7 @@ from torch import nn
 
 from earlybird.errors import ModelError
 from earlybird.models import VGG, PreResNet, build_model
+from earlybird.slimming import channel_groups, slim
 
 
 def norms(model: nn.Module) -> list[nn.BatchNorm2d]:
@@ -106,3 +107,26 @@ def test_a_depth_that_does_not_exist_is_refused_with_the_legal_ones() -> None:
     for depth in (2, 18, 100):
         with pytest.raises(ModelError, match=rf"PreResNet depth is {depth}; .* 9n\+2"):
             PreResNet(depth, num_classes=10)
+
+
+@pytest.mark.parametrize("name", ["vgg11", "preresnet20", "resnet18"])
+def test_a_cut_network_draws_new_weights_as_a_network_of_its_widths_would(name: str) -> None:
+    model = build_model(name, num_classes=5, width=0.5)
+    images = torch.zeros(2, 3, 32, 32)
+    groups = channel_groups(model, images)
+    keep = torch.rand(groups.num_units, generator=torch.Generator().manual_seed(0)) < 0.5
+    small = slim(model, groups.mask_of(keep), images, groups, check=False)
+    before = {key: value.clone() for key, value in small.state_dict().items()}
+    torch.manual_seed(1)
+    small.initialise_()
+    after = small.state_dict()
+    torch.manual_seed(1)
+    small.initialise_()
+    drawn = [key for key, value in before.items() if value.dim() > 1]
+    assert drawn and all(not torch.equal(before[key], after[key]) for key in drawn)
+    assert all(torch.equal(after[key], value) for key, value in small.state_dict().items())
+    last = [m for m in small.modules() if isinstance(m, nn.Linear)][-1]
+    dense = [m for m in model.modules() if isinstance(m, nn.Linear)][-1]
+    spread = last.weight.std() / dense.weight.std()
+    # The spread follows the width that is left where the initialisation does so.
+    assert 0.8 < float(spread) < 2.0

@@ -120,6 +120,7 @@ def test_a_method_and_its_settings_are_told_apart(text, expected):
         (lambda: Block(()), "methods is .*; give at least one method"),
         (lambda: Block(("dense",), (1.0,)), r"ratios is \[1.0\]; give numbers in \[0, 1\)"),
         (lambda: Block(("dense",), (0.5,), (-1,)), r"seeds is \[-1\]; give integers in"),
+        (lambda: parse_method("early_bird:name=snip"), "'early_bird:name=snip' sets its own name"),
         (lambda: parse_method("early_bird:window=[1"), "'\\[1' cannot be read as YAML"),
     ],
 )

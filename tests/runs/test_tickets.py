@@ -23,6 +23,23 @@ def seek(settings: dict[str, Any], ratios: list[float], out: Path, **more: Any) 
     return run_search(RunConfig.from_dict(settings), ratios, out, quiet=True, **more)
 
 
+class Killed(Exception):
+    """Stands for a SIGKILL: nothing is saved on the way out."""
+
+
+def kill_at(steps: int, patch: pytest.MonkeyPatch) -> None:
+    """Break off before the training step of this number."""
+    count, original = [0], loop._train_step
+
+    def step(*arguments: Any) -> None:
+        count[0] += 1
+        if count[0] == steps:
+            raise Killed
+        original(*arguments)
+
+    patch.setattr(loop, "_train_step", step)
+
+
 def digest(folder: Path) -> str:
     return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
 
@@ -86,9 +103,6 @@ def test_ratios_that_are_none_leave_no_folder(tiny_settings, tmp_path: Path, rat
 
 
 def test_a_ticket_of_a_configuration_that_was_forced_out_is_not_reported(tiny_settings, tmp_path: Path, monkeypatch):
-    class Killed(Exception):
-        pass
-
     with (
         monkeypatch.context() as patch
     ):  # Both tickets are written, then the search is killed before its first epoch ends.
@@ -109,21 +123,10 @@ def test_a_finished_search_is_not_forced_into_another(tiny_settings, tmp_path: P
 
 
 def test_a_search_that_was_killed_goes_on_to_the_same_tickets(tiny_settings, tmp_path: Path, monkeypatch):
-    class Killed(Exception):
-        pass
-
     settings = tiny_settings(training={"checkpoint_every": 2})
     whole = seek(settings, [0.3, 0.6], tmp_path / "whole")
     with monkeypatch.context() as patch:
-        count, original = [0], loop._train_step
-
-        def step(*arguments: Any) -> None:
-            count[0] += 1
-            if count[0] == 5:
-                raise Killed
-            original(*arguments)
-
-        patch.setattr(loop, "_train_step", step)
+        kill_at(5, patch)
         with pytest.raises(Killed):
             seek(settings, [0.3, 0.6], tmp_path / "killed")
     again = seek(settings, [0.3, 0.6], tmp_path / "killed")
@@ -132,3 +135,62 @@ def test_a_search_that_was_killed_goes_on_to_the_same_tickets(tiny_settings, tmp
         assert one.mask == other.mask
         assert one.distances == other.distances
         assert all((one.weights[name] == other.weights[name]).all() for name in one.weights)
+
+
+def test_a_search_goes_on_only_for_the_tickets_it_was_begun_for(tiny_settings, tmp_path: Path, monkeypatch):
+    settings = tiny_settings(training={"checkpoint_every": 2})
+    with monkeypatch.context() as patch:
+        kill_at(5, patch)
+        with pytest.raises(Killed):
+            seek(settings, [0.3, 0.6], tmp_path / "search")
+    with pytest.raises(ConfigError, match=r"was begun for p = 0\.3 at rule, p = 0\.6 at rule; give these, or another"):
+        seek(settings, [0.3, 0.5], tmp_path / "search")
+    assert set(seek(settings, [0.3, 0.6], tmp_path / "search")) == {0.3, 0.6}
+
+
+def test_momentum_and_rewind_files_of_a_forced_out_search_are_gone(tiny_settings, tmp_path: Path, monkeypatch):
+    old = tiny_settings(epsilon=1.0, window=1, weights="rewind", rewind_epoch=1, clock="epochs")
+    with monkeypatch.context() as patch:
+        patch.setattr("earlybird.methods.early_bird_search.save_scores", lambda *a: (_ for _ in ()).throw(Killed()))
+        with pytest.raises(Killed):
+            seek(old, [0.5], tmp_path / "search")
+    left = {path.name for path in (tmp_path / "search").glob("*.safetensors")}
+    assert {"rewind-e1.safetensors", "ticket.safetensors"} <= left
+    for path in (tmp_path / "search" / "checkpoints").iterdir():
+        path.unlink()
+    new = tiny_settings(epsilon=1e-6, penalty=1e-2, max_search_epochs=1)
+    assert seek(new, [0.5], tmp_path / "search", force=True) == {0.5: None}
+    assert list((tmp_path / "search").glob("*.safetensors")) == []
+
+
+def test_a_method_is_not_forced_upon_what_another_began(tiny_settings, tmp_path: Path, monkeypatch):
+    with monkeypatch.context() as patch:
+        kill_at(8, patch)
+        with pytest.raises(Killed):
+            go(tiny_settings("dense"), tmp_path / "run")
+    with pytest.raises(RunFolderError, match="cannot go on with these settings: another method has begun it"):
+        go(tiny_settings("lottery_ticket"), tmp_path / "run", force=True)
+    record = go(tiny_settings("dense", training={"lr": 0.01}), tmp_path / "run", force=True)
+    assert record["metrics"][-1]["lr"] == pytest.approx(0.01 * 0.01)
+
+
+def test_settings_of_a_search_that_is_over_are_not_forced(tiny_settings, tmp_path: Path, monkeypatch):
+    with monkeypatch.context() as patch:
+        kill_at(50, patch)
+        with pytest.raises(Killed):
+            go(tiny_settings(), tmp_path / "run")
+    with pytest.raises(RunFolderError, match="cannot go on with these settings: its search is over"):
+        go(tiny_settings(prune_ratio=0.3), tmp_path / "run", force=True)
+    assert go(tiny_settings(), tmp_path / "run")["ticket"]["prune_ratio"] == 0.5
+
+
+def test_a_ticket_may_lie_in_the_folder_that_is_trained_in(tiny_settings, tmp_path: Path):
+    settings = tiny_settings(carry_momentum=True)
+    (ticket,) = seek(settings, [0.5], tmp_path / "search").values()
+    elsewhere = go(settings, tmp_path / "elsewhere", ticket=ticket)
+    (tmp_path / "here").mkdir()
+    for path in (tmp_path / "search").glob("ticket*"):
+        (tmp_path / "here" / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "here" / "config.yaml").write_text((tmp_path / "search" / "config.yaml").read_text())
+    record = go(settings, tmp_path / "here", ticket=tmp_path / "here" / ticket.name)
+    assert record["test"] == elsewhere["test"]

@@ -31,7 +31,11 @@ def built_in(name: str) -> Any:
     return method_class(name)(**settings)
 
 
-@pytest.mark.parametrize("name", METHODS)
+# Of the methods that are matched to a ticket one is tried always, and the two slowest are not.
+SLOW = ("uniform", "scratch_longer")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in METHODS])
 def test_every_built_in_method_passes(name):
     check_method(built_in(name))
 

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from earlybird.cost import count_cost
 from earlybird.data import DataBundle, MemoryImages, eval_batches, train_batches
-from earlybird.errors import NonFiniteError
+from earlybird.errors import NonFiniteError, OutOfMemoryError
 from earlybird.training.checkpoint import Checkpoints
 from earlybird.training.compute import Compute, choose_device, choose_precision
 from earlybird.training.evaluate import evaluate
@@ -218,3 +218,41 @@ def test_an_absent_device_is_refused():
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="0 CUDA devices are visible"):
             choose_device("cuda:1")
+
+
+def test_memory_that_runs_out_in_an_evaluation_names_the_evaluation(tmp_path: Path, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    batches = eval_batches(bundle(), "test", batch_size=8, device="cpu")
+    monkeypatch.setattr("earlybird.training.evaluate.functional.cross_entropy", full)
+    with pytest.raises(OutOfMemoryError, match=r"in an evaluation; lower --training\.eval_batch_size"):
+        evaluate(network(), batches, Compute(torch.device("cpu"), "fp32"))
+
+
+class EndAt(NoHooks):
+    def __init__(self, step: int) -> None:
+        self.step, self.settled = step, list[tuple[int, int]]()
+
+    def after_step(self, state) -> bool:
+        return state.step == self.step
+
+    def settle(self, state) -> None:
+        self.settled.append((state.step, len(state.session.journal.rows)))
+
+
+def test_hooks_settle_after_the_row_of_an_epoch(tmp_path: Path):
+    hooks = EndAt(99)
+    run(session(tmp_path), network(), end=6, hooks=hooks)
+    assert hooks.settled == [(0, 0), (1, 0), (2, 0), (3, 1), (4, 1), (5, 1), (6, 2)]
+
+
+def test_an_epoch_that_a_hook_breaks_off_is_validated_where_it_ends(tmp_path: Path):
+    s = session(tmp_path, bundle(val=bundle().train))
+    model = network()
+    at = run(s, model, hooks=EndAt(4))
+    assert at == 4 and s.journal.rows[-1]["val_accuracy"] is None
+    run(s, model, start=at)
+    assert [(row["step"], row["val_accuracy"] is not None) for row in s.journal.rows] == [
+        (3, True), (4, False), (6, True), (9, True), (12, True),
+    ]  # fmt: skip

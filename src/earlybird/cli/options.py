@@ -23,7 +23,7 @@ from earlybird.methods.catalog import METHODS, method_class
 from earlybird.methods.early_bird import EarlyBirdTraining
 from earlybird.methods.presets import PRESETS, method_label, preset_settings
 from earlybird.runs.config import DataConfig, ModelConfig, RunConfig
-from earlybird.training.fields import legal_values
+from earlybird.training.fields import fits, legal_values
 from earlybird.training.settings import TrainingSettings
 
 SHORT_FLAGS = {
@@ -165,7 +165,7 @@ def _method_name(argv: Sequence[str]) -> str:
     """The method decides which flags there are, so it is looked for before the flags are read."""
     name, file = value_of("--method.name", argv), value_of("--config", argv)
     if name is None and file is not None:
-        name = _method_in_yaml(Path(file))
+        name = _method_in_yaml(file)
     name = EarlyBirdTraining.name if name is None else name
     method_class(name)
     return name
@@ -174,18 +174,19 @@ def _method_name(argv: Sequence[str]) -> str:
 def _with_named_method(argv: Sequence[str]) -> list[str]:
     """Where both a flag and `--config` name a method, the file's settings give way to those that the flag stands for.
 
-    Of the file's method section stay the settings that the named method has too and that no preset changes.
+    Of the file's method section stay the settings that the named method can take too and that no preset changes.
     """
     name, file = value_of("--method.name", argv), value_of("--config", argv)
     if name is None or file is None:
         return list(argv)
-    try:
-        content = yaml.safe_load(Path(file).read_text())
-        theirs = dict(content.get("method") or {})
-    except (OSError, ValueError, yaml.YAMLError, AttributeError, TypeError):
+    content = _yaml_of(file)
+    theirs = content.get("method") if isinstance(content, dict) else None
+    if not isinstance(theirs, dict):
         return list(argv)  # The parser itself says what is wrong with the file.
+    kinds = get_type_hints(method_class(name))
     ours = {field.name for field in dataclasses.fields(method_class(name))} - set(preset_settings(name))
-    content["method"] = {"name": name} | {key: value for key, value in theirs.items() if key in ours}
+    kept = {key: value for key, value in theirs.items() if key in ours and fits(value, kinds[key])}
+    content["method"] = {"name": name} | kept
     text = yaml.safe_dump(content, sort_keys=False)
     flags = list(argv)
     place = max(i for i, flag in enumerate(flags) if flag.partition("=")[0] == "--config")
@@ -193,13 +194,20 @@ def _with_named_method(argv: Sequence[str]) -> list[str]:
     return flags
 
 
-def _method_in_yaml(path: Path) -> str | None:
+def _method_in_yaml(file: str) -> str | None:
+    content = _yaml_of(file)
     try:
-        content = yaml.safe_load(path.read_text())
-        name = content["method"]["name"]
-    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
+        return str(content["method"]["name"])
+    except (KeyError, TypeError):
         return None  # The parser itself says what is wrong with the file.
-    return str(name)
+
+
+def _yaml_of(file: str) -> Any:
+    """What `--config` holds: the content of a file, or the text itself where it has several lines; None if neither."""
+    try:
+        return yaml.safe_load(file if "\n" in file else Path(file).read_text())
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
 
 
 def _one_line(message: str, parser: Parser) -> str:

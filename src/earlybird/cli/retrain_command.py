@@ -5,17 +5,26 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from earlybird.cli.options import Parser, expand_short_flags, parse_run, value_of
 from earlybird.errors import ConfigError
 from earlybird.methods.catalog import method_class
-from earlybird.runs.config import refuse_unnamed_code
+from earlybird.runs.config import SECTIONS, refuse_unnamed_code
 
 _DESCRIPTION = (
     "Cut the network by a ticket and train what is left, or what a control makes of it (--method). Settings are those "
     "of the search that drew it (config.yaml beside the ticket); flags win over them."
+)
+
+# Short flag, section and key of each setting that may name code.
+_CODE = (
+    ("--model", "model", "name"),
+    ("--data", "data", "name"),
+    ("--method", "method", "name"),
+    ("--method.criterion", "method", "criterion"),
 )
 
 
@@ -30,11 +39,11 @@ def command(argv: Sequence[str]) -> int:
     from earlybird.runs.run import run
 
     ticket = Ticket.load(path)
-    beside = path.parent / "config.yaml"
+    beside, name = path.parent / "config.yaml", value_of("--method.name", arguments)
     if beside.is_file() and value_of("--config", arguments) is None:
-        _refuse_code_of_file(beside, arguments)
-        arguments = ["--config", str(beside), *arguments]
-    name = value_of("--method.name", arguments)
+        settings = _settings_beside(beside, arguments)
+        arguments = [f"--config={yaml.safe_dump(settings, sort_keys=False)}", *arguments]
+        name = name or settings.get("method", {}).get("name")
     if "prune_ratio" in {field.name for field in dataclasses.fields(method_class(name or "early_bird"))}:
         arguments += ["--method.prune_ratio", str(ticket.prune_ratio)]
     config, parsed = parse_run("retrain", _DESCRIPTION, arguments, _add_ticket)
@@ -45,17 +54,25 @@ def command(argv: Sequence[str]) -> int:
     return 0
 
 
-def _refuse_code_of_file(path: Path, arguments: Sequence[str]) -> None:
-    """Raise where a file that lies beside a ticket names code: it is not the user's own word."""
+def _settings_beside(path: Path, arguments: Sequence[str]) -> dict[str, Any]:
+    """The settings in a file that lies beside a ticket. It is not the user's own word, so it gets no code run.
+
+    Raises:
+        ConfigError: it holds something else than plain sections, or names code that the arguments do not.
+    """
     try:
         content = yaml.safe_load(path.read_text())
-    except (OSError, ValueError, yaml.YAMLError):
-        return  # The parser says what is wrong with it.
-    for short, long in (("--model", "model.name"), ("--data", "data.name"), ("--method", "method.name"),
-                        ("--method.criterion", "method.criterion")):  # fmt: skip
-        section, _, key = long.partition(".")
-        found = (content.get(section) or {}).get(key) if isinstance(content, dict) else None
-        refuse_unnamed_code(short, str(found or ""), [value_of(f"--{long}", arguments) or ""])
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} cannot be read ({' '.join(str(error).split())}); give --config") from error
+    known = {*SECTIONS, "resolved"}
+    # Dotted keys and a `config` of its own would be read by the parser, past what is looked at here.
+    plain = isinstance(content, dict) and set(content) <= known
+    if not plain or not all(isinstance(v, dict) and not any("." in str(k) for k in v) for v in content.values()):
+        raise ConfigError(f"{path} holds no settings of a run ({', '.join(SECTIONS)}); give --config with your own")
+    for short, section, key in _CODE:
+        found = str(content.get(section, {}).get(key) or "")
+        refuse_unnamed_code(short, found, [value_of(f"--{section}.{key}", arguments) or ""])
+    return {name: content[name] for name in SECTIONS if name in content}
 
 
 def _add_ticket(parser: Parser) -> None:

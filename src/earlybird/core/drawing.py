@@ -18,7 +18,7 @@ from earlybird.core.floors import remove_lowest
 from earlybird.core.groups import ChannelGroups
 from earlybird.core.mask import ChannelMask
 from earlybird.core.ranking import Ranking, TieScore, rank_units, scored_groups
-from earlybird.core.snapping import blocks, nearest_count, snap_widths
+from earlybird.core.snapping import nearest_count, snap_widths
 from earlybird.errors import ConfigError
 
 
@@ -91,7 +91,7 @@ def draw_mask_per_layer(
     rank = np.empty(ranking.lowest_first.size, dtype=np.int64)
     rank[ranking.lowest_first] = np.arange(rank.size)
     keep = np.ones(rank.size, dtype=bool)
-    for block in blocks(ranking.groups):
+    for block in ranking.groups.blocks:
         lowest_first = block[np.argsort(rank[block])]
         keep[lowest_first[: removed_count(block.size, prune_ratio, min_channels, round_to)]] = False
     return ranking.groups.mask_of(torch.from_numpy(keep))

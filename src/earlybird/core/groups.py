@@ -94,6 +94,17 @@ class ChannelGroups:
             found[unit].append(layer)
         return [tuple(layers) for layers in found]
 
+    @cached_property
+    def blocks(self) -> list[np.ndarray]:
+        """Int64 `[units of a block]` for each set of layers that units belong to, in order of the units.
+
+        Where every layer is one block (VGG, PreResNet) that is the layer; behind a concatenation each part is one.
+        """
+        members: dict[tuple[int, ...], list[int]] = {}
+        for unit, layers in enumerate(self.layers_of):
+            members.setdefault(layers, []).append(unit)
+        return [np.asarray(units, dtype=np.int64) for units in members.values()]
+
     def widths(self) -> dict[str, int]:
         """Channels of each mask key."""
         return {name: units.numel() for name, units in self.unit_of.items()}

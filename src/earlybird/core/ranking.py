@@ -62,7 +62,8 @@ def scored_groups(scores: Mapping[str, Tensor], groups: ChannelGroups | None) ->
 def rank_units(scores: Mapping[str, Tensor], groups: ChannelGroups, tie_score: TieScore = "mean") -> Ranking:
     """Rank the units by score; of equal scores the larger (index + 1) / width goes first, then the earlier layer.
 
-    A tied unit takes its place among equals from its first scored channel.
+    Index and width are those of a unit among the units of the same layers, in the order of their first scored channels:
+    behind a concatenation each part loses its share.
 
     Args:
         scores: layer name -> `[channels]`, higher = keep.
@@ -78,15 +79,17 @@ def rank_units(scores: Mapping[str, Tensor], groups: ChannelGroups, tie_score: T
     units = np.concatenate([_units(groups, name, score.numel()) for name, score in scores.items()])
     widths = np.array([score.numel() for score in scores.values()])
     layer = np.repeat(np.arange(widths.size), widths)
-    place = np.concatenate([np.arange(1, width + 1) / width for width in widths])
     free = units >= 0
-    units, values, layer, place = units[free], values[free], layer[free], place[free]
+    units, values, layer = units[free], values[free], layer[free]
     count = groups.num_units
     combined = _combined(units, values, count, tie_score)
     first = np.zeros(count, dtype=np.int64)
     first[units[::-1]] = np.arange(units.size)[::-1]  # Of repeated indices the last assignment stays.
+    place = np.zeros(count)
+    for block in groups.blocks:
+        place[block[np.argsort(first[block], kind="stable")]] = np.arange(1, block.size + 1) / block.size
     # lexsort: the last key is the first to decide.
-    return Ranking(groups, combined, np.lexsort((layer[first], -place[first], combined)))
+    return Ranking(groups, combined, np.lexsort((layer[first], -place, combined)))
 
 
 def _combined(units: np.ndarray, values: np.ndarray, count: int, tie_score: str) -> np.ndarray:

@@ -1,14 +1,13 @@
 """Snap each layer's kept count to a multiple, because odd channel counts are slow (`method.md` section 9).
 
-Units that belong to the same layers form a *block*. Each block is snapped to the nearest multiple, or to its full size;
-the units nearest the threshold are taken back or given up.
+Units that belong to the same layers form a *block* (`ChannelGroups.blocks`). Each block is snapped to the nearest
+multiple, or to its full size; the units nearest the threshold are taken back or given up.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from earlybird.core.groups import ChannelGroups
 from earlybird.core.ranking import Ranking
 
 
@@ -24,7 +23,7 @@ def snap_widths(keep: np.ndarray, ranking: Ranking, *, round_to: int, min_channe
     snapped = np.zeros_like(keep)
     rank = np.empty(keep.size, dtype=np.int64)
     rank[ranking.lowest_first] = np.arange(keep.size)
-    for block in blocks(ranking.groups):
+    for block in ranking.groups.blocks:
         count = nearest_count(int(keep[block].sum()), block.size, round_to, min_channels)
         # The highest ranked stay: against the kept set this gives up or takes back the units nearest the threshold.
         snapped[block[np.argsort(-rank[block])[:count]]] = True
@@ -41,11 +40,3 @@ def nearest_count(kept: int, size: int, round_to: int, min_channels: int = 1) ->
     multiples = range(round_to, size, round_to)
     allowed: list[int] = [count for count in (*multiples, size) if count >= min(min_channels, size)]
     return min(allowed, key=lambda count: (abs(count - kept), -count))
-
-
-def blocks(groups: ChannelGroups) -> list[np.ndarray]:
-    """Unit indices `[units of a block]`, int64, for each set of layers that units belong to, in order of the units."""
-    members: dict[tuple[int, ...], list[int]] = {}
-    for unit, layers in enumerate(groups.layers_of):
-        members.setdefault(layers, []).append(unit)
-    return [np.asarray(units, dtype=np.int64) for units in members.values()]

@@ -119,10 +119,16 @@ class WeightMask(Mapping[str, Tensor]):
 def prunable_weights(model: nn.Module) -> dict[str, nn.Parameter]:
     """Parameter name -> weight of every convolution and linear layer, each shared one once; biases and norms are not.
 
+    Weights of other layers (an attention's packed projection) are not either: they stay, and no ratio counts them.
+
     Raises:
-        MaskError: the network has none.
+        MaskError: the network has none, or one is no plain parameter: a reparametrisation holds it.
     """
-    wanted = {id(module.weight) for module in model.modules() if isinstance(module, WEIGHTED)}
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, WEIGHTED)}
+    for name, module in layers.items():
+        if module._parameters.get("weight") is None:
+            raise MaskError(f"the weight of {name!r} is no plain parameter (a reparametrisation holds it)")
+    wanted = {id(module.weight) for module in layers.values()}
     found = {name: parameter for name, parameter in model.named_parameters() if id(parameter) in wanted}
     if not found:
         raise MaskError("the network has no convolution and no linear layer whose weights could be removed")

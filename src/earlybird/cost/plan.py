@@ -76,9 +76,9 @@ class Stage:
         return self.epochs * data.steps_per_epoch + self.extra_steps
 
     def validations(self, data: PlannedData) -> int:
-        """Readings of the validation images: after each epoch that ends in the stretch, and where it is broken off."""
+        """Readings of the validation images: after each epoch that ends in the stretch."""
         first, last = (round(epoch * data.steps_per_epoch) for epoch in (self.start_epoch, self.end_epoch))
-        return -(-last // data.steps_per_epoch) - first // data.steps_per_epoch if last > first else 0
+        return last // data.steps_per_epoch - first // data.steps_per_epoch
 
     def work(self, cost: ModelCost, data: PlannedData) -> Work:
         """What it asks of the hardware."""

@@ -6,6 +6,8 @@ evaluation: each run pays its own.
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left
 from typing import cast
 
 from torch import nn
@@ -13,18 +15,20 @@ from torch import nn
 from earlybird.core import ChannelGroups, Ticket
 from earlybird.cost import CostLedger, ModelCost
 from earlybird.data import Batches
-from earlybird.methods.cut import check_groups, check_notes
+from earlybird.methods.cut import check_groups, check_notes, refuse_foreign_ticket
 from earlybird.methods.task import Task
 from earlybird.slimming.certificate import PolicyChoice
+from earlybird.training.session import Session
 
 
-def groups_of_ticket(task: Task, ticket: Ticket, dense: nn.Module) -> ChannelGroups:
+def groups_of_ticket(task: Task, ticket: Ticket, dense: nn.Module, method: str) -> ChannelGroups:
     """The units that a ticket was drawn with.
 
     Raises:
-        TicketError: it was drawn from another network, or in a loop that noted nothing.
+        TicketError: it was drawn from another network, by another method, or in a loop that noted nothing.
     """
     check_notes(ticket)
+    refuse_foreign_ticket(ticket, method)
     groups = task.groups(dense, cast(PolicyChoice, ticket.policy))
     check_groups(ticket, groups)
     return groups
@@ -32,10 +36,17 @@ def groups_of_ticket(task: Task, ticket: Ticket, dense: nn.Module) -> ChannelGro
 
 def early_bird_macs(task: Task, ticket: Ticket, slim_cost: ModelCost) -> int:
     """MACs of the search behind a ticket and of training what it leaves to the end of the schedule."""
-    session = task.session
     searched = CostLedger.from_state(ticket.notes["journal"]["ledger"]).total().macs
-    left = images_by(session.total_steps, session.train) - images_by(int(ticket.notes["step"]), session.train)
-    return searched + left * slim_cost.train_macs
+    return searched + training_macs(task.session, slim_cost, int(ticket.notes["step"]), task.session.total_steps)
+
+
+def training_macs(session: Session, cost: ModelCost, start_step: int, end_step: int) -> int:
+    """MACs of training from one global step to another, validation after each epoch and at the end included."""
+    images = images_by(end_step, session.train) - images_by(start_step, session.train)
+    per_epoch = session.steps_per_epoch
+    validations = -(-end_step // per_epoch) - start_step // per_epoch if end_step > start_step else 0
+    val_images = 0 if session.val is None else session.val.num_samples
+    return images * cost.train_macs + validations * val_images * cost.macs
 
 
 def images_by(step: int, batches: Batches) -> int:
@@ -44,9 +55,9 @@ def images_by(step: int, batches: Batches) -> int:
     return epochs * batches.num_samples + steps * batches.batch_size
 
 
-def steps_that_buy(macs: int, cost: ModelCost, batches: Batches) -> int:
+def steps_that_buy(macs: int, cost: ModelCost, session: Session) -> int:
     """The number of training steps, at least 1, whose cost comes nearest to `macs`."""
-    images = macs / cost.train_macs
-    epochs, rest = divmod(images, batches.num_samples)
-    before = int(epochs) * batches.steps_per_epoch + int(rest // batches.batch_size)
-    return max(1, min(before, before + 1, key=lambda step: abs(images_by(step, batches) - images)))
+    most = 1 + math.ceil(macs / (cost.train_macs * session.train.num_samples)) * session.steps_per_epoch
+    # The first number of steps that costs as much or more; costs rise with every step.
+    enough = bisect_left(range(1, most + 1), macs, key=lambda step: training_macs(session, cost, 0, step)) + 1
+    return max(1, min(enough - 1, enough, key=lambda step: abs(training_macs(session, cost, 0, step) - macs)))

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor, nn
 
-from earlybird.core import ChannelGroups, ChannelMask, Ticket, realised_ratio
+from earlybird.core import STOP_RULES, ChannelGroups, ChannelMask, Ticket, realised_ratio
 from earlybird.cost import Work
 from earlybird.errors import TicketError
 from earlybird.methods.candidate import Candidate
@@ -61,6 +61,8 @@ def leave_ticket(
     rule: str,
     prune_ratio: float,
     step: int,
+    scored: ChannelGroups | None = None,
+    flags: tuple[str, ...] = (),
     **drawn: Any,
 ) -> Ticket:
     """Write a ticket that no stop rule drew into the run folder: `cut` makes a candidate of it, now or after a kill.
@@ -73,18 +75,28 @@ def leave_ticket(
         rule: what drew it: the method's name.
         prune_ratio: what was asked for, in [0, 1).
         step: global step at which it was drawn.
-        drawn: further fields of the ticket (criterion, round_to, flags, ...).
+        scored: the units that the ratio counts, where a score reaches only some (`core.ranking.scored_groups`).
+        flags: what to know before trusting it.
+        drawn: further fields of the ticket (criterion, round_to, ...).
     """
+    counted = scored or groups
+    if counted.num_units < groups.num_units:
+        unscored = groups.num_units - counted.num_units
+        flags = (
+            *flags,
+            f"{unscored} of {groups.num_units} units have no score: they stay, and the ratio leaves them out",
+        )
     ticket = Ticket(
         mask=mask,
         weights=weights,
         prune_ratio=prune_ratio,
-        realised_ratio=realised_ratio(mask, groups),
+        realised_ratio=realised_ratio(mask, counted),
         drawn_after=0,
         rule=rule,
         policy=groups.policy,
         groups_digest=groups.digest(),
         notes=notes_of(task, step, task.session.journal.state_dict()),
+        flags=flags,
         **drawn,
     )
     task.folder.mkdir(parents=True, exist_ok=True)
@@ -183,6 +195,17 @@ def refuse_early_ticket(ticket: Ticket, method: str) -> None:
             f"the ticket was drawn at step {step} of {total}; {method} takes one of the end: search with "
             "--method.draw_at last"
         )
+
+
+def refuse_foreign_ticket(ticket: Ticket, method: str) -> None:
+    """Raise unless an Early-Bird search drew the ticket: its cost is known, and there is something to go on from.
+
+    Raises:
+        TicketError: another method left it.
+    """
+    legal = (*STOP_RULES, "chosen", "forced")
+    if ticket.rule not in legal:
+        raise TicketError(f"the ticket was left by {ticket.rule}; {method} takes one of an Early-Bird search")
 
 
 def check_groups(ticket: Ticket, groups: ChannelGroups) -> None:

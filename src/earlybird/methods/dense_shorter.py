@@ -29,10 +29,10 @@ class DenseShorter(MatchedToTicket):
         from earlybird.slimming import slim
 
         dense = task.build()
-        groups = groups_of_ticket(task, ticket, dense)
+        groups = groups_of_ticket(task, ticket, dense, self.name)
         small = slim(dense, ticket.mask, task.example_input(), groups, check=False)
         budget = early_bird_macs(task, ticket, task.cost(small))
-        steps = steps_that_buy(budget, task.cost(dense), task.session.train)
+        steps = steps_that_buy(budget, task.cost(dense), task.session)
         return Candidate(
             dense,
             phase="train",

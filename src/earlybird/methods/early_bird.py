@@ -127,9 +127,12 @@ class EarlyBirdTraining:
 
     def check_network(self, model: nn.Module, example_input: Tensor) -> None:
         """Raise unless there are channels to cut and scores to rank them by."""
+        from earlybird.errors import MaskError
         from earlybird.methods.early_bird_search import refuse_nothing_to_cut
         from earlybird.slimming import channel_groups
 
+        if self.criterion == "taylor" and self.draw_at == 0:
+            raise MaskError("criterion 'taylor' reads gradients, of which there are none at draw 0; give a later draw")
         refuse_nothing_to_cut(self.criterion, model, channel_groups(model, example_input, self.policy))
 
     def search(self, task: Task, resume: dict[str, Any] | None) -> Candidate:
@@ -156,10 +159,21 @@ class EarlyBirdTraining:
             penalty=self.retrain_penalty,
             policy=self.policy,
         )
-        return cut(task, ticket, retrain)
+        candidate = cut(task, ticket, retrain)
+        if candidate.start_step >= candidate.end_step:
+            flag = "drawn when the schedule was over: nothing was trained after the cut"
+            return replace(candidate, flags=(*candidate.flags, flag))
+        return candidate
 
     def from_ticket(self, task: Task, ticket: Ticket) -> Candidate:
-        """The candidate of a ticket that another search left; that search is charged."""
+        """The candidate of a ticket that another search left; that search is charged.
+
+        Raises:
+            TicketError: another method left it.
+        """
+        from earlybird.methods.cut import refuse_foreign_ticket
+
+        refuse_foreign_ticket(ticket, self.name)
         task.session.journal.load_state_dict(ticket.notes["journal"])
         return self.restore(task)
 

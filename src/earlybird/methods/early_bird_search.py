@@ -19,7 +19,7 @@ from earlybird.methods.clock import Clock
 from earlybird.methods.criteria import find_criterion, scored_units
 from earlybird.methods.early_bird import EarlyBirdTraining
 from earlybird.methods.requests import TicketRequest
-from earlybird.methods.search_hooks import SearchHooks
+from earlybird.methods.search_hooks import SearchHooks, momentum_file, rewind_files
 from earlybird.methods.task import Task
 from earlybird.training.loop import fit
 from earlybird.training.session import Session
@@ -67,12 +67,18 @@ def search(
     hooks = SearchHooks(method, detector, clock, search_steps(method, session), task.folder, requests)
     _refuse_draws_past_the_end(requests, clock, hooks.max_steps)
     if resume is None:
-        for request in requests:  # What another configuration left here (--force) is no ticket of this search.
-            (task.folder / request.file_name(requests)).unlink(missing_ok=True)
+        _remove_leftovers(task.folder, requests)
     span = Span("search", 0, session.total_steps if end_step is None else end_step)
     fit(session, model, span, task.cost(model), hooks=hooks, resume=resume)
     save_scores(hooks, task.folder)
     return hooks, model
+
+
+def _remove_leftovers(folder: Path, requests: Sequence[TicketRequest]) -> None:
+    """What another configuration left here (--force) is no ticket of this search, and belongs to none."""
+    tickets = [folder / request.file_name(requests) for request in requests]
+    for path in (*tickets, *map(momentum_file, tickets), *rewind_files(folder)):
+        path.unlink(missing_ok=True)
 
 
 def _refuse_draws_past_the_end(requests: Sequence[TicketRequest], clock: Clock, max_steps: int) -> None:
@@ -112,7 +118,9 @@ def candidate_from_search(method: EarlyBirdTraining, task: Task, resume: dict[st
     session, distances = task.session, tuple(hooks.detector.distances[method.prune_ratio])
     last = _shown(distances[-method.window :])
     session.progress.say(f"ticket: none (last mask distances {last}, epsilon {method.epsilon:g})")
-    total = session.total_steps
+    total, why = session.total_steps, "the rule never fired"
+    if method.draw_at != "rule":
+        why = f"only {hooks.detector.draws} draws told channels apart, draw {method.draw_at} was asked for"
     return Candidate(
         model,
         phase="retrain",
@@ -120,7 +128,7 @@ def candidate_from_search(method: EarlyBirdTraining, task: Task, resume: dict[st
         end_step=total,
         distances=distances,
         draw_steps=tuple(hooks.draw_steps),
-        flags=("no ticket: the rule never fired",),
+        flags=(f"no ticket: {why}",),
     )
 
 

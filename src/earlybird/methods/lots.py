@@ -10,7 +10,6 @@ import torch
 
 from earlybird.core import ChannelGroups, ChannelMask, Ticket, draw_mask
 from earlybird.core.drawing import realised_ratio
-from earlybird.core.snapping import blocks
 from earlybird.errors import TicketError
 from earlybird.methods.criteria import scored_units
 
@@ -35,10 +34,10 @@ def drawn_by_lot(task: Task, ticket: Ticket, method: EarlyBirdTraining) -> Ticke
     if ticket.mask.widths() != groups.widths():
         raise TicketError("the ticket belongs to another network; give the --model it was drawn from")
     lot = np.random.default_rng(task.seed + _LOT_SEED_OFFSET)
+    groups = scored_units(method.criterion, model, groups)
     if method.channels == "shuffled":
         mask, how = shuffled(ticket.mask, groups, lot), "as many channels in each layer, drawn by lot"
     else:
-        groups = scored_units(method.criterion, model, groups)
         mask, how = at_random(ticket, groups, lot), "channels drawn by lot over the whole network"
     return replace(ticket, mask=mask, realised_ratio=realised_ratio(mask, groups), flags=(*ticket.flags, how))
 
@@ -50,7 +49,7 @@ def shuffled(mask: ChannelMask, groups: ChannelGroups, lot: np.random.Generator)
         MaskError: the mask does not fit the groups.
     """
     keep = groups.keep_units(mask).numpy().copy()
-    for block in blocks(groups):
+    for block in groups.blocks:
         keep[block] = lot.permutation(keep[block])
     return groups.mask_of(torch.from_numpy(keep))
 

@@ -58,6 +58,8 @@ class LotteryTicket:
         """Train and prune, round by round, each from the weights that the last training will start from."""
         from earlybird.methods.lottery_search import train_rounds
 
+        epochs = task.session.settings.epochs
+        require("method.rewind_epoch", self.rewind_epoch, self.rewind_epoch < epochs, f"an integer in [0, {epochs})")
         train_rounds(self, task, resume, first_round=0)
         return self.restore(task)
 
@@ -71,11 +73,10 @@ class LotteryTicket:
         """The first round is the dense training; weights of an epoch are not in a finished run."""
         return self.rewind_epoch == 0
 
-    def from_dense(self, task: Task, trained: TrainedDense, resume: dict[str, Any] | None) -> Candidate:
+    def from_dense(self, task: Task, trained: TrainedDense) -> Candidate:
         """The candidate, with the first training taken from a finished dense run and charged."""
         from earlybird.methods.lottery_search import prune_dense, train_rounds
 
-        if resume is None:
-            prune_dense(self, task, trained)
-        train_rounds(self, task, resume, first_round=1)
+        prune_dense(self, task, trained)
+        train_rounds(self, task, None, first_round=1)
         return self.restore(task)

@@ -64,7 +64,7 @@ class StartsFromTicket(Protocol):
 class StartsFromDense(Protocol):
     """A method whose first training is the unpruned one, so that a finished `dense` run can stand for it."""
 
-    def from_dense(self, task: Task, trained: TrainedDense, resume: dict[str, Any] | None) -> Candidate:
+    def from_dense(self, task: Task, trained: TrainedDense) -> Candidate:
         """The candidate, given the trained dense network; its training is charged in full."""
         ...
 

@@ -55,6 +55,12 @@ class NetworkSlimming:
 
     def check_network(self, model: nn.Module, example_input: Tensor) -> None:
         """Raise unless there are channels to cut and BatchNorm scales to rank them by."""
+        from torch.nn.modules.batchnorm import _BatchNorm
+
+        from earlybird.errors import MaskError
+
+        if not any(isinstance(module, _BatchNorm) and module.affine for module in model.modules()):
+            raise MaskError("it ranks BatchNorm scales, and the network has none")
         self.shared_search().check_network(model, example_input)
 
     def search(self, task: Task, resume: dict[str, Any] | None) -> Candidate:

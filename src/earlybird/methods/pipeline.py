@@ -99,7 +99,7 @@ def _searched(method: Method, task: Task, resume: dict[str, Any] | None, trained
         return method.search(task, resume)
     if not isinstance(method, StartsFromDense) or not method.starts_from_dense():
         raise MethodError(f"method {method.name}, as it is set, cannot start from a dense run; leave --dense-run out")
-    return method.from_dense(task, trained, resume)
+    return method.from_dense(task, trained)
 
 
 def train_candidate(task: Task, candidate: Candidate, resume: dict[str, Any] | None) -> None:

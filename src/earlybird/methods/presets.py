@@ -21,6 +21,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "early_bird_restart": ("early_bird", {"schedule": "restart"}),
     "lottery_ticket_reinit": ("lottery_ticket", {"weights": "reinit"}),
     "lottery_ticket_iterative": ("lottery_ticket", {"rounds": 3}),
+    "soft_filter_pruning_as_written": ("soft_filter_pruning", {"zero_at_start": False}),
     "snip_channels": ("snip", {"form": "channels"}),
 }
 

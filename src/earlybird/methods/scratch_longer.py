@@ -27,16 +27,16 @@ class ScratchLonger(MatchedToTicket):
         """The ticket's network with new weights, its schedule stretched to the dense cost."""
         from typing import cast
 
-        from earlybird.methods.budget import groups_of_ticket, images_by, steps_that_buy
+        from earlybird.methods.budget import groups_of_ticket, steps_that_buy, training_macs
         from earlybird.methods.cut import Retrain, cut
         from earlybird.slimming import slim
         from earlybird.slimming.certificate import PolicyChoice
 
         session, dense = task.session, task.build()
-        groups = groups_of_ticket(task, ticket, dense)
-        budget = images_by(session.total_steps, session.train) * task.cost(dense).train_macs
+        groups = groups_of_ticket(task, ticket, dense, self.name)
+        budget = training_macs(session, task.cost(dense), 0, session.total_steps)
         small = slim(dense, ticket.mask, task.example_input(), groups, check=False)
-        steps = steps_that_buy(budget, task.cost(small), session.train)
+        steps = steps_that_buy(budget, task.cost(small), session)
         retrain = Retrain(
             weights="reinit", schedule="restart", policy=cast(PolicyChoice, groups.policy), schedule_steps=steps
         )

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from earlybird.atomic import write_atomically
 from earlybird.core import EarlyBird, Ticket, bn_l1_proximal_, bn_l1_subgradient_
-from earlybird.errors import NonFiniteError, TicketError
+from earlybird.errors import ConfigError, NonFiniteError, TicketError
 from earlybird.methods.clock import Clock
 from earlybird.methods.early_bird import EarlyBirdTraining
 from earlybird.methods.requests import DrawAt, TicketRequest
@@ -49,6 +49,7 @@ class SearchHooks(NoHooks):
         self.requests = tuple(requests)
         self.draw_steps: list[int] = []
         self.saved: list[TicketRequest] = []
+        self._drawn: dict[TicketRequest, Ticket] = {}  # and not saved yet
         self._scores: list[Tensor] = []
         self._layer_widths: dict[str, int] = {}
         # What the search itself takes beside the training, as (wall, CPU); it is in the phase's seconds already.
@@ -82,13 +83,18 @@ class SearchHooks(NoHooks):
                 return self._give_up(state)
         return self.has_all_tickets()
 
+    def settle(self, state: FitState) -> None:
+        """Save what was drawn: after the epoch's row, so that a ticket is charged what a run that ends here is."""
+        for request in list(self._drawn):
+            self.save_ticket(self._drawn.pop(request), request, state)
+
     def has_all_tickets(self) -> bool:
-        """Does every ticket that is asked for lie in the folder?"""
+        """Is every ticket that is asked for drawn?"""
         return not self.missing()
 
     def missing(self) -> list[TicketRequest]:
         """The tickets that are still to be drawn."""
-        return [request for request in self.requests if request not in self.saved]
+        return [request for request in self.requests if request not in self.saved and request not in self._drawn]
 
     def note(self) -> str:
         """The newest distance against epsilon, for each ratio."""
@@ -113,7 +119,7 @@ class SearchHooks(NoHooks):
             "draw_steps": self.draw_steps,
             "draw_seconds": list(self.draw_seconds),
             "seed": state.session.settings.seed,
-            "journal": state.journal_so_far(),
+            "journal": state.broken_off_journal(),
         }
         forced = ("no mask was stable: drawn because the search was over",) if ticket.rule == "forced" else ()
         about_the_schedule = self._flags_about_the_schedule(state) if request.draw_at == "rule" else ()
@@ -138,13 +144,22 @@ class SearchHooks(NoHooks):
             "detector": self.detector.state_dict(),
             "draw_steps": list(self.draw_steps),
             "draw_seconds": list(self.draw_seconds),
+            "requests": [[request.prune_ratio, request.draw_at] for request in self.requests],
             "saved": [[request.prune_ratio, request.draw_at] for request in self.saved],
             "scores": torch.stack(self._scores) if self._scores else torch.zeros(0),
             "layer_widths": dict(self._layer_widths),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take them back."""
+        """Take them back.
+
+        Raises:
+            ConfigError: the search was begun for other tickets.
+        """
+        theirs = [TicketRequest(*request) for request in state.get("requests", [])] or list(self.requests)
+        if theirs != list(self.requests):
+            names = ", ".join(f"p = {request.prune_ratio:g} at {request.draw_at}" for request in theirs)
+            raise ConfigError(f"{self.folder} holds a search that was begun for {names}; give these, or another --out")
         self.detector.load_state_dict(state["detector"])
         self.draw_steps = list(state["draw_steps"])
         wall, cpu = state.get("draw_seconds", (0.0, 0.0))  # older checkpoints did not count them
@@ -173,7 +188,7 @@ class SearchHooks(NoHooks):
         for ratio in set(self.detector.fired) - fired:
             ticket = self.detector.tickets.pop(ratio)  # A file now; its weights need no memory.
             if (request := TicketRequest(ratio)) in self.requests:
-                self.save_ticket(ticket, request, state)
+                self._drawn[request] = ticket
         if self.detector.draws > draws:
             self._draw_chosen(state, self.detector.draws)
 
@@ -182,16 +197,14 @@ class SearchHooks(NoHooks):
         for request in self.missing():
             if request.draw_at == draw_at:
                 with _naming_the_step(state):
-                    ticket = self.detector.draw(state.model, request.prune_ratio, rule="chosen")
-                self.save_ticket(ticket, request, state)
+                    self._drawn[request] = self.detector.draw(state.model, request.prune_ratio, rule="chosen")
 
     def _give_up(self, state: FitState) -> bool:
         """The search is over without (all) tickets; True ends the phase here."""
         if self.method.on_no_ticket == "draw":
             for request in self.missing():
                 with _naming_the_step(state):
-                    ticket = self.detector.draw(state.model, request.prune_ratio, rule="forced")
-                self.save_ticket(ticket, request, state)
+                    self._drawn[request] = self.detector.draw(state.model, request.prune_ratio, rule="forced")
         return self.method.on_no_ticket != "finish"
 
     def _log_scores(self, step: int) -> None:
@@ -204,7 +217,7 @@ class SearchHooks(NoHooks):
         drops = [s for s in drop_steps(self.clock.total_steps, state.session.settings) if s <= state.step]
         if not drops:
             return ()
-        since = self.clock.draws_by(state.step) - self.clock.draws_by(drops[-1])
+        since = sum(step > drops[-1] for step in self.draw_steps)
         if since > self.method.window:
             return ()
         return (f"drawn {since} draws after a learning-rate drop, which freezes masks by itself",)
@@ -226,6 +239,11 @@ def keep_weights_of_epoch(state: FitState, folder: Path, epoch: int) -> None:
 def rewind_file(folder: Path, epoch: int) -> Path:
     """Where the weights of the rewind epoch lie; the epoch is in the name, so that no other's are taken for them."""
     return folder / f"rewind-e{epoch}.safetensors"
+
+
+def rewind_files(folder: Path) -> list[Path]:
+    """Weights to rewind to, of whatever epoch."""
+    return sorted(folder.glob("rewind-e*.safetensors"))
 
 
 def momentum_file(ticket: Path) -> Path:

@@ -5,30 +5,36 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import islice
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from earlybird.copying import copied
 from earlybird.core import draw_mask, keep_largest, prunable_weights
 from earlybird.core.criteria import WEIGHTED, per_filter
+from earlybird.core.ranking import scored_groups
 from earlybird.cost import training_work
 from earlybird.errors import MethodError
 from earlybird.methods.cut import leave_ticket
 from earlybird.methods.snip import Snip
 from earlybird.methods.task import Task
 from earlybird.methods.weight_candidate import WEIGHT_MASK_FILE
+from earlybird.training.fields import require
+from earlybird.training.out_of_memory import SMALLER_STEPS, naming_the_place
 
 
-def sensitivities(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+def sensitivities(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], micro_batches: int = 1
+) -> dict[str, Tensor]:
     """|w * dL/dw| of every conv and linear weight, divided by their sum: parameter name -> float32, on the CPU.
 
     L is the mean cross-entropy over all images, in float32 with the network in eval mode, so that several batches give
-    what one large batch would (Lee et al. 2019, Section 4). The network is left as found.
+    what one large batch would (Lee et al. 2019, Section 4). Weights that an evaluation does not reach, as those of an
+    auxiliary head, are not scored. The network is left as found.
 
     Args:
         model: any network.
         batches: float32 `[b, c, h, w]` and int64 `[b]`.
+        micro_batches: parts of each batch, to save memory; they change nothing.
 
     Raises:
         MethodError: there are no batches, or the loss depends on no weight.
@@ -38,14 +44,16 @@ def sensitivities(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) ->
     weights = {name: parameter.requires_grad_(True) for name, parameter in prunable_weights(model).items()}
     images = 0
     for x, y in batches:
-        functional.cross_entropy(model(x).double(), y, reduction="sum").backward()
+        for x_part, y_part in zip(x.chunk(micro_batches), y.chunk(micro_batches), strict=True):
+            functional.cross_entropy(model(x_part).double(), y_part, reduction="sum").backward()
         images += len(y)
     if not images:
         raise MethodError("SNIP was given no batch; give at least one")
     found = {
         # In double: products of small numbers vanish in float32.
-        name: (w.detach().double() * (torch.zeros_like(w) if w.grad is None else w.grad).double() / images).abs().cpu()
+        name: (w.detach().double() * w.grad.double() / images).abs().cpu()
         for name, w in weights.items()
+        if w.grad is not None
     }
     total = sum(float(score.sum()) for score in found.values())
     if not total > 0:
@@ -56,10 +64,11 @@ def sensitivities(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) ->
 def leave_mask(method: Snip, task: Task) -> None:
     """Score the network at its initialisation and write the weight mask, or the ticket, into the run folder."""
     session, model = task.session, task.build()
-    count = min(method.batches, session.steps_per_epoch)
-    with session.meter("search") as meter:
-        batches = list(islice(session.train.epoch(0), count))
-        scores = sensitivities(model, batches)
+    most = session.steps_per_epoch
+    require("method.batches", method.batches, method.batches <= most, f"an integer in [1, {most}]: an epoch has {most}")
+    with session.meter("search") as meter, naming_the_place("in SNIP's scoring", SMALLER_STEPS):
+        batches = list(islice(session.train.epoch(0), method.batches))
+        scores = sensitivities(model, batches, session.settings.micro_batches)
     images = sum(len(y) for _, y in batches)
     session.journal.ledger.add(meter.cost(training_work(task.cost(model), images, len(batches))))
     task.folder.mkdir(parents=True, exist_ok=True)
@@ -69,18 +78,21 @@ def leave_mask(method: Snip, task: Task) -> None:
         return
     groups = task.groups(model, method.policy)
     channels = channel_sums(model, scores)
-    limits = {"min_channels": method.min_channels, "round_to": method.round_to}
+    scored = scored_groups(channels, groups)
+    least, multiple = method.min_channels, method.round_to
     leave_ticket(
         task,
-        draw_mask(channels, method.prune_ratio, groups, tie_score="sum", **limits),
+        draw_mask(channels, method.prune_ratio, groups, tie_score="sum", min_channels=least, round_to=multiple),
         groups,
         model.state_dict(),
+        scored=scored,
         rule=method.name,
         prune_ratio=method.prune_ratio,
         step=0,
         criterion="snip",
         tie_score="sum",
-        **limits,
+        min_channels=least,
+        round_to=multiple,
     )
 
 

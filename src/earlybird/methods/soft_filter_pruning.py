@@ -3,6 +3,11 @@
 He et al. 2018. It trains once. In each layer the same share of filters is zeroed, by Euclidean norm. The BatchNorm
 behind a zeroed filter still shifts it; when the training is over scale and shift go with the filter, which changes what
 the network computes, so it is evaluated before and after.
+
+The authors' code zeroes before the first epoch too, and there a zero filter in front of BatchNorm and ReLU never gets a
+gradient: its output is the shift, 0, where ReLU is flat. So these filters stay zero. As the paper is written
+(`zero_at_start` false) they grow back, and BatchNorm multiplies the gradient of a filter without variance by 1 /
+sqrt(eps) = 316: here that broke the training (docs/decisions.md).
 """
 
 from __future__ import annotations
@@ -31,6 +36,9 @@ class SoftFilterPruning:
     name: ClassVar[str] = "soft_filter_pruning"
 
     prune_ratio: float = field(default=0.5, metadata={"help": "fraction of each layer's filters to zero, in [0, 1)"})
+    zero_at_start: bool = field(
+        default=True, metadata={"help": "zero before the first epoch too, as the authors' code does"}
+    )
     every_epochs: int = field(default=1, metadata={"help": "epochs between two zeroings; the last epoch always zeroes"})
     policy: Literal["auto", "inner", "tie", "select"] = field(
         default="select", metadata={"help": "residual policy of the cut"}
@@ -48,10 +56,14 @@ class SoftFilterPruning:
 
     def check_network(self, model: nn.Module, example_input: Tensor) -> None:
         """Raise unless there are filters that can be cut."""
+        from earlybird.core.ranking import scored_groups
         from earlybird.methods.early_bird_search import refuse_nothing_to_cut
+        from earlybird.methods.soft_zeroing import conv_norms
         from earlybird.slimming import channel_groups
 
-        refuse_nothing_to_cut("filter_l2", model, channel_groups(model, example_input, self.policy))
+        groups = channel_groups(model, example_input, self.policy)
+        refuse_nothing_to_cut("filter_l2", model, groups)
+        scored_groups(conv_norms(model), groups)  # which refuses a network whose convolutions all stay
 
     def search(self, task: Task, resume: dict[str, Any] | None) -> Candidate:
         """Train to the end, zeroing after each epoch, and leave the ticket of the last zeroing."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from earlybird.core import ChannelGroups, ChannelMask, draw_mask_per_layer, filter_l2
+from earlybird.core.ranking import scored_groups
 from earlybird.methods.cut import leave_ticket
 from earlybird.methods.soft_filter_pruning import SoftFilterPruning
 from earlybird.methods.task import Task
@@ -28,6 +29,7 @@ def train_softly(method: SoftFilterPruning, task: Task, resume: dict[str, Any] |
         filter_mask(method, model, groups),  # the same once more: zeros are the smallest filters there are
         groups,
         model.state_dict(),
+        scored=scored_groups(conv_norms(model), groups),
         rule=method.name,
         prune_ratio=method.prune_ratio,
         step=session.total_steps,
@@ -37,10 +39,16 @@ def train_softly(method: SoftFilterPruning, task: Task, resume: dict[str, Any] |
     )
 
 
+def conv_norms(model: nn.Module) -> dict[str, Tensor]:
+    """Norms of the filters of convolutions; linear layers have none to prune softly."""
+    linears = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    return {name: score for name, score in filter_l2(model).items() if name not in linears}
+
+
 def filter_mask(method: SoftFilterPruning, model: nn.Module, groups: ChannelGroups) -> ChannelMask:
     """The filters that stay: in each layer all but the share with the smallest norm."""
     return draw_mask_per_layer(
-        filter_l2(model),
+        conv_norms(model),
         method.prune_ratio,
         groups,
         min_channels=method.min_channels,
@@ -59,14 +67,23 @@ def zero_filters_(model: nn.Module, mask: ChannelMask, groups: ChannelGroups) ->
 
 
 class ZeroingHooks(NoHooks):
-    """Zeroes the smallest filters after every `every_epochs` epochs and after the last."""
+    """Zeroes the smallest filters after every `every_epochs` epochs and after the last, and before the first."""
 
     def __init__(self, method: SoftFilterPruning, groups: ChannelGroups, total_steps: int) -> None:
         self.method, self.groups, self.total_steps = method, groups, total_steps
+
+    def at_start(self, state: FitState) -> bool:
+        """Zero before the first step, where the method says so."""
+        if self.method.zero_at_start:
+            self._zero(state)
+        return False
 
     def after_step(self, state: FitState) -> bool:
         """Zero where an epoch is over."""
         period = self.method.every_epochs * state.session.steps_per_epoch
         if state.step % period == 0 or state.step == self.total_steps:
-            zero_filters_(state.model, filter_mask(self.method, state.model, self.groups), self.groups)
+            self._zero(state)
         return False
+
+    def _zero(self, state: FitState) -> None:
+        zero_filters_(state.model, filter_mask(self.method, state.model, self.groups), self.groups)

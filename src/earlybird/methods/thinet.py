@@ -58,7 +58,7 @@ class ThiNet:
         from earlybird.methods.thinet_layers import prunable_layers
         from earlybird.slimming import channel_groups
 
-        prunable_layers(model, channel_groups(model, example_input, self.policy))
+        prunable_layers(model, channel_groups(model, example_input, self.policy), example_input)
 
     def search(self, task: Task, resume: dict[str, Any] | None) -> Candidate:
         """Train dense, then choose, cut and fine-tune layer by layer."""
@@ -79,13 +79,11 @@ class ThiNet:
         """Whatever the settings, the dense training comes first."""
         return True
 
-    def from_dense(self, task: Task, trained: TrainedDense, resume: dict[str, Any] | None) -> Candidate:
+    def from_dense(self, task: Task, trained: TrainedDense) -> Candidate:
         """The candidate, with the dense training taken from a finished run and charged."""
         from earlybird.methods.thinet_search import cut_layers
 
-        dense = None
-        if resume is None:
-            dense = trained.load_into(task.build())
-            task.session.journal.load_state_dict(dict(trained.journal))
-        cut_layers(self, task, dense, resume)
+        dense = trained.load_into(task.build())
+        task.session.journal.load_state_dict(dict(trained.journal))
+        cut_layers(self, task, dense, None)
         return self.restore(task)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -88,24 +89,35 @@ def _by_unit(parts: Tensor, place_of_input: Tensor) -> Tensor:
     return total.index_add_(1, place_of_input[inputs], parts[:, inputs])
 
 
-def removed_greedily(parts: Tensor, count: int) -> Tensor:
+def removed_greedily(
+    parts: Tensor, count: int, layers_of: Sequence[tuple[int, ...]] = (), spare: Sequence[int] | np.ndarray = ()
+) -> Tensor:
     """The units to remove, bool `[units]`: one after another the one that keeps the sum of squares smallest.
 
     Minimises sum over samples of (sum over removed units of their parts)^2, greedily (Luo et al. 2017, Algorithm 1). Of
-    equal sums the first unit goes.
+    equal sums the first unit goes. Fewer go where the floors of their layers leave fewer.
 
     Args:
         parts: float64 `[samples, units]`.
         count: how many go, at most `units`.
+        layers_of: for each unit the layers that lose a channel with it; empty for no floors.
+        spare: how many channels each layer can lose.
     """
+    left = list(spare)
+    layers = layers_of or [()] * parts.shape[1]
     gram = parts.T @ parts
     own, with_removed = gram.diagonal(), torch.zeros(len(gram), dtype=gram.dtype)
     removed = torch.zeros(len(gram), dtype=torch.bool)
     for _ in range(count):
+        held = torch.tensor([any(left[layer] < its.count(layer) for layer in its) for its in layers])
+        if bool((removed | held).all()):
+            break
         # |r + x|^2 = |r|^2 + 2 r.x + |x|^2, and |r|^2 is the same for all.
-        growth = (2 * with_removed + own).masked_fill(removed, torch.inf)
+        growth = (2 * with_removed + own).masked_fill(removed | held, torch.inf)
         chosen = int(growth.argmin())
         removed[chosen] = True
+        for layer in layers[chosen]:
+            left[layer] -= 1
         with_removed = with_removed + gram[chosen]
     return removed
 

@@ -37,8 +37,13 @@ class ReadLayer:
         return torch.where(self.unit_of_input >= 0, place, -1)
 
 
-def prunable_layers(model: nn.Module, groups: ChannelGroups) -> list[ReadLayer]:
+def prunable_layers(model: nn.Module, groups: ChannelGroups, example_input: Tensor) -> list[ReadLayer]:
     """The layers that ThiNet can cut, in the order in which the network runs their readers.
+
+    Args:
+        model: the network; it is left as found.
+        groups: its units.
+        example_input: images to run it on in eval mode, as sampling does.
 
     Raises:
         SlimError: there is none; the message says why.
@@ -47,6 +52,7 @@ def prunable_layers(model: nn.Module, groups: ChannelGroups) -> list[ReadLayer]:
     readers_of = Counter(
         unit for units in groups.reader_unit_of.values() for unit in units[units >= 0].unique().tolist()
     )
+    evaluated = _run_in_eval_mode(model, example_input)
     found, refused = [], []
     for name, units in groups.reader_unit_of.items():
         mine = units[units >= 0].unique().tolist()
@@ -54,6 +60,8 @@ def prunable_layers(model: nn.Module, groups: ChannelGroups) -> list[ReadLayer]:
             continue
         if any(readers_of[unit] > 1 for unit in mine):
             refused.append(f"what {name!r} reads is read by another layer too")
+        elif name not in evaluated:
+            refused.append(f"{name!r} runs in training only")
         elif (why := _why_not_sampled(modules[name])) is not None:
             refused.append(f"{name!r} is {why}")
         else:
@@ -62,6 +70,24 @@ def prunable_layers(model: nn.Module, groups: ChannelGroups) -> list[ReadLayer]:
         why = "; ".join(refused[:2]) or "no layer has channels that may go; `earlybird inspect` says why"
         raise SlimError(f"no layer has channels that one 2-d convolution or linear layer alone reads ({why})")
     return found
+
+
+@torch.no_grad()
+def _run_in_eval_mode(model: nn.Module, example_input: Tensor) -> set[str]:
+    """Paths of the modules that an evaluation calls."""
+    called: set[str] = set()
+    handles = [
+        module.register_forward_pre_hook(lambda _, __, path=path: called.add(path))
+        for path, module in model.named_modules()
+    ]
+    was_training = model.training
+    try:
+        model.eval()(example_input)
+    finally:
+        model.train(was_training)
+        for handle in handles:
+            handle.remove()
+    return called
 
 
 def _why_not_sampled(reader: nn.Module) -> str | None:

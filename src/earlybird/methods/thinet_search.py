@@ -6,6 +6,7 @@ import dataclasses
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -43,7 +44,7 @@ def cut_layers(method: ThiNet, task: Task, dense: nn.Module | None, resume: dict
     """
     shape = task.build()
     groups = task.groups(shape, method.policy)
-    layers = prunable_layers(shape, groups)
+    layers = prunable_layers(shape, groups, task.example_input())
     keep = torch.ones(groups.num_units, dtype=torch.bool)
     done, model = 0, dense
     if resume is not None:
@@ -52,7 +53,7 @@ def cut_layers(method: ThiNet, task: Task, dense: nn.Module | None, resume: dict
         _finetune(method, task, model, done, keep, resume)
     assert model is not None
     for number in range(done, len(layers)):
-        removed = _choose(method, task, model, layers[number], number)
+        removed = _choose(method, task, model, layers[number], number, _Floors(groups, keep, method.min_channels))
         if bool(removed.any()):
             keep[layers[number].units[removed]] = False
             model = _cut(method, task, model, layers[number].reader, removed)
@@ -62,10 +63,9 @@ def cut_layers(method: ThiNet, task: Task, dense: nn.Module | None, resume: dict
     trained = model.state_dict()
     weights = {name: expanded(trained[name], old.shape, indices[name]) for name, old in shape.state_dict().items()}
     end = task.session.total_steps
-    limits = {"min_channels": method.min_channels, "round_to": method.round_to}
     leave_ticket(
         task, mask, groups, weights, rule=method.name, prune_ratio=method.prune_ratio, step=end, criterion="thinet",
-        flags=_flags(method, task, layers), **limits,
+        flags=_flags(method, task, layers), min_channels=method.min_channels, round_to=method.round_to,
     )  # fmt: skip
 
 
@@ -87,7 +87,24 @@ def _slim_to(task: Task, shape: nn.Module, groups: ChannelGroups, keep: Tensor) 
     return task.session.compute.place(small)
 
 
-def _choose(method: ThiNet, task: Task, model: nn.Module, layer: ReadLayer, number: int) -> Tensor:
+class _Floors:
+    """How many channels each layer that makes or norms units can still lose.
+
+    Behind a concatenation a reader has units of several convolutions, of which one might lose all.
+    """
+
+    def __init__(self, groups: ChannelGroups, keep: Tensor, min_channels: int) -> None:
+        self.layers_of = groups.layers_of
+        units, layers = groups.memberships
+        lost = np.bincount(layers[~keep.numpy()[units]], minlength=groups.layer_widths.size)
+        self.spare = groups.layer_widths - lost - min_channels
+
+    def of(self, units: Tensor) -> list[tuple[int, ...]]:
+        """The layers of each unit, once for each of its channels there."""
+        return [self.layers_of[unit] for unit in units.tolist()]
+
+
+def _choose(method: ThiNet, task: Task, model: nn.Module, layer: ReadLayer, number: int, floors: _Floors) -> Tensor:
     """Which of the layer's units go, bool `[units]`; the reader's weights of the others are rescaled in place."""
     session, width = task.session, len(layer.units)
     count = width - kept_count(width, method.prune_ratio, method.min_channels, method.round_to)
@@ -98,7 +115,7 @@ def _choose(method: ThiNet, task: Task, model: nn.Module, layer: ReadLayer, numb
     batches = task.sample(min(method.images_per_class * task.classes, session.train.num_samples))
     with session.meter("search") as meter:
         parts = contributions(model, layer.reader, place, batches.epoch(0), method.locations, lot)
-        removed = removed_greedily(parts, count)
+        removed = removed_greedily(parts, count, floors.of(layer.units), floors.spare)
         factors = torch.ones(width, dtype=torch.float64)
         factors[~removed] = least_squares_weights(parts, ~removed)
         _rescale_(model.get_submodule(layer.reader), factors, place)
@@ -140,7 +157,8 @@ def _finetune(
 
 
 def _flags(method: ThiNet, task: Task, layers: list[ReadLayer]) -> tuple[str, ...]:
-    samples = method.images_per_class * task.classes * method.locations
+    images = min(method.images_per_class * task.classes, task.session.train.num_samples)
+    samples = images * method.locations
     widest = max(len(layer.units) for layer in layers)
     if samples >= widest:
         return ()

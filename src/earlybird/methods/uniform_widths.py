@@ -12,7 +12,6 @@ from torch import nn
 from earlybird.core import ChannelGroups, ChannelMask, Ticket
 from earlybird.core.drawing import draw_ranked, realised_ratio
 from earlybird.core.ranking import Ranking, rank_units
-from earlybird.core.snapping import blocks
 from earlybird.cost import count_cost
 from earlybird.methods.budget import early_bird_macs, groups_of_ticket, steps_that_buy
 from earlybird.methods.candidate import Candidate
@@ -26,7 +25,7 @@ from earlybird.slimming.certificate import PolicyChoice
 def uniform_candidate(method: Uniform, task: Task, ticket: Ticket) -> Candidate:
     """The candidate of uniform widths that is matched to a ticket."""
     dense = task.build()
-    groups = groups_of_ticket(task, ticket, dense)
+    groups = groups_of_ticket(task, ticket, dense, method.name)
 
     def network(mask: ChannelMask) -> nn.Module:
         return slim(dense, mask, task.example_input(), groups, check=False)
@@ -45,7 +44,7 @@ def uniform_candidate(method: Uniform, task: Task, ticket: Ticket) -> Candidate:
         round_to=round_to, notes={**ticket.notes, "step": 0, "draw_steps": []},
         flags=(f"{mine.macs / target:.3f} of the ticket's MACs",) if is_off else (),
     )  # fmt: skip
-    steps = steps_that_buy(budget, mine, task.session.train)
+    steps = steps_that_buy(budget, mine, task.session)
     policy = cast(PolicyChoice, groups.policy)
     retrain = Retrain(weights="initial", schedule="restart", policy=policy, schedule_steps=steps)
     candidate = cut(task, own, retrain)
@@ -82,7 +81,7 @@ def _nearest(
 ) -> tuple[ChannelMask, int]:
     """Bisection over the number of units removed: masks are nested, so MACs never rise with it."""
     units = ranking.groups.num_units
-    floors = sum(max(0, block.size - min_channels) for block in blocks(ranking.groups))
+    floors = sum(max(0, block.size - min_channels) for block in ranking.groups.blocks)
 
     def of(removed: int) -> tuple[ChannelMask, int]:
         mask = draw_ranked(ranking, removed / units, min_channels=min_channels, round_to=round_to)

@@ -73,6 +73,11 @@ class PreResNet(nn.Module):
         self.fc = nn.Linear(planes[2] * EXPANSION, num_classes)  # PyTorch's own initialisation, as the authors left it
         init_convs_and_norms_(self)
 
+    def initialise_(self) -> None:
+        """Draw new weights at the widths the network has now, which may be a ticket's."""
+        init_convs_and_norms_(self)
+        self.fc.reset_parameters()
+
     def forward(self, x: Tensor) -> Tensor:
         """Map images [n, in_channels, 32, 32] to logits [n, num_classes]."""
         x = self.layer3(self.layer2(self.layer1(self.conv1(x))))

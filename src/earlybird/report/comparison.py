@@ -38,7 +38,7 @@ from earlybird.report.labels import (
 Row = dict[str, Any]
 
 # The seed, where data lie and how often to save change no result in kind: such runs are one experiment.
-NOT_A_SETTING = frozenset({"seed", "root", "cache", "download", "workers", "checkpoint_every"})
+NOT_A_SETTING = frozenset({"seed", "root", "cache", "download", "workers", "checkpoint_every", "eval_batch_size"})
 
 
 @dataclass(frozen=True)

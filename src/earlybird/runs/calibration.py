@@ -26,7 +26,6 @@ from earlybird.cost.plan import MethodPlan, Network, PlannedData
 from earlybird.data import Augment, Batches, DataBundle, MemoryImages, eval_batches, train_batches
 from earlybird.data.images import IndexedSubset
 from earlybird.errors import ConfigError
-from earlybird.runs.prepare import EVAL_BATCH_SIZE
 from earlybird.runs.record import device_facts
 from earlybird.training.checkpoint import Checkpoints
 from earlybird.training.compute import Compute
@@ -41,7 +40,7 @@ from earlybird.training.state import FitState, Span
 
 WARM_UP_STEPS = 2
 ROUNDS = 5
-TEST_IMAGES = 2 * EVAL_BATCH_SIZE
+TEST_IMAGES = 1000
 _PENALTY = 1e-4
 
 
@@ -126,7 +125,7 @@ def calibrate(
         workers=workers, memory_format=compute.memory_format,
     )  # fmt: skip
     test = eval_batches(
-        _shortened(bundle), "test", batch_size=EVAL_BATCH_SIZE, device=compute.device, workers=workers,
+        _shortened(bundle), "test", batch_size=settings.eval_batch_size, device=compute.device, workers=workers,
         memory_format=compute.memory_format,
     )  # fmt: skip
     placed = {name: compute.place(copied(networks[name])) for name in get_args(Network)}

@@ -70,6 +70,7 @@ class RunFolder:
         if not changes:
             return resolved
         self._refuse(changes, force)
+        self._refuse_another_method(changes)
         self.append_log("forced on: " + "; ".join(changes))
         if any(change.startswith(_DECIDE_RESOLVED) for change in changes):
             resolved = {}
@@ -90,7 +91,7 @@ class RunFolder:
             return
         self.checkpoints.clear()
         for path in self.path.glob("*"):
-            if path.suffix in (".yaml", ".jsonl", ".safetensors") and path.is_file():
+            if path.suffix in (".yaml", ".jsonl", ".safetensors", ".npz", ".log") and path.is_file():
                 path.unlink()
         if not self._existed and self.path.is_dir() and not any(self.path.iterdir()):
             self.path.rmdir()
@@ -120,6 +121,20 @@ class RunFolder:
         """Add a line to `run.log`."""
         with open(self.path / "run.log", "a", encoding="utf-8") as file:
             file.write(line + "\n")
+
+    def _refuse_another_method(self, changes: list[str]) -> None:
+        """Raise where a method is forced upon what another has begun, or new settings upon a search that is over."""
+        changed = [change for change in changes if change.startswith("method.")]
+        state = self.checkpoints.latest() if changed else None
+        if state is None:
+            return
+        is_another = any(change.startswith("method.name:") for change in changed)
+        if is_another or state["phase"] != "search":
+            why = "another method has begun it" if is_another else "its search is over"
+            raise RunFolderError(
+                f"{self.path} cannot go on with these settings: {why} ({'; '.join(changed[:_LINES_OF_DIFF])}); give "
+                "another --out"
+            )
 
     def _holds_anything(self) -> bool:
         """Are there files, other than what a killed write left?"""

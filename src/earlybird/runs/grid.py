@@ -136,6 +136,8 @@ def parse_method(text: str) -> tuple[str, dict[str, Any]]:
             settings[next(reversed(settings))] += f":{part}"
         else:
             name.append(part)
+    if "name" in settings:
+        raise ConfigError(f"method {text!r} sets its own name; give the other method by its name")
     return ":".join(name), {key: read_value(value) for key, value in settings.items()}
 
 
@@ -271,7 +273,7 @@ class _Planner:
         if ratio is not None and "prune_ratio" in names:
             settings["prune_ratio"] = ratio
         try:
-            return RunConfig.from_dict(self._sections(seed) | {"method": {"name": name, **settings}})
+            return RunConfig.from_dict(self._sections(seed) | {"method": {**settings, "name": name}})
         except ConfigError as error:
             raise ConfigError(f"{_label(text)}: {error}") from error
 

@@ -29,8 +29,6 @@ from earlybird.training.journal import Journal
 from earlybird.training.progress import Progress
 from earlybird.training.session import Session
 
-EVAL_BATCH_SIZE = 500
-
 
 @dataclass(frozen=True)
 class Prepared:
@@ -44,9 +42,9 @@ class Prepared:
 
     def test_batches(self) -> Batches:
         """The test set; read it once."""
-        compute = self.task.session.compute
+        compute, settings = self.task.session.compute, self.task.session.settings
         return eval_batches(
-            self.bundle, "test", batch_size=EVAL_BATCH_SIZE, device=compute.device, workers=self.workers,
+            self.bundle, "test", batch_size=settings.eval_batch_size, device=compute.device, workers=self.workers,
             memory_format=compute.memory_format,
         )  # fmt: skip
 
@@ -122,7 +120,7 @@ def _session(
     val = None
     if bundle.val is not None:
         val = eval_batches(
-            bundle, "val", batch_size=EVAL_BATCH_SIZE, device=compute.device, workers=workers,
+            bundle, "val", batch_size=settings.eval_batch_size, device=compute.device, workers=workers,
             memory_format=compute.memory_format,
         )  # fmt: skip
     return Session(
@@ -135,7 +133,7 @@ def _sample(config: RunConfig, bundle: DataBundle, compute: Compute, images: int
     """So many training images, each class by its share, not augmented; the same ones for the same seed."""
     chosen = stratified_indices(bundle.train.labels, images, config.training.seed)
     return eval_batches(
-        replace(bundle, train=subset(bundle.train, chosen)), "train", batch_size=EVAL_BATCH_SIZE,
+        replace(bundle, train=subset(bundle.train, chosen)), "train", batch_size=config.training.eval_batch_size,
         device=compute.device, workers=config.data.workers, memory_format=compute.memory_format,
     )  # fmt: skip
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +25,7 @@ from earlybird.methods.search_hooks import momentum_file, rewind_file
 from earlybird.methods.task import Task
 from earlybird.runs.config import DataConfig, RunConfig, refuse_unnamed_code
 from earlybird.runs.folder import RunFolder, read_record
-from earlybird.runs.prepare import EVAL_BATCH_SIZE, load_bundle, prepare
+from earlybird.runs.prepare import load_bundle, prepare
 from earlybird.runs.record import make_record
 from earlybird.runs.saved_model import load_network, save_network
 from earlybird.runs.trained import load_trained
@@ -76,10 +75,11 @@ def run(
     with _started(folder) as stop:
         prepared = prepare(config, folder, resolved, stop, quiet)
         candidate = trained = None
-        if ticket is not None and drawn is not None and prepared.task.session.checkpoints.latest() is None:
-            candidate = _start_from_ticket(config, prepared.task, drawn, Path(ticket))
-        if dense_run is not None:
-            trained = load_trained(Path(dense_run), config, prepared.resolved["precision"])
+        if not folder.checkpoints.exist():  # Else it has what it needs.
+            if ticket is not None and drawn is not None:
+                candidate = _start_from_ticket(config, prepared.task, drawn, Path(ticket))
+            if dense_run is not None:
+                trained = load_trained(Path(dense_run), config, prepared.resolved["precision"])
         outcome = run_method(config.method, prepared.task, prepared.test_batches(), candidate, trained)
         used = outcome.candidate.ticket
         save_network(folder.path, outcome.candidate.model, prepared.spec, used.mask if used else None)
@@ -183,7 +183,7 @@ def run_evaluation(out: str | Path, *, device: str = "auto", trusted: Collection
     compute = Compute(choose_device(device), record["resolved"]["precision"])
     bundle = load_bundle(data, training["seed"])
     batches = eval_batches(
-        bundle, "test", batch_size=EVAL_BATCH_SIZE, device=compute.device, workers=data.workers,
+        bundle, "test", batch_size=training.get("eval_batch_size", 500), device=compute.device, workers=data.workers,
         memory_format=compute.memory_format,
     )  # fmt: skip
     return evaluate(compute.place(model), batches, compute)
@@ -217,12 +217,16 @@ def _start_from_ticket(config: RunConfig, task: Task, ticket: Ticket, path: Path
     check_notes(ticket)
     drawn = (ticket.notes["total_steps"], ticket.notes["steps_per_epoch"])
     now = (task.session.total_steps, task.session.steps_per_epoch)
-    restarts = isinstance(method, EarlyBirdTraining) and method.resolved_schedule == "restart"
-    if drawn != now and not restarts:
+    schedule = method.resolved_schedule if isinstance(method, EarlyBirdTraining) else None
+    if drawn != now and schedule != "restart":
         raise TicketError(
             f"the ticket was drawn in a schedule of {drawn[0]} steps, this run has {now[0]} (per epoch {drawn[1]} and "
-            f"{now[1]}); give the --epochs, --batch-size and --data of the search, or --method.schedule restart"
+            f"{now[1]}); give the --epochs, --batch-size and --data of the search"
+            + (", or --method.schedule restart" if schedule else "")
         )
+    ratio = getattr(method, "prune_ratio", ticket.prune_ratio)
+    if ratio != ticket.prune_ratio:
+        raise TicketError(f"the ticket is of ratio {ticket.prune_ratio:g}, --ratio is {ratio:g}; give the ticket's")
     copy = task.folder / TICKET_FILE
     ticket.save(copy)
     wanted = []
@@ -231,6 +235,6 @@ def _start_from_ticket(config: RunConfig, task: Task, ticket: Ticket, path: Path
     if isinstance(method, EarlyBirdTraining) and method.carry_momentum:
         wanted.append((momentum_file(path), momentum_file(copy)))
     for theirs, ours in wanted:
-        if theirs.is_file() and not ours.is_file():
-            shutil.copyfile(theirs, ours)
+        if theirs.is_file() and theirs.resolve() != ours.resolve():
+            write_atomically(ours, theirs.read_bytes())
     return start_from_ticket(method, task)

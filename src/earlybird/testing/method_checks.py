@@ -49,8 +49,8 @@ def check_method(method: Method | type[Method]) -> None:
         record = trial.run("first")
         _check_record(record)
         _check_network(trial.folder / "first", record)
-        _check_it_repeats(trial)
-        _check_it_survives_kills(trial, record)
+        steps = _check_it_repeats(trial)
+        _check_it_survives_kills(trial, record, steps)
         _check_ratio_zero(trial)
 
 
@@ -130,18 +130,19 @@ def _check_network(folder: Path, record: dict[str, Any]) -> None:
         Ticket.load(folder / TICKET_FILE)
 
 
-def _check_it_repeats(trial: _Trial) -> None:
+def _check_it_repeats(trial: _Trial) -> int:
+    """The number of training steps of a run."""
     torch.manual_seed(12345)  # Whoever draws from the global generator shows here.
-    trial.run("again")
+    with _counted_steps() as count:
+        trial.run("again")
     assert _same(trial.weights("first"), trial.weights("again")), (
         "two runs of one seed end with other weights: draw numbers from the task's seed, not from a global generator"
     )
+    return count[0]
 
 
-def _check_it_survives_kills(trial: _Trial, whole: dict[str, Any]) -> None:
-    with _counted_steps() as count:
-        trial.run("counted")
-    for steps in sorted({1, count[0] // 4, count[0] // 2, count[0] - 1}):
+def _check_it_survives_kills(trial: _Trial, whole: dict[str, Any], of: int) -> None:
+    for steps in sorted({1, of // 4, of // 2, of - 1}):
         name = f"killed-{steps}"
         try:
             with _killed_after(steps):
@@ -149,7 +150,7 @@ def _check_it_survives_kills(trial: _Trial, whole: dict[str, Any]) -> None:
         except _Killed:
             pass
         record = trial.run(name)
-        when = f"killed after {steps} of {count[0]} steps and resumed, the run"
+        when = f"killed after {steps} of {of} steps and resumed, the run"
         assert _same(trial.weights("first"), trial.weights(name)), (
             f"{when} ends with other weights: whatever a step depends on must be in the folder or in the checkpoint"
         )

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from earlybird.data import Batches
 from earlybird.training.compute import Compute
+from earlybird.training.out_of_memory import SMALLER_EVALUATION, naming_the_place
 
 _TOP5_FROM_CLASSES = 10
 
@@ -40,10 +41,11 @@ def evaluate(
     top5, loss_sum, classes = correct.clone(), torch.zeros((), dtype=torch.float64, device=compute.device), 0
     try:
         for x, y in batches.epoch(0):
-            with compute.autocast():
-                logits = model(x)
-            logits, classes = logits.float(), logits.shape[1]
-            loss_sum += functional.cross_entropy(logits, y, reduction="sum").double()
+            with naming_the_place("in an evaluation", SMALLER_EVALUATION):
+                with compute.autocast():
+                    logits = model(x)
+                logits, classes = logits.float(), logits.shape[1]
+                loss_sum += functional.cross_entropy(logits, y, reduction="sum").double()
             correct += (logits.argmax(dim=1) == y).sum()
             if classes > _TOP5_FROM_CLASSES:
                 top5 += (logits.topk(5, dim=1).indices == y[:, None]).any(dim=1).sum()

@@ -24,6 +24,9 @@ class Hooks(Protocol):
         """`state.step` steps are done; True ends the phase here. Weights may be changed, nothing else."""
         ...
 
+    def settle(self, state: FitState) -> None:
+        """After `after_step`, and where an epoch is over after its row of metrics, before anything is saved."""
+
     def note(self) -> str:
         """A few words for the progress line."""
         ...
@@ -49,6 +52,9 @@ class NoHooks:
     def after_step(self, state: FitState) -> bool:
         """Go on."""
         return False
+
+    def settle(self, state: FitState) -> None:
+        """Nothing is left to do."""
 
     def note(self) -> str:
         """Nothing."""

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from earlybird.cost import ModelCost
 from earlybird.training.hooks import Hooks, NoHooks
-from earlybird.training.out_of_memory import naming_the_step
+from earlybird.training.out_of_memory import SMALLER_STEPS, naming_the_place
 from earlybird.training.schedule import learning_rate
 from earlybird.training.session import Session
 from earlybird.training.state import FitState, Span
@@ -61,12 +61,14 @@ def fit(
         while not state.is_over():
             epoch, done = divmod(state.step, session.steps_per_epoch)
             for x, y in session.train.epoch(epoch, done):
-                with naming_the_step(state.step, span.phase):
+                with naming_the_place(f"at step {state.step} of phase '{span.phase}'", SMALLER_STEPS):
                     _train_step(state, x, y)
                 if state.is_over() or state.step % session.steps_per_epoch == 0:
                     state.close_epoch()
-                elif state.checkpoint_is_due() or session.stop.signal_number is not None:
-                    state.save()
+                else:
+                    state.hooks.settle(state)
+                    if state.checkpoint_is_due() or session.stop.signal_number is not None:
+                        state.save()
                 if not state.ended:  # An early end is not saved: a signal waits for the next phase's first checkpoint.
                     session.stop.raise_if_set()
                 if state.is_over():

@@ -1,4 +1,4 @@
-"""Running out of memory in a step becomes one line that says where, and what to lower."""
+"""Running out of memory becomes one line that says where, and what to lower."""
 
 from __future__ import annotations
 
@@ -13,9 +13,17 @@ from earlybird.errors import OutOfMemoryError
 _CPU_ALLOCATOR = "can't allocate memory"
 
 
+SMALLER_STEPS = "lower --batch-size or raise --training.micro_batches"
+SMALLER_EVALUATION = "lower --training.eval_batch_size"
+
+
 @contextmanager
-def naming_the_step(step: int, phase: str) -> Iterator[None]:
-    """Say at which step memory ran out.
+def naming_the_place(where: str, cure: str) -> Iterator[None]:
+    """Say where memory ran out.
+
+    Args:
+        where: "at step 7 of phase 'search'".
+        cure: what to lower.
 
     Raises:
         OutOfMemoryError: the device or the machine had too little memory for what ran inside.
@@ -23,15 +31,12 @@ def naming_the_step(step: int, phase: str) -> Iterator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise _named(step, phase) from error
+        raise _named(where, cure) from error
     except RuntimeError as error:
         if _CPU_ALLOCATOR not in str(error):
             raise
-        raise _named(step, phase) from error
+        raise _named(where, cure) from error
 
 
-def _named(step: int, phase: str) -> OutOfMemoryError:
-    return OutOfMemoryError(
-        f"out of memory at step {step} of phase '{phase}'; lower --batch-size or raise --training.micro_batches; the "
-        "last checkpoint is intact"
-    )
+def _named(where: str, cure: str) -> OutOfMemoryError:
+    return OutOfMemoryError(f"out of memory {where}; {cure}; the last checkpoint is intact")

@@ -37,6 +37,7 @@ class TrainingSettings:
     label_smoothing: float = field(default=0.0, metadata={"help": "cross-entropy label smoothing"})
     micro_batches: int = field(default=1, metadata={"help": "split each batch, accumulating gradients"})
     clip_norm: float = field(default=0.0, metadata={"help": "clip the gradient norm; 0 = off"})
+    eval_batch_size: int = field(default=500, metadata={"help": "images of a forward pass in evaluation"})
     precision: PrecisionChoice = field(
         default="auto", metadata={"help": "auto measures fp32 against bf16 once and records the choice"}
     )
@@ -59,6 +60,7 @@ class TrainingSettings:
         require("training.warmup", self.warmup, 0 <= self.warmup < 1, "a fraction in [0, 1)")
         require("training.label_smoothing", self.label_smoothing, 0 <= self.label_smoothing < 1, "a number in [0, 1)")
         require("training.micro_batches", self.micro_batches, self.micro_batches >= 1, "an integer >= 1")
+        require("training.eval_batch_size", self.eval_batch_size, self.eval_batch_size >= 1, "an integer >= 1")
         require("training.clip_norm", self.clip_norm, _finite(self.clip_norm), "a number >= 0 (0 = off)")
         require("training.checkpoint_every", self.checkpoint_every, self.checkpoint_every >= 0, "an integer >= 0")
         require("training.seed", self.seed, 0 <= self.seed < 2**31, "an integer in [0, 2^31)")

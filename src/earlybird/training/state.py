@@ -96,6 +96,7 @@ class FitState:
                 parameter = self.model.get_parameter(name)
                 self.optimizer.state[parameter]["momentum_buffer"] = buffer.to(parameter, copy=True)
             self.ended = self.hooks.at_start(self)
+            self.hooks.settle(self)
             if not self.ended:
                 self.save()
         else:
@@ -163,30 +164,38 @@ class FitState:
     def close_epoch(self) -> None:
         """Add a row of metrics, with the validation accuracy where there is a split for it, and save.
 
+        A phase that a hook has ended within an epoch is not validated: the epoch goes on in the next phase.
+
         Raises:
             NonFiniteError: the loss or a weight is NaN or infinite.
         """
         session, (loss, accuracy) = self.session, self.sums.means()
         self.sums.raise_if_not_finite(self.span.phase)
-        val = evaluate(self.model, session.val, session.compute) if session.val is not None else None
+        is_broken_off = self.ended and self.step % session.steps_per_epoch != 0
+        val = None if session.val is None or is_broken_off else evaluate(self.model, session.val, session.compute)
         if val is not None and session.val is not None:
             self.val_images += val.samples
             self.val_batches += session.val.steps_per_epoch
-        row = {
+        session.journal.add_row(self.row(val.accuracy if val else None))
+        session.progress.epoch(self.span.phase, self.step, loss, accuracy, self.hooks.note())
+        self.sums = EpochSums(session.compute.device)
+        self.hooks.settle(self)
+        if not self.ended:  # An ended phase is about to be replaced by the next one's first checkpoint.
+            self.save()
+
+    def row(self, val_accuracy: float | None) -> dict[str, Any]:
+        """Metrics of the epoch so far."""
+        session, (loss, accuracy) = self.session, self.sums.means()
+        return {
             "phase": self.span.phase,
             "epoch": self.step / session.steps_per_epoch,
             "step": self.step,
             "train_loss": loss,
             "train_accuracy": accuracy,
-            "val_accuracy": val.accuracy if val else None,
+            "val_accuracy": val_accuracy,
             "lr": self.optimizer.param_groups[0]["lr"],
             "wall_seconds": session.journal.ledger.total().wall_seconds + self.phase_cost().wall_seconds,
         }
-        session.journal.add_row(row)
-        session.progress.epoch(self.span.phase, self.step, loss, accuracy, self.hooks.note())
-        self.sums = EpochSums(session.compute.device)
-        if not self.ended:  # An ended phase is about to be replaced by the next one's first checkpoint.
-            self.save()
 
     def is_over(self) -> bool:
         """Is the last step of the phase done?"""
@@ -203,6 +212,11 @@ class FitState:
             training_work(self.cost, self.images, self.steps_done)
             + evaluation_work(self.cost, self.val_images, self.val_batches)
         )
+
+    def broken_off_journal(self) -> dict[str, Any]:
+        """The journal as it would be if the phase ended here: with a row for the epoch so far."""
+        state = self.journal_so_far()
+        return state | {"rows": [*state["rows"], self.row(None)]} if self.sums.seen else state
 
     def journal_so_far(self) -> dict[str, Any]:
         """The journal's state with this phase's cost up to now."""
