@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,18 @@ def test_a_finished_dense_run_stands_for_the_first_training_and_is_charged(tiny_
         assert shared["cost"]["phases"]["search"][key] == alone["cost"]["phases"]["search"][key]
     assert shared["cost"]["phases"]["search"]["wall_seconds"] == dense["cost"]["phases"]["train"]["wall_seconds"]
     assert [row["train_loss"] for row in shared["metrics"]] == [row["train_loss"] for row in alone["metrics"]]
+
+
+def test_a_dense_run_of_an_older_version_lacks_younger_settings_and_serves(tiny_settings, tmp_path: Path):
+    go(tiny_settings("dense", training={"eval_batch_size": 7}), tmp_path / "dense")  # which changes no weight
+    path = tmp_path / "dense" / "record.json"
+    record = json.loads(path.read_text())
+    del record["config"]["training"]["label_smoothing"], record["config"]["data"]["download"]
+    path.write_text(json.dumps(record))
+    go(tiny_settings("lottery_ticket"), tmp_path / "shared", dense_run=tmp_path / "dense")
+    with pytest.raises(MethodError, match=r"label_smoothing: 0\.0 -> 0\.1"):
+        other = tiny_settings("lottery_ticket", training={"label_smoothing": 0.1})
+        go(other, tmp_path / "other", dense_run=tmp_path / "dense")
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from earlybird.runs.node import state_of
 from earlybird.runs.prepare import resolve_augment
 from earlybird.runs.saved_model import NetworkSpec
 from earlybird.runs.sweep import Sweep
-from earlybird.runs.sweep_forecast import TICKET_AT, Epochs, macs_of, planned_epochs
+from earlybird.runs.sweep_forecast import TICKET_AT, Epochs, macs_of, planned_epochs, ticket_places
 from earlybird.training.compute import Compute, choose_device
 
 CALIBRATION_STEPS = 20
@@ -44,14 +44,20 @@ def print_dry_run(sweep: Sweep, spec: NetworkSpec, bundle: DataBundle, workers: 
     settings = config.training
     data = PlannedData(len(bundle.train), len(bundle.test), settings.batch_size)
     steps = settings.epochs * data.steps_per_epoch
-    table, total_hours = _table(), 0.0
+    table, total_hours, drawn = _table(), 0.0, ticket_places(sweep)
     groups: dict[tuple[str, float | None, bool], list[Node]] = {}
     for node in left:
         groups.setdefault((node.label, node.prune_ratio, node.equal_to is not None), []).append(node)
     for (label, ratio, is_equal), nodes in groups.items():
         use = measured[ratios[0] if ratio is None else ratio]
         share = use.costs["slim"].train_macs / use.costs["dense"].train_macs
-        epochs = sum((planned_epochs(node, share, use.layers, steps) for node in nodes), Epochs())
+        epochs = sum(
+            (
+                planned_epochs(node, share, use.layers, steps, drawn.get((ratio or 0.0, node.seed), TICKET_AT))
+                for node in nodes
+            ),
+            Epochs(),
+        )
         macs = macs_of(epochs, use.costs, settings.epochs * data.train_images)
         hours = _hours(epochs, use.calibration, steps, data, len(nodes))
         total_hours += hours
@@ -66,9 +72,9 @@ def print_dry_run(sweep: Sweep, spec: NetworkSpec, bundle: DataBundle, workers: 
         f"{len(left)} of {len(sweep.nodes)} runs and searches are left, {total_hours:.2f} hours one after another "
         f"({threads}, {CALIBRATION_STEPS} steps measured of each network)"
         + (f", at best {total_hours / workers:.1f} with {workers} workers of as many threads." if workers > 1 else "."),
-        f"Taken as: slim networks of uniform widths, tickets at {100 * TICKET_AT:.0f} % of the schedule, a method of "
-        "your own as one dense training. Evaluation included; searches and dense runs that several start from stand "
-        "once.",
+        f"Taken as: slim networks of uniform widths, tickets not drawn yet at {100 * TICKET_AT:.0f} % of the schedule, "
+        "a method of your own as one dense training. Evaluation included; searches and dense runs that several start "
+        "from stand once.",
     ]
     for line in lines:
         console.print(line, style="dim", markup=False, highlight=False)

@@ -5,6 +5,7 @@ The same values are flags, YAML and the record. Reading them imports no torch.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
 from collections.abc import Collection
@@ -148,6 +149,18 @@ def differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
             if old.get(key) != new.get(key):
                 lines.append(f"{section}.{key}: {old.get(key)!r} -> {new.get(key)!r}")
     return lines
+
+
+def with_younger_settings(stored: dict[str, Any], config: RunConfig) -> dict[str, Any]:
+    """A stored configuration with the defaults of settings that did not exist when it was written."""
+    method = stored.get("method")
+    name = str(method.get("name", "")) if isinstance(method, dict) else ""
+    if is_code(name) and name != name_of(config.method):
+        return stored  # To ask it for its defaults would run code that only a file names.
+    try:
+        return RunConfig.from_dict(copy.deepcopy(stored)).to_dict()
+    except ConfigError:  # It holds something that exists no more: the diff will name it.
+        return stored
 
 
 def _section(plain: dict[str, Any], name: str) -> dict[str, Any]:

@@ -5,7 +5,6 @@ A finished record means done; a checkpoint means go on; another configuration is
 
 from __future__ import annotations
 
-import copy
 import json
 import warnings
 from pathlib import Path
@@ -14,11 +13,9 @@ from typing import Any
 import yaml
 
 from earlybird.atomic import write_atomically
-from earlybird.errors import ConfigError, RunFolderError
-from earlybird.methods.catalog import name_of
-from earlybird.runs.config import RunConfig, differences
+from earlybird.errors import RunFolderError
+from earlybird.runs.config import RunConfig, differences, with_younger_settings
 from earlybird.training.checkpoint import Checkpoints
-from earlybird.user_code import is_code
 
 _LINES_OF_DIFF = 6
 # What a run or a search leaves when it has ended; then there is nothing to force.
@@ -66,7 +63,7 @@ class RunFolder:
             return {}
         stored = self._stored_config()
         resolved = dict(stored.pop("resolved", None) or {})
-        changes = differences(_with_younger_settings(stored, config), config.to_dict())
+        changes = differences(with_younger_settings(stored, config), config.to_dict())
         if not changes:
             return resolved
         self._refuse(changes, force)
@@ -181,15 +178,3 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     if not isinstance(record, dict):
         raise RunFolderError(f"{path} is corrupt (it holds no object); remove it to finish the run again")
     return record
-
-
-def _with_younger_settings(stored: dict[str, Any], config: RunConfig) -> dict[str, Any]:
-    """A stored configuration with the defaults of settings that did not exist when it was written."""
-    method = stored.get("method")
-    name = str(method.get("name", "")) if isinstance(method, dict) else ""
-    if is_code(name) and name != name_of(config.method):
-        return stored  # To ask it for its defaults would run code that only a file names.
-    try:
-        return RunConfig.from_dict(copy.deepcopy(stored)).to_dict()
-    except ConfigError:  # It holds something that exists no more: the diff will name it.
-        return stored

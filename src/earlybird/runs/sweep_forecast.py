@@ -1,7 +1,7 @@
 """What a sweep will take before it is run: the trainings of each node, in steps of the dense and of a slim network.
 
-Tickets are not drawn yet, so the slim network of a ratio is taken at uniform widths and the ticket at the tenth of the
-schedule where the paper found it; real ones differ. What runs share is counted once.
+The slim network of a ratio is taken at uniform widths, and a ticket that is not drawn yet at the tenth of the schedule
+where the paper found it; real ones differ. What runs share is counted once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from earlybird.methods.clock import DRAWS
 from earlybird.methods.method import Method
 from earlybird.methods.requests import DrawAt
 from earlybird.runs.config import RunConfig
+from earlybird.runs.folder import read_record
 from earlybird.runs.grid import Node
+from earlybird.runs.sweep import Sweep
 
 TICKET_AT = 0.1
 
@@ -40,7 +42,21 @@ class Epochs:
         return self.dense + self.slim * slim_share
 
 
-def planned_epochs(node: Node, slim_share: float, layers: int, total_steps: int) -> Epochs:
+def ticket_places(sweep: Sweep) -> dict[tuple[float, int], float]:
+    """Where in the schedule the finished Early-Bird runs of a sweep drew their ticket, by ratio and seed."""
+    places = {}
+    for node in sweep.nodes:
+        if node.label == "early_bird" and node.kind == "run" and node.prune_ratio is not None:
+            record = read_record(sweep.root / node.id) or {}
+            share = (record.get("ticket") or {}).get("fraction_of_schedule")
+            if share is not None:
+                places[node.prune_ratio, node.seed] = float(share)
+    return places
+
+
+def planned_epochs(
+    node: Node, slim_share: float, layers: int, total_steps: int, ticket_at: float = TICKET_AT
+) -> Epochs:
     """What a node executes.
 
     Args:
@@ -48,23 +64,24 @@ def planned_epochs(node: Node, slim_share: float, layers: int, total_steps: int)
         slim_share: training MACs of the slim network of its ratio, as a share of the dense one's.
         layers: layers that ThiNet would cut.
         total_steps: optimizer steps of the whole schedule.
+        ticket_at: where in the schedule Early-Bird draws its ticket, in [0, 1].
     """
     config = RunConfig.from_dict(dict(node.config))
     if node.kind == "search":
-        return Epochs(dense=max(_drawn_at(request.draw_at) for request in node.requests))
-    whole = _whole_run(config.method, slim_share, layers, total_steps)
+        return Epochs(dense=max(_drawn_at(request.draw_at, ticket_at) for request in node.requests))
+    whole = _whole_run(config.method, slim_share, layers, total_steps, ticket_at)
     if node.equal_to is not None:  # The whole method, its search included, at Early-Bird's cost.
-        early_bird = Epochs(TICKET_AT, 1 - TICKET_AT).cost(slim_share)
+        early_bird = Epochs(ticket_at, 1 - ticket_at).cost(slim_share)
         return whole.times(early_bird / whole.cost(slim_share))
-    return Epochs(whole.dense - _shared(node, config), whole.slim)
+    return Epochs(whole.dense - _shared(node, config, ticket_at), whole.slim)
 
 
-def _whole_run(method: Method, slim_share: float, layers: int, total_steps: int) -> Epochs:
+def _whole_run(method: Method, slim_share: float, layers: int, total_steps: int, ticket_at: float) -> Epochs:
     """Search and training of a method that shares nothing."""
     settings: Mapping[str, Any] = vars(method)
-    early_bird = Epochs(TICKET_AT, 1 - TICKET_AT).cost(slim_share)
+    early_bird = Epochs(ticket_at, 1 - ticket_at).cost(slim_share)
     finetuned = settings.get("finetune_steps", THINET_FINETUNE_STEPS) * layers / total_steps
-    at = _drawn_at(settings.get("draw_at", "rule"))
+    at = _drawn_at(settings.get("draw_at", "rule"), ticket_at)
     starts_anew = settings.get("weights") == "reinit" or settings.get("schedule") == "restart"
     known = {
         "early_bird": Epochs(at, 1.0 if starts_anew else 1 - at),
@@ -80,17 +97,17 @@ def _whole_run(method: Method, slim_share: float, layers: int, total_steps: int)
     return known.get(method.name, Epochs(1.0))
 
 
-def _shared(node: Node, config: RunConfig) -> float:
+def _shared(node: Node, config: RunConfig, ticket_at: float) -> float:
     """Dense epochs of the method that another node has done."""
     if node.request is not None and config.method.name in ("early_bird", "network_slimming"):
-        return _drawn_at(node.request.draw_at)
+        return _drawn_at(node.request.draw_at, ticket_at)
     return 1.0 if node.dense_run is not None else 0.0
 
 
-def _drawn_at(draw_at: DrawAt) -> float:
+def _drawn_at(draw_at: DrawAt, ticket_at: float) -> float:
     if isinstance(draw_at, int):
         return min(1.0, draw_at / DRAWS)
-    return {"rule": TICKET_AT, "last": 1.0}[draw_at]
+    return {"rule": ticket_at, "last": 1.0}[draw_at]
 
 
 def macs_of(epochs: Epochs, costs: Mapping[Network, ModelCost], images: int) -> float:

@@ -7,12 +7,14 @@ from pathlib import Path
 from earlybird.errors import MethodError, RunFolderError
 from earlybird.methods.dense import Dense
 from earlybird.methods.trained import TrainedDense
-from earlybird.runs.config import RunConfig, differences
+from earlybird.runs.config import RunConfig, differences, with_younger_settings
 from earlybird.runs.folder import read_record
 from earlybird.runs.saved_model import load_network
 
-# Settings that change no result: a dense run that differs in them is the same training.
-_WITHOUT_EFFECT = ("data.root", "data.cache", "data.download", "data.workers", "training.checkpoint_every")
+# Settings that change no weight: a dense run that differs in them is the same training.
+_WITHOUT_EFFECT = (
+    "data.root", "data.cache", "data.download", "data.workers", "training.checkpoint_every", "training.eval_batch_size",
+)  # fmt: skip
 
 
 def load_trained(folder: Path, config: RunConfig, precision: str) -> TrainedDense:
@@ -35,7 +37,7 @@ def load_trained(folder: Path, config: RunConfig, precision: str) -> TrainedDens
         raise MethodError(f"run {folder} is one of method {method}; give a run of method dense")
     changes = [
         change
-        for change in differences(record["config"], config.to_dict())
+        for change in differences(with_younger_settings(record["config"], config), config.to_dict())
         if not change.startswith(("method.", *_WITHOUT_EFFECT))
     ]
     if (theirs := record["resolved"]["precision"]) != precision:
