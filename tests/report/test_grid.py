@@ -132,3 +132,33 @@ def test_the_runs_as_csv_have_a_line_for_each_also_for_failed_ones():
 def test_what_a_method_scored_before_its_channels_went_is_told():
     (table,) = grid_tables([*ENTRIES, entry("soft", 0, 800, 700, uncut_test={"accuracy": 0.85})], "early_bird")
     assert "soft: 85.00 % before its channels went." in markdown_grid([table], "early_bird", "x")
+
+
+def priced(label: str, seed: int, macs: int, seconds: float, joules: float, device: str = "cpu") -> GridEntry:
+    ratio = None if label == "dense" else 0.5
+    made = entry(label, seed, 900, macs, ratio, device={"type": device}, energy={
+        "measured": {"nvml": {"joules": 2 * joules, "coverage": 1.0}} if device == "cuda" else {}, "reason": None,
+        "estimated": {"joules": joules, "source": "a table"},
+    })  # fmt: skip
+    made.record["cost"]["total"]["cpu_seconds"] = seconds  # type: ignore[index]
+    return made
+
+
+def test_cpu_seconds_and_joules_stand_beside_the_seconds_with_their_share_of_dense():
+    entries = [priced("dense", 0, 1000, 200.0, 40.0), priced("early_bird", 0, 700, 150.0, 10.0)]
+    tables = grid_tables(entries, "early_bird")
+    header, _, _, early_bird = markdown_grid(tables, "early_bird", "x").splitlines()[2:6]
+    cells = dict(zip(header.split(" | "), early_bird.split(" | "), strict=True))
+    assert cells["CPU seconds"] == "150 (0.75)" and cells["energy, estimated"] == "~10.0 J (0.25)"
+    assert "at the unit energies of a table" in markdown_grid(tables, "early_bird", "x")
+    for text in (table_csv(tables), runs_csv(entries)):
+        found = {row["method"]: row for row in csv.DictReader(text.splitlines())}
+        assert (found["early_bird"]["cpu_seconds"], found["early_bird"]["joules estimated"]) == ("150.0", "10.0")
+
+
+def test_cpu_seconds_are_not_shown_where_a_gpu_did_the_work_and_measured_joules_are():
+    entries = [priced("dense", 0, 1000, 200.0, 40.0, "cuda"), priced("early_bird", 0, 700, 150.0, 10.0, "cuda")]
+    markdown = markdown_grid(grid_tables(entries, "early_bird"), "early_bird", "x")
+    assert "CPU seconds" not in markdown and "| energy, measured by nvml | energy, estimated |" in markdown
+    assert "| 20.0 J (0.25) | ~10.0 J (0.25) |" in markdown
+    assert "joules measured by nvml" in runs_csv(entries).splitlines()[0]

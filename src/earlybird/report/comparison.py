@@ -113,14 +113,16 @@ def row_of(record: Mapping[str, Any], dense: Mapping[str, Any] | None) -> Row:
         "emergence_epoch": ticket.get("epoch"),
         "emergence_share": ticket.get("fraction_of_schedule"),
         "trained_epochs": _trained_epochs(record),
-        "cpu_seconds": record["cost"]["total"].get("cpu_seconds"),
         "dense_run_id": dense["run_id"] if dense else None,
     }
     for size in ("params", "macs"):
         row[size] = record["final"][size]
         row[f"{size}_ratio"] = _ratio(record["final"][size], record["dense"][size])
     total, dense_total = record["cost"]["total"], dense["cost"]["total"] if dense else {}
-    for name, key in (("train_macs", "macs"), ("train_paper_flops", "paper_flops"), ("wall_seconds", "wall_seconds")):
+    for name, key in (
+        ("train_macs", "macs"), ("train_paper_flops", "paper_flops"),
+        ("wall_seconds", "wall_seconds"), ("cpu_seconds", "cpu_seconds"),
+    ):  # fmt: skip
         row[name] = total.get(key)
         row[f"{name}_ratio"] = _ratio(total.get(key), dense_total.get(key))
     row |= energy_row(record) | energy_coverage(record) | (energy_ratios(record, dense) if dense else {})
@@ -128,7 +130,10 @@ def row_of(record: Mapping[str, Any], dense: Mapping[str, Any] | None) -> Row:
     row["estimate_reason"] = estimate_reason(record)
     if dense and device_label(dense) != row["device"]:
         # Seconds and measured joules of two machines are no measure of a method.
-        row |= {f"{key}_ratio": None for key in ("wall_seconds", *map(MEASURED.__add__, measured_methods([row])))}
+        row |= {
+            f"{key}_ratio": None
+            for key in ("wall_seconds", "cpu_seconds", *map(MEASURED.__add__, measured_methods([row])))
+        }
     return row
 
 

@@ -54,3 +54,10 @@ def measured_methods(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     """Methods that measured any of the rows, in the order they are met."""
     keys = (key for row in rows for key in row if key.startswith(MEASURED) and not key.endswith("_ratio"))
     return list(dict.fromkeys(key.removeprefix(MEASURED) for key in keys))
+
+
+def energy_keys(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Column keys of all joules, measured and estimated, that any of the rows has."""
+    rows = list(rows)
+    measured = [MEASURED + method for method in measured_methods(rows)]
+    return measured + ([ESTIMATED] if any(ESTIMATED in row for row in rows) else [])

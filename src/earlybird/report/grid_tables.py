@@ -5,94 +5,23 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from earlybird.report.comparison import RunGroup
+from earlybird.report.energy import energy_keys
 from earlybird.report.grid import GridEntry, GridLine, GridTable, grid_rows
-from earlybird.report.intervals import PairedDifference
-from earlybird.report.tables import MISSING, accuracy_cell, emergence_cell, markdown_line, quantity_cell, ratio_cell
-
-Cells = dict[str, Callable[[GridLine], str]]
-
-
-def _of_group(cell: Callable[[RunGroup], str]) -> Callable[[GridLine], str]:
-    return lambda line: cell(line.group) if line.group.rows else MISSING
-
-
-def _runs(line: GridLine) -> str:
-    return f"{len(line.group.rows)}" + (f" ({line.failed} failed)" if line.failed else "")
-
-
-def _cost(line: GridLine) -> str:
-    return MISSING if line.cost_ratio is None else f"{line.cost_ratio:.2f}"
-
-
-def difference_text(difference: PairedDifference | None) -> str:
-    """`+0.31 ± 0.52`: points, and half of the 95 % confidence interval where there are several seeds."""
-    if difference is None:
-        return MISSING
-    interval = "" if difference.half_width is None else f" ± {difference.half_width:.2f}"
-    return f"{difference.mean:+.2f}{interval}"
-
-
-EQUAL_RATIO: Cells = {
-    "method": lambda line: line.group.name,
-    "p asked / realised": _of_group(ratio_cell),
-    "test accuracy %": _of_group(accuracy_cell),
-    "points from {reference}": lambda line: difference_text(line.difference),
-    "ticket at epoch": _of_group(emergence_cell),
-    "parameters": _of_group(quantity_cell("params")),
-    "MACs per image": _of_group(quantity_cell("macs")),
-    "training MACs": _of_group(quantity_cell("train_macs")),
-    "training FLOPs, paper's count": _of_group(quantity_cell("train_paper_flops")),
-    "seconds": _of_group(quantity_cell("wall_seconds", unit="s")),
-    "cost / {reference}": _cost,
-    "n": _runs,
-}
-EQUAL_COST: Cells = {
-    "method": lambda line: line.group.name,
-    "schedule, epochs": lambda line: _epochs(line),
-    "test accuracy %": _of_group(accuracy_cell),
-    "points from {reference}": lambda line: difference_text(line.difference),
-    "parameters": _of_group(quantity_cell("params")),
-    "MACs per image": _of_group(quantity_cell("macs")),
-    "training MACs": _of_group(quantity_cell("train_macs")),
-    "seconds": _of_group(quantity_cell("wall_seconds", unit="s")),
-    "cost / {reference}": _cost,
-    "n": _runs,
-}
-
-
-BRIEF: Cells = {
-    "method": lambda line: line.group.name,
-    "test accuracy %": _of_group(accuracy_cell),
-    "points from {reference}": lambda line: difference_text(line.difference),
-    "training MACs / dense": lambda line: _share(line, "train_macs"),
-    "seconds / dense": lambda line: _share(line, "wall_seconds"),
-    "cost / {reference}": _cost,
-    "n": _runs,
-}
-
-
-def _share(line: GridLine, key: str) -> str:
-    spread = line.group.spread(f"{key}_ratio")
-    return MISSING if spread is None else f"{spread.mean:.2f}"
-
-
-def _epochs(line: GridLine) -> str:
-    found = sorted({row["trained_epochs"] for row in line.group.rows})
-    return "–".join(f"{epochs:g}" for epochs in dict.fromkeys([found[0], found[-1]])) if found else MISSING
+from earlybird.report.grid_columns import BRIEF, Cells, equal_cost_columns, equal_ratio_columns, named
+from earlybird.report.tables import energy_notes, markdown_line
 
 
 def print_grid(tables: Sequence[GridTable], reference: str, topic: str, console: Console | None = None) -> None:
     """Print what decides, narrow enough for a terminal: quantities across, methods down."""
     console = console or Console()
     for heading, _, lines, notes in _sections(tables, reference, topic):
-        columns = _named(BRIEF, reference)
+        columns = named(BRIEF, reference)
         console.print(heading, style="bold", markup=False, highlight=False)
         table = Table()
         for place, name in enumerate(columns):
@@ -141,45 +70,46 @@ def latex_grid(tables: Sequence[GridTable], reference: str, topic: str) -> str:
 
 def table_csv(tables: Sequence[GridTable]) -> str:
     """A line for each method, ratio and kind of comparison: means and deviations as plain numbers."""
+    found = [
+        (kind, table, line)
+        for table in tables
+        for kind, lines in (("equal ratio", table.equal_ratio), ("equal cost", table.equal_cost))
+        for line in lines
+    ]
+    joules = energy_keys(row for _, _, line in found for row in line.group.rows)
+    means = ("train_macs", "train_paper_flops", "wall_seconds", "cpu_seconds", "params", "macs", *joules)
     names = (
         "comparison", "prune_ratio", "method", "n", "failed", "accuracy", "accuracy_std", "points", "points_half_width",
-        "points_n", "cost_ratio", "train_macs", "train_paper_flops", "wall_seconds", "params", "macs",
+        "points_n", "cost_ratio", *means,
     )  # fmt: skip
     lines: list[dict[str, object]] = []
-    for table in tables:
-        for kind, found in (("equal ratio", table.equal_ratio), ("equal cost", table.equal_cost)):
-            for line in found:
-                means = {
-                    key: spread.mean if (spread := line.group.spread(key)) else None
-                    for key in ("accuracy", "train_macs", "train_paper_flops", "wall_seconds", "params", "macs")
-                }
-                accuracy, points = line.group.spread("accuracy"), line.difference
-                lines.append(
-                    means
-                    | {
-                        "comparison": kind,
-                        "prune_ratio": table.prune_ratio,
-                        "method": line.group.name,
-                        "n": len(line.group.rows),
-                        "failed": line.failed,
-                        "accuracy_std": accuracy.std if accuracy else None,
-                        "points": points.mean if points else None,
-                        "points_half_width": points.half_width if points else None,
-                        "points_n": points.n if points else None,
-                        "cost_ratio": line.cost_ratio,
-                    }
-                )
+    for kind, table, line in found:
+        accuracy, points = line.group.spread("accuracy"), line.difference
+        facts: dict[str, object] = {
+            "comparison": kind,
+            "prune_ratio": table.prune_ratio,
+            "method": line.group.name,
+            "n": len(line.group.rows),
+            "failed": line.failed,
+            "accuracy": accuracy.mean if accuracy else None,
+            "accuracy_std": accuracy.std if accuracy else None,
+            "points": points.mean if points else None,
+            "points_half_width": points.half_width if points else None,
+            "points_n": points.n if points else None,
+            "cost_ratio": line.cost_ratio,
+        }
+        lines.append(facts | {key: spread.mean if (spread := line.group.spread(key)) else None for key in means})
     return _csv(names, lines)
 
 
 def runs_csv(entries: Sequence[GridEntry]) -> str:
     """A line for each run, failed ones too."""
+    rows = {entry.folder: row for entry, row in grid_rows(entries)}
     names = (
         "folder", "method", "prune_ratio", "seed", "equal_cost", "status", "error", "accuracy", "top5_accuracy",
         "uncut_accuracy", "realised_ratio", "emergence_epoch", "trained_epochs", "params", "macs", "train_macs",
-        "training_macs", "train_paper_flops", "wall_seconds", "cpu_seconds",
+        "training_macs", "train_paper_flops", "wall_seconds", "cpu_seconds", *energy_keys(rows.values()),
     )  # fmt: skip
-    rows = {entry.folder: row for entry, row in grid_rows(entries)}
     lines: list[dict[str, object]] = []
     for entry in entries:
         row = rows.get(entry.folder, {})
@@ -198,16 +128,13 @@ def _sections(
     found = []
     for table in tables:
         where = f"{topic}, p = {table.prune_ratio:g}" if table.prune_ratio else topic
-        found.append((f"{where}: at equal ratio", _named(EQUAL_RATIO, reference), table.equal_ratio, _notes(table)))
+        columns = equal_ratio_columns(table, reference)
+        found.append((f"{where}: at equal ratio", columns, table.equal_ratio, _notes(table)))
         if table.equal_cost:
             notes = _equal_notes(table, reference)
             heading = f"{where}: at the total cost of {reference}"
-            found.append((heading, _named(EQUAL_COST, reference), table.equal_cost, notes))
+            found.append((heading, equal_cost_columns(table, reference), table.equal_cost, notes))
     return found
-
-
-def _named(columns: Cells, reference: str) -> Cells:
-    return {name.format(reference=reference): cell for name, cell in columns.items()}
 
 
 def _notes(table: GridTable) -> list[str]:
@@ -218,6 +145,7 @@ def _notes(table: GridTable) -> list[str]:
         f"One run's accuracy has a standard error of {table.accuracy_error:.2f} points by the size of the test set "
         "alone: differences of one seed below about three times that say little.",
     ]
+    notes += energy_notes([row for line in table.equal_ratio for row in line.group.rows])
     for line in table.equal_ratio:
         before = line.group.spread("uncut_accuracy")
         if before is not None:

@@ -97,12 +97,16 @@ def markdown_line(cells: Sequence[str]) -> str:
 
 def _columns(groups: Sequence[RunGroup]) -> Columns:
     """`COLUMNS`, with the energies that any of the groups has."""
-    rows = [row for group in groups for row in group.rows]
+    *others, runs = COLUMNS.items()
+    return dict([*others, *energy_columns([row for group in groups for row in group.rows]).items(), runs])
+
+
+def energy_columns(rows: Sequence[Row]) -> Columns:
+    """A column for each counter that measured any of the rows, and one for estimates."""
     energy: Columns = {f"energy, measured by {method}": _measured_cell(method) for method in measured_methods(rows)}
     if any(ESTIMATED in row for row in rows):
         energy["energy, estimated"] = _estimated_cell
-    *others, runs = COLUMNS.items()
-    return dict([*others, *energy.items(), runs])
+    return energy
 
 
 def ratio_cell(group: RunGroup) -> str:
@@ -210,7 +214,7 @@ def _seconds(spread: Spread | None, runs: int) -> str:
 def _notes(groups: Sequence[RunGroup]) -> list[str]:
     rows = [row for group in groups for row in group.rows]
     notes = [HOW_TO_READ, "Timed on: " + ", ".join(sorted({row["device"] for row in rows})) + "."]
-    notes += _energy_notes(rows)
+    notes += energy_notes(rows)
     for group in groups:
         ratio = group.spread("wall_seconds_ratio")
         if ratio is not None and group.rows[0]["method"] != "dense" and ratio.mean >= 0.995:
@@ -224,7 +228,8 @@ def _notes(groups: Sequence[RunGroup]) -> list[str]:
     return notes
 
 
-def _energy_notes(rows: Sequence[Row]) -> list[str]:
+def energy_notes(rows: Sequence[Row]) -> list[str]:
+    """Why energy was not measured or not estimated, and what an estimate is."""
     reasons = {row["energy_reason"] for row in rows} - {None}
     # A power meter's log may have been imported all the same: the reason is the run's own.
     own = "energy, by the run's own counter" if measured_methods(rows) else "energy"
