@@ -13,35 +13,42 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 from earlybird.errors import EarlyBirdError
 
-# What stands before the colon of names that are no code.
-_LIBRARIES = ("torchvision", "timm", "hf", "imagefolder")
+Kind = Literal["model", "data", "criterion", "method"]
+
+# What stands before the colon of names that are no code. It depends on what is named: data `timm:x` would be code.
+_LIBRARIES: dict[Kind, tuple[str, ...]] = {
+    "model": ("torchvision", "timm"),
+    "data": ("hf", "imagefolder"),
+    "criterion": (),
+    "method": (),
+}
 
 
-def is_code(name: str) -> bool:
-    """Does a name point to Python code of the user's (`pkg.mod:callable`, `file.py:callable`)?"""
+def is_code(name: str, kind: Kind) -> bool:
+    """Does the name of a model, of data, ... point to Python code (`pkg.mod:callable`, `file.py:callable`)?"""
     prefix, colon, _ = name.partition(":")
-    return bool(colon) and prefix not in _LIBRARIES
+    return bool(colon) and prefix not in _LIBRARIES[kind]
 
 
-def find_callable(name: str, kind: str, error: type[EarlyBirdError], *, other_forms: str = "") -> Any:
+def find_callable(name: str, kind: Kind, error: type[EarlyBirdError], *, other_forms: str = "") -> Any:
     """The callable that `name` points to.
 
     Args:
         name: `pkg.mod:callable` or `file.py:callable`.
-        kind: what it is to be, for messages: "model", "data", "criterion", "method".
+        kind: what it is to be.
         error: what to raise.
         other_forms: further legal names, for messages.
 
     Raises:
-        EarlyBirdError: of the class `error`: no such file, module or attribute; it raised while it was loaded; or it
-            cannot be called.
+        EarlyBirdError: of the class `error`: the name is of another form; no such file, module or attribute; it raised
+            while it was loaded; or it cannot be called.
     """
     source, _, attribute = name.rpartition(":")
-    if not source or not attribute:
+    if not source or not attribute or not is_code(name, kind):  # What no check took for code is never run.
         raise error(f"{kind} {name!r} names no callable; write pkg.mod:callable or file.py:callable")
     module = (
         _load_file(Path(source), kind, error)
@@ -64,7 +71,7 @@ def one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def _load_file(path: Path, kind: str, error: type[EarlyBirdError]) -> ModuleType:
+def _load_file(path: Path, kind: Kind, error: type[EarlyBirdError]) -> ModuleType:
     path = path.expanduser()
     if not path.is_file():
         raise error(f"no file {str(path)!r} to load a {kind} from; name an existing one as file.py:callable")
@@ -83,7 +90,7 @@ def _load_file(path: Path, kind: str, error: type[EarlyBirdError]) -> ModuleType
     return module
 
 
-def _import_module(name: str, source: str, kind: str, error: type[EarlyBirdError], other_forms: str) -> ModuleType:
+def _import_module(name: str, source: str, kind: Kind, error: type[EarlyBirdError], other_forms: str) -> ModuleType:
     try:
         return importlib.import_module(source)
     except Exception as raised:

@@ -88,6 +88,33 @@ def test_a_file_beside_a_ticket_that_is_no_runs_config_is_read_no_further(
     assert not trace.exists() and not (tmp_path / "r").exists()
 
 
+@pytest.mark.parametrize("slot", ["model.name", "data.name", "method.name", "method.criterion"])
+def test_no_prefix_makes_code_of_a_file_run_in_a_slot_where_it_is_no_library(
+    capsys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags, slot: str
+):
+    """What the check takes for a library the loader must take for one, too, also where a file has such a name."""
+    assert main(["search", *flags, "--out", str(tmp_path / "s")]) == 0
+    trace = tmp_path / "executed"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    section, key = slot.split(".")
+    beside, ticket = tmp_path / "s" / "config.yaml", str(tmp_path / "s" / "ticket.safetensors")
+    content = yaml.safe_load(beside.read_text())
+    named = {"model": flags[:2], "data": flags[2:4]}
+    named.pop(section, None)  # which the user does not name then
+    for prefix in ("timm", "torchvision", "hf", "imagefolder"):
+        for name in (f"{prefix}:evil.py", f"{prefix}:evil"):
+            Path(name).write_text(f"open({str(trace)!r}, 'w').close()\ndef network(*a, **k): ...\n")
+        for name in (f"{prefix}:evil.py:network", f"{prefix}:evil:network", f"{prefix}:get_image_backend"):
+            if (prefix, section) == ("hf", "data"):
+                continue  # A name on the hub, which would be asked for it.
+            content[section] = content[section] | {key: name}
+            beside.write_text(yaml.safe_dump(content))
+            arguments = [word for flag in named.values() for word in flag]
+            complaint(["retrain", "--ticket", ticket, *arguments, "--quiet", "--out", str(tmp_path / "r")], capsys)
+            assert not trace.exists() and not (tmp_path / "r").exists()
+
+
 def test_a_control_of_a_ticket_takes_of_the_searchs_settings_what_it_can_take(tmp_path: Path, code, flags):
     assert main(["search", *flags, "--method.window", "1", "--out", str(tmp_path / "s")]) == 0
     ticket = str(tmp_path / "s" / "ticket.safetensors")

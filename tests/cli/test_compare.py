@@ -80,6 +80,45 @@ def test_a_dry_run_lists_runs_and_hours_and_runs_nothing(flags, tmp_path: Path, 
     assert not out.exists()
 
 
+def test_a_dry_run_of_what_is_done_says_so_and_one_of_other_settings_is_refused(flags, tmp_path: Path, capsys):
+    out = str(tmp_path / "cmp")
+    assert main([*flags, "--methods", "dense", "--out", out]) == 0
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "cmp").rglob("*")}
+    capsys.readouterr()
+    assert main([*flags, "--methods", "dense", "--out", out, "--dry-run"]) == 0
+    assert "nothing is left to do in " in capsys.readouterr().out
+    assert main([*flags, "--methods", "dense", "--lr", "0.01", "--out", out, "--dry-run"]) == 2
+    assert "holds a comparison with other settings (training.lr: 0.05 -> 0.01)" in capsys.readouterr().err
+    assert main([*flags, "--methods", "snip", "--out", out, "--dry-run"]) == 0
+    assert "1 of 2 runs and searches are left" in capsys.readouterr().out
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "cmp").rglob("*")} == before
+
+
+def test_a_record_that_cannot_be_read_costs_its_own_line_only(flags, tmp_path: Path, capsys):
+    out = tmp_path / "cmp"
+    assert main([*flags, "--methods", "dense,snip", "--out", str(out)]) == 0
+    (out / "snip-p0.5-s0" / "record.json").write_text('{"x')
+    capsys.readouterr()
+    for arguments in (["compare", "--out", str(out)], [*flags, "--methods", "dense,snip", "--out", str(out)]):
+        assert main(arguments) == 1
+        captured = capsys.readouterr()
+        assert re.search(r"not in the tables: snip-p0\.5-s0: cannot read record '.*; remove it and", captured.err)
+        assert [row["status"] for row in rows(out / "runs.csv")] == ["finished", "failed"]
+    (out / "snip-p0.5-s0" / "record.json").unlink()
+    assert main([*flags, "--methods", "dense,snip", "--out", str(out)]) == 0
+
+
+def test_a_folder_that_no_run_may_have_is_refused_before_anything_is_written(flags, tmp_path: Path, capsys):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    for out, said in ((f"{tmp_path}/a/../b", "contains '..'"), (f"{tmp_path}/link", "is a symbolic link")):
+        assert main([*flags, "--methods", "dense", "--out", out]) == 2
+        assert said in capsys.readouterr().err
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name in ("a", "b")) == [] and not any(
+        (tmp_path / "real").iterdir()
+    )
+
+
 def test_a_failed_run_is_listed_and_the_exit_code_is_1(flags, tmp_path: Path, capsys):
     out = tmp_path / "cmp"
     methods = ["--methods", "dense,early_bird,uniform", "--method.epsilon", "1e-6", "--method.penalty", "1e-2"]

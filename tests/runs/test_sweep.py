@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from earlybird.core import Ticket
 from earlybird.errors import ConfigError, MethodError, SweepError
+from earlybird.methods.requests import TicketRequest
 from earlybird.runs import node as node_module
 from earlybird.runs.grid import Block, Grid, nodes_of
-from earlybird.runs.node import config_of, events_since, locked, state_of, training_macs
+from earlybird.runs.node import config_of, events_since, execute, locked, new_token, state_of, training_macs
 from earlybird.runs.sweep import Sweep, failures, open_sweep, read_grid, refuse_methods_of_file, unfinished, work
 from earlybird.runs.sweep_start import check_methods, with_precision
+from earlybird.training.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -134,6 +140,66 @@ def test_a_grid_grows_in_its_folder_and_other_settings_are_refused_with_a_diff(g
     with pytest.raises(SweepError, match=r"holds a comparison with other settings \(training\.lr: 0\.05 -> 0\.01\)"):
         open_sweep(root, other, "c")
     assert (root / "grid.json").read_bytes() == before
+
+
+def test_a_failure_counts_for_all_calls_that_had_begun_and_a_later_call_tries_again(grid, tmp_path: Path):
+    one = grid("dense")
+    one.settings["training"]["lr"] = 1e30
+    first, second = (open_sweep(tmp_path / "cmp", one, new_token()) for _ in range(2))
+    for sweep in (first, second):  # The second sees what the first has tried, as if it had run beside it.
+        work(sweep)
+        assert set(failures(sweep)) == {"dense-s0"} and unfinished(sweep) == []
+    assert events(first.root) == {"dense-s0": ["started", "failed"]}
+    time.sleep(0.01)
+    later = Sweep(first.root, one, new_token())
+    assert unfinished(later) == ["dense-s0"]
+    work(later)
+    assert events(first.root) == {"dense-s0": ["started", "failed"] * 2}
+    assert set(failures(first)) == set(failures(later)) == {"dense-s0"}
+
+
+def test_calls_that_begin_at_once_all_find_their_methods_in_the_grid(grid, tmp_path: Path):
+    root, methods = tmp_path / "cmp", ["dense", "snip", "lottery_ticket", "early_bird", "uniform", "thinet"]
+    with ThreadPoolExecutor(len(methods)) as pool:
+        sweeps = list(pool.map(lambda method: open_sweep(root, grid(method), "a"), methods * 3))
+    assert {text for block in read_grid(root).blocks for text in block.methods} == set(methods)
+    assert len(sweeps) == 18 and [p.name for p in root.iterdir() if ".tmp-" in p.name] == []
+
+
+def test_a_begun_run_goes_on_from_its_own_ticket_when_the_search_was_done_again(
+    grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    root = tmp_path / "cmp"
+    sweep = open_sweep(root, grid("early_bird"), "a")
+    search, node = sweep.nodes
+    execute(root, search, "a")
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "clear", lambda self: None)  # as if it had been killed before its end
+        execute(root, node, "a")
+    (root / node.id / "record.json").unlink()
+    own = (root / node.id / "ticket.safetensors").read_bytes()
+    # More ratios: another search, whose ticket differs in bits, as after a change of the number of threads.
+    grown = open_sweep(root, grid("early_bird", ratios=(0.3, 0.5)), "b")
+    again = next(n for n in grown.nodes if n.kind == "search")
+    assert again.id != search.id
+    execute(root, again, "b")
+    path = root / again.id / TicketRequest(0.5).file_name(again.requests)
+    ticket = Ticket.load(path)
+    name = next(iter(ticket.weights))
+    ticket.weights[name].add_(1e-6)
+    ticket.save(path)
+    work(grown)
+    assert failures(grown) == {}
+    assert (root / node.id / "ticket.safetensors").read_bytes() == own
+
+
+def test_a_search_summary_that_cannot_be_read_is_named(grid, tmp_path: Path):
+    root = tmp_path / "cmp"
+    sweep = open_sweep(root, grid("early_bird"), "a")
+    execute(root, sweep.nodes[0], "a")
+    (root / sweep.nodes[0].id / "search.json").write_text("{")
+    work(sweep)
+    assert re.search(r"search-\w+-s0/search\.json is corrupt \(.*\); remove it", failures(sweep)["early_bird-p0.5-s0"])
 
 
 def test_a_folder_of_something_else_is_refused(grid, tmp_path: Path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,10 +12,11 @@ from jsonargparse import Namespace
 
 from earlybird.cli.allocator import keep_freed_memory
 from earlybird.cli.grid_options import ENGINES, parse_grid
-from earlybird.errors import ConfigError
+from earlybird.errors import ConfigError, RunFolderError
 from earlybird.training.fields import require
 
 if TYPE_CHECKING:
+    from earlybird.report.grid import GridEntry
     from earlybird.runs.grid import Node
     from earlybird.runs.sweep import Sweep
 
@@ -38,8 +38,9 @@ def command(argv: Sequence[str]) -> int:
     reference = _reference(sweep, parsed.reference)
     if grid is not None:
         _run(sweep, parsed)
-    _write_tables(sweep, reference)
-    return _report_failures(sweep)
+    entries = grid_entries(sweep)
+    _write_tables(sweep, reference, entries)
+    return _report_failures(sweep, entries)
 
 
 def _reference(sweep: Sweep, asked: str | None) -> str:
@@ -53,18 +54,21 @@ def _reference(sweep: Sweep, asked: str | None) -> str:
 
 def _opened(grid: Any, parsed: Namespace) -> Sweep | None:
     """The sweep, checked and written down; None where a dry run was printed instead."""
+    from earlybird.runs.folder import RunFolder
     from earlybird.runs.grid import nodes_of
+    from earlybird.runs.node import new_token
     from earlybird.runs.prepare import network_and_data
-    from earlybird.runs.sweep import GRID_NAME, Sweep, open_sweep, read_grid, refuse_methods_of_file
+    from earlybird.runs.sweep import GRID_NAME, Sweep, grown, open_sweep, read_grid, refuse_methods_of_file
     from earlybird.runs.sweep_start import any_config, check_methods, with_precision
 
-    root, token = Path(parsed.out), uuid.uuid4().hex
+    root, token = Path(parsed.out), new_token()
     known = read_grid(root) if (root / GRID_NAME).is_file() else None
     if grid is None:  # The tables of what is there, and what is missing of it.
         if known is None:
             raise ConfigError("--methods is missing; give methods to compare, such as dense,early_bird,uniform")
         refuse_methods_of_file(known)
         return Sweep(root, known, token)
+    RunFolder(root)  # which refuses a path that no run may have
     nodes_of(grid)  # which refuses unknown methods before data are read
     spec, bundle, _ = network_and_data(any_config(grid))
     check_methods(grid, spec)
@@ -72,7 +76,7 @@ def _opened(grid: Any, parsed: Namespace) -> Sweep | None:
     if parsed.dry_run:
         from earlybird.cli.dry_run import print_dry_run
 
-        print_dry_run(Sweep(root, grid, token), spec, bundle, parsed.workers)
+        print_dry_run(Sweep(root, grown(root, grid), token), spec, bundle, parsed.workers)
         return None
     return open_sweep(root, grid, token)
 
@@ -139,12 +143,11 @@ def _size(sweep: Sweep) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-def _write_tables(sweep: Sweep, reference: str) -> None:
+def _write_tables(sweep: Sweep, reference: str, entries: Sequence[GridEntry]) -> None:
     from earlybird.atomic import write_atomically
     from earlybird.report.grid import grid_tables
     from earlybird.report.grid_tables import latex_grid, markdown_grid, print_grid, runs_csv, table_csv
 
-    entries = grid_entries(sweep)
     if not any(entry.record for entry in entries):
         return
     tables, topic = grid_tables(entries, reference), _topic(sweep)
@@ -160,7 +163,7 @@ def _write_tables(sweep: Sweep, reference: str) -> None:
     print(f"{sweep.root}: {', '.join(written)}")
 
 
-def grid_entries(sweep: Sweep) -> list[Any]:
+def grid_entries(sweep: Sweep) -> list[GridEntry]:
     """What came of every run that was asked for."""
     from earlybird.report.grid import GridEntry
     from earlybird.report.records import RECORD_NAME, read_record
@@ -172,8 +175,12 @@ def grid_entries(sweep: Sweep) -> list[Any]:
         if node.kind != "run" or not node.is_asked:
             continue
         state = state_of(sweep.root, node, sweep.token)
-        record = read_record(sweep.root / node.id / RECORD_NAME) if state == "done" else None
-        error = str((failure_of(sweep.root, node) or {}).get("error", "")) if record is None else ""
+        record, error = None, str((failure_of(sweep.root, node) or {}).get("error", ""))
+        if state == "done":
+            try:
+                record, error = read_record(sweep.root / node.id / RECORD_NAME), ""
+            except RunFolderError as unreadable:
+                error = str(unreadable)
         entries.append(
             GridEntry(node.label, node.prune_ratio, node.seed, node.equal_to is not None, node.id, record, error)
         )
@@ -187,9 +194,13 @@ def _topic(sweep: Sweep) -> str:
     return f"{model_label(record)} on {data_label(record)}, {scheduled_epochs(record)} epochs"
 
 
-def _report_failures(sweep: Sweep) -> int:
+def _report_failures(sweep: Sweep, entries: Sequence[GridEntry]) -> int:
+    from earlybird.report.records import RECORD_NAME
     from earlybird.runs.sweep import failures, unfinished
 
+    unreadable = [e for e in entries if e.record is None and (sweep.root / e.folder / RECORD_NAME).is_file()]
+    for entry in unreadable:
+        print(f"not in the tables: {entry.folder}: {entry.error}", file=sys.stderr)
     failed = failures(sweep)
     for name, why in failed.items():
         print(f"failed: {name}: {why}", file=sys.stderr)
@@ -202,4 +213,4 @@ def _report_failures(sweep: Sweep) -> int:
     left = unfinished(sweep)
     if left:
         print(f"not done: {', '.join(left)}; give the same command again", file=sys.stderr)
-    return 1 if failed or left else 0
+    return 1 if failed or left or unreadable else 0

@@ -39,6 +39,9 @@ def print_dry_run(sweep: Sweep, spec: NetworkSpec, bundle: DataBundle, workers: 
     """Measure a few steps and print, method by method, what is left to run."""
     config = RunConfig.from_dict(dict(sweep.nodes[0].config))
     left = [node for node in sweep.needed() if state_of(sweep.root, node, sweep.token) != "done"]
+    if not left:
+        print(f"nothing is left to do in {sweep.root}: all {len(sweep.nodes)} runs and searches are done")
+        return
     ratios = sorted({node.prune_ratio for node in left if node.prune_ratio is not None}) or [0.5]
     measured = {ratio: _measured(config, spec, bundle, ratio) for ratio in ratios}
     settings = config.training

@@ -47,7 +47,7 @@ def method_class(name: str) -> type[Method]:
         name = PRESETS[name][0]
     if name in METHODS:
         return METHODS[name]
-    if not is_code(name):
+    if not is_code(name, "method"):
         legal = f"{', '.join(method_names())}, pkg.mod:Class or file.py:Class"
         raise ConfigError(f"method.name is {name!r}; give one of {legal}")
     if name not in _IMPORTED:

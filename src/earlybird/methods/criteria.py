@@ -26,7 +26,7 @@ def find_criterion(name: str) -> Criterion:
     """
     if name in CRITERIA:
         return CRITERIA[name]
-    if not is_code(name):
+    if not is_code(name, "criterion"):
         raise ConfigError(
             f"method.criterion is {name!r}; give one of {', '.join(CRITERIA)}, pkg.mod:function or file.py:function"
         )

@@ -102,7 +102,7 @@ class EarlyBirdTraining:
         require("method.round_to", self.round_to, self.round_to >= 1, "an integer >= 1")
         is_draw = isinstance(self.draw_at, str) or self.draw_at >= 0
         require("method.draw_at", self.draw_at, is_draw, "rule, last, or a number of draws >= 0")
-        known = self.criterion in CRITERION_NAMES or is_code(self.criterion)
+        known = self.criterion in CRITERION_NAMES or is_code(self.criterion, "criterion")
         require(
             "method.criterion", self.criterion, known,
             f"one of {', '.join(CRITERION_NAMES)}, pkg.mod:function or file.py:function",

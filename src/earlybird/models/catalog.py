@@ -52,7 +52,7 @@ def build_named(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
     Raises:
         ModelError: as `build_model`; or an argument is missing or not known.
     """
-    if is_code(name):
+    if is_code(name, "model"):
         with _seeded_cpu_generator(0):
             return build_custom(name, kwargs)
     unknown = sorted(set(kwargs) - SETTINGS - {"seed"})

@@ -162,11 +162,11 @@ def _skeleton(description: dict[str, Any], tensors: dict[str, Tensor], named: Fa
         raise CheckpointError(f"{path.parent} names no factory; give the dense network: load(..., into=MyNet())")
     if not isinstance(factory, str) or not isinstance(kwargs, dict):
         raise TypeError("factory and kwargs are no name and no arguments")
-    if is_code(factory) and (named is None or factory_name(named) != factory):
+    if is_code(factory, "model") and (named is None or factory_name(named) != factory):
         raise ConfigError(
             f"{path.parent} names {factory!r}, code that runs only when you name it; give factory={factory!r}"
         )
-    if not is_code(factory):
+    if not is_code(factory, "model"):
         _refuse_huge(factory, kwargs, tensors, path)
     return named(**kwargs) if callable(named) else build_named(factory, kwargs)
 

@@ -50,14 +50,16 @@ def read_record(path: str | Path) -> Record:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise RunFolderError(f"cannot read record '{path}': {error}; finish the run again to rewrite it") from error
+        raise RunFolderError(
+            f"cannot read record '{path}': {error}; remove it and give the run's command again"
+        ) from error
     if not isinstance(record, dict):
         raise RunFolderError(f"record '{path}' holds a {type(record).__name__}, not an object; it is no run record")
     if record.get("schema_version") != SCHEMA_VERSION:
         version = record.get("schema_version")
         raise RunFolderError(f"record '{path}' has schema_version {version!r}; this version reads {SCHEMA_VERSION}")
     if missing := [key for key in REQUIRED_KEYS if key not in record]:
-        raise RunFolderError(f"record '{path}' lacks {', '.join(missing)}; finish the run again to rewrite it")
+        raise RunFolderError(f"record '{path}' lacks {', '.join(missing)}; remove it and give the run's command again")
     return record
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import difflib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -21,9 +21,14 @@ from earlybird.methods.method import Method
 from earlybird.methods.presets import preset_settings
 from earlybird.training.fields import check_types, require
 from earlybird.training.settings import TrainingSettings
-from earlybird.user_code import is_code
+from earlybird.user_code import Kind, is_code
 
 SECTIONS = ("model", "data", "method", "training")
+# The flags that may name code of the user's own, and what it is then.
+CODE_FLAGS: Mapping[str, Kind] = {
+    "--model": "model", "--data": "data", "--method": "method", "--methods": "method",
+    "--method.criterion": "criterion",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -129,14 +134,14 @@ def refuse_unnamed_code(flag: str, name: str, trusted: Collection[str]) -> None:
     """Raise where a file names code that the user has not named: code runs only on the user's own word.
 
     Args:
-        flag: what gives the name on the command line, "--model" or "--data".
-        name: the model or data name that the file holds.
+        flag: what gives the name on the command line.
+        name: the name that the file holds.
         trusted: names that the user gave.
 
     Raises:
         ConfigError: `name` is code and not among them.
     """
-    if is_code(name) and name not in trusted:
+    if is_code(name, CODE_FLAGS[flag]) and name not in trusted:
         raise ConfigError(f"this run's {flag} is {name!r}, code that runs only when you name it; add {flag} {name}")
 
 
@@ -155,7 +160,7 @@ def with_younger_settings(stored: dict[str, Any], config: RunConfig) -> dict[str
     """A stored configuration with the defaults of settings that did not exist when it was written."""
     method = stored.get("method")
     name = str(method.get("name", "")) if isinstance(method, dict) else ""
-    if is_code(name) and name != name_of(config.method):
+    if is_code(name, "method") and name != name_of(config.method):
         return stored  # To ask it for its defaults would run code that only a file names.
     try:
         return RunConfig.from_dict(copy.deepcopy(stored)).to_dict()

@@ -169,12 +169,29 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         RunFolderError: there is one and it cannot be read.
     """
     path = folder / "record.json"
+    return _object_in(path, "run") if path.is_file() else None
+
+
+def read_search(folder: Path) -> dict[str, Any]:
+    """The summary of the finished search in a folder: `ratios`, `tickets`, `fired`, `distances`, ...
+
+    Raises:
+        RunFolderError: there is none, or it cannot be read.
+    """
+    path = folder / "search.json"
     if not path.is_file():
-        return None
+        raise RunFolderError(f"{folder} holds no finished search (no {path.name}); finish it first")
+    summary = _object_in(path, "search")
+    # Searches of older versions drew by the rule alone.
+    summary.setdefault("tickets", [[ratio, "rule"] for ratio in summary.get("ratios", [])])
+    return summary
+
+
+def _object_in(path: Path, what: str) -> dict[str, Any]:
     try:
-        record = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
+        if not isinstance(content, dict):
+            raise ValueError("it holds no object")
     except ValueError as error:
-        raise RunFolderError(f"{path} is corrupt ({error}); remove it to finish the run again") from error
-    if not isinstance(record, dict):
-        raise RunFolderError(f"{path} is corrupt (it holds no object); remove it to finish the run again")
-    return record
+        raise RunFolderError(f"{path} is corrupt ({error}); remove it to finish the {what} again") from error
+    return content

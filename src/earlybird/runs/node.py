@@ -11,6 +11,7 @@ import json
 import os
 import time
 import traceback
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,22 +19,42 @@ from typing import Any, Literal
 
 from earlybird.atomic import write_atomically
 from earlybird.errors import EarlyBirdError, SweepError
+from earlybird.methods.requests import TICKET_FILE, TicketRequest
 from earlybird.runs.config import RunConfig
-from earlybird.runs.folder import read_record
+from earlybird.runs.folder import read_record, read_search
 from earlybird.runs.grid import Node
+from earlybird.training.checkpoint import Checkpoints
 
 State = Literal["open", "done", "failed"]
 FAILED_NAME, EVENTS_NAME, LOCKS_NAME = "failed.json", "events.jsonl", "locks"
 _ENDS = {"run": "record.json", "search": "search.json"}
 
 
+def new_token() -> str:
+    """A name for a call, which tells when it began."""
+    return f"{time.time():.3f}-{uuid.uuid4().hex}"
+
+
 def state_of(root: Path, node: Node, token: str) -> State:
-    """Where a node stands; a failure counts in the sweep in which it happened, the next one tries again."""
+    """Where a node stands.
+
+    A failure counts for the call in which it happened and for all that had begun before it: several calls that work on
+    one folder try a node once. A call that begins later tries again.
+    """
     folder = root / node.id
     if (folder / _ENDS[node.kind]).is_file():
         return "done"
     failure = failure_of(root, node)
-    return "failed" if failure is not None and failure.get("token") == token else "open"
+    if failure is None:
+        return "open"
+    return "failed" if failure.get("token") == token or failure.get("time", 0.0) >= _began(token) else "open"
+
+
+def _began(token: str) -> float:
+    try:
+        return float(token.partition("-")[0])
+    except ValueError:
+        return float("inf")
 
 
 def failure_of(root: Path, node: Node) -> dict[str, Any] | None:
@@ -64,10 +85,27 @@ def locked(root: Path, node: Node) -> Iterator[bool]:
             yield False
             return
         except OSError as error:
-            raise SweepError(
-                f"{path} cannot be locked ({error.strerror}); give --out on a file system with locks"
-            ) from error
+            raise _no_locks(path, error) from error
         yield True  # The lock goes with the open file.
+
+
+@contextmanager
+def waited_for(path: Path) -> Iterator[None]:
+    """Hold the lock of a file inside, as soon as nobody else does.
+
+    Raises:
+        SweepError: the file system has no locks.
+    """
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            raise _no_locks(path, error) from error
+        yield
+
+
+def _no_locks(path: Path, error: OSError) -> SweepError:
+    return SweepError(f"{path} cannot be locked ({error.strerror}); give --out on a file system with locks")
 
 
 def execute(root: Path, node: Node, token: str, *, quiet: bool = True) -> State:
@@ -135,6 +173,7 @@ def fail(root: Path, node: Node, token: str, error: Exception) -> None:
         "kind": type(error).__name__,
         "traceback": "".join(traceback.format_exception(error)),
         "token": token,
+        "time": time.time(),
     }
     write_atomically(path, json.dumps(failure, indent=1).encode())
 
@@ -160,9 +199,12 @@ def events_since(root: Path, position: int) -> tuple[list[dict[str, Any]], int]:
 def _ticket_of(root: Path, node: Node, config: RunConfig) -> Path | None:
     if node.search is None or node.request is None:
         return None
-    summary = json.loads((root / node.search / "search.json").read_text())
-    requests = [_request(entry) for entry in summary["tickets"]]
-    path = root / node.search / node.request.file_name(requests)
+    own = root / node.id / TICKET_FILE
+    # What has begun goes on from its own ticket: a search that was done again, for more ratios, may differ in bits.
+    if own.is_file() and Checkpoints(root / node.id / "checkpoints").exist():
+        return own
+    asked = read_search(root / node.search)["tickets"]
+    path = root / node.search / node.request.file_name([TicketRequest(ratio, draw) for ratio, draw in asked])
     if path.is_file():
         return path
     from earlybird.methods.early_bird import EarlyBirdTraining
@@ -170,12 +212,6 @@ def _ticket_of(root: Path, node: Node, config: RunConfig) -> Path | None:
     if isinstance(config.method, EarlyBirdTraining) and config.method.on_no_ticket == "finish":
         return None  # It searches by itself: in vain, and ends with the dense network, as it would alone.
     raise SweepError(f"no ticket of p = {node.request.prune_ratio:g}: the rule never fired in {node.search}")
-
-
-def _request(entry: list[Any]) -> Any:
-    from earlybird.methods.requests import TicketRequest
-
-    return TicketRequest(entry[0], entry[1])
 
 
 def _record(root: Path, name: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from earlybird.methods.requests import TICKET_FILE, TicketRequest, check_request
 from earlybird.methods.search_hooks import momentum_file, rewind_file
 from earlybird.methods.task import Task
 from earlybird.runs.config import DataConfig, RunConfig, refuse_unnamed_code
-from earlybird.runs.folder import RunFolder, read_record
+from earlybird.runs.folder import RunFolder, read_record, read_search
 from earlybird.runs.prepare import load_bundle, prepare
 from earlybird.runs.record import make_record
 from earlybird.runs.saved_model import load_network, save_network
@@ -145,14 +145,13 @@ def run_requests(
             }
             write_atomically(done, json.dumps(summary).encode())
             folder.checkpoints.clear()
-    _refuse_other_requests(folder, json.loads(done.read_text()), requests)
+    _refuse_other_requests(folder, read_search(folder.path), requests)
     paths = {request: folder.path / request.file_name(requests) for request in requests}
     return {request: path if path.is_file() else None for request, path in paths.items()}
 
 
 def _refuse_other_requests(folder: RunFolder, summary: dict[str, Any], requests: Sequence[TicketRequest]) -> None:
-    # Searches of older versions drew by the rule alone.
-    theirs = summary.get("tickets") or [[ratio, "rule"] for ratio in summary["ratios"]]
+    theirs = summary["tickets"]
     if theirs != [[request.prune_ratio, request.draw_at] for request in requests]:
         ratios = list(dict.fromkeys(ratio for ratio, _ in theirs))
         draws = list(dict.fromkeys(draw for _, draw in theirs))

@@ -17,9 +17,9 @@ from typing import Any
 
 from earlybird.atomic import write_atomically
 from earlybird.errors import SweepError
-from earlybird.runs.config import RunConfig, differences, refuse_unnamed_code
+from earlybird.runs.config import CODE_FLAGS, RunConfig, differences, refuse_unnamed_code
 from earlybird.runs.grid import Grid, Node, merged, nodes_of, parse_method
-from earlybird.runs.node import execute, fail, failure_of, locked, note_event, state_of
+from earlybird.runs.node import LOCKS_NAME, execute, fail, failure_of, locked, note_event, state_of, waited_for
 from earlybird.user_code import is_code
 
 GRID_NAME = "grid.json"
@@ -67,13 +67,30 @@ def open_sweep(root: Path, grid: Grid, token: str) -> Sweep:
         SweepError: the folder holds a sweep of other settings, or something else.
         ConfigError: the grid is none.
     """
-    nodes_of(grid)  # which refuses what is wrong before anything is written
-    path = root / GRID_NAME
-    if not path.is_file() and root.is_dir() and any(root.iterdir()):
-        raise SweepError(f"{root} is not empty and holds no comparison (no {GRID_NAME}); give another --out")
-    if path.is_file():
+    grown(root, grid)  # which refuses what is wrong before anything is written
+    (root / LOCKS_NAME).mkdir(parents=True, exist_ok=True)
+    # Several calls may begin at once, each with more methods: none may overwrite what another has added.
+    with waited_for(root / LOCKS_NAME / f"{GRID_NAME}.lock"):
+        grid = grown(root, grid)
+        content, path = json.dumps(grid.as_dict(), indent=1).encode(), root / GRID_NAME
+        if not path.is_file() or path.read_bytes() != content:
+            write_atomically(path, content)
+    return Sweep(root, grid, token)
+
+
+def grown(root: Path, grid: Grid) -> Grid:
+    """What was asked for in a folder before and what is asked for now, in one grid; nothing is written.
+
+    Raises:
+        SweepError: the folder holds a sweep of other settings, or something else.
+        ConfigError: the grid is none.
+    """
+    nodes_of(grid)
+    # Listed before it is looked for: another call may be about to write it.
+    held = [path.name for path in root.iterdir()] if root.is_dir() else []
+    if (root / GRID_NAME).is_file():
         known = read_grid(root)
-        refuse_code_of_file(known, code_names(grid))
+        refuse_code_of_file(known, [name for name, _ in code_names(grid)])
         changes = _differences(known, grid)
         if changes:
             raise SweepError(
@@ -81,9 +98,9 @@ def open_sweep(root: Path, grid: Grid, token: str) -> Sweep:
             )
         grid = merged([known, grid])
         nodes_of(grid)
-    root.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(grid.as_dict(), indent=1).encode())
-    return Sweep(root, grid, token)
+    elif any(name != LOCKS_NAME and ".tmp-" not in name for name in held):
+        raise SweepError(f"{root} is not empty and holds no comparison (no {GRID_NAME}); give another --out")
+    return grid
 
 
 def read_grid(root: Path) -> Grid:
@@ -103,15 +120,14 @@ def read_grid(root: Path) -> Grid:
         raise SweepError(f"{path} is corrupt ({error}); remove it and give the same command again") from error
 
 
-def code_names(grid: Grid) -> dict[str, str]:
-    """Name of each piece of the user's own code in a grid -> the flag that gives it."""
-    sections = {name: dict(grid.settings.get(name) or {}) for name in ("model", "data")}
-    found = {str(section.get("name", "")): f"--{name}" for name, section in sections.items()}
-    found[str(grid.method_settings.get("criterion", ""))] = "--method.criterion"
+def code_names(grid: Grid) -> list[tuple[str, str]]:
+    """The name of each piece of the user's own code in a grid, and the flag that gives it."""
+    found = [(str((grid.settings.get(name) or {}).get("name", "")), f"--{name}") for name in ("model", "data")]
+    found.append((str(grid.method_settings.get("criterion", "")), "--method.criterion"))
     for text in [text for block in grid.blocks for text in block.methods]:
         name, own = parse_method(text)
-        found |= {name: METHODS_FLAG, str(own.get("criterion", "")): "--method.criterion"}
-    return {name: flag for name, flag in found.items() if is_code(name)}
+        found += [(name, METHODS_FLAG), (str(own.get("criterion", "")), "--method.criterion")]
+    return [(name, flag) for name, flag in found if is_code(name, CODE_FLAGS[flag])]
 
 
 def refuse_methods_of_file(grid: Grid) -> None:
@@ -120,7 +136,7 @@ def refuse_methods_of_file(grid: Grid) -> None:
     Raises:
         ConfigError: it does.
     """
-    refuse_code_of_file(grid, [name for name, flag in code_names(grid).items() if flag != METHODS_FLAG])
+    refuse_code_of_file(grid, [name for name, flag in code_names(grid) if flag != METHODS_FLAG])
 
 
 def refuse_code_of_file(grid: Grid, trusted: Collection[str]) -> None:
@@ -129,7 +145,7 @@ def refuse_code_of_file(grid: Grid, trusted: Collection[str]) -> None:
     Raises:
         ConfigError: it does.
     """
-    for name, flag in code_names(grid).items():
+    for name, flag in code_names(grid):
         refuse_unnamed_code(flag, name, trusted)
 
 
@@ -173,7 +189,7 @@ def _tried(sweep: Sweep, node: Node, said: Callable[[Node, str], None], quiet: b
 
 
 def failures(sweep: Sweep) -> dict[str, str]:
-    """Id of each node that failed in this call -> why."""
+    """Id of each node that failed since this call began -> why."""
     found = {}
     for node in sweep.nodes:
         if state_of(sweep.root, node, sweep.token) == "failed":
