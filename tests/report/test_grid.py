@@ -82,6 +82,20 @@ def test_at_equal_cost_stands_what_costs_as_much_and_what_was_made_to():
     assert table.not_equal == {"dense": pytest.approx((1000 / 700 + 1000 / 720) / 2), "reinit": pytest.approx(76 / 70)}
 
 
+def test_what_was_to_cost_as_much_and_does_not_is_named():
+    entries = [*ENTRIES, entry("thinet", 0, 850, 917, equal=True)]
+    markdown = markdown_grid(grid_tables(entries, "early_bird"), "early_bird", "x")
+    assert "Not at that cost after all, and not to be compared with the others: thinet (1.31)." in markdown
+    assert "Not at that cost" not in markdown_grid(grid_tables(ENTRIES, "early_bird"), "early_bird", "x")
+
+
+def test_runs_of_the_reference_at_its_own_cost_are_not_what_differences_are_formed_against():
+    entries = [*ENTRIES, entry("early_bird", 0, 500, 700, equal=True)]
+    (table,) = grid_tables(entries, "early_bird")
+    uniform = next(line for line in table.equal_ratio if line.group.name == "uniform")
+    assert uniform.difference.mean == pytest.approx(0.0)
+
+
 def test_ratios_are_to_the_dense_run_of_the_same_seed_also_at_equal_cost():
     rows = {(e.label, e.seed, e.is_equal_cost): row for e, row in grid_rows(ENTRIES)}
     assert rows["early_bird", 1, False]["train_macs_ratio"] == pytest.approx(730 / 1010)

@@ -146,8 +146,28 @@ def test_the_name_of_a_search_is_that_of_its_settings_and_tickets():
 
 @pytest.mark.parametrize(
     ("method", "is_matched"),
-    [("early_bird", True), ("random", True), ("uniform", True), ("dense", True), ("reinit", False), ("snip", False),
-     ("draw_0", False), ("early_bird:weights=reinit", False), ("early_bird:channels=random", True)],
+    [("early_bird", True), ("random", False), ("uniform", True), ("dense", True), ("reinit", False), ("snip", False),
+     ("draw_0", False), ("early_bird:weights=reinit", False), ("early_bird:channels=shuffled", True),
+     ("scratch_longer", True)],
 )  # fmt: skip
 def test_what_costs_as_much_as_early_bird_as_it_is(method, is_matched):
     assert at_early_birds_cost(method) == is_matched
+
+
+@pytest.mark.parametrize(
+    ("settings", "start"),
+    [({}, "ticket"), ({"schedule": "restart"}, 0), ({"weights": "reinit"}, 0),
+     ({"weights": "rewind", "rewind_epoch": 2}, 2), ({"weights": "rewind"}, 0)],
+)  # fmt: skip
+def test_what_is_matched_to_early_birds_cost_knows_where_it_goes_on(settings, start):
+    nodes = by_id(grid("early_bird", "uniform", "dense_shorter", **settings))
+    for name in ("uniform", "dense_shorter"):
+        assert nodes[f"{name}-p0.5-s0"].config["method"]["early_bird_start"] == start
+
+
+@pytest.mark.parametrize("method", ["uniform", "dense_shorter", "scratch_longer"])
+def test_a_control_whose_ticket_decides_its_cost_is_not_run_at_equal_cost(method):
+    with pytest.raises(
+        ConfigError, match=f"--equal-cost names '{method}', whose ticket decides its cost; leave it out"
+    ):
+        nodes_of(grid("early_bird", method, equal=(method,)))

@@ -24,6 +24,18 @@ from earlybird.training.checkpoint import Checkpoints
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
+# ThiNet needs channels that one layer alone reads.
+CHAIN = """
+from torch import nn
+
+def network(num_classes, in_channels):
+    def block(i, o):
+        return [nn.Conv2d(i, o, 3, padding=1, bias=False), nn.BatchNorm2d(o), nn.ReLU()]
+    return nn.Sequential(*block(in_channels, 8), *block(8, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                         nn.Linear(8, num_classes))
+"""
+
+
 @pytest.fixture
 def grid(tiny_settings) -> Any:
     def make(*methods: str, ratios: Any = (0.5,), seeds: Any = (0,), equal: Any = (), **method_settings: Any) -> Grid:
@@ -76,6 +88,46 @@ def test_a_run_at_equal_cost_has_the_schedule_that_early_birds_cost_allows(grid,
     epochs = round(12 * training_macs(early_bird) / training_macs(full))
     assert equal["config"]["training"]["epochs"] == epochs < 12
     assert training_macs(equal) == pytest.approx(training_macs(early_bird), rel=0.5 / epochs)
+
+
+def test_what_does_not_shrink_with_the_schedule_is_left_out_of_what_shrinks(grid, tmp_path: Path):
+    early = "reinit:clock=epochs:epsilon=1.0:window=2"  # a ticket after three epochs of any schedule
+    methods = ("early_bird", "thinet:finetune_steps=10", "lottery_ticket:rewind_epoch=2", early)
+    one = grid(*methods, equal=methods[1:])
+    (tmp_path / "chain.py").write_text(CHAIN)
+    one.settings["model"]["name"] = f"{tmp_path / 'chain.py'}:network"
+    sweep = open_sweep(tmp_path / "cmp", one, "a")
+    work(sweep)
+    early_bird = training_macs(record(sweep.root, "early_bird-p0.5-s0"))
+    equal = {node.label: node for node in sweep.nodes if node.equal_to is not None}
+    assert len(equal) == 3 and failures(sweep) == {}
+    for node in equal.values():
+        found = record(sweep.root, node.id)
+        epochs = found["config"]["training"]["epochs"]
+        full = training_macs(record(sweep.root, node.equal_to[0]))
+        assert abs(training_macs(found) - early_bird) <= 0.6 * full / 12, (node.id, epochs)
+
+
+def test_a_schedule_that_is_too_short_for_a_setting_says_why_it_is_so_short(grid, tmp_path: Path):
+    methods = ("early_bird", "lottery_ticket:rewind_epoch=6")
+    sweep = open_sweep(tmp_path / "cmp", grid(*methods, equal=methods[1:]), "a")
+    work(sweep)
+    (why,) = failures(sweep).values()
+    assert re.match(
+        r"its schedule at the cost of early_bird-p0\.5-s0 is \d epochs: method\.rewind_epoch is 6; give", why
+    )
+
+
+@pytest.mark.parametrize("settings", [{"schedule": "restart"}, {"weights": "reinit"}])
+def test_controls_cost_what_an_early_bird_that_restarts_costs(grid, tmp_path: Path, settings):
+    sweep = open_sweep(tmp_path / "cmp", grid("early_bird", "uniform", "dense_shorter", **settings), "a")
+    work(sweep)
+    found = {name: record(sweep.root, f"{name}-p0.5-s0") for name in ("early_bird", "uniform", "dense_shorter")}
+    retrained = found["early_bird"]["cost"]["phases"]["retrain"]["images"]
+    assert retrained == 12 * found["early_bird"]["data"]["train_images"]
+    for name in ("uniform", "dense_shorter"):
+        step = 20 * found[name]["final"]["train_macs"]
+        assert training_macs(found[name]) == pytest.approx(training_macs(found["early_bird"]), abs=step)
 
 
 def test_a_failing_run_is_recorded_the_rest_goes_on_and_the_next_call_tries_again(grid, tmp_path: Path, monkeypatch):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from typing import cast
+from typing import Literal, cast
 
 from torch import nn
 
@@ -34,10 +34,21 @@ def groups_of_ticket(task: Task, ticket: Ticket, dense: nn.Module, method: str) 
     return groups
 
 
-def early_bird_macs(task: Task, ticket: Ticket, slim_cost: ModelCost) -> int:
-    """MACs of the search behind a ticket and of training what it leaves to the end of the schedule."""
+def early_bird_macs(task: Task, ticket: Ticket, slim_cost: ModelCost, start: int | Literal["ticket"]) -> int:
+    """MACs of the search behind a ticket and of training what it leaves to the end of the schedule.
+
+    Args:
+        task: the run.
+        ticket: of an Early-Bird search.
+        slim_cost: of the network that the ticket leaves.
+        start: epoch at which training goes on after the cut, or "ticket" for where the ticket was drawn; a later one
+            than that is taken for it.
+    """
     searched = CostLedger.from_state(ticket.notes["journal"]["ledger"]).total().macs
-    return searched + training_macs(task.session, slim_cost, int(ticket.notes["step"]), task.session.total_steps)
+    step = int(ticket.notes["step"])
+    if start != "ticket":
+        step = min(step, start * task.session.steps_per_epoch)
+    return searched + training_macs(task.session, slim_cost, step, task.session.total_steps)
 
 
 def training_macs(session: Session, cost: ModelCost, start_step: int, end_step: int) -> int:

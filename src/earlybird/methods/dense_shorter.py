@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from earlybird.methods.matched import MatchedToTicket
+from earlybird.methods.matched import MatchedToCost
 
 if TYPE_CHECKING:
     from earlybird.core import Ticket
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class DenseShorter(MatchedToTicket):
-    """No hyperparameters: the ticket's cost decides how long is trained."""
+class DenseShorter(MatchedToCost):
+    """The ticket's cost decides how long is trained."""
 
     name: ClassVar[str] = "dense_shorter"
 
@@ -31,7 +31,7 @@ class DenseShorter(MatchedToTicket):
         dense = task.build()
         groups = groups_of_ticket(task, ticket, dense, self.name)
         small = slim(dense, ticket.mask, task.example_input(), groups, check=False)
-        budget = early_bird_macs(task, ticket, task.cost(small))
+        budget = early_bird_macs(task, ticket, task.cost(small), self.early_bird_start)
         steps = steps_that_buy(budget, task.cost(dense), task.session)
         return Candidate(
             dense,

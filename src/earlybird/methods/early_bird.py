@@ -125,6 +125,13 @@ class EarlyBirdTraining:
             return "restart" if self.weights == "reinit" else "continue"
         return self.schedule
 
+    @property
+    def retrain_start(self) -> int | Literal["ticket"]:
+        """The epoch of the schedule at which training goes on after the cut; "ticket" where it was drawn."""
+        if self.weights == "rewind":
+            return self.rewind_epoch
+        return 0 if self.resolved_schedule == "restart" else "ticket"
+
     def check_network(self, model: nn.Module, example_input: Tensor) -> None:
         """Raise unless there are channels to cut and scores to rank them by."""
         from earlybird.errors import MaskError

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
 
 from earlybird.errors import MethodError
+from earlybird.training.fields import check_types, require
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -54,3 +55,25 @@ class MatchedToTicket(ABC):
     def shared_search(self) -> EarlyBirdTraining | None:
         """The ticket is that of the `early_bird` beside it."""
         return None
+
+
+@dataclass(frozen=True)
+class MatchedToCost(MatchedToTicket):
+    """A control that is trained for what the `early_bird` of its ticket costs.
+
+    Raises:
+        ConfigError: a value is of another type or out of range.
+    """
+
+    early_bird_start: int | Literal["ticket"] = field(
+        default="ticket",
+        metadata={
+            "help": "epoch of its schedule at which the early_bird it is matched to goes on after the cut: ticket = "
+            "that of the ticket, 0 = it restarts (`compare` knows)"
+        },
+    )
+
+    def __post_init__(self) -> None:
+        check_types("method", self)
+        legal = isinstance(self.early_bird_start, str) or self.early_bird_start >= 0
+        require("method.early_bird_start", self.early_bird_start, legal, "ticket, or an integer >= 0")

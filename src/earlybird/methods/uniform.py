@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from earlybird.methods.matched import MatchedToTicket
-from earlybird.training.fields import check_types, require
+from earlybird.methods.matched import MatchedToCost
+from earlybird.training.fields import require
 
 if TYPE_CHECKING:
     from earlybird.core import Ticket
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Uniform(MatchedToTicket):
+class Uniform(MatchedToCost):
     """Hyperparameters of the uniform-width control.
 
     Raises:
@@ -33,7 +33,7 @@ class Uniform(MatchedToTicket):
     )
 
     def __post_init__(self) -> None:
-        check_types("method", self)
+        super().__post_init__()
         require("method.tolerance", self.tolerance, 0 < self.tolerance < 1, "a number in (0, 1)")
 
     def from_ticket(self, task: Task, ticket: Ticket) -> Candidate:

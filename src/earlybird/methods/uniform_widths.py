@@ -36,7 +36,7 @@ def uniform_candidate(method: Uniform, task: Task, ticket: Ticket) -> Candidate:
     tickets = task.cost(network(ticket.mask))
     target = tickets.macs
     mask, round_to = uniform_mask(groups, target, macs, ticket, method.tolerance)
-    budget = early_bird_macs(task, ticket, tickets)
+    budget = early_bird_macs(task, ticket, tickets, method.early_bird_start)
     mine = task.cost(network(mask))
     is_off = abs(mine.macs - target) > method.tolerance * target
     own = replace(

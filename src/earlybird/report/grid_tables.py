@@ -16,6 +16,9 @@ from earlybird.report.grid import GridEntry, GridLine, GridTable, grid_rows
 from earlybird.report.grid_columns import BRIEF, Cells, equal_cost_columns, equal_ratio_columns, named
 from earlybird.report.tables import energy_notes, markdown_line
 
+# A line of the table at equal cost that is further off is named below it.
+OFF_COST = 0.05
+
 
 def print_grid(tables: Sequence[GridTable], reference: str, topic: str, console: Console | None = None) -> None:
     """Print what decides, narrow enough for a terminal: quantities across, methods down."""
@@ -160,6 +163,11 @@ def _equal_notes(table: GridTable, reference: str) -> list[str]:
         f"Every method at (nearly) the training MACs of {reference} with the same seed: as it is, or with its whole "
         "schedule shortened or stretched to that cost."
     ]
+    off = {line.group.name: line.cost_ratio for line in table.equal_cost if line.cost_ratio is not None}
+    off = {name: ratio for name, ratio in off.items() if abs(ratio - 1) > OFF_COST}
+    if off:
+        listed = ", ".join(f"{name} ({ratio:.2f})" for name, ratio in off.items())
+        notes.append(f"Not at that cost after all, and not to be compared with the others: {listed}.")
     if table.not_equal:
         listed = ", ".join(f"{name} ({ratio:.2f})" for name, ratio in table.not_equal.items())
         notes.append(f"Cost another share of {reference}'s and were not run at its cost: {listed}.")

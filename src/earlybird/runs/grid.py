@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import yaml
 
@@ -22,7 +22,7 @@ from earlybird.errors import ConfigError
 from earlybird.methods.catalog import method_class
 from earlybird.methods.dense import Dense
 from earlybird.methods.early_bird import EarlyBirdTraining
-from earlybird.methods.matched import MatchedToTicket
+from earlybird.methods.matched import MatchedToCost, MatchedToTicket
 from earlybird.methods.method import Method, StartsFromDense, StartsFromTicket
 from earlybird.methods.presets import method_label, preset_settings
 from earlybird.methods.requests import TicketRequest
@@ -272,6 +272,9 @@ class _Planner:
         settings = {**preset, **shared, **own}
         if ratio is not None and "prune_ratio" in names:
             settings["prune_ratio"] = ratio
+        if issubclass(kind, MatchedToCost) and "early_bird_start" not in settings:
+            early_bird = cast(EarlyBirdTraining, self._config(EARLY_BIRD, ratio, seed).method)
+            settings["early_bird_start"] = early_bird.retrain_start
         try:
             return RunConfig.from_dict(self._sections(seed) | {"method": {**settings, "name": name}})
         except ConfigError as error:
@@ -289,6 +292,8 @@ class _Planner:
         for text in self.grid.equal_cost:
             if text not in asked:
                 raise ConfigError(f"--equal-cost names {text!r}, which is not compared; give some of --methods")
+            if issubclass(method_class(parse_method(text)[0]), MatchedToTicket):
+                raise ConfigError(f"--equal-cost names {text!r}, whose ticket decides its cost; leave it out")
 
 
 def asked_place(grid: Grid, node: Node) -> tuple[bool, int, float, int]:
@@ -299,10 +304,13 @@ def asked_place(grid: Grid, node: Node) -> tuple[bool, int, float, int]:
 
 
 def at_early_birds_cost(text: str) -> bool:
-    """Does a method cost what `early_bird` costs as it is: itself, by lot, or matched to it (dense has its own)?"""
+    """Is a method not to be run at `early_bird`'s cost: it costs that as it is, its ticket decides, or it is dense?
+
+    `dense_shorter` is dense training at that cost, and `scratch_longer` is matched to the dense cost.
+    """
     name, own = parse_method(text)
     label = method_label({"name": name} | preset_settings(name) | own)
-    return label in (EARLY_BIRD, "random", "shuffled", "dense", "uniform", "dense_shorter", "scratch_longer")
+    return label in (EARLY_BIRD, "shuffled", Dense.name) or issubclass(method_class(name), MatchedToTicket)
 
 
 def _fields(kind: Any) -> set[str]:

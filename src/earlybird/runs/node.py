@@ -6,21 +6,23 @@ checkpoint that it goes on from there. The lock is the kernel's, so it is gone w
 
 from __future__ import annotations
 
+import copy
 import fcntl
 import json
 import os
 import time
 import traceback
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 from earlybird.atomic import write_atomically
-from earlybird.errors import EarlyBirdError, SweepError
+from earlybird.errors import ConfigError, EarlyBirdError, SweepError
 from earlybird.methods.requests import TICKET_FILE, TicketRequest
 from earlybird.runs.config import RunConfig
+from earlybird.runs.equal_cost import epochs_at_cost, training_macs
 from earlybird.runs.folder import read_record, read_search
 from earlybird.runs.grid import Node
 from earlybird.training.checkpoint import Checkpoints
@@ -141,7 +143,13 @@ def run_node(root: Path, node: Node, *, quiet: bool = True) -> None:
         return
     config = RunConfig.from_dict(config_of(root, node))
     dense_run = None if node.dense_run is None else root / node.dense_run
-    run(config, folder, ticket=_ticket_of(root, node, config), dense_run=dense_run, quiet=quiet)
+    try:
+        run(config, folder, ticket=_ticket_of(root, node, config), dense_run=dense_run, quiet=quiet)
+    except ConfigError as error:
+        if node.equal_to is None:
+            raise
+        epochs = config.training.epochs
+        raise ConfigError(f"its schedule at the cost of {node.equal_to[1]} is {epochs} epochs: {error}") from error
 
 
 def config_of(root: Path, node: Node) -> dict[str, Any]:
@@ -152,15 +160,10 @@ def config_of(root: Path, node: Node) -> dict[str, Any]:
     """
     config: dict[str, Any] = json.loads(json.dumps(node.config))
     if node.equal_to is not None:
-        full, early_bird = (training_macs(_record(root, name)) for name in node.equal_to)
-        config["training"]["epochs"] = max(1, round(config["training"]["epochs"] * early_bird / full))
+        full, early_bird = (_record(root, name) for name in node.equal_to)
+        macs = training_macs(early_bird)
+        config["training"]["epochs"] = epochs_at_cost(RunConfig.from_dict(copy.deepcopy(config)), full, macs)
     return config
-
-
-def training_macs(record: Mapping[str, Any]) -> int:
-    """MACs of a finished run without its final evaluation, search included."""
-    phases = record["cost"]["phases"]
-    return int(record["cost"]["total"]["macs"]) - int(phases.get("evaluate", {}).get("macs", 0))
 
 
 def fail(root: Path, node: Node, token: str, error: Exception) -> None:
