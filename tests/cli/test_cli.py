@@ -123,7 +123,10 @@ def test_search_then_retrain_then_evaluate(capsys, tmp_path: Path, flags):
     record = json.loads((tmp_path / "r" / "record.json").read_text())
     assert record["ticket"]["prune_ratio"] == 0.5
     assert record["config"]["training"]["lr"] == 0.05
-    capsys.readouterr()
+    other = ["--ratio", "0.3", "--out", str(tmp_path / "other")]
+    assert main(["retrain", "--ticket", str(ticket), *other, "--quiet", *code]) == 2
+    assert "the ticket is of ratio 0.5, --ratio is 0.3; give the ticket's" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
     assert main(["evaluate", str(tmp_path / "r"), "--json", *code]) == 0
     assert json.loads(capsys.readouterr().out)["correct"] == record["test"]["correct"]
 

@@ -114,7 +114,7 @@ def test_each_ratio_has_its_table_with_the_runs_that_have_none():
 def test_a_grid_of_methods_without_a_ratio_has_one_table():
     (table,) = grid_tables([e for e in ENTRIES if e.label == "dense"], "dense")
     assert [line.group.name for line in table.equal_ratio] == ["dense"]
-    assert table.accuracy_error == pytest.approx(100 * (0.91 * 0.09 / 1000) ** 0.5)
+    assert table.accuracy_error == pytest.approx(100 * (0.91 * 0.09 / 1000) ** 0.5, rel=0.01)
 
 
 def test_the_text_forms_agree():
@@ -134,6 +134,11 @@ def test_the_text_forms_agree():
     found = {(row["comparison"], row["method"]): row for row in csv.DictReader(table_csv(tables).splitlines())}
     assert found["equal ratio", "uniform"]["points_half_width"].startswith("12.70")
     assert found["equal ratio", "thinet"]["n"] == "0" and found["equal ratio", "thinet"]["accuracy"] == ""
+
+
+def test_a_label_with_a_caret_is_text_in_latex():
+    tables = grid_tables([*ENTRIES, entry("a^b", 0, 850, 700)], "early_bird")
+    assert r"a\textasciicircum{}b" in latex_grid(tables, "early_bird", "x")
 
 
 def test_the_runs_as_csv_have_a_line_for_each_also_for_failed_ones():

@@ -278,7 +278,7 @@ def test_code_that_only_the_folders_grid_names_is_not_run(grid, tmp_path: Path):
             open_sweep(root, grid("dense"), "a")
     plain["blocks"][0]["methods"] = [f"{evil}:Method"]
     (root / "grid.json").write_text(json.dumps(plain))
-    with pytest.raises(ConfigError, match=r"--methods is '.*evil\.py:Method', code that runs only when you name it"):
+    with pytest.raises(ConfigError, match=r"method '.*evil\.py:Method' of this comparison is code .* whole command"):
         refuse_methods_of_file(read_grid(root))
     assert not (tmp_path / "ran").exists()
 

@@ -184,6 +184,20 @@ def test_settings_of_a_search_that_is_over_are_not_forced(tiny_settings, tmp_pat
     assert go(tiny_settings(), tmp_path / "run")["ticket"]["prune_ratio"] == 0.5
 
 
+def test_settings_are_not_forced_upon_a_search_of_which_a_part_is_pruned_already(
+    tiny_settings, tmp_path: Path, monkeypatch
+):
+    old = tiny_settings("lottery_ticket", rounds=2)
+    with monkeypatch.context() as patch:
+        kill_at(80, patch)  # in the second round
+        with pytest.raises(Killed):
+            go(old, tmp_path / "run")
+    for changed in ({"rounds": 1}, {"rounds": 2, "prune_ratio": 0.1}):
+        with pytest.raises(RunFolderError, match="cannot go on with these settings: a part is pruned already"):
+            go(tiny_settings("lottery_ticket", **changed), tmp_path / "run", force=True)
+    assert go(old, tmp_path / "run")["config"]["method"]["rounds"] == 2
+
+
 def test_a_ticket_may_lie_in_the_folder_that_is_trained_in(tiny_settings, tmp_path: Path):
     settings = tiny_settings(carry_momentum=True)
     (ticket,) = seek(settings, [0.5], tmp_path / "search").values()

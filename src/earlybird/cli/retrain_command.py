@@ -44,7 +44,8 @@ def command(argv: Sequence[str]) -> int:
         settings = _settings_beside(beside, arguments)
         arguments = [f"--config={yaml.safe_dump(settings, sort_keys=False)}", *arguments]
         name = name or settings.get("method", {}).get("name")
-    if "prune_ratio" in {field.name for field in dataclasses.fields(method_class(name or "early_bird"))}:
+    takes_ratio = "prune_ratio" in {field.name for field in dataclasses.fields(method_class(name or "early_bird"))}
+    if takes_ratio and value_of("--method.prune_ratio", arguments) is None:
         arguments += ["--method.prune_ratio", str(ticket.prune_ratio)]
     config, parsed = parse_run("retrain", _DESCRIPTION, arguments, _add_ticket)
     label = "retrain" if name in (None, "early_bird") else name.rpartition(":")[2]

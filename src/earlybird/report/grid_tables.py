@@ -176,7 +176,7 @@ def _equal_notes(table: GridTable, reference: str) -> list[str]:
 
 def _latex(text: str) -> str:
     text = re.sub(r"([&%$#_{}])", r"\\\1", text.replace("\\", r"\textbackslash "))
-    for sign, code in (("±", r"$\pm$"), ("–", "--"), ("~", r"$\sim$"), ("†", r"\dag{}")):
+    for sign, code in (("±", r"$\pm$"), ("–", "--"), ("~", r"$\sim$"), ("^", r"\textasciicircum{}"), ("†", r"\dag{}")):
         text = text.replace(sign, code)
     return text
 

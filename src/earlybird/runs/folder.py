@@ -126,8 +126,10 @@ class RunFolder:
         if state is None:
             return
         is_another = any(change.startswith("method.name:") for change in changed)
-        if is_another or state["phase"] != "search":
+        is_cut = state.get("round", 0) > 0 or "layers_done" in state  # by the old settings
+        if is_another or is_cut or state["phase"] != "search":
             why = "another method has begun it" if is_another else "its search is over"
+            why = "a part is pruned already" if is_cut and not is_another else why
             raise RunFolderError(
                 f"{self.path} cannot go on with these settings: {why} ({'; '.join(changed[:_LINES_OF_DIFF])}); give "
                 "another --out"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from earlybird.atomic import write_atomically
-from earlybird.errors import SweepError
+from earlybird.errors import ConfigError, SweepError
 from earlybird.runs.config import CODE_FLAGS, RunConfig, differences, refuse_unnamed_code
 from earlybird.runs.grid import Grid, Node, merged, nodes_of, parse_method
 from earlybird.runs.node import LOCKS_NAME, execute, fail, failure_of, locked, note_event, state_of, waited_for
@@ -136,7 +136,12 @@ def refuse_methods_of_file(grid: Grid) -> None:
     Raises:
         ConfigError: it does.
     """
-    refuse_code_of_file(grid, [name for name, flag in code_names(grid) if flag != METHODS_FLAG])
+    for name, flag in code_names(grid):
+        if flag == METHODS_FLAG:
+            raise ConfigError(
+                f"method {name!r} of this comparison is code that runs only when you name it; give the comparison's "
+                "whole command again"
+            )
 
 
 def refuse_code_of_file(grid: Grid, trusted: Collection[str]) -> None:
