@@ -52,6 +52,16 @@ def test_a_dense_run_of_anything_else_is_no_partner(make_record, other):
     assert row["train_macs_ratio"] is None and row["wall_seconds_ratio"] is None
 
 
+def test_seconds_of_two_numbers_of_threads_are_not_divided(make_record):
+    dense, slim = make_record("dense"), make_record("early_bird")
+    for threads, is_divided in ((None, True), (1, True), (2, False)):
+        dense["device"] = {"type": "cpu", "name": "2 cores", "threads": 1}
+        slim["device"] = dense["device"] | {"threads": threads}
+        row = comparison_rows([dense, slim])[1]
+        assert (row["wall_seconds_ratio"] is not None) == (row["cpu_seconds_ratio"] is not None) == is_divided
+        assert row["train_macs_ratio"] is not None
+
+
 def test_seconds_of_two_devices_are_not_divided(make_record):
     dense, ticket = make_record("dense"), make_record()
     dense["device"] = {"type": "cuda", "name": "another"}

@@ -175,6 +175,15 @@ def test_cpu_seconds_and_joules_stand_beside_the_seconds_with_their_share_of_den
         assert (found["early_bird"]["cpu_seconds"], found["early_bird"]["joules estimated"]) == ("150.0", "10.0")
 
 
+def test_seconds_with_another_number_of_threads_are_named_and_not_divided():
+    entries = [priced("dense", 0, 1000, 200.0, 40.0), priced("early_bird", 0, 700, 150.0, 10.0)]
+    for made, threads in zip(entries, (1, 2), strict=True):
+        made.record["device"]["threads"] = threads
+    markdown = markdown_grid(grid_tables(entries, "early_bird"), "early_bird", "x")
+    assert "so that their seconds are not to be compared with its: early_bird." in markdown
+    assert "| 150 |" in markdown
+
+
 def test_cpu_seconds_are_not_shown_where_a_gpu_did_the_work_and_measured_joules_are():
     entries = [priced("dense", 0, 1000, 200.0, 40.0, "cuda"), priced("early_bird", 0, 700, 150.0, 10.0, "cuda")]
     markdown = markdown_grid(grid_tables(entries, "early_bird"), "early_bird", "x")

@@ -70,8 +70,8 @@ def comparison_rows(records: Sequence[Mapping[str, Any]]) -> list[Row]:
 
     Fractions and accuracies lie in [0, 1]. A ratio is this run divided by its dense partner (sizes: by its own dense
     network), so 0.6 means 60 % of dense and 1.2 means dearer; it is None without a partner, and the ratio of seconds
-    is None as well between different devices. `train_macs` are MACs as executed, evaluation included;
-    `train_paper_flops` follow the paper's convention, or are None.
+    is None as well between different devices or numbers of threads. `train_macs` are MACs as executed, evaluation
+    included; `train_paper_flops` follow the paper's convention, or are None.
 
     Example:
         >>> comparison_rows(records)[1]["wall_seconds_ratio"]  # doctest: +SKIP
@@ -114,6 +114,7 @@ def row_of(record: Mapping[str, Any], dense: Mapping[str, Any] | None) -> Row:
         "emergence_share": ticket.get("fraction_of_schedule"),
         "trained_epochs": _trained_epochs(record),
         "dense_run_id": dense["run_id"] if dense else None,
+        "is_timed_alike": None if dense is None else timed_alike(record, dense),
     }
     for size in ("params", "macs"):
         row[size] = record["final"][size]
@@ -128,13 +129,20 @@ def row_of(record: Mapping[str, Any], dense: Mapping[str, Any] | None) -> Row:
     row |= energy_row(record) | energy_coverage(record) | (energy_ratios(record, dense) if dense else {})
     row |= {"energy_reason": energy_reason(record), "estimate_source": estimate_source(record)}
     row["estimate_reason"] = estimate_reason(record)
-    if dense and device_label(dense) != row["device"]:
-        # Seconds and measured joules of two machines are no measure of a method.
+    if row["is_timed_alike"] is False:
+        # Seconds and measured joules of two machines, or of one and two threads, are no measure of a method.
         row |= {
             f"{key}_ratio": None
             for key in ("wall_seconds", "cpu_seconds", *map(MEASURED.__add__, measured_methods([row])))
         }
     return row
+
+
+def timed_alike(record: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Were two runs timed on the same device and, on a CPU, with as many threads (where both say)?"""
+    threads = {(run.get("device") or {}).get("threads") for run in (record, other)} - {None}
+    is_cpu = (record.get("device") or {}).get("type") == "cpu"
+    return device_label(record) == device_label(other) and not (is_cpu and len(threads) > 1)
 
 
 def _trained_epochs(record: Mapping[str, Any]) -> float:

@@ -149,6 +149,7 @@ def _notes(table: GridTable) -> list[str]:
         "alone: differences of one seed below about three times that say little.",
     ]
     notes += energy_notes([row for line in table.equal_ratio for row in line.group.rows])
+    notes += _timing_notes(table.equal_ratio)
     for line in table.equal_ratio:
         before = line.group.spread("uncut_accuracy")
         if before is not None:
@@ -158,11 +159,20 @@ def _notes(table: GridTable) -> list[str]:
     return notes
 
 
+def _timing_notes(lines: Sequence[GridLine]) -> list[str]:
+    unlike = [line.group.name for line in lines if any(row["is_timed_alike"] is False for row in line.group.rows)]
+    return [
+        "Timed on another device or with another number of threads than the dense run of their seed, so that their "
+        f"seconds are not to be compared with its: {', '.join(unlike)}."
+    ] if unlike else []  # fmt: skip
+
+
 def _equal_notes(table: GridTable, reference: str) -> list[str]:
     notes = [
         f"Every method at (nearly) the training MACs of {reference} with the same seed: as it is, or with its whole "
         "schedule shortened or stretched to that cost."
     ]
+    notes += _timing_notes(table.equal_cost)
     off = {line.group.name: line.cost_ratio for line in table.equal_cost if line.cost_ratio is not None}
     off = {name: ratio for name, ratio in off.items() if abs(ratio - 1) > OFF_COST}
     if off:
