@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
 from earlybird.report.grid import GridEntry, grid_rows, grid_tables
+from earlybird.report.grid_plot import in_view, plot_grid, points_of
 from earlybird.report.grid_tables import latex_grid, markdown_grid, print_grid, runs_csv, table_csv
 
 
@@ -190,3 +192,32 @@ def test_cpu_seconds_are_not_shown_where_a_gpu_did_the_work_and_measured_joules_
     assert "CPU seconds" not in markdown and "| energy, measured by nvml | energy, estimated |" in markdown
     assert "| 20.0 J (0.25) | ~10.0 J (0.25) |" in markdown
     assert "joules measured by nvml" in runs_csv(entries).splitlines()[0]
+
+
+def marks(entries: list[GridEntry]) -> dict[tuple[str, bool], tuple[float, float]]:
+    (table,) = grid_tables(entries, "early_bird")
+    return {(point.name, point.is_full): (point.cost, point.accuracy) for point in points_of(table)}
+
+
+def test_the_picture_has_a_mark_for_each_method_and_a_hollow_one_for_each_schedule_set_to_the_cost(tmp_path: Path):
+    found = marks([*ENTRIES, entry("soft", 0, 210, 1000)])
+    assert found["early_bird", True] == (1.0, pytest.approx(89.0))
+    assert found["snip", True] == (pytest.approx(1000 / 700), pytest.approx(85.0))
+    assert found["snip", False] == (pytest.approx(690 / 700), pytest.approx(83.0))
+    assert ("uniform", False) not in found  # it costs that as it is
+    assert not any(name == "thinet" for name, _ in found)  # which failed
+    tables = grid_tables([*ENTRIES, entry("soft", 0, 210, 1000)], "early_bird")
+    one, two = (plot_grid(tables, "early_bird", "x", tmp_path / name) for name in ("a.svg", "b.svg"))
+    assert one is not None and two is not None and one.read_bytes() == two.read_bytes()
+    assert one.read_text().startswith("<?xml")
+
+
+def test_a_grid_without_costs_has_no_picture(tmp_path: Path):
+    tables = grid_tables([e for e in ENTRIES if e.label == "dense"], "early_bird")
+    assert plot_grid(tables, "early_bird", "x", tmp_path / "a.svg") is None and not (tmp_path / "a.svg").exists()
+
+
+def test_what_lies_far_below_does_not_press_the_rest_together():
+    (table,) = grid_tables([*ENTRIES, entry("soft", 0, 210, 1000)], "early_bird")
+    points = points_of(table)
+    assert {point.name for point in points} - {point.name for point in in_view(points)} == {"soft"}

@@ -160,7 +160,10 @@ def _write_tables(sweep: Sweep, reference: str, entries: Sequence[GridEntry]) ->
     }
     for name, text in written.items():
         write_atomically(sweep.root / name, text.encode())
-    print(f"{sweep.root}: {', '.join(written)}")
+    from earlybird.report.grid_plot import plot_grid  # after the tables: a picture that fails costs none of them
+
+    picture = plot_grid(tables, reference, topic, sweep.root / "cost.svg")
+    print(f"{sweep.root}: {', '.join([*written, *([picture.name] if picture else [])])}")
 
 
 def grid_entries(sweep: Sweep) -> list[GridEntry]:

@@ -1,0 +1,139 @@
+"""Accuracy against total cost: a panel for each ratio of a grid, each method named beside the panel.
+
+Cost is MACs of search and training as a multiple of the reference's, on a logarithmic axis. A filled point is the full
+schedule, a hollow one the same method with its schedule set to the reference's cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from earlybird.report.canvas import CUT, DENSE_INK, INK, SLIM, save_figure, title
+from earlybird.report.grid import DENSE, GridLine, GridTable
+
+_INCHES_A_NAME, _LEAST_PANEL, _BETWEEN, _HEAD, _WIDTH = 0.19, 2.6, 0.75, 0.85, 10.0
+_LEFT, _RIGHT = 0.07, 0.66
+_COSTS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One mark: mean accuracy in percent and its deviation, at a multiple of the reference's cost."""
+
+    name: str
+    cost: float
+    accuracy: float
+    deviation: float
+    is_full: bool
+
+
+def plot_grid(tables: Sequence[GridTable], reference: str, topic: str, path: str | Path) -> Path | None:
+    """Draw all tables of a grid that have costs to show; None where none has.
+
+    Args:
+        tables: as `grid_tables` makes them.
+        reference: label of the method whose cost is 1.
+        topic: network, data and schedule, for the title.
+        path: the file; its suffix names the format.
+    """
+    panels = [(table, found) for table in tables if (found := points_of(table))]
+    if not panels:
+        return None
+    heights = [max(_LEAST_PANEL, _INCHES_A_NAME * len(found)) for _, found in panels]
+    inches = _HEAD + sum(heights) + _BETWEEN * len(panels)
+
+    def build(figure: Figure) -> None:
+        title(
+            figure,
+            f"Test accuracy against total cost: {topic}",
+            f"Cost: MACs of search and training, {reference} = 1. Filled: full schedule; hollow: one of that cost. "
+            "Bars: ± deviation over seeds.",
+        )
+        top = inches - _HEAD
+        for (table, found), height in zip(panels, heights, strict=True):
+            box = (_LEFT, (top - height) / inches, _RIGHT - _LEFT, height / inches)
+            _panel(figure.add_axes(box), found, reference, table.prune_ratio)
+            top -= height + _BETWEEN
+
+    return save_figure(build, path, inches=(_WIDTH, inches))
+
+
+def points_of(table: GridTable) -> list[Point]:
+    """The marks of a table, those at equal cost that are not the full run itself among them."""
+    full = {line.group.name: line for line in table.equal_ratio}
+    marks = [(line, True) for line in table.equal_ratio]
+    marks += [(line, False) for line in table.equal_cost if full.get(line.group.name) != line]
+    return [point for line, is_full in marks if (point := _point(line, is_full))]
+
+
+def _point(line: GridLine, is_full: bool) -> Point | None:
+    accuracy = line.group.spread("accuracy")
+    if accuracy is None or line.cost_ratio is None:
+        return None
+    return Point(line.group.name, line.cost_ratio, 100 * accuracy.mean, 100 * (accuracy.std or 0.0), is_full)
+
+
+def _panel(axes: Axes, points: Sequence[Point], reference: str, ratio: float) -> None:
+    axes.set_title(f"p = {ratio:g}" if ratio else "all", fontsize=10, loc="left")
+    axes.set_xscale("log")
+    costs = [point.cost for point in points]
+    axes.set_xlim(0.85 * min(costs), 1.18 * max(costs))
+    shown = in_view(points)
+    low, high = min(p.accuracy - p.deviation for p in shown), max(p.accuracy + p.deviation for p in shown)
+    room = 0.06 * max(high - low, 1.0)
+    axes.set_ylim(low - room, high + room)
+    axes.xaxis.set_major_locator(FixedLocator(_COSTS))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set_xlabel(f"total cost / {reference}")
+    axes.set_ylabel("test accuracy, %")
+    axes.axvline(1.0, color=CUT, linewidth=0.9, linestyle=":", zorder=1)
+    for point in points:
+        full = next((p for p in points if p.name == point.name and p.is_full), None)
+        if not point.is_full and full is not None:
+            axes.plot(
+                [full.cost, point.cost], [full.accuracy, point.accuracy], color="#C9D0D8", linewidth=0.8, zorder=2
+            )
+    for point in shown:
+        ink = _ink(point.name, reference)
+        axes.errorbar(
+            point.cost, point.accuracy, yerr=point.deviation or None, color=ink, marker="o", markersize=5.5,
+            markerfacecolor=ink if point.is_full else "white", elinewidth=1.0, capsize=2, linestyle="none", zorder=4,
+        )  # fmt: skip
+    _name(axes, points, shown, reference)
+
+
+def in_view(points: Sequence[Point]) -> list[Point]:
+    """The points without those so far below that they would press the rest together; these are named all the same."""
+    values = sorted(point.accuracy for point in points)
+    middle, best = values[len(values) // 2], values[-1]
+    least = middle - max(10.0, 4 * (best - middle))
+    return [point for point in points if point.accuracy >= least]
+
+
+def _name(axes: Axes, points: Sequence[Point], shown: Sequence[Point], reference: str) -> None:
+    """Names to the right of the panel in the order of their accuracies, each with a line to its point."""
+    low, high = axes.get_ylim()
+    ordered = sorted(points, key=lambda point: (-point.accuracy, point.name))
+    step = (high - low) / max(len(ordered), 1)
+    places = [high - (number + 0.5) * step for number in range(len(ordered))]
+    right = axes.get_xlim()[1]
+    for point, place in zip(ordered, places, strict=True):
+        ink = _ink(point.name, reference)
+        text = f"{point.accuracy:.2f}  {point.name}" + ("" if point.is_full else ", equal cost")
+        line = {"arrowstyle": "-", "color": "#DDE1E6", "linewidth": 0.6, "shrinkB": 3} if point in shown else None
+        text += "" if line else ", below the panel"
+        axes.annotate(
+            text, (point.cost, point.accuracy), xytext=(right * 1.03, place), fontsize=8, va="center", color=ink,
+            annotation_clip=False, arrowprops=line,
+        )  # fmt: skip
+
+
+def _ink(name: str, reference: str) -> str:
+    return SLIM if name == reference else DENSE_INK if name == DENSE else INK
