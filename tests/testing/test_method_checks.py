@@ -31,8 +31,8 @@ def built_in(name: str) -> Any:
     return method_class(name)(**settings)
 
 
-# Of the methods that are matched to a ticket one is tried always, and the two slowest are not.
-SLOW = ("uniform", "scratch_longer")
+# Tried always are those that prune in ways of their own; what they share with the others they show for them, too.
+SLOW = ("uniform", "scratch_longer", "dense", "dense_shorter", "network_slimming", "snip")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in METHODS])
