@@ -47,6 +47,7 @@ def records(out: Path) -> dict[str, Any]:
     return {path.parent.name: untimed(json.loads(path.read_text())) for path in out.glob("*/record.json")}
 
 
+@pytest.mark.slow
 def test_a_grid_on_ray_gives_the_records_of_one_on_this_machine_also_when_a_task_is_killed(tiny: Path, tmp_path: Path):
     subprocess.run(compare(tiny, tmp_path / "local"), check=True, capture_output=True, env=environment())
     out = tmp_path / "ray"

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torchvision import datasets
 
 from earlybird.data.decode import SourceSplits
 from earlybird.data.images import MemoryImages
@@ -65,6 +64,8 @@ def cifar_splits(name: CifarName, root: Path) -> SourceSplits:
 
 
 def _dataset(name: CifarName) -> Callable[..., Any]:
+    from torchvision import datasets  # here, because importing it takes a second
+
     chosen: Callable[..., Any] = datasets.CIFAR10 if name == "cifar10" else datasets.CIFAR100
     return chosen
 

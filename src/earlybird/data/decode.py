@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torchvision.transforms.v2 import functional
 
 from earlybird.data.cache import DecodedSet
 from earlybird.data.images import IndexedImages, MemoryImages
@@ -76,6 +75,8 @@ def fit_square(image: Tensor, size: int) -> Tensor:
     """Shorter side to `size` (bilinear, antialiased), then centre crop: uint8 [c, h, w] to [c, size, size]."""
     if tuple(image.shape[1:]) == (size, size):
         return image
+    from torchvision.transforms.v2 import functional  # here, because importing it takes a second
+
     resized = functional.resize(image, [size], antialias=True)
     square: Tensor = functional.center_crop(resized, [size, size])
     return square

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from earlybird.data.decode import open_picture
 from earlybird.errors import DataError
@@ -61,6 +60,8 @@ def _class_folders(root: Path) -> list[str]:
 
 
 def _scan(root: Path, names: Iterable[str]) -> FolderImages:
+    from torchvision.datasets.folder import IMG_EXTENSIONS  # here, because importing it takes a second
+
     files: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(names):

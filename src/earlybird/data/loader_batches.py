@@ -12,7 +12,6 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2
 
 from earlybird.data.images import ImageSet
 from earlybird.data.memory_batches import PADDING, Normalise, check_position
@@ -25,11 +24,15 @@ _Batch: TypeAlias = "tuple[Tensor, Tensor] | DataError"
 
 def eval_transform(image_size: int) -> Transform:
     """Shorter side to image_size * 256 / 224, centre crop of image_size: the ImageNet validation protocol."""
+    from torchvision.transforms import v2  # here, because importing it takes a second
+
     return _composed([v2.Resize(round(image_size * 256 / 224), antialias=True), v2.CenterCrop(image_size)])
 
 
 def train_transform(augment: Literal["crop_flip", "flip", "none", "imagenet"], image_size: int) -> Transform:
     """uint8 [c, h, w] of any size to uint8 [c, image_size, image_size], drawing from the global generator."""
+    from torchvision.transforms import v2
+
     if augment == "imagenet":
         return _composed([v2.RandomResizedCrop(image_size, antialias=True), v2.RandomHorizontalFlip()])
     steps: list[Transform] = [v2.Resize(image_size, antialias=True), v2.CenterCrop(image_size)]
@@ -41,6 +44,8 @@ def train_transform(augment: Literal["crop_flip", "flip", "none", "imagenet"], i
 
 
 def _composed(steps: list[Transform]) -> Transform:
+    from torchvision.transforms import v2
+
     transform: Transform = v2.Compose(steps)
     return transform
 
