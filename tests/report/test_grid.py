@@ -172,6 +172,9 @@ def test_cpu_seconds_and_joules_stand_beside_the_seconds_with_their_share_of_den
     cells = dict(zip(header.split(" | "), early_bird.split(" | "), strict=True))
     assert cells["CPU seconds"] == "150 (0.75)" and cells["energy, estimated"] == "~10.0 J (0.25)"
     assert "at the unit energies of a table" in markdown_grid(tables, "early_bird", "x")
+    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    print_grid(tables, "early_bird", "x", console)
+    assert "a table" not in console.export_text()  # the terminal shows no energies, so it explains none
     for text in (table_csv(tables), runs_csv(entries)):
         found = {row["method"]: row for row in csv.DictReader(text.splitlines())}
         assert (found["early_bird"]["cpu_seconds"], found["early_bird"]["joules estimated"]) == ("150.0", "10.0")

@@ -32,7 +32,8 @@ def print_grid(tables: Sequence[GridTable], reference: str, topic: str, console:
         for line in lines:
             table.add_row(*(Text(cell(line)) for cell in columns.values()))
         console.print(table)
-        for note in notes:
+        energy = energy_notes([row for line in lines for row in line.group.rows])  # of columns that are not shown here
+        for note in [note for note in notes if note not in energy]:
             console.print(note, style="dim", markup=False, highlight=False)
         console.print()
 
