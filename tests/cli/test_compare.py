@@ -260,7 +260,7 @@ def test_two_of_three_workers_killed_and_the_grid_restarted_every_run_is_done_on
     _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
     assert said.count(b"died (SIGKILL); the others take over its work") == 2
-    again = start(flags, out, workers=3)
+    again = start(flags, out, workers=1)
     _, said = again.communicate(timeout=120)
     assert again.returncode == 0, said.decode()
     runs = sorted(path.parent.name for path in out.glob("*/record.json"))
