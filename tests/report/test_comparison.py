@@ -52,6 +52,13 @@ def test_a_dense_run_of_anything_else_is_no_partner(make_record, other):
     assert row["train_macs_ratio"] is None and row["wall_seconds_ratio"] is None
 
 
+def test_a_part_of_a_data_set_is_named_and_compared_by_itself(make_record):
+    whole, part = make_record("dense"), make_record("early_bird")
+    part["config"]["data"] = part["config"]["data"] | {"train_images": 10_000}
+    first, second = comparison_rows([whole, part])
+    assert second["data"] == f"{first['data']} (10,000 images)" and second["train_macs_ratio"] is None
+
+
 def test_seconds_of_two_numbers_of_threads_are_not_divided(make_record):
     dense, slim = make_record("dense"), make_record("early_bird")
     for threads, is_divided in ((None, True), (1, True), (2, False)):

@@ -150,7 +150,7 @@ def _write_tables(sweep: Sweep, reference: str, entries: Sequence[GridEntry]) ->
 
     if not any(entry.record for entry in entries):
         return
-    tables, topic = grid_tables(entries, reference), _topic(sweep)
+    tables, topic = grid_tables(entries, reference), topic_of(sweep)
     print_grid(tables, reference, topic)
     written = {
         "table.md": markdown_grid(tables, reference, topic),
@@ -190,7 +190,8 @@ def grid_entries(sweep: Sweep) -> list[GridEntry]:
     return entries
 
 
-def _topic(sweep: Sweep) -> str:
+def topic_of(sweep: Sweep) -> str:
+    """Network, data and schedule, in words."""
     from earlybird.report.labels import data_label, model_label, scheduled_epochs
 
     record = {"config": sweep.nodes[0].config}

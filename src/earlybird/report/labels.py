@@ -17,9 +17,10 @@ def model_label(record: Mapping[str, Any]) -> str:
 
 
 def data_label(record: Mapping[str, Any]) -> str:
-    """The data set's name; of a path its last part, since where the data lie says nothing about the run."""
-    name = str(record["config"].get("data", {}).get("name", "data"))
-    return name.rstrip("/").rsplit("/", 1)[-1]
+    """The data set's name, of a path its last part; with the images where not all are used: `cifar10 (900 images)`."""
+    data = record["config"].get("data", {})
+    name, images = str(data.get("name", "data")).rstrip("/").rsplit("/", 1)[-1], data.get("train_images")
+    return f"{name} ({images:,} images)" if images else name
 
 
 def method_label(record: Mapping[str, Any]) -> str:

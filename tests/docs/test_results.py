@@ -1,0 +1,35 @@
+"""The measured tables in `docs/results` are what the records beside them come to."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from earlybird.cli.compare_command import grid_entries, topic_of
+from earlybird.report.grid import grid_tables
+from earlybird.report.grid_tables import markdown_grid, runs_csv, table_csv
+from earlybird.runs.sweep import Sweep, read_grid
+
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
+COMPARISONS = sorted(path.parent for path in RESULTS.glob("*/grid.json"))
+
+
+@pytest.mark.parametrize("folder", COMPARISONS, ids=lambda folder: folder.name)
+def test_the_page_of_a_comparison_has_the_tables_of_its_records(folder: Path):
+    sweep = Sweep(folder, read_grid(folder), "a")
+    entries = grid_entries(sweep)
+    assert all(entry.record is not None for entry in entries)
+    tables = grid_tables(entries, "early_bird")
+    markdown = markdown_grid(tables, "early_bird", topic_of(sweep))
+    assert (folder / "table.md").read_text() == markdown
+    assert markdown in (RESULTS / f"{folder.name}.md").read_text()
+    assert (folder / "table.csv").read_text() == table_csv(tables)
+    assert (folder / "runs.csv").read_text() == runs_csv(entries)
+
+
+def test_there_is_a_comparison_and_its_records_are_of_finished_runs():
+    assert [folder.name for folder in COMPARISONS] == ["compare-cifar10"]
+    statuses = {json.loads(path.read_text())["status"] for path in COMPARISONS[0].glob("*/record.json")}
+    assert statuses == {"finished"}
