@@ -160,6 +160,16 @@ def test_a_finished_dense_run_stands_for_the_first_training_and_is_charged(tiny_
     assert [row["train_loss"] for row in shared["metrics"]] == [row["train_loss"] for row in alone["metrics"]]
 
 
+def test_a_dense_run_serves_a_run_with_a_budget_and_not_the_other_way_round(tiny_settings, tmp_path: Path):
+    macs = go(tiny_settings("dense"), tmp_path / "dense")["cost"]["phases"]["train"]["macs"]
+    budget = {"budget_macs": 1.5 * macs}
+    found = go(tiny_settings("lottery_ticket", training=budget), tmp_path / "run", dense_run=tmp_path / "dense")
+    assert found["cost"]["phases"]["retrain"]["macs"] == pytest.approx(0.5 * macs, rel=0.03)
+    go(tiny_settings("dense", training=budget), tmp_path / "longer")
+    with pytest.raises(MethodError, match=r"of another training \(training\.budget_macs"):
+        go(tiny_settings("lottery_ticket"), tmp_path / "other", dense_run=tmp_path / "longer")
+
+
 def test_a_dense_run_of_an_older_version_lacks_younger_settings_and_serves(tiny_settings, tmp_path: Path):
     go(tiny_settings("dense", training={"eval_batch_size": 7}), tmp_path / "dense")  # which changes no weight
     path = tmp_path / "dense" / "record.json"

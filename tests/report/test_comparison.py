@@ -123,6 +123,29 @@ def test_runs_of_other_settings_are_not_averaged_and_the_name_says_what_differs(
     assert names == ["early_bird (lr=0.1)", "early_bird (lr=0.5)"]
 
 
+def test_a_record_that_is_older_than_budgets_is_averaged_with_one_that_has_none(make_record):
+    older, none, one = make_record(), make_record(seed=1), make_record(seed=2)
+    none["config"]["training"]["budget_macs"] = 0.0
+    assert [len(group.rows) for group in only_group([older, none])] == [2]
+    one["config"]["training"]["budget_macs"] = 7e9
+    names = [group.name for group in only_group([older, none, one])]
+    assert names == ["early_bird (budget_macs=None)", "early_bird (budget_macs=7000000000.0)"]
+
+
+def test_a_dense_run_with_a_budget_is_no_partner(make_record):
+    dense = make_record("dense")
+    dense["config"]["training"]["budget_macs"] = 7e9
+    assert comparison_rows([make_record(), dense])[0]["dense_run_id"] is None
+
+
+def test_what_to_know_of_a_ticket_and_of_a_run_stands_in_the_row_once(make_record):
+    record = make_record()
+    record["ticket"]["flags"] = ["fired at the earliest draw"]
+    record["flags"] = ["fired at the earliest draw", "nothing was trained after the cut"]
+    (row,) = comparison_rows([record])
+    assert row["flags"] == ("fired at the earliest draw", "nothing was trained after the cut")
+
+
 def test_models_and_schedules_are_compared_apart(make_record):
     topics = group_rows(comparison_rows([make_record(), make_record(total_epochs=40), make_record(model="vgg11")]))
     assert list(topics) == [

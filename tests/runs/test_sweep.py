@@ -16,24 +16,13 @@ from earlybird.errors import ConfigError, MethodError, SweepError
 from earlybird.methods.requests import TicketRequest
 from earlybird.runs import node as node_module
 from earlybird.runs.grid import Block, Grid, nodes_of
-from earlybird.runs.node import config_of, events_since, execute, locked, new_token, state_of, training_macs
+from earlybird.runs.node import events_since, execute, locked, new_token, state_of
+from earlybird.runs.recorded import recorded_training_macs
 from earlybird.runs.sweep import Sweep, failures, open_sweep, read_grid, refuse_methods_of_file, unfinished, work
 from earlybird.runs.sweep_start import check_methods, with_precision
 from earlybird.training.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
-
-
-# ThiNet needs channels that one layer alone reads.
-CHAIN = """
-from torch import nn
-
-def network(num_classes, in_channels):
-    def block(i, o):
-        return [nn.Conv2d(i, o, 3, padding=1, bias=False), nn.BatchNorm2d(o), nn.ReLU()]
-    return nn.Sequential(*block(in_channels, 8), *block(8, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-                         nn.Linear(8, num_classes))
-"""
 
 
 @pytest.fixture
@@ -80,53 +69,16 @@ def test_what_is_shared_is_charged_in_full_to_each(grid, tmp_path: Path):
         assert search["wall_seconds"] > 0
 
 
-def test_a_run_at_equal_cost_has_the_schedule_that_early_birds_cost_allows(grid, tmp_path: Path):
-    sweep = open_sweep(tmp_path / "cmp", grid("early_bird", "lottery_ticket", equal=("lottery_ticket",)), "a")
-    work(sweep)
-    equal = record(sweep.root, "lottery_ticket-p0.5-s0-equal")
-    full, early_bird = (record(sweep.root, f"{name}-p0.5-s0") for name in ("lottery_ticket", "early_bird"))
-    epochs = round(12 * training_macs(early_bird) / training_macs(full))
-    assert equal["config"]["training"]["epochs"] == epochs < 12
-    assert training_macs(equal) == pytest.approx(training_macs(early_bird), rel=0.5 / epochs)
-
-
-def test_what_does_not_shrink_with_the_schedule_is_left_out_of_what_shrinks(grid, tmp_path: Path):
-    early = "reinit:clock=epochs:epsilon=1.0:window=2"  # a ticket after three epochs of any schedule
-    methods = ("early_bird", "thinet:finetune_steps=10", "lottery_ticket:rewind_epoch=2", early)
-    one = grid(*methods, equal=methods[1:])
-    (tmp_path / "chain.py").write_text(CHAIN)
-    one.settings["model"]["name"] = f"{tmp_path / 'chain.py'}:network"
-    sweep = open_sweep(tmp_path / "cmp", one, "a")
-    work(sweep)
-    early_bird = training_macs(record(sweep.root, "early_bird-p0.5-s0"))
-    equal = {node.label: node for node in sweep.nodes if node.equal_to is not None}
-    assert len(equal) == 3 and failures(sweep) == {}
-    for node in equal.values():
-        found = record(sweep.root, node.id)
-        epochs = found["config"]["training"]["epochs"]
-        full = training_macs(record(sweep.root, node.equal_to[0]))
-        assert abs(training_macs(found) - early_bird) <= 0.6 * full / 12, (node.id, epochs)
-
-
-def test_a_schedule_that_is_too_short_for_a_setting_says_why_it_is_so_short(grid, tmp_path: Path):
-    methods = ("early_bird", "lottery_ticket:rewind_epoch=6")
-    sweep = open_sweep(tmp_path / "cmp", grid(*methods, equal=methods[1:]), "a")
-    work(sweep)
-    (why,) = failures(sweep).values()
-    assert re.match(
-        r"its schedule at the cost of early_bird-p0\.5-s0 is \d epochs: method\.rewind_epoch is 6; give", why
-    )
-
-
 def test_controls_cost_what_an_early_bird_that_restarts_costs(grid, tmp_path: Path):
     sweep = open_sweep(tmp_path / "cmp", grid("early_bird", "uniform", "dense_shorter", schedule="restart"), "a")
     work(sweep)
     found = {name: record(sweep.root, f"{name}-p0.5-s0") for name in ("early_bird", "uniform", "dense_shorter")}
     retrained = found["early_bird"]["cost"]["phases"]["retrain"]["images"]
     assert retrained == 12 * found["early_bird"]["data"]["train_images"]
+    macs = recorded_training_macs(found["early_bird"])
     for name in ("uniform", "dense_shorter"):
         step = 20 * found[name]["final"]["train_macs"]
-        assert training_macs(found[name]) == pytest.approx(training_macs(found["early_bird"]), abs=step)
+        assert recorded_training_macs(found[name]) == pytest.approx(macs, abs=step)
 
 
 def test_a_failing_run_is_recorded_the_rest_goes_on_and_the_next_call_tries_again(grid, tmp_path: Path, monkeypatch):
@@ -311,12 +263,6 @@ def test_precision_auto_is_settled_once_for_all_runs(grid, tmp_path: Path):
     assert settled.settings["training"]["precision"] in ("fp32", "bf16")
     assert with_precision(one, spec, "bf16").settings["training"]["precision"] == "bf16"
     assert with_precision(grid("dense"), spec, "bf16").settings["training"]["precision"] == "fp32"  # as asked for
-
-
-def test_a_run_at_equal_cost_that_has_nothing_to_be_matched_to_says_so(grid, tmp_path: Path):
-    sweep = open_sweep(tmp_path / "cmp", grid("snip", equal=("snip",)), "a")
-    with pytest.raises(SweepError, match="holds no finished run; give the same command again"):
-        config_of(sweep.root, sweep.nodes[-1])
 
 
 def test_the_log_is_read_in_whole_lines(grid, tmp_path: Path):

@@ -12,8 +12,4 @@ def finish_run(record: dict[str, Any], out: str) -> None:
     """Draw the figures, print the table and name the folder."""
     pictures = plot_run(record, out)
     print_comparison([record])
-    said = (record["ticket"] or {}).get("flags") or []  # by the table
-    for flag in record["flags"]:
-        if flag not in said:
-            print(f"note: {flag}")
     print(f"{out}: record.json, model.safetensors, {', '.join(Path(picture).name for picture in pictures)}")

@@ -1,4 +1,4 @@
-"""What an Early-Bird run of a ticket costs to train, and how many steps of another network that buys.
+"""What an Early-Bird run of a ticket costs to train, how many steps of a network that buys, and runs with a budget.
 
 The controls at equal total cost are matched by it. Costs are multiply-accumulates as executed, without the final
 evaluation: each run pays its own.
@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from typing import Literal, cast
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal, cast
 
 from torch import nn
 
 from earlybird.core import ChannelGroups, Ticket
 from earlybird.cost import CostLedger, ModelCost
 from earlybird.data import Batches
+from earlybird.methods.candidate import Candidate
 from earlybird.methods.cut import check_groups, check_notes, refuse_foreign_ticket
 from earlybird.methods.task import Task
 from earlybird.slimming.certificate import PolicyChoice
@@ -66,9 +69,39 @@ def images_by(step: int, batches: Batches) -> int:
     return epochs * batches.num_samples + steps * batches.batch_size
 
 
-def steps_that_buy(macs: int, cost: ModelCost, session: Session) -> int:
-    """The number of training steps, at least 1, whose cost comes nearest to `macs`."""
-    most = 1 + math.ceil(macs / (cost.train_macs * session.train.num_samples)) * session.steps_per_epoch
+def steps_that_buy(macs: int, cost: ModelCost, session: Session, start_step: int = 0) -> int:
+    """The number of training steps from a global step on, at least 1, whose cost comes nearest to `macs`."""
+
+    def spent(steps: int) -> int:
+        return training_macs(session, cost, start_step, start_step + steps)
+
+    passes = math.ceil(max(0, macs) / (cost.train_macs * session.train.num_samples))
+    most = 1 + (1 + passes) * session.steps_per_epoch  # One more, since the first epoch may be begun.
     # The first number of steps that costs as much or more; costs rise with every step.
-    enough = bisect_left(range(1, most + 1), macs, key=lambda step: training_macs(session, cost, 0, step)) + 1
-    return max(1, min(enough - 1, enough, key=lambda step: abs(training_macs(session, cost, 0, step) - macs)))
+    enough = bisect_left(range(1, most + 1), macs, key=spent) + 1
+    return max(1, min(enough - 1, enough, key=lambda steps: abs(spent(steps) - macs)))
+
+
+def within_budget(task: Task, candidate: Candidate, resume: Mapping[str, Any] | None) -> Candidate:
+    """The candidate with a last training as long as the run's budget allows, where it has one.
+
+    The learning-rate schedule ends where that training ends. A candidate that has nothing left to train stays.
+
+    Args:
+        task: the run.
+        candidate: what its method found.
+        resume: a checkpoint of the candidate's last training, or None before it.
+    """
+    session = task.session
+    budget = session.settings.budget_macs
+    if not budget or candidate.start_step >= candidate.end_step:
+        return candidate
+    if resume is None:
+        spent = session.journal.ledger.total().macs
+    else:
+        spent = sum(c.macs for c in CostLedger.from_state(resume["journal"]["ledger"]) if c.phase != candidate.phase)
+    left = round(budget) - spent
+    end = candidate.start_step + steps_that_buy(left, task.cost(candidate.model), session, candidate.start_step)
+    flag = f"what came before the last training cost {1 - left / budget:.2f} of training.budget_macs"
+    flags = candidate.flags if left > 0 else (*candidate.flags, flag)
+    return replace(candidate, end_step=end, schedule_steps=end, flags=flags)

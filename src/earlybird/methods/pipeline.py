@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from earlybird.cost import evaluation_work
 from earlybird.data import Batches
 from earlybird.errors import MaskError, MethodError, SlimError
+from earlybird.methods.budget import within_budget
 from earlybird.methods.candidate import Candidate
 from earlybird.methods.last_training import HoldHooks
 from earlybird.methods.method import ChecksNetwork, Method, StartsFromDense, StartsFromTicket
@@ -62,7 +63,9 @@ def run_method(
         check_network(method, task.build(), task.example_input())
     if candidate is None:
         candidate = _searched(method, task, resume, trained) if searching else method.restore(task)
-    train_candidate(task, candidate, None if searching else resume)
+    begun = None if searching else resume
+    candidate = within_budget(task, candidate, begun)
+    train_candidate(task, candidate, begun)
     uncut = None if candidate.uncut is None else evaluate_model(task, candidate.uncut, test)
     return Outcome(candidate, evaluate_model(task, candidate.model, test), uncut)
 

@@ -39,6 +39,8 @@ Row = dict[str, Any]
 
 # The seed, where data lie and how often to save change no result in kind: such runs are one experiment.
 NOT_A_SETTING = frozenset({"seed", "root", "cache", "download", "workers", "checkpoint_every", "eval_batch_size"})
+# Settings that are off at 0, and that records of older versions lack.
+ABSENT_IF_ZERO = frozenset({"budget_macs"})
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ def row_of(record: Mapping[str, Any], dense: Mapping[str, Any] | None) -> Row:
         "prune_ratio": requested_ratio(record),
         "realised_ratio": realised_ratio(record),
         "searched_in_vain": is_searched_in_vain(record),
-        "flags": tuple(ticket.get("flags") or ()),
+        "flags": tuple(dict.fromkeys([*(ticket.get("flags") or ()), *(record.get("flags") or ())])),
         "accuracy": record["test"].get("accuracy"),
         "top5_accuracy": record["test"].get("top5_accuracy"),
         "uncut_accuracy": (record.get("uncut_test") or {}).get("accuracy"),
@@ -159,10 +161,19 @@ def _dense_partner(record: Mapping[str, Any], records: Sequence[Mapping[str, Any
     """The first dense record of the same model, data, epochs and seed, preferring one whose training is the same."""
     if method_label(record) == "dense":
         return record
-    partners = [other for other in records if method_label(other) == "dense" and _pair_key(other) == _pair_key(record)]
+    partners = [
+        other
+        for other in records
+        if method_label(other) == "dense" and _pair_key(other) == _pair_key(record) and not _has_budget(other)
+    ]
     training, device = record["config"].get("training"), device_label(record)
     partners.sort(key=lambda other: (device_label(other) != device, other["config"].get("training") != training))
     return partners[0] if partners else None
+
+
+def _has_budget(record: Mapping[str, Any]) -> bool:
+    """Was it trained for another time than its schedule says?"""
+    return bool((record["config"].get("training") or {}).get("budget_macs"))
 
 
 def _pair_key(record: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -185,7 +196,7 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key in sorted(config):
         if isinstance(config[key], Mapping):
             flat.update(_flat(config[key], f"{prefix}{key}."))
-        elif key not in NOT_A_SETTING:
+        elif key not in NOT_A_SETTING and (config[key] or key not in ABSENT_IF_ZERO):
             flat[prefix + key] = config[key]
     return flat
 

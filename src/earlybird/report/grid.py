@@ -12,6 +12,7 @@ from typing import Any
 
 from earlybird.report.comparison import Row, RunGroup, row_of
 from earlybird.report.intervals import PairedDifference, paired_difference, sampling_error
+from earlybird.runs.recorded import recorded_training_macs
 
 # A run whose cost is this near to the reference's stands in the table of equal cost without another schedule.
 EQUAL_COST = 0.03
@@ -83,15 +84,9 @@ def grid_rows(entries: Sequence[GridEntry]) -> list[tuple[GridEntry, Row]]:
     found = []
     for entry in entries:
         if entry.record is not None:
-            row = row_of(entry.record, dense.get(entry.seed)) | {"training_macs": training_macs(entry.record)}
-            found.append((entry, row | {"seed": entry.seed}))
+            own = {"training_macs": recorded_training_macs(entry.record), "seed": entry.seed}
+            found.append((entry, row_of(entry.record, dense.get(entry.seed)) | own))
     return found
-
-
-def training_macs(record: Mapping[str, Any]) -> int:
-    """MACs of a run without its final evaluation."""
-    evaluation = record["cost"]["phases"].get("evaluate") or {}
-    return int(record["cost"]["total"]["macs"]) - int(evaluation.get("macs", 0))
 
 
 def grid_tables(entries: Sequence[GridEntry], reference: str) -> list[GridTable]:

@@ -170,8 +170,8 @@ def _timing_notes(lines: Sequence[GridLine]) -> list[str]:
 
 def _equal_notes(table: GridTable, reference: str) -> list[str]:
     notes = [
-        f"Every method at (nearly) the training MACs of {reference} with the same seed: as it is, or with its whole "
-        "schedule shortened or stretched to that cost."
+        f"Every method at the training MACs of {reference} with the same seed: as it is, or with a last training as "
+        "long as what its search leaves of them buys. A search as long as the schedule is shortened with it."
     ]
     notes += _timing_notes(table.equal_cost)
     off = {line.group.name: line.cost_ratio for line in table.equal_cost if line.cost_ratio is not None}

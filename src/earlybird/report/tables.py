@@ -122,9 +122,9 @@ def emergence_cell(group: RunGroup) -> str:
     epoch, share = group.spread("emergence_epoch"), group.spread("emergence_share")
     vain = sum(row["searched_in_vain"] for row in group.rows)
     none = f"none in {vain} of {len(group.rows)}" if vain else ""
-    if epoch is None or share is None:
-        return none or MISSING
     mark = "†" if any(row["flags"] for row in group.rows) else ""
+    if epoch is None or share is None:
+        return f"{none or MISSING}{mark}"
     found = f"{_plain(epoch, len(group.rows), '.2f' if epoch.std else '.4g')} ({percent(share.mean)}){mark}"
     return f"{found}; {none}" if none else found
 

@@ -62,7 +62,7 @@ class Grid:
         settings: sections `model`, `data` and `training` of every run.
         method_settings: settings of methods, for each method that has them.
         blocks: what is compared.
-        equal_cost: methods that are also run with a schedule so long that their total cost is Early-Bird's.
+        equal_cost: methods that are also trained for so long that their total cost is Early-Bird's.
     """
 
     settings: Mapping[str, Any]
@@ -88,7 +88,8 @@ class Node:
     Attributes:
         id: name of the folder.
         kind: "search" leaves tickets, "run" leaves a record.
-        config: plain configuration; the epochs of a node at equal cost are known when what it is matched to is done.
+        config: plain configuration; epochs and budget of a node at equal cost are known when what it is matched to is
+            done.
         label: what it is called in tables: the method as it was asked for.
         prune_ratio: p, or None for a method without one.
         seed: of the run.
@@ -254,8 +255,11 @@ class _Planner:
             full = self.runs[_folder_name(text, ratio, seed)]
             early_bird = self._add_run(EARLY_BIRD, p, seed, is_asked=False)
             node_id = f"{_folder_name(text, p, seed)}-equal"
+            # Only a search that ends before the schedule does can be the same in both (`runs.equal_cost`).
+            is_early = full.request is not None and full.request.draw_at != "last"
             self.runs[node_id] = dataclasses.replace(
-                full, id=node_id, prune_ratio=p, search=None, request=None, dense_run=None, is_asked=True,
+                full, id=node_id, prune_ratio=p, search=full.search if is_early else None,
+                request=full.request if is_early else None, dense_run=None, is_asked=True,
                 equal_to=(full.id, early_bird.id),
             )  # fmt: skip
 

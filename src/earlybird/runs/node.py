@@ -6,7 +6,6 @@ checkpoint that it goes on from there. The lock is the kernel's, so it is gone w
 
 from __future__ import annotations
 
-import copy
 import fcntl
 import json
 import os
@@ -22,7 +21,7 @@ from earlybird.atomic import write_atomically
 from earlybird.errors import ConfigError, EarlyBirdError, SweepError
 from earlybird.methods.requests import TICKET_FILE, TicketRequest
 from earlybird.runs.config import RunConfig
-from earlybird.runs.equal_cost import epochs_at_cost, training_macs
+from earlybird.runs.equal_cost import EqualCost, at_equal_cost
 from earlybird.runs.folder import read_record, read_search
 from earlybird.runs.grid import Node
 from earlybird.training.checkpoint import Checkpoints
@@ -141,10 +140,12 @@ def run_node(root: Path, node: Node, *, quiet: bool = True) -> None:
     if node.kind == "search":
         run_requests(RunConfig.from_dict(dict(node.config)), node.requests, folder, quiet=quiet)
         return
-    config = RunConfig.from_dict(config_of(root, node))
+    equal = _equal_cost(root, node)
+    config = _config_of(node, equal)
     dense_run = None if node.dense_run is None else root / node.dense_run
     try:
-        run(config, folder, ticket=_ticket_of(root, node, config), dense_run=dense_run, quiet=quiet)
+        ticket = None if equal is not None and not equal.keeps_search else _ticket_of(root, node, config)
+        run(config, folder, ticket=ticket, dense_run=dense_run, quiet=quiet)
     except ConfigError as error:
         if node.equal_to is None:
             raise
@@ -152,18 +153,23 @@ def run_node(root: Path, node: Node, *, quiet: bool = True) -> None:
         raise ConfigError(f"its schedule at the cost of {node.equal_to[1]} is {epochs} epochs: {error}") from error
 
 
-def config_of(root: Path, node: Node) -> dict[str, Any]:
-    """The node's configuration; at equal cost the schedule is as long as Early-Bird's cost allows.
+def _equal_cost(root: Path, node: Node) -> EqualCost | None:
+    """How a run at equal cost comes to that cost; None for the others.
 
     Raises:
         SweepError: what it is matched to is not done.
     """
+    if node.equal_to is None:
+        return None
+    full, early_bird = (_record(root, name) for name in node.equal_to)
+    return at_equal_cost(_config_of(node, None), full, early_bird)
+
+
+def _config_of(node: Node, equal: EqualCost | None) -> RunConfig:
     config: dict[str, Any] = json.loads(json.dumps(node.config))
-    if node.equal_to is not None:
-        full, early_bird = (_record(root, name) for name in node.equal_to)
-        macs = training_macs(early_bird)
-        config["training"]["epochs"] = epochs_at_cost(RunConfig.from_dict(copy.deepcopy(config)), full, macs)
-    return config
+    if equal is not None:
+        config["training"] |= {"epochs": equal.epochs, "budget_macs": equal.budget_macs}
+    return RunConfig.from_dict(config)
 
 
 def fail(root: Path, node: Node, token: str, error: Exception) -> None:

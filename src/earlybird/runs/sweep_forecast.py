@@ -16,6 +16,7 @@ from earlybird.methods.clock import DRAWS
 from earlybird.methods.method import Method
 from earlybird.methods.requests import DrawAt
 from earlybird.runs.config import RunConfig
+from earlybird.runs.equal_cost import LEAST_LAST_TRAINING
 from earlybird.runs.folder import read_record
 from earlybird.runs.grid import Node
 from earlybird.runs.sweep import Sweep
@@ -70,9 +71,13 @@ def planned_epochs(
     if node.kind == "search":
         return Epochs(dense=max(_drawn_at(request.draw_at, ticket_at) for request in node.requests))
     whole = _whole_run(config.method, slim_share, layers, total_steps, ticket_at)
-    if node.equal_to is not None:  # The whole method, its search included, at Early-Bird's cost.
+    if node.equal_to is not None:
         early_bird = Epochs(ticket_at, 1 - ticket_at).cost(slim_share)
-        return whole.times(early_bird / whole.cost(slim_share))
+        if node.request is not None:  # It starts from the same ticket: what is left goes into its training.
+            left = early_bird - _drawn_at(node.request.draw_at, ticket_at)
+            if left >= LEAST_LAST_TRAINING * (1 - ticket_at) * slim_share:
+                return Epochs(slim=left / slim_share)
+        return whole.times(early_bird / whole.cost(slim_share))  # The whole method, its search included.
     return Epochs(whole.dense - _shared(node, config, ticket_at), whole.slim)
 
 

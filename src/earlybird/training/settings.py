@@ -46,6 +46,13 @@ class TrainingSettings:
     checkpoint_every: int = field(
         default=0, metadata={"help": "optimizer steps between checkpoints; 0 = once per epoch"}
     )
+    budget_macs: float = field(
+        default=0.0,
+        metadata={
+            "help": "training MACs of the whole run, search included: the last training is as long as what is left of "
+            "them buys; 0 = as long as the schedule"
+        },
+    )
 
     def __post_init__(self) -> None:
         check_types("training", self)
@@ -63,6 +70,7 @@ class TrainingSettings:
         require("training.eval_batch_size", self.eval_batch_size, self.eval_batch_size >= 1, "an integer >= 1")
         require("training.clip_norm", self.clip_norm, _finite(self.clip_norm), "a number >= 0 (0 = off)")
         require("training.checkpoint_every", self.checkpoint_every, self.checkpoint_every >= 0, "an integer >= 0")
+        require("training.budget_macs", self.budget_macs, _finite(self.budget_macs), "a number >= 0 (0 = none)")
         require("training.seed", self.seed, 0 <= self.seed < 2**31, "an integer in [0, 2^31)")
 
 
