@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -49,10 +50,7 @@ def test_the_learning_rates_are_those_of_a_schedule_that_ends_with_the_budget(ti
     assert found["test"] == full["test"]
 
 
-@pytest.mark.parametrize("steps", [4, 40])  # in the search, and in the last training
-def test_killed_anywhere_it_ends_with_the_same_bits(steps: int, tiny_settings, tmp_path: Path, monkeypatch):
-    settings = tiny_settings(training={"budget_macs": 170_000_000})
-    whole = go(settings, tmp_path / "whole")
+def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     count, original = [0], loop._train_step
 
     def step(*arguments: Any) -> None:
@@ -61,8 +59,15 @@ def test_killed_anywhere_it_ends_with_the_same_bits(steps: int, tiny_settings, t
         count[0] += 1
         original(*arguments)
 
+    monkeypatch.setattr(loop, "_train_step", step)
+
+
+@pytest.mark.parametrize("steps", [4, 40])  # in the search, and in the last training
+def test_killed_anywhere_it_ends_with_the_same_bits(steps: int, tiny_settings, tmp_path: Path, monkeypatch):
+    settings = tiny_settings(training={"budget_macs": 170_000_000})
+    whole = go(settings, tmp_path / "whole")
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_train_step", step)
+        stop_after(patch, steps)
         with pytest.raises(InterruptedError):
             go(settings, tmp_path / "killed")
     killed = go(settings, tmp_path / "killed")
@@ -71,20 +76,67 @@ def test_killed_anywhere_it_ends_with_the_same_bits(steps: int, tiny_settings, t
     assert files[0] == files[1]
 
 
+OWN_METHOD = """
+from dataclasses import dataclass
+from typing import ClassVar
+
+from earlybird.cost import Work
+from earlybird.methods.candidate import Candidate
+
+@dataclass(frozen=True)
+class Own:
+    name: ClassVar[str] = "own"
+
+    def search(self, task, resume):
+        with task.session.meter("train") as meter:
+            pass
+        task.session.journal.ledger.add(meter.cost(Work(1, {"32x32": 30_000_000})))
+        return self.restore(task)
+
+    def restore(self, task):
+        return Candidate(task.build(), "train", 0, task.session.total_steps)
+"""
+
+
+def test_a_kill_does_not_change_the_end_of_a_method_that_searches_in_the_phase_of_its_training(
+    tiny_settings, tmp_path: Path, monkeypatch
+):
+    (tmp_path / "own.py").write_text(OWN_METHOD)
+    settings = tiny_settings(f"{tmp_path / 'own.py'}:Own", training={"budget_macs": 60_000_000})
+    whole = go(settings, tmp_path / "whole")
+    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+        stop_after(patch, 3)
+        go(settings, tmp_path / "killed")
+    killed = go(settings, tmp_path / "killed")
+    assert whole["metrics"][-1]["step"] == killed["metrics"][-1]["step"] < 60
+    assert killed["test"] == whole["test"]
+
+
 def test_a_budget_that_the_search_has_spent_trains_one_step_and_says_so(tiny_settings, tmp_path: Path):
     full = go(tiny_settings(), tmp_path / "full")
     searched = full["cost"]["phases"]["search"]["macs"]
     found = go(tiny_settings(training={"budget_macs": searched // 2}), tmp_path / "run")
     assert found["cost"]["phases"]["retrain"]["images"] == 20
     (flag,) = [flag for flag in found["flags"] if "budget" in flag]
-    assert flag == "what came before the last training cost 2.00 of training.budget_macs"
+    assert re.fullmatch(
+        r"its last training is 0\.02 of the one without a budget: what came before cost 2\.\d+ of training.budget_macs",
+        flag,
+    )
 
 
-def test_a_method_that_trains_nothing_after_its_search_is_as_long_as_its_schedule(tiny_settings, tmp_path: Path):
+def test_a_method_that_trains_nothing_after_its_search_says_that_it_is_as_long_as_its_schedule(
+    tiny_settings, tmp_path: Path
+):
     settings = {"policy": "tie", "round_to": 1}
     full = go(tiny_settings("soft_filter_pruning", **settings), tmp_path / "full")
-    found = go(tiny_settings("soft_filter_pruning", training={"budget_macs": 1000}, **settings), tmp_path / "run")
-    assert recorded_training_macs(found) == recorded_training_macs(full)
+    macs = recorded_training_macs(full)
+    found = go(tiny_settings("soft_filter_pruning", training={"budget_macs": macs / 2}, **settings), tmp_path / "run")
+    assert recorded_training_macs(found) == macs
+    assert found["flags"][-1] == "nothing was trained last: what came before cost 2.00 of training.budget_macs"
+    near = go(
+        tiny_settings("soft_filter_pruning", training={"budget_macs": macs * 1.04}, **settings), tmp_path / "near"
+    )
+    assert near["flags"] == full["flags"]
 
 
 @pytest.mark.parametrize("start", [0, 3, 5, 27])
@@ -96,6 +148,7 @@ def test_steps_from_anywhere_in_an_epoch(start: int, steps: int):
     cost: Any = SimpleNamespace(train_macs=100, macs=40)
     assert steps_that_buy(training_macs(session, cost, start, start + steps), cost, session, start) == steps
     assert steps_that_buy(-5, cost, session, start) == 1
+    assert steps_that_buy(10**40, cost, session, start) > 10**35
 
 
 def test_a_negative_budget_names_itself(tiny_settings):

@@ -166,8 +166,11 @@ def test_a_dense_run_serves_a_run_with_a_budget_and_not_the_other_way_round(tiny
     found = go(tiny_settings("lottery_ticket", training=budget), tmp_path / "run", dense_run=tmp_path / "dense")
     assert found["cost"]["phases"]["retrain"]["macs"] == pytest.approx(0.5 * macs, rel=0.03)
     go(tiny_settings("dense", training=budget), tmp_path / "longer")
-    with pytest.raises(MethodError, match=r"of another training \(training\.budget_macs"):
-        go(tiny_settings("lottery_ticket"), tmp_path / "other", dense_run=tmp_path / "longer")
+    for other in ({}, budget):
+        with pytest.raises(
+            MethodError, match=r"as long as its training\.budget_macs allowed; give one without a budget"
+        ):
+            go(tiny_settings("lottery_ticket", training=other), tmp_path / "other", dense_run=tmp_path / "longer")
 
 
 def test_a_dense_run_of_an_older_version_lacks_younger_settings_and_serves(tiny_settings, tmp_path: Path):

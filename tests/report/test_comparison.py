@@ -129,13 +129,18 @@ def test_a_record_that_is_older_than_budgets_is_averaged_with_one_that_has_none(
     assert [len(group.rows) for group in only_group([older, none])] == [2]
     one["config"]["training"]["budget_macs"] = 7e9
     names = [group.name for group in only_group([older, none, one])]
-    assert names == ["early_bird (budget_macs=None)", "early_bird (budget_macs=7000000000.0)"]
+    assert names == ["early_bird", "early_bird (budget_macs=7000000000.0)"]
 
 
 def test_a_dense_run_with_a_budget_is_no_partner(make_record):
     dense = make_record("dense")
     dense["config"]["training"]["budget_macs"] = 7e9
     assert comparison_rows([make_record(), dense])[0]["dense_run_id"] is None
+    one, other, same = make_record(), make_record("dense"), make_record("dense")
+    one["config"]["training"]["budget_macs"] = 7e9
+    other["config"]["training"]["lr"] = 0.5
+    other["run_id"], same["run_id"] = "other", "same"
+    assert comparison_rows([one, other, same])[0]["dense_run_id"] == "same"  # but for the budget
 
 
 def test_what_to_know_of_a_ticket_and_of_a_run_stands_in_the_row_once(make_record):

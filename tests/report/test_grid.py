@@ -91,6 +91,13 @@ def test_what_was_to_cost_as_much_and_does_not_is_named():
     assert "Not at that cost" not in markdown_grid(grid_tables(ENTRIES, "early_bird"), "early_bird", "x")
 
 
+def test_what_to_know_of_a_run_at_equal_cost_stands_below_its_own_table():
+    entries = [*ENTRIES, entry("thinet", 0, 850, 700, equal=True, flags=["its last training is 0.02 of it"])]
+    ratio, cost = markdown_grid(grid_tables(entries, "early_bird"), "early_bird", "x").split("at the total cost")
+    assert "| thinet | 8 | 8† |" in cost and "† thinet: its last training is 0.02 of it." in cost
+    assert "†" not in ratio
+
+
 def test_runs_of_the_reference_at_its_own_cost_are_not_what_differences_are_formed_against():
     entries = [*ENTRIES, entry("early_bird", 0, 500, 700, equal=True)]
     (table,) = grid_tables(entries, "early_bird")

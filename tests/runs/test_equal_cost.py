@@ -12,7 +12,7 @@ import pytest
 from earlybird.errors import SweepError
 from earlybird.runs.config import RunConfig
 from earlybird.runs.equal_cost import EqualCost, at_equal_cost
-from earlybird.runs.grid import Block, Grid, Node
+from earlybird.runs.grid import Block, Grid, Node, nodes_of
 from earlybird.runs.node import run_node
 from earlybird.runs.recorded import recorded_training_macs
 from earlybird.runs.sweep import Sweep, failures, open_sweep, work
@@ -107,6 +107,10 @@ def test_fine_tuning_and_rewinding_are_left_out_of_what_shrinks(tiny_settings):
     # Twice 360 without the 2 epochs that the second training is spared: 24 T' + ... - 60 = 300.
     assert epochs("lottery_ticket", full(search=360, retrain=300), rewind_epoch=2) == 6
     assert epochs("lottery_ticket", full(search=360, retrain=360)) == 5
+    # 5.6 epochs of 44 + 10: 6 of them would leave the last training 36 of its 60, 5 leave it 80.
+    assert epochs("network_slimming", full(search=528, retrain=120)) == 6
+    # 5.5 of 53 + 1: 6 would cost 318, more than there is.
+    assert epochs("network_slimming", full(search=640, retrain=12)) == 5
 
 
 @pytest.mark.parametrize(
@@ -123,6 +127,14 @@ def test_a_search_that_leaves_less_than_half_of_early_birds_training_is_not_kept
     epochs = 12 if keeps else round(300 / (searched + 150) * 12)
     assert found == EqualCost(epochs, 300, keeps)
     assert not at_equal_cost(RunConfig.from_dict(tiny_settings(draw_at="last")), of(120, 0), of(120, 180)).keeps_search
+
+
+def test_where_all_runs_have_a_budget_no_dense_run_stands_for_a_first_training(grid):
+    one = grid("dense", "lottery_ticket")
+    (shared,) = [node.dense_run for node in nodes_of(one) if node.label == "lottery_ticket"]
+    one.settings["training"]["budget_macs"] = 1e9
+    (alone,) = [node.dense_run for node in nodes_of(one) if node.label == "lottery_ticket"]
+    assert (shared, alone) == ("dense-s0", None)
 
 
 def test_a_schedule_that_is_too_short_for_a_setting_says_why_it_is_so_short(grid, tmp_path: Path):

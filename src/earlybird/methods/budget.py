@@ -6,8 +6,6 @@ evaluation: each run pays its own.
 
 from __future__ import annotations
 
-import math
-from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal, cast
@@ -22,6 +20,13 @@ from earlybird.methods.cut import check_groups, check_notes, refuse_foreign_tick
 from earlybird.methods.task import Task
 from earlybird.slimming.certificate import PolicyChoice
 from earlybird.training.session import Session
+
+# In checkpoints of a last training with a budget: the step at which it ends, and the candidate's flags.
+BUDGET_KEY = "budget"
+# A last training shorter than this share of the one without a budget is told of.
+_SHORT = 0.25
+# What cannot be fitted to its budget is told of where it misses it by more.
+_NEAR = 0.05
 
 
 def groups_of_ticket(task: Task, ticket: Ticket, dense: nn.Module, method: str) -> ChannelGroups:
@@ -75,11 +80,15 @@ def steps_that_buy(macs: int, cost: ModelCost, session: Session, start_step: int
     def spent(steps: int) -> int:
         return training_macs(session, cost, start_step, start_step + steps)
 
-    passes = math.ceil(max(0, macs) / (cost.train_macs * session.train.num_samples))
-    most = 1 + (1 + passes) * session.steps_per_epoch  # One more, since the first epoch may be begun.
-    # The first number of steps that costs as much or more; costs rise with every step.
-    enough = bisect_left(range(1, most + 1), macs, key=spent) + 1
-    return max(1, min(enough - 1, enough, key=lambda steps: abs(spent(steps) - macs)))
+    # By hand: `bisect` asks a range for its length, which ends at 2^63.
+    low, high = 0, 1
+    while spent(high) < macs:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if spent(middle) < macs else (low, middle)
+    # The first number of steps that costs as much or more, or the one before it.
+    return max(1, min(low, high, key=lambda steps: abs(spent(steps) - macs)))
 
 
 def within_budget(task: Task, candidate: Candidate, resume: Mapping[str, Any] | None) -> Candidate:
@@ -94,14 +103,34 @@ def within_budget(task: Task, candidate: Candidate, resume: Mapping[str, Any] | 
     """
     session = task.session
     budget = session.settings.budget_macs
-    if not budget or candidate.start_step >= candidate.end_step:
+    if not budget:
         return candidate
-    if resume is None:
-        spent = session.journal.ledger.total().macs
-    else:
-        spent = sum(c.macs for c in CostLedger.from_state(resume["journal"]["ledger"]) if c.phase != candidate.phase)
-    left = round(budget) - spent
-    end = candidate.start_step + steps_that_buy(left, task.cost(candidate.model), session, candidate.start_step)
-    flag = f"what came before the last training cost {1 - left / budget:.2f} of training.budget_macs"
-    flags = candidate.flags if left > 0 else (*candidate.flags, flag)
-    return replace(candidate, end_step=end, schedule_steps=end, flags=flags)
+    if resume is not None:
+        told = resume[BUDGET_KEY]
+        return _ending_at(candidate, told["end_step"], tuple(told["flags"]))
+    spent = session.journal.ledger.total().macs
+    so_far = f"what came before cost {spent / budget:.2f} of training.budget_macs"
+    if candidate.start_step >= candidate.end_step:
+        far_off = abs(spent / budget - 1) > _NEAR
+        return (
+            replace(candidate, flags=(*candidate.flags, f"nothing was trained last: {so_far}"))
+            if far_off
+            else candidate
+        )
+    cost, start = task.cost(candidate.model), candidate.start_step
+    steps, planned = steps_that_buy(round(budget) - spent, cost, session, start), candidate.end_step - start
+    flags = candidate.flags
+    if steps < _SHORT * planned:
+        flags = (*flags, f"its last training is {steps / planned:.2f} of the one without a budget: {so_far}")
+    return _ending_at(candidate, start + steps, flags)
+
+
+def budget_carry(task: Task, candidate: Candidate) -> dict[str, Any]:
+    """What the checkpoints of a last training hold so that it goes on to the same end after a kill."""
+    if not task.session.settings.budget_macs:
+        return {}
+    return {BUDGET_KEY: {"end_step": candidate.end_step, "flags": list(candidate.flags)}}
+
+
+def _ending_at(candidate: Candidate, end_step: int, flags: tuple[str, ...]) -> Candidate:
+    return replace(candidate, end_step=end_step, schedule_steps=end_step, flags=flags)

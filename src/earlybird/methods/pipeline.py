@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from earlybird.cost import evaluation_work
 from earlybird.data import Batches
 from earlybird.errors import MaskError, MethodError, SlimError
-from earlybird.methods.budget import within_budget
+from earlybird.methods.budget import budget_carry, within_budget
 from earlybird.methods.candidate import Candidate
 from earlybird.methods.last_training import HoldHooks
 from earlybird.methods.method import ChecksNetwork, Method, StartsFromDense, StartsFromTicket
@@ -112,7 +112,10 @@ def train_candidate(task: Task, candidate: Candidate, resume: dict[str, Any] | N
     span = Span(candidate.phase, candidate.start_step, candidate.end_step, candidate.schedule_steps)
     hooks = HoldHooks(candidate.model, candidate.penalty, candidate.weight_mask)
     cost = task.cost(candidate.model)
-    fit(task.session, candidate.model, span, cost, hooks=hooks, momentum=candidate.momentum, resume=resume)
+    fit(
+        task.session, candidate.model, span, cost, hooks=hooks, carry=budget_carry(task, candidate),
+        momentum=candidate.momentum, resume=resume,
+    )  # fmt: skip
 
 
 def evaluate_model(task: Task, model: nn.Module, test: Batches) -> Evaluation:

@@ -166,9 +166,13 @@ def _dense_partner(record: Mapping[str, Any], records: Sequence[Mapping[str, Any
         for other in records
         if method_label(other) == "dense" and _pair_key(other) == _pair_key(record) and not _has_budget(other)
     ]
-    training, device = record["config"].get("training"), device_label(record)
-    partners.sort(key=lambda other: (device_label(other) != device, other["config"].get("training") != training))
+    training, device = _training(record), device_label(record)
+    partners.sort(key=lambda other: (device_label(other) != device, _training(other) != training))
     return partners[0] if partners else None
+
+
+def _training(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in (record["config"].get("training") or {}).items() if key not in ABSENT_IF_ZERO}
 
 
 def _has_budget(record: Mapping[str, Any]) -> bool:
@@ -213,6 +217,7 @@ def _named(groups: Sequence[list[Row]]) -> list[RunGroup]:
         alike = [other[0]["settings"] for other in groups if _rank(other) == _rank(group)]
         keys = sorted({key for settings in alike for key in settings})
         differing = [key for key in keys if len({json.dumps(settings.get(key)) for settings in alike}) > 1]
-        told_apart = ", ".join(f"{key.split('.')[-1]}={first['settings'].get(key)}" for key in differing)
+        told = {key.split(".")[-1]: first["settings"].get(key) for key in differing}
+        told_apart = ", ".join(f"{key}={value}" for key, value in told.items() if value is not None)
         named.append(RunGroup(first["method"] + (f" ({told_apart})" if told_apart else ""), tuple(group)))
     return named

@@ -48,7 +48,8 @@ EQUAL_RATIO: Cells = {
 }
 EQUAL_COST: Cells = {
     "method": lambda line: line.group.name,
-    "schedule, epochs": lambda line: _epochs(line),
+    "schedule, epochs": lambda line: _range(line, "epochs"),
+    "trained to epoch": lambda line: _range(line, "trained_epochs") + _mark(line),
     "test accuracy %": _of_group(accuracy_cell),
     "points from {reference}": lambda line: difference_text(line.difference),
     "parameters": _of_group(quantity_cell("params")),
@@ -76,9 +77,14 @@ def _share(line: GridLine, key: str) -> str:
     return MISSING if spread is None else f"{spread.mean:.2f}"
 
 
-def _epochs(line: GridLine) -> str:
-    found = sorted({row["trained_epochs"] for row in line.group.rows})
-    return "–".join(f"{epochs:g}" for epochs in dict.fromkeys([found[0], found[-1]])) if found else MISSING
+def _range(line: GridLine, key: str) -> str:
+    found = sorted(row[key] for row in line.group.rows)
+    ends = dict.fromkeys(f"{value:.4g}" for value in (found[:1] + found[-1:]))
+    return "–".join(ends) or MISSING
+
+
+def _mark(line: GridLine) -> str:
+    return "†" if any(row["flags"] for row in line.group.rows) else ""
 
 
 def equal_ratio_columns(table: GridTable, reference: str) -> Cells:

@@ -111,8 +111,8 @@ def runs_csv(entries: Sequence[GridEntry]) -> str:
     rows = {entry.folder: row for entry, row in grid_rows(entries)}
     names = (
         "folder", "method", "prune_ratio", "seed", "equal_cost", "status", "error", "accuracy", "top5_accuracy",
-        "uncut_accuracy", "realised_ratio", "emergence_epoch", "trained_epochs", "params", "macs", "train_macs",
-        "training_macs", "train_paper_flops", "wall_seconds", "cpu_seconds", *energy_keys(rows.values()),
+        "uncut_accuracy", "realised_ratio", "emergence_epoch", "epochs", "trained_epochs", "params", "macs",
+        "train_macs", "training_macs", "train_paper_flops", "wall_seconds", "cpu_seconds", *energy_keys(rows.values()),
     )  # fmt: skip
     lines: list[dict[str, object]] = []
     for entry in entries:
@@ -155,9 +155,13 @@ def _notes(table: GridTable) -> list[str]:
         before = line.group.spread("uncut_accuracy")
         if before is not None:
             notes.append(f"{line.group.name}: {100 * before.mean:.2f} % before its channels went.")
-        if flags := sorted({flag for row in line.group.rows for flag in row["flags"]}):
-            notes.append(f"† {line.group.name}: {'; '.join(flags)}.")
+        notes += _flag_notes(line)
     return notes
+
+
+def _flag_notes(line: GridLine) -> list[str]:
+    flags = sorted({flag for row in line.group.rows for flag in row["flags"]})
+    return [f"† {line.group.name}: {'; '.join(flags)}."] if flags else []
 
 
 def _timing_notes(lines: Sequence[GridLine]) -> list[str]:
@@ -171,8 +175,10 @@ def _timing_notes(lines: Sequence[GridLine]) -> list[str]:
 def _equal_notes(table: GridTable, reference: str) -> list[str]:
     notes = [
         f"Every method at the training MACs of {reference} with the same seed: as it is, or with a last training as "
-        "long as what its search leaves of them buys. A search as long as the schedule is shortened with it."
+        "long as what its search leaves of them buys. A search as long as the schedule is shortened with it first."
     ]
+    for line in table.equal_cost:
+        notes += _flag_notes(line)
     notes += _timing_notes(table.equal_cost)
     off = {line.group.name: line.cost_ratio for line in table.equal_cost if line.cost_ratio is not None}
     off = {name: ratio for name, ratio in off.items() if abs(ratio - 1) > OFF_COST}

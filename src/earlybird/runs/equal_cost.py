@@ -19,7 +19,8 @@ from earlybird.methods.thinet import ThiNet
 from earlybird.runs.config import RunConfig
 from earlybird.runs.recorded import recorded_training_macs
 
-# A search is kept where the last training gets at least this share of what Early-Bird's got.
+# A search is kept where the last training gets at least this share of what Early-Bird's got, and the last training of a
+# shortened schedule is at least this share of the schedule.
 LEAST_LAST_TRAINING = 0.5
 
 
@@ -65,6 +66,8 @@ def keeps_search(config: RunConfig, full: Mapping[str, Any], early_bird: Mapping
 def epochs_at_cost(config: RunConfig, record: Mapping[str, Any], macs: int) -> int:
     """The number of epochs, at least 1, of a whole schedule whose training cost comes nearest to `macs`.
 
+    One that costs more takes the difference from the last training, so there may be fewer epochs where that is cheap.
+
     Args:
         config: of the run with the full schedule.
         record: of that run, finished.
@@ -72,7 +75,11 @@ def epochs_at_cost(config: RunConfig, record: Mapping[str, Any], macs: int) -> i
     """
     fixed = fixed_macs(config, record)
     per_epoch = (recorded_training_macs(record) - fixed) / config.training.epochs
-    return max(1, round((macs - fixed) / per_epoch))
+    last = record["cost"]["phases"].get("retrain", {}).get("macs", 0) / config.training.epochs
+    epochs = max(1, round((macs - fixed) / per_epoch))
+    while epochs > 1 and macs - fixed - epochs * (per_epoch - last) < LEAST_LAST_TRAINING * epochs * last:
+        epochs -= 1
+    return epochs
 
 
 def fixed_macs(config: RunConfig, record: Mapping[str, Any]) -> float:

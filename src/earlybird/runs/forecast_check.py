@@ -23,6 +23,10 @@ def check_against(record: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[s
         return found | {"reason": "its method is not among those of the table"}
     planned = facts["methods"][method]["cases"]["planned"]
     off = planned["macs"] / total["macs"] - 1 if total["macs"] else float("inf")
+    if record["config"]["training"].get("budget_macs"):
+        return found | {
+            "reason": "it was trained for as long as its training.budget_macs allowed, which is not planned"
+        }
     if abs(off) > _SAME_MACS:
         reason = f"the plan is of another training than the run: {100 * off:+.1f} % of its MACs; leave its settings out"
         return found | {"reason": reason}

@@ -215,7 +215,7 @@ class _Planner:
             if method is None:  # A control of the early_bird beside it.
                 method = self._config(EARLY_BIRD, ratio, seed).method.shared_search()  # type: ignore[attr-defined]
             search, request = self._ask_for_ticket(method, seed)
-        elif isinstance(config.method, StartsFromDense) and config.method.starts_from_dense():
+        elif self._takes_dense_run(config):
             dense_run = self._add_run(Dense.name, None, seed, is_asked=False).id
         node = Node(
             id=node_id, kind="run", config=config.to_dict(), label=_label(text), prune_ratio=ratio, seed=seed,
@@ -224,6 +224,11 @@ class _Planner:
         )  # fmt: skip
         self.runs[node_id] = node
         return node
+
+    def _takes_dense_run(self, config: RunConfig) -> bool:
+        # A dense run with a budget is of another length than the first training of a method with one.
+        method = config.method
+        return isinstance(method, StartsFromDense) and method.starts_from_dense() and not config.training.budget_macs
 
     def _ask_for_ticket(self, method: EarlyBirdTraining, seed: int) -> tuple[str, TicketRequest]:
         request = TicketRequest(method.prune_ratio, method.draw_at)
@@ -255,11 +260,8 @@ class _Planner:
             full = self.runs[_folder_name(text, ratio, seed)]
             early_bird = self._add_run(EARLY_BIRD, p, seed, is_asked=False)
             node_id = f"{_folder_name(text, p, seed)}-equal"
-            # Only a search that ends before the schedule does can be the same in both (`runs.equal_cost`).
-            is_early = full.request is not None and full.request.draw_at != "last"
             self.runs[node_id] = dataclasses.replace(
-                full, id=node_id, prune_ratio=p, search=full.search if is_early else None,
-                request=full.request if is_early else None, dense_run=None, is_asked=True,
+                full, id=node_id, prune_ratio=p, search=None, request=None, dense_run=None, is_asked=True,
                 equal_to=(full.id, early_bird.id),
             )  # fmt: skip
 

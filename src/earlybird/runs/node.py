@@ -144,7 +144,7 @@ def run_node(root: Path, node: Node, *, quiet: bool = True) -> None:
     config = _config_of(node, equal)
     dense_run = None if node.dense_run is None else root / node.dense_run
     try:
-        ticket = None if equal is not None and not equal.keeps_search else _ticket_of(root, node, config)
+        ticket = _ticket_of(root, node, config) if equal is None else _ticket_of_full_run(root, node, equal)
         run(config, folder, ticket=ticket, dense_run=dense_run, quiet=quiet)
     except ConfigError as error:
         if node.equal_to is None:
@@ -221,6 +221,14 @@ def _ticket_of(root: Path, node: Node, config: RunConfig) -> Path | None:
     if isinstance(config.method, EarlyBirdTraining) and config.method.on_no_ticket == "finish":
         return None  # It searches by itself: in vain, and ends with the dense network, as it would alone.
     raise SweepError(f"no ticket of p = {node.request.prune_ratio:g}: the rule never fired in {node.search}")
+
+
+def _ticket_of_full_run(root: Path, node: Node, equal: EqualCost) -> Path | None:
+    """The ticket that the run with the full schedule started from, for one that keeps its search."""
+    if not equal.keeps_search or node.equal_to is None:
+        return None
+    # Not that of the search: where the grid has grown since, it was done again.
+    return root / node.equal_to[0] / TICKET_FILE
 
 
 def _record(root: Path, name: str) -> dict[str, Any]:

@@ -73,8 +73,9 @@ def planned_epochs(
     whole = _whole_run(config.method, slim_share, layers, total_steps, ticket_at)
     if node.equal_to is not None:
         early_bird = Epochs(ticket_at, 1 - ticket_at).cost(slim_share)
-        if node.request is not None:  # It starts from the same ticket: what is left goes into its training.
-            left = early_bird - _drawn_at(node.request.draw_at, ticket_at)
+        draw_at: DrawAt = getattr(config.method, "draw_at", "last")
+        if draw_at != "last":  # It starts from the same ticket: what is left goes into its training.
+            left = early_bird - _drawn_at(draw_at, ticket_at)
             if left >= LEAST_LAST_TRAINING * (1 - ticket_at) * slim_share:
                 return Epochs(slim=left / slim_share)
         return whole.times(early_bird / whole.cost(slim_share))  # The whole method, its search included.

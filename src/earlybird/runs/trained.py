@@ -35,11 +35,15 @@ def load_trained(folder: Path, config: RunConfig, precision: str) -> TrainedDens
         raise RunFolderError(f"no finished run in '{folder}' (no record.json); give the folder of one")
     if (method := record["config"]["method"]["name"]) != Dense.name:
         raise MethodError(f"run {folder} is one of method {method}; give a run of method dense")
-    stored = with_younger_settings(record["config"], config)
-    ignored = ["method.", *_WITHOUT_EFFECT]
-    if not stored["training"].get("budget_macs"):  # A whole schedule; what comes after it may have a budget.
-        ignored.append("training.budget_macs")
-    changes = [change for change in differences(stored, config.to_dict()) if not change.startswith(tuple(ignored))]
+    if record["config"]["training"].get("budget_macs"):
+        raise MethodError(
+            f"run {folder} was trained for as long as its training.budget_macs allowed; give one without a budget"
+        )
+    changes = [
+        change
+        for change in differences(with_younger_settings(record["config"], config), config.to_dict())
+        if not change.startswith(("method.", "training.budget_macs", *_WITHOUT_EFFECT))
+    ]
     if (theirs := record["resolved"]["precision"]) != precision:
         changes.append(f"precision: {theirs!r} -> {precision!r}")
     if changes:

@@ -49,8 +49,8 @@ class TrainingSettings:
     budget_macs: float = field(
         default=0.0,
         metadata={
-            "help": "training MACs of the whole run, search included: the last training is as long as what is left of "
-            "them buys; 0 = as long as the schedule"
+            "help": "training MACs of the whole run, search included: the training after the search is as long as what "
+            "is left of them buys; 0 = as long as the schedule"
         },
     )
 
