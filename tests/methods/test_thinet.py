@@ -289,28 +289,29 @@ def test_the_rescaled_layer_gives_more_of_what_it_gave_than_the_cut_alone(tiny_s
 
 
 @pytest.mark.usefixtures("chain")
-@pytest.mark.parametrize("steps", [30, 61, 63])
 def test_killed_in_the_dense_training_or_while_fine_tuning_it_ends_with_the_same_bits(
-    tiny_settings, tmp_path: Path, monkeypatch, steps: int
+    tiny_settings, tmp_path: Path, monkeypatch
 ):
     settings = tiny_settings("thinet", round_to=1, finetune_steps=4, training={"checkpoint_every": 1})
     whole = go(settings, tmp_path / "whole")
-    count, original = [0], loop._train_step
+    original = loop._train_step
+    for steps in (30, 61, 63):
+        count = [0]
 
-    def step(*arguments: Any) -> None:
-        count[0] += 1
-        if count[0] == steps:
-            raise KeyboardInterrupt
-        original(*arguments)
+        def step(*arguments: Any, count: list[int] = count, steps: int = steps) -> None:
+            count[0] += 1
+            if count[0] == steps:
+                raise KeyboardInterrupt
+            original(*arguments)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "_train_step", step)
-        with pytest.raises(KeyboardInterrupt):
-            go(settings, tmp_path / "killed")
-    record = go(settings, tmp_path / "killed")
-    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
-    assert all(torch.equal(one[name], other[name]) for name in one)
-    assert record["cost"]["total"]["images"] == whole["cost"]["total"]["images"]
+        folder = tmp_path / f"killed-{steps}"
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(loop, "_train_step", step)
+            go(settings, folder)
+        record = go(settings, folder)
+        one, other = (load_file(place / "model.safetensors") for place in (tmp_path / "whole", folder))
+        assert all(torch.equal(one[name], other[name]) for name in one)
+        assert record["cost"]["total"]["images"] == whole["cost"]["total"]["images"]
 
 
 @pytest.mark.usefixtures("chain")
