@@ -148,7 +148,8 @@ def test_the_name_of_a_search_is_that_of_its_settings_and_tickets():
     ("method", "is_matched"),
     [("early_bird", True), ("random", False), ("uniform", True), ("dense", True), ("reinit", False), ("snip", False),
      ("draw_0", False), ("early_bird:weights=reinit", False), ("early_bird:channels=shuffled", True),
-     ("scratch_longer", True)],
+     ("scratch_longer", True), ("shuffled", True), ("shuffled:schedule=restart", False),
+     ("early_bird:draw_at=7", False)],
 )  # fmt: skip
 def test_what_costs_as_much_as_early_bird_as_it_is(method, is_matched):
     assert at_early_birds_cost(method) == is_matched

@@ -24,7 +24,7 @@ from earlybird.methods.dense import Dense
 from earlybird.methods.early_bird import EarlyBirdTraining
 from earlybird.methods.matched import MatchedToCost, MatchedToTicket
 from earlybird.methods.method import Method, StartsFromDense, StartsFromTicket
-from earlybird.methods.presets import method_label, preset_settings
+from earlybird.methods.presets import preset_settings
 from earlybird.methods.requests import TicketRequest
 from earlybird.runs.config import RunConfig
 from earlybird.training.fields import require
@@ -315,8 +315,10 @@ def at_early_birds_cost(text: str) -> bool:
     `dense_shorter` is dense training at that cost, and `scratch_longer` is matched to the dense cost.
     """
     name, own = parse_method(text)
-    label = method_label({"name": name} | preset_settings(name) | own)
-    return label in (EARLY_BIRD, "shuffled", Dense.name) or issubclass(method_class(name), MatchedToTicket)
+    kind, settings = method_class(name), preset_settings(name) | own
+    if kind is EarlyBirdTraining:  # With any other setting it may cost anything.
+        return settings in ({}, {"channels": "shuffled"})
+    return kind is Dense or issubclass(kind, MatchedToTicket)
 
 
 def _fields(kind: Any) -> set[str]:
