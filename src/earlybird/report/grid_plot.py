@@ -128,7 +128,7 @@ def _name(axes: Axes, points: Sequence[Point], shown: Sequence[Point], reference
         ink = _ink(point.name, reference)
         text = f"{point.accuracy:.2f}  {point.name}" + ("" if point.is_full else ", equal cost")
         line = {"arrowstyle": "-", "color": "#DDE1E6", "linewidth": 0.6, "shrinkB": 3} if point in shown else None
-        text += "" if line else ", below the panel"
+        text += "" if line else " (below)"
         axes.annotate(
             text, (point.cost, point.accuracy), xytext=(right * 1.03, place), fontsize=8, va="center", color=ink,
             annotation_clip=False, arrowprops=line,
