@@ -52,7 +52,7 @@ def plot_grid(tables: Sequence[GridTable], reference: str, topic: str, path: str
         title(
             figure,
             f"Test accuracy against total cost: {topic}",
-            f"Cost: MACs of search and training, {reference} = 1. Filled: full schedule; hollow: one of that cost. "
+            f"Cost: MACs of search and training, {reference} = 1. Filled: full schedule; hollow: made to cost that. "
             "Bars: ± deviation over seeds.",
         )
         top = inches - _HEAD
@@ -127,7 +127,9 @@ def _name(axes: Axes, points: Sequence[Point], shown: Sequence[Point], reference
     for point, place in zip(ordered, places, strict=True):
         ink = _ink(point.name, reference)
         text = f"{point.accuracy:.2f}  {point.name}" + ("" if point.is_full else ", equal cost")
-        line = {"arrowstyle": "-", "color": "#DDE1E6", "linewidth": 0.6, "shrinkB": 3} if point in shown else None
+        # From the middle of the text's left edge: from its middle it would cross the names above and below.
+        style = {"arrowstyle": "-", "color": "#DDE1E6", "linewidth": 0.6, "relpos": (0.0, 0.5), "shrinkB": 3}
+        line = style if point in shown else None
         text += "" if line else " (below)"
         axes.annotate(
             text, (point.cost, point.accuracy), xytext=(right * 1.03, place), fontsize=8, va="center", color=ink,
