@@ -91,6 +91,16 @@ def test_what_was_to_cost_as_much_and_does_not_is_named():
     assert "Not at that cost" not in markdown_grid(grid_tables(ENTRIES, "early_bird"), "early_bird", "x")
 
 
+def test_eighty_letters_hold_the_names_of_methods():
+    entries = [*ENTRIES, *(entry("early_bird_restart", seed, 900 + seed, 700) for seed in (0, 1))]
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    print_grid(grid_tables(entries, "early_bird"), "early_bird", "vgg16 on cifar10", console)
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert {line[1:20].strip() for line in lines if line.startswith("│")} >= {"early_bird_restart", "dense", "uniform"}
+    assert all(line.endswith(("│", "┃")) for line in lines if line.startswith(("│", "┃")))
+
+
 def test_what_to_know_of_a_run_at_equal_cost_stands_below_its_own_table():
     entries = [*ENTRIES, entry("thinet", 0, 850, 700, equal=True, flags=["its last training is 0.02 of it"])]
     ratio, cost = markdown_grid(grid_tables(entries, "early_bird"), "early_bird", "x").split("at the total cost")

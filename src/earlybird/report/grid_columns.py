@@ -64,10 +64,10 @@ EQUAL_COST: Cells = {
 BRIEF: Cells = {
     "method": lambda line: line.group.name,
     "test accuracy %": _of_group(accuracy_cell),
-    "points from {reference}": lambda line: difference_text(line.difference),
+    "points": lambda line: difference_text(line.difference),
     "training MACs / dense": lambda line: _share(line, "train_macs"),
     "seconds / dense": lambda line: _share(line, "wall_seconds"),
-    "cost / {reference}": _cost,
+    "cost ratio": _cost,
     "n": _runs,
 }
 

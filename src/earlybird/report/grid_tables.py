@@ -18,6 +18,8 @@ from earlybird.report.tables import energy_notes, markdown_line
 
 # A line of the table at equal cost that is further off is named below it.
 OFF_COST = 0.05
+# Letters of a method's name in a terminal before it is folded.
+_NAME_WIDTH = 18
 
 
 def print_grid(tables: Sequence[GridTable], reference: str, topic: str, console: Console | None = None) -> None:
@@ -27,8 +29,11 @@ def print_grid(tables: Sequence[GridTable], reference: str, topic: str, console:
         columns = named(BRIEF, reference)
         console.print(heading, style="bold", markup=False, highlight=False)
         table = Table()
-        for place, name in enumerate(columns):
-            table.add_column(Text(name), justify="left" if place == 0 else "right", overflow="fold")
+        width = max((len(line.group.name) for line in lines), default=0)
+        # A width of its own, or rich takes the room for the numbers from the names.
+        table.add_column(Text(next(iter(columns))), overflow="fold", width=min(_NAME_WIDTH, width))
+        for name in list(columns)[1:]:
+            table.add_column(Text(name), justify="right", overflow="fold")
         for line in lines:
             table.add_row(*(Text(cell(line)) for cell in columns.values()))
         console.print(table)
@@ -133,7 +138,7 @@ def _sections(
     for table in tables:
         where = f"{topic}, p = {table.prune_ratio:g}" if table.prune_ratio else topic
         columns = equal_ratio_columns(table, reference)
-        found.append((f"{where}: at equal ratio", columns, table.equal_ratio, _notes(table)))
+        found.append((f"{where}: at equal ratio", columns, table.equal_ratio, _notes(table, reference)))
         if table.equal_cost:
             notes = _equal_notes(table, reference)
             heading = f"{where}: at the total cost of {reference}"
@@ -141,11 +146,11 @@ def _sections(
     return found
 
 
-def _notes(table: GridTable) -> list[str]:
+def _notes(table: GridTable, reference: str) -> list[str]:
     notes = [
         "Mean ± sample standard deviation over n seeds. In brackets: divided by the dense run of the same seed. "
         "Training cost counts search, training and evaluation; what runs share is charged to each in full. Points: "
-        "mean difference within seeds, ± half of its 95 % confidence interval (Student).",
+        f"mean difference from {reference} within seeds, ± half of its 95 % confidence interval (Student).",
         f"One run's accuracy has a standard error of {table.accuracy_error:.2f} points by the size of the test set "
         "alone: differences of one seed below about three times that say little.",
     ]
