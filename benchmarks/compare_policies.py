@@ -28,7 +28,7 @@ from earlybird.methods.early_bird import EarlyBirdTraining
 from earlybird.models import build_model
 from earlybird.runs.config import DataConfig, ModelConfig, RunConfig
 from earlybird.runs.run import run, run_search
-from earlybird.training.settings import TrainingSettings
+from earlybird.settings.training import TrainingSettings
 
 SHAPE = (3, 32, 32)
 WIDTH, EPOCHS, IMAGES, TARGET = 0.25, 20, 10_000, 0.5

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from earlybird.cli.compare_command import grid_entries, topic_of
+from earlybird.grids.sweep import Sweep, read_grid
 from earlybird.report.grid import grid_tables
 from earlybird.report.grid_tables import markdown_grid, runs_csv, table_csv
-from earlybird.runs.sweep import Sweep, read_grid
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 COMPARISONS = sorted(path.parent for path in RESULTS.glob("*/grid.json"))

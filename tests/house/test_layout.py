@@ -16,14 +16,15 @@ import pytest
 REPOSITORY = Path(__file__).parents[2]
 PACKAGE = "earlybird"
 
-# cli -> paper, report -> runs -> methods -> training -> (models data precision cost) -> slimming -> core
-BELOW: dict[str, set[str]] = {"core": set(), "slimming": {"core"}}
+# cli -> paper, report -> forecast -> grids -> runs -> methods -> training -> (models data precision cost)
+# -> slimming -> core; settings lie below all.
+BELOW: dict[str, set[str]] = {"settings": set(), "core": {"settings"}, "slimming": {"core", "settings"}}
 MIDDLE = {"models", "data", "precision", "cost"}
-BELOW |= {name: {"slimming", "core"} for name in MIDDLE}
-BELOW["training"] = MIDDLE | {"slimming", "core"}
-BELOW["methods"] = BELOW["training"] | {"training"}
-BELOW["runs"] = BELOW["methods"] | {"methods"}
-BELOW["paper"] = BELOW["report"] = BELOW["runs"] | {"runs"}
+BELOW |= {name: {"slimming", "core", "settings"} for name in MIDDLE}
+BELOW["training"] = MIDDLE | {"slimming", "core", "settings"}
+for above, below in [("methods", "training"), ("runs", "methods"), ("grids", "runs"), ("forecast", "grids")]:
+    BELOW[above] = BELOW[below] | {below}
+BELOW["paper"] = BELOW["report"] = BELOW["forecast"] | {"forecast"}
 BELOW["integrations"] = BELOW["testing"] = BELOW["paper"] | {"paper", "report"}
 BELOW["cli"] = BELOW["integrations"] | {"integrations"}
 
@@ -94,11 +95,11 @@ def wrong_imports(source: Path) -> list[str]:
 
 
 def foreign_imports_of_core(source: Path) -> list[str]:
-    """What core imports beyond torch, numpy, safetensors, the standard library, itself and errors."""
+    """What core imports beyond torch, numpy, safetensors, the standard library, itself, settings and errors."""
     wrong = []
     for path in python_files(source / PACKAGE / "core"):
         for name in sorted(imports(path, source)):
-            own = name == PACKAGE or layer_of(name) == "core" or name.startswith(f"{PACKAGE}.errors")
+            own = name == PACKAGE or layer_of(name) in ("core", "settings") or name.startswith(f"{PACKAGE}.errors")
             if not own and name.split(".")[0] not in CORE_MAY_IMPORT:
                 wrong.append(f"{path}: core imports {name}")
     return wrong

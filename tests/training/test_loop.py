@@ -10,6 +10,7 @@ from torch.nn import functional
 from earlybird.cost import count_cost
 from earlybird.data import DataBundle, MemoryImages, eval_batches, train_batches
 from earlybird.errors import NonFiniteError, OutOfMemoryError
+from earlybird.settings.training import TrainingSettings
 from earlybird.training.checkpoint import Checkpoints
 from earlybird.training.compute import Compute, choose_device, choose_precision
 from earlybird.training.evaluate import evaluate
@@ -19,7 +20,6 @@ from earlybird.training.loop import fit
 from earlybird.training.progress import Progress
 from earlybird.training.schedule import learning_rate
 from earlybird.training.session import Session
-from earlybird.training.settings import TrainingSettings
 from earlybird.training.state import Span
 
 STEPS_PER_EPOCH = 3  # 50 images in batches of 20

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from earlybird.errors import ConfigError
+from earlybird.settings.training import TrainingSettings
 from earlybird.training.schedule import drop_steps, learning_rate
-from earlybird.training.settings import TrainingSettings
 
 PAPER = TrainingSettings(epochs=160, lr=0.1)
 PAPER_STEPS = 160 * 196

@@ -12,10 +12,10 @@ import torch
 from earlybird.errors import CheckpointError, NonFiniteError
 from earlybird.runs.config import RunConfig
 from earlybird.runs.run import run
+from earlybird.settings.training import TrainingSettings
 from earlybird.training import loop
 from earlybird.training.checkpoint import Checkpoints
 from earlybird.training.schedule import drop_steps, learning_rate
-from earlybird.training.settings import TrainingSettings
 
 
 class Killed(Exception):

@@ -13,12 +13,12 @@ from jsonargparse import Namespace
 from earlybird.cli.allocator import keep_freed_memory
 from earlybird.cli.grid_options import ENGINES, parse_grid
 from earlybird.errors import ConfigError, RunFolderError
-from earlybird.training.fields import require
+from earlybird.settings.fields import require
 
 if TYPE_CHECKING:
+    from earlybird.grids.grid import Node
+    from earlybird.grids.sweep import Sweep
     from earlybird.report.grid import GridEntry
-    from earlybird.runs.grid import Node
-    from earlybird.runs.sweep import Sweep
 
 WORKER = "earlybird.cli.sweep_worker"
 
@@ -54,12 +54,12 @@ def _reference(sweep: Sweep, asked: str | None) -> str:
 
 def _opened(grid: Any, parsed: Namespace) -> Sweep | None:
     """The sweep, checked and written down; None where a dry run was printed instead."""
+    from earlybird.grids.grid import nodes_of
+    from earlybird.grids.node import new_token
+    from earlybird.grids.start import any_config, check_methods, with_precision
+    from earlybird.grids.sweep import GRID_NAME, Sweep, grown, open_sweep, read_grid, refuse_methods_of_file
     from earlybird.runs.folder import RunFolder
-    from earlybird.runs.grid import nodes_of
-    from earlybird.runs.node import new_token
     from earlybird.runs.prepare import network_and_data
-    from earlybird.runs.sweep import GRID_NAME, Sweep, grown, open_sweep, read_grid, refuse_methods_of_file
-    from earlybird.runs.sweep_start import any_config, check_methods, with_precision
 
     root, token = Path(parsed.out), new_token()
     known = read_grid(root) if (root / GRID_NAME).is_file() else None
@@ -82,9 +82,9 @@ def _opened(grid: Any, parsed: Namespace) -> Sweep | None:
 
 
 def _run(sweep: Sweep, parsed: Namespace) -> None:
-    from earlybird.runs.local_engine import run_workers
-    from earlybird.runs.node import state_of
-    from earlybird.runs.sweep import work
+    from earlybird.grids.local_engine import run_workers
+    from earlybird.grids.node import state_of
+    from earlybird.grids.sweep import work
 
     told = _Told(sweep, parsed.quiet)
     left = [node for node in sweep.needed() if state_of(sweep.root, node, sweep.token) != "done"]
@@ -92,7 +92,7 @@ def _run(sweep: Sweep, parsed: Namespace) -> None:
         return
     told.line(f"{len(left)} of {len(sweep.nodes)} runs and searches are left to do in {sweep.root}")
     if parsed.engine == "ray":
-        from earlybird.runs.ray_engine import RaySettings, run_on_ray
+        from earlybird.grids.ray_engine import RaySettings, run_on_ray
 
         settings = RaySettings(parsed.ray_address, parsed.cpus_per_run, parsed.gpus_per_run, parsed.retries)
         run_on_ray(sweep, settings, told.event, keep_freed_memory)
@@ -117,7 +117,7 @@ class _Told:
 
     def event(self, node: Node, event: str) -> None:
         """Print what happened to a node."""
-        from earlybird.runs.node import failure_of, state_of
+        from earlybird.grids.node import failure_of, state_of
 
         done = sum(state_of(self._sweep.root, n, self._sweep.token) != "open" for n in self._nodes.values())
         minutes, seconds = divmod(int(time.monotonic() - self._began), 60)
@@ -128,7 +128,7 @@ class _Told:
 
     def follow(self) -> None:
         """Print what other processes have written into the log since the last look."""
-        from earlybird.runs.node import events_since
+        from earlybird.grids.node import events_since
 
         events, self._read = events_since(self._sweep.root, self._read)
         for event in events:
@@ -137,7 +137,7 @@ class _Told:
 
 
 def _size(sweep: Sweep) -> int:
-    from earlybird.runs.node import EVENTS_NAME
+    from earlybird.grids.node import EVENTS_NAME
 
     path = sweep.root / EVENTS_NAME
     return path.stat().st_size if path.is_file() else 0
@@ -168,10 +168,10 @@ def _write_tables(sweep: Sweep, reference: str, entries: Sequence[GridEntry]) ->
 
 def grid_entries(sweep: Sweep) -> list[GridEntry]:
     """What came of every run that was asked for."""
+    from earlybird.grids.grid import asked_place
+    from earlybird.grids.node import failure_of, state_of
     from earlybird.report.grid import GridEntry
     from earlybird.report.records import RECORD_NAME, read_record
-    from earlybird.runs.grid import asked_place
-    from earlybird.runs.node import failure_of, state_of
 
     entries = []
     for node in sorted(sweep.nodes, key=lambda node: asked_place(sweep.grid, node)):
@@ -199,8 +199,8 @@ def topic_of(sweep: Sweep) -> str:
 
 
 def _report_failures(sweep: Sweep, entries: Sequence[GridEntry]) -> int:
+    from earlybird.grids.sweep import failures, unfinished
     from earlybird.report.records import RECORD_NAME
-    from earlybird.runs.sweep import failures, unfinished
 
     unreadable = [e for e in entries if e.record is None and (sweep.root / e.folder / RECORD_NAME).is_file()]
     for entry in unreadable:

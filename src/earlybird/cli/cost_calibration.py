@@ -6,8 +6,8 @@ import argparse
 from typing import Any
 
 from earlybird.data import Augment
-from earlybird.runs.calibration import Calibration, calibrate, noise_bundle
-from earlybird.runs.forecast import Networks, Scenario
+from earlybird.forecast.calibration import Calibration, calibrate, noise_bundle
+from earlybird.forecast.run import Networks, Scenario
 
 # Enough that no turn comes to the end of an epoch, where a checkpoint is written.
 IMAGES_IN_BATCHES = 40
@@ -18,8 +18,8 @@ def calibrated(
 ) -> Calibration:
     """Measure the scenario's dense and slim network, on images of the run that its widths come from, or on noise."""
     from earlybird.cost import find_counter
+    from earlybird.settings.training import TrainingSettings
     from earlybird.training.compute import Compute, choose_device
-    from earlybird.training.settings import TrainingSettings
 
     compute = Compute(choose_device(parsed.device), "bf16" if scenario.precision == "bf16" else "fp32")
     micro_batches = record["config"]["training"].get("micro_batches", 1) if record else 1

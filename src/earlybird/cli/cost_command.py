@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from earlybird.cli.options import Parser
 from earlybird.errors import ConfigError
-from earlybird.training.fields import require
+from earlybird.settings.fields import require
 
 if TYPE_CHECKING:
-    from earlybird.runs.forecast import Drawn, Scenario
+    from earlybird.forecast.run import Drawn, Scenario
 
 _DESCRIPTION = (
     "What a training will cost before it is run, for every method side by side: MACs as executed, FLOPs in the paper's "
@@ -42,8 +42,8 @@ def command(argv: Sequence[str]) -> int:
     if parsed.model is None:
         raise ConfigError("MODEL is missing; give a name that --model of `earlybird train` takes, or --paper table3")
     from earlybird.cli.cost_tables import print_forecast
-    from earlybird.runs.forecast import networks_of
-    from earlybird.runs.forecast_facts import Prices, forecast_facts
+    from earlybird.forecast.facts import Prices, forecast_facts
+    from earlybird.forecast.run import networks_of
 
     record = _record(parsed)
     scenario = _scenario(parsed, record)
@@ -57,7 +57,7 @@ def command(argv: Sequence[str]) -> int:
         calibration = calibrated(parsed, scenario, networks, record)
     facts = forecast_facts(scenario, networks, _names(parsed.method), calibration, prices)
     if record is not None and calibration is not None:
-        from earlybird.runs.forecast_check import check_against
+        from earlybird.forecast.check import check_against
 
         facts["check"] = check_against(record, facts)
     if parsed.json:
@@ -139,14 +139,14 @@ def _record(parsed: argparse.Namespace) -> dict[str, Any] | None:
     """The record of the run that --widths names, or None."""
     if parsed.widths is None or not Path(parsed.widths).is_dir():
         return None
-    from earlybird.runs.forecast import run_record
+    from earlybird.forecast.run import run_record
 
     return run_record(Path(parsed.widths))
 
 
 def _scenario(parsed: argparse.Namespace, record: dict[str, Any] | None) -> Scenario:
     from earlybird.cost.plan import PlannedData
-    from earlybird.runs.forecast import Scenario, settings_of_run
+    from earlybird.forecast.run import Scenario, settings_of_run
     from earlybird.runs.saved_model import NetworkSpec
 
     drawn = _drawn(parsed)
@@ -184,7 +184,7 @@ def _names(text: str | None) -> list[str]:
 
 def _drawn(parsed: argparse.Namespace) -> Drawn:
     """What the ticket behind --widths says; a flag that contradicts it is refused."""
-    from earlybird.runs.forecast import UNIFORM, Drawn, drawn_by
+    from earlybird.forecast.run import UNIFORM, Drawn, drawn_by
 
     if parsed.widths in (None, UNIFORM) or not Path(parsed.widths).exists():
         return Drawn(None, None, None)

@@ -11,16 +11,16 @@ from torch import nn
 from earlybird.cost import ModelCost
 from earlybird.cost.plan import Network, PlannedData
 from earlybird.data import DataBundle
+from earlybird.forecast.calibration import Calibration, calibrate
+from earlybird.forecast.grid import TICKET_AT, Epochs, macs_of, planned_epochs, ticket_places
+from earlybird.forecast.run import UNIFORM, Scenario, cost_of, networks_of
+from earlybird.grids.grid import Node
+from earlybird.grids.node import state_of
+from earlybird.grids.sweep import Sweep
 from earlybird.report.tables import si
-from earlybird.runs.calibration import Calibration, calibrate
 from earlybird.runs.config import RunConfig
-from earlybird.runs.forecast import UNIFORM, Scenario, cost_of, networks_of
-from earlybird.runs.grid import Node
-from earlybird.runs.node import state_of
 from earlybird.runs.prepare import resolve_augment
 from earlybird.runs.saved_model import NetworkSpec
-from earlybird.runs.sweep import Sweep
-from earlybird.runs.sweep_forecast import TICKET_AT, Epochs, macs_of, planned_epochs, ticket_places
 from earlybird.training.compute import Compute, choose_device
 
 CALIBRATION_STEPS = 20

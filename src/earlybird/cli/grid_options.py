@@ -11,10 +11,10 @@ from jsonargparse import Namespace
 
 from earlybird.cli.options import Parser, add_section, expand_short_flags
 from earlybird.errors import ConfigError
+from earlybird.grids.grid import Block, Grid, read_value
 from earlybird.runs.config import DataConfig, ModelConfig
-from earlybird.runs.grid import Block, Grid, read_value
-from earlybird.training.fields import require
-from earlybird.training.settings import TrainingSettings
+from earlybird.settings.fields import require
+from earlybird.settings.training import TrainingSettings
 
 DESCRIPTION = (
     "Compare methods over ratios and seeds. Each run is a folder below --out and is done once, also when workers are "
@@ -144,7 +144,7 @@ def _block(plain: dict[str, Any]) -> Block:
 
 
 def _equal_cost(parsed: Namespace, blocks: Sequence[Block]) -> list[str]:
-    from earlybird.runs.grid import at_early_birds_cost
+    from earlybird.grids.grid import at_early_birds_cost
 
     asked = [str(method) for method in listed(parsed.equal_cost)]
     if asked != ["all"]:

@@ -23,8 +23,8 @@ from earlybird.methods.catalog import METHODS, method_class
 from earlybird.methods.early_bird import EarlyBirdTraining
 from earlybird.methods.presets import PRESETS, method_label, preset_settings
 from earlybird.runs.config import DataConfig, ModelConfig, RunConfig
-from earlybird.training.fields import fits, legal_values
-from earlybird.training.settings import TrainingSettings
+from earlybird.settings.fields import fits, legal_values
+from earlybird.settings.training import TrainingSettings
 
 SHORT_FLAGS = {
     "--model": "--model.name",

@@ -13,7 +13,7 @@ from earlybird.cli.main import show_warning
 def main(argv: list[str]) -> int:
     """Work on the sweep in folder `argv[0]` under the token `argv[1]`."""
     keep_freed_memory()
-    from earlybird.runs.sweep import Sweep, read_grid, work
+    from earlybird.grids.sweep import Sweep, read_grid, work
 
     root, token = Path(argv[0]), argv[1]
     warnings.showwarning = show_warning

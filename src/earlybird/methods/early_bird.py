@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from earlybird.errors import ConfigError
 from earlybird.methods.requests import DrawAt
-from earlybird.training.fields import check_types, require
+from earlybird.settings.fields import check_types, require
 from earlybird.user_code import is_code
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
 
 from earlybird.errors import MethodError
-from earlybird.training.fields import check_types, require
+from earlybird.settings.fields import check_types, require
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

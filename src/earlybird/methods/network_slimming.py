@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from earlybird.methods.early_bird import DEFAULT_ROUND_TO, EarlyBirdTraining
 from earlybird.methods.requests import TicketRequest
-from earlybird.training.fields import check_types
+from earlybird.settings.fields import check_types
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from earlybird.training.fields import require
+from earlybird.settings.fields import require
 
 DrawAt = int | Literal["rule", "last"]
 

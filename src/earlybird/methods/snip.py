@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from earlybird.methods.early_bird import DEFAULT_ROUND_TO
-from earlybird.training.fields import check_types, require
+from earlybird.settings.fields import check_types, require
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -18,7 +18,7 @@ from earlybird.methods.cut import leave_ticket
 from earlybird.methods.snip import Snip
 from earlybird.methods.task import Task
 from earlybird.methods.weight_candidate import WEIGHT_MASK_FILE
-from earlybird.training.fields import require
+from earlybird.settings.fields import require
 from earlybird.training.out_of_memory import SMALLER_STEPS, naming_the_place
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from earlybird.methods.matched import MatchedToCost
-from earlybird.training.fields import require
+from earlybird.settings.fields import require
 
 if TYPE_CHECKING:
     from earlybird.core import Ticket

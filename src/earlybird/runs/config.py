@@ -19,8 +19,8 @@ from earlybird.methods.catalog import method_class, name_of
 from earlybird.methods.early_bird import EarlyBirdTraining
 from earlybird.methods.method import Method
 from earlybird.methods.presets import preset_settings
-from earlybird.training.fields import check_types, require
-from earlybird.training.settings import TrainingSettings
+from earlybird.settings.fields import check_types, require
+from earlybird.settings.training import TrainingSettings
 from earlybird.user_code import Kind, is_code
 
 SECTIONS = ("model", "data", "method", "training")

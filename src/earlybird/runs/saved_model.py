@@ -17,7 +17,7 @@ from earlybird.errors import CheckpointError
 from earlybird.models import build_model
 from earlybird.models.model_file import DESCRIPTION, load, read_description, save
 from earlybird.runs.config import refuse_unnamed_code
-from earlybird.training.fields import check_types, require
+from earlybird.settings.fields import check_types, require
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from earlybird.methods.weight_candidate import WEIGHT_MASK_FILE
 from earlybird.runs.config import DataConfig, ModelConfig, RunConfig
 from earlybird.runs.run import run, run_requests
 from earlybird.runs.saved_model import load_network
+from earlybird.settings.training import TrainingSettings
 from earlybird.training import loop
-from earlybird.training.settings import TrainingSettings
 
 TINY = "earlybird.testing.tiny"
 TRAINING = TrainingSettings(epochs=6, batch_size=20, lr=0.05, precision="fp32", device="cpu", checkpoint_every=2)

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 
 from earlybird.cost import EnergyCounter, NoCounter, PhaseMeter
 from earlybird.data import Batches
+from earlybird.settings.training import TrainingSettings
 from earlybird.training.checkpoint import Checkpoints
 from earlybird.training.compute import Compute
 from earlybird.training.interrupt import StopFlag
 from earlybird.training.journal import Journal
 from earlybird.training.progress import Progress
-from earlybird.training.settings import TrainingSettings
 
 
 @dataclass

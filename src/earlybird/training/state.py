@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from earlybird.cost import ModelCost, PhaseCost, evaluation_work, training_work
 from earlybird.errors import CheckpointError, NonFiniteError
+from earlybird.settings.training import TrainingSettings
 from earlybird.training.evaluate import evaluate
 from earlybird.training.hooks import Hooks
 from earlybird.training.session import Session
-from earlybird.training.settings import TrainingSettings
 
 _CURE = "lower --lr, add --training.warmup 0.05 or --training.clip_norm 1; the last checkpoint is intact"
 

@@ -7,10 +7,10 @@ import torch
 
 from earlybird.cost.plan import PlannedData, method_plans
 from earlybird.errors import ConfigError
+from earlybird.forecast.calibration import Calibration, Seconds, calibrate, noise_bundle
 from earlybird.models import build_model
-from earlybird.runs.calibration import Calibration, Seconds, calibrate, noise_bundle
+from earlybird.settings.training import TrainingSettings
 from earlybird.training.compute import Compute
-from earlybird.training.settings import TrainingSettings
 
 CPU = Compute(torch.device("cpu"))
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from earlybird.errors import ConfigError, SweepError
-from earlybird.runs.grid import Node
-from earlybird.runs.node import execute, fail, locked, note_event, state_of
-from earlybird.runs.sweep import Sweep, read_grid
-from earlybird.training.fields import require
+from earlybird.grids.grid import Node
+from earlybird.grids.node import execute, fail, locked, note_event, state_of
+from earlybird.grids.sweep import Sweep, read_grid
+from earlybird.settings.fields import require
 from earlybird.user_code import one_line
 
 _SECONDS_BETWEEN_LOOKS = 0.5

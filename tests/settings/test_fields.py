@@ -7,8 +7,8 @@ import pytest
 from earlybird.errors import ConfigError
 from earlybird.methods.early_bird import EarlyBirdTraining
 from earlybird.runs.config import DataConfig, ModelConfig
-from earlybird.training.fields import fits, legal_values
-from earlybird.training.settings import TrainingSettings
+from earlybird.settings.fields import fits, legal_values
+from earlybird.settings.training import TrainingSettings
 
 
 @pytest.mark.parametrize(

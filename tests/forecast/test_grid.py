@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from earlybird.runs.grid import Block, Grid, Node, nodes_of
-from earlybird.runs.sweep import open_sweep, work
-from earlybird.runs.sweep_forecast import Epochs, planned_epochs, ticket_places
+from earlybird.forecast.grid import Epochs, planned_epochs, ticket_places
+from earlybird.grids.grid import Block, Grid, Node, nodes_of
+from earlybird.grids.sweep import open_sweep, work
 
 SETTINGS = {"model": {"name": "vgg11"}, "data": {"name": "digits"}, "training": {"epochs": 4}}
 HALF = 0.5  # what a step of the slim network costs, as a share of a dense one

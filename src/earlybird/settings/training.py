@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from earlybird.training.fields import check_types, require
+from earlybird.settings.fields import check_types, require
 
 Schedule = Literal["step", "cosine", "constant"]
 PrecisionChoice = Literal["auto", "fp32", "bf16"]

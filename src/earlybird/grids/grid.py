@@ -27,7 +27,7 @@ from earlybird.methods.method import Method, StartsFromDense, StartsFromTicket
 from earlybird.methods.presets import preset_settings
 from earlybird.methods.requests import TicketRequest
 from earlybird.runs.config import RunConfig
-from earlybird.training.fields import require
+from earlybird.settings.fields import require
 
 EARLY_BIRD = EarlyBirdTraining.name
 

@@ -19,11 +19,11 @@ from typing import Any, Literal
 
 from earlybird.atomic import write_atomically
 from earlybird.errors import ConfigError, EarlyBirdError, SweepError
+from earlybird.grids.equal_cost import EqualCost, at_equal_cost
+from earlybird.grids.grid import Node
 from earlybird.methods.requests import TICKET_FILE, TicketRequest
 from earlybird.runs.config import RunConfig
-from earlybird.runs.equal_cost import EqualCost, at_equal_cost
 from earlybird.runs.folder import read_record, read_search
-from earlybird.runs.grid import Node
 from earlybird.training.checkpoint import Checkpoints
 
 State = Literal["open", "done", "failed"]

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from earlybird.errors import MethodError
+from earlybird.grids.grid import Grid, nodes_of
 from earlybird.methods.pipeline import check_network
 from earlybird.runs.config import RunConfig
-from earlybird.runs.grid import Grid, nodes_of
 from earlybird.runs.saved_model import NetworkSpec
 from earlybird.training.compute import choose_device, choose_precision
 

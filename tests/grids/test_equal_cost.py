@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from earlybird.errors import SweepError
+from earlybird.grids.equal_cost import EqualCost, at_equal_cost
+from earlybird.grids.grid import Block, Grid, Node, nodes_of
+from earlybird.grids.node import run_node
+from earlybird.grids.sweep import Sweep, failures, open_sweep, work
 from earlybird.runs.config import RunConfig
-from earlybird.runs.equal_cost import EqualCost, at_equal_cost
-from earlybird.runs.grid import Block, Grid, Node, nodes_of
-from earlybird.runs.node import run_node
 from earlybird.runs.recorded import recorded_training_macs
-from earlybird.runs.sweep import Sweep, failures, open_sweep, work
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 

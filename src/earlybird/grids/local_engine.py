@@ -8,7 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 
-from earlybird.runs.sweep import Sweep
+from earlybird.grids.sweep import Sweep
 from earlybird.training.interrupt import StopFlag, stop_on_signals
 
 _SECONDS_BETWEEN_LOOKS = 0.2

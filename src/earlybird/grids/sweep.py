@@ -17,9 +17,9 @@ from typing import Any
 
 from earlybird.atomic import write_atomically
 from earlybird.errors import ConfigError, SweepError
+from earlybird.grids.grid import Grid, Node, merged, nodes_of, parse_method
+from earlybird.grids.node import LOCKS_NAME, execute, fail, failure_of, locked, note_event, state_of, waited_for
 from earlybird.runs.config import CODE_FLAGS, RunConfig, differences, refuse_unnamed_code
-from earlybird.runs.grid import Grid, Node, merged, nodes_of, parse_method
-from earlybird.runs.node import LOCKS_NAME, execute, fail, failure_of, locked, note_event, state_of, waited_for
 from earlybird.user_code import is_code
 
 GRID_NAME = "grid.json"

@@ -9,8 +9,8 @@ from typing import Any
 from earlybird.cost import ModelCost, Work, bit_operations, estimated_joules, unit_energies
 from earlybird.cost.plan import MethodPlan, PlannedCost, epochs_for, method_plans, price
 from earlybird.errors import ConfigError
-from earlybird.runs.calibration import Calibration, Seconds
-from earlybird.runs.forecast import Networks, Scenario, cost_of
+from earlybird.forecast.calibration import Calibration, Seconds
+from earlybird.forecast.run import Networks, Scenario, cost_of
 
 JOULES_PER_KWH = 3.6e6
 

@@ -10,9 +10,9 @@ import pytest
 
 from earlybird.cost.plan import PlannedData
 from earlybird.errors import ConfigError, RunFolderError, SlimError
+from earlybird.forecast.facts import Prices, forecast_facts
+from earlybird.forecast.run import Networks, Scenario, drawn_by, networks_of, settings_of_run
 from earlybird.runs.config import RunConfig
-from earlybird.runs.forecast import Networks, Scenario, drawn_by, networks_of, settings_of_run
-from earlybird.runs.forecast_facts import Prices, forecast_facts
 from earlybird.runs.run import run
 from earlybird.runs.saved_model import NetworkSpec
 
@@ -100,7 +100,7 @@ def finished(tmp_path_factory) -> Path:
     source = tmp_path_factory.mktemp("code") / "noise.py"
     source.write_text(
         "import torch\n"
-        "from earlybird.runs.calibration import noise_bundle\n"
+        "from earlybird.forecast.calibration import noise_bundle\n"
         "def data():\n    return noise_bundle((3, 32, 32), 10, 200)\n"
     )
     folder = tmp_path_factory.mktemp("runs") / "run"

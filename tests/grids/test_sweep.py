@@ -13,13 +13,13 @@ import pytest
 
 from earlybird.core import Ticket
 from earlybird.errors import ConfigError, MethodError, SweepError
+from earlybird.grids.grid import Block, Grid, nodes_of
+from earlybird.grids.node import events_since, execute, locked, new_token, state_of
+from earlybird.grids.start import check_methods, with_precision
+from earlybird.grids.sweep import Sweep, failures, open_sweep, read_grid, refuse_methods_of_file, unfinished, work
 from earlybird.methods.requests import TicketRequest
 from earlybird.runs import node as node_module
-from earlybird.runs.grid import Block, Grid, nodes_of
-from earlybird.runs.node import events_since, execute, locked, new_token, state_of
 from earlybird.runs.recorded import recorded_training_macs
-from earlybird.runs.sweep import Sweep, failures, open_sweep, read_grid, refuse_methods_of_file, unfinished, work
-from earlybird.runs.sweep_start import check_methods, with_precision
 from earlybird.training.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -235,8 +235,8 @@ def test_code_that_only_the_folders_grid_names_is_not_run(grid, tmp_path: Path):
 
 
 def test_methods_that_cannot_handle_the_network_are_all_named_before_anything_runs(grid, tiny: Path, tmp_path: Path):
+    from earlybird.grids.start import any_config
     from earlybird.runs.prepare import network_and_data
-    from earlybird.runs.sweep_start import any_config
 
     tiny.write_text(tiny.read_text().replace("BatchNorm2d", "InstanceNorm2d"))
     one = grid("dense", "lottery_ticket", "network_slimming", "thinet", "early_bird")
@@ -253,8 +253,8 @@ def test_methods_that_cannot_handle_the_network_are_all_named_before_anything_ru
 
 
 def test_precision_auto_is_settled_once_for_all_runs(grid, tmp_path: Path):
+    from earlybird.grids.start import any_config
     from earlybird.runs.prepare import network_and_data
-    from earlybird.runs.sweep_start import any_config
 
     one = grid("dense", "snip")
     one.settings["training"]["precision"] = "auto"

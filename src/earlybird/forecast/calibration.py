@@ -27,6 +27,7 @@ from earlybird.data import Augment, Batches, DataBundle, MemoryImages, eval_batc
 from earlybird.data.images import IndexedSubset
 from earlybird.errors import ConfigError
 from earlybird.runs.record import device_facts
+from earlybird.settings.training import TrainingSettings
 from earlybird.training.checkpoint import Checkpoints
 from earlybird.training.compute import Compute
 from earlybird.training.evaluate import evaluate
@@ -35,7 +36,6 @@ from earlybird.training.journal import Journal
 from earlybird.training.loop import fit
 from earlybird.training.progress import Progress
 from earlybird.training.session import Session
-from earlybird.training.settings import TrainingSettings
 from earlybird.training.state import FitState, Span
 
 WARM_UP_STEPS = 2

@@ -12,14 +12,14 @@ from typing import Any
 
 from earlybird.cost import ModelCost
 from earlybird.cost.plan import THINET_FINETUNE_STEPS, Network
+from earlybird.grids.equal_cost import LEAST_LAST_TRAINING
+from earlybird.grids.grid import Node
+from earlybird.grids.sweep import Sweep
 from earlybird.methods.clock import DRAWS
 from earlybird.methods.method import Method
 from earlybird.methods.requests import DrawAt
 from earlybird.runs.config import RunConfig
-from earlybird.runs.equal_cost import LEAST_LAST_TRAINING
 from earlybird.runs.folder import read_record
-from earlybird.runs.grid import Node
-from earlybird.runs.sweep import Sweep
 
 TICKET_AT = 0.1
 

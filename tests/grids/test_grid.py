@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from earlybird.errors import ConfigError
+from earlybird.grids.grid import Block, Grid, Node, at_early_birds_cost, merged, nodes_of, parse_method
 from earlybird.methods.requests import TicketRequest
-from earlybird.runs.grid import Block, Grid, Node, at_early_birds_cost, merged, nodes_of, parse_method
 
 SETTINGS = {"model": {"name": "vgg11"}, "data": {"name": "digits"}, "training": {"epochs": 4}}
 
