@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from earlybird.cli.main import main
-from earlybird.runs import folder as folder_module
+from earlybird.runs.record_file import finished_record
 from earlybird.training import loop
 
 
@@ -202,7 +202,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(capsys, tmp_path: 
         )
     assert "model.safetensors: No space left on device; mend it and give the same command again" in said
     assert main(["train", *[f for f in flags if "epsilon" not in f and f != "1.0"], "--out", str(tmp_path / "r")]) == 0
-    assert folder_module.read_record(tmp_path / "r") is not None
+    assert finished_record(tmp_path / "r") is not None
 
 
 def test_a_diverged_run_exits_with_1_and_names_the_step(capsys, tmp_path: Path, flags):

@@ -15,7 +15,7 @@ from earlybird.grids.grid import Block, Grid, Node, nodes_of
 from earlybird.grids.node import run_node
 from earlybird.grids.sweep import Sweep, failures, open_sweep, work
 from earlybird.runs.config import RunConfig
-from earlybird.runs.recorded import recorded_training_macs
+from earlybird.runs.record_file import recorded_training_macs
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 

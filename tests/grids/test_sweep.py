@@ -13,13 +13,13 @@ import pytest
 
 from earlybird.core import Ticket
 from earlybird.errors import ConfigError, MethodError, SweepError
+from earlybird.grids import node as node_module
 from earlybird.grids.grid import Block, Grid, nodes_of
 from earlybird.grids.node import events_since, execute, locked, new_token, state_of
 from earlybird.grids.start import check_methods, with_precision
 from earlybird.grids.sweep import Sweep, failures, open_sweep, read_grid, refuse_methods_of_file, unfinished, work
 from earlybird.methods.requests import TicketRequest
-from earlybird.runs import node as node_module
-from earlybird.runs.recorded import recorded_training_macs
+from earlybird.runs.record_file import recorded_training_macs
 from earlybird.training.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

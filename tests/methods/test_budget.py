@@ -11,7 +11,7 @@ import pytest
 
 from earlybird.methods.budget import steps_that_buy, training_macs
 from earlybird.runs.config import RunConfig
-from earlybird.runs.recorded import recorded_training_macs
+from earlybird.runs.record_file import recorded_training_macs
 from earlybird.runs.run import run
 from earlybird.training import loop
 

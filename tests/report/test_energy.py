@@ -6,7 +6,7 @@ import io
 
 from rich.console import Console
 
-from earlybird.report.tables import markdown_comparison, print_comparison
+from earlybird.report.comparison import comparison_tables, print_comparison
 
 
 def energy(measured=(), joules=None, reason=None):
@@ -21,10 +21,9 @@ def energy(measured=(), joules=None, reason=None):
 
 
 def rows(records):
-    """Row name -> cells of the Markdown table, method by method."""
-    lines = [line.strip("|").split("|") for line in markdown_comparison(records).splitlines() if line.startswith("| ")]
-    head, *groups = [[cell.strip() for cell in line] for line in lines]
-    return {name: [group[place] for group in groups] for place, name in enumerate(head)}
+    """Column name -> its cells, method by method."""
+    (table,) = comparison_tables(records)
+    return {name: [row[place] for row in table.rows] for place, name in enumerate(table.headings())}
 
 
 def pair(make_record, dense, ticket):

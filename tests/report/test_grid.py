@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from earlybird.report.grid import GridEntry, grid_rows, grid_tables
+from earlybird.report.grid import GridEntry, grid_rows, results_by_ratio
 from earlybird.report.grid_plot import in_view, plot_grid, points_of
-from earlybird.report.grid_tables import latex_grid, markdown_grid, print_grid, runs_csv, table_csv
+from earlybird.report.grid_tables import brief_tables, full_tables, means_table, runs_table
+from earlybird.report.table import to_csv, to_latex, to_markdown, to_terminal
 
 
 def record(method: str, seed: int, correct: int, macs: int, **more: Any) -> dict[str, Any]:
@@ -54,8 +56,19 @@ ENTRIES = [
 
 
 def lines(which: str) -> dict[str, Any]:
-    (table,) = grid_tables(ENTRIES, "early_bird")
-    return {line.group.name: line for line in getattr(table, which)}
+    (table,) = results_by_ratio(ENTRIES, "early_bird")
+    return {line.name: line for line in getattr(table, which)}
+
+
+def in_markdown(entries: list[GridEntry]) -> str:
+    return to_markdown(*full_tables(results_by_ratio(entries, "early_bird"), "early_bird", "x"))
+
+
+def in_terminal(entries: list[GridEntry], width: int) -> list[str]:
+    console = Console(file=io.StringIO(), width=width)
+    for table in brief_tables(results_by_ratio(entries, "early_bird"), "early_bird", "vgg16 on cifar10"):
+        to_terminal(table, console)
+    return console.file.getvalue().splitlines()
 
 
 def test_differences_are_formed_within_a_seed():
@@ -72,7 +85,7 @@ def test_differences_are_formed_within_a_seed():
 def test_dense_stands_first_and_failures_are_counted():
     found = lines("equal_ratio")
     assert list(found) == ["dense", "early_bird", "uniform", "snip", "reinit", "thinet"]
-    assert found["thinet"].failed == 1 and not found["thinet"].group.rows
+    assert found["thinet"].failed == 1 and not found["thinet"].rows
 
 
 def test_at_equal_cost_stands_what_costs_as_much_and_what_was_made_to():
@@ -80,22 +93,20 @@ def test_at_equal_cost_stands_what_costs_as_much_and_what_was_made_to():
     assert list(found) == ["early_bird", "uniform", "snip"]
     assert found["uniform"].cost_ratio == pytest.approx((705 / 700 + 715 / 720) / 2)  # without the evaluation
     assert found["snip"].difference.mean == pytest.approx(-7.0)
-    (table,) = grid_tables(ENTRIES, "early_bird")
+    (table,) = results_by_ratio(ENTRIES, "early_bird")
     assert table.not_equal == {"dense": pytest.approx((1000 / 700 + 1000 / 720) / 2), "reinit": pytest.approx(76 / 70)}
 
 
 def test_what_was_to_cost_as_much_and_does_not_is_named():
     entries = [*ENTRIES, entry("thinet", 0, 850, 917, equal=True)]
-    markdown = markdown_grid(grid_tables(entries, "early_bird"), "early_bird", "x")
+    markdown = in_markdown(entries)
     assert "Not at that cost after all, and not to be compared with the others: thinet (1.31)." in markdown
-    assert "Not at that cost" not in markdown_grid(grid_tables(ENTRIES, "early_bird"), "early_bird", "x")
+    assert "Not at that cost" not in in_markdown(ENTRIES)
 
 
 def test_eighty_letters_hold_the_names_of_methods():
     entries = [*ENTRIES, *(entry("early_bird_restart", seed, 900 + seed, 700) for seed in (0, 1))]
-    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    print_grid(grid_tables(entries, "early_bird"), "early_bird", "vgg16 on cifar10", console)
-    lines = console.export_text().splitlines()
+    lines = in_terminal(entries, 80)
     assert max(map(len, lines)) <= 80
     assert {line[1:20].strip() for line in lines if line.startswith("│")} >= {"early_bird_restart", "dense", "uniform"}
     assert all(line.endswith(("│", "┃")) for line in lines if line.startswith(("│", "┃")))
@@ -103,15 +114,15 @@ def test_eighty_letters_hold_the_names_of_methods():
 
 def test_what_to_know_of_a_run_at_equal_cost_stands_below_its_own_table():
     entries = [*ENTRIES, entry("thinet", 0, 850, 700, equal=True, flags=["its last training is 0.02 of it"])]
-    ratio, cost = markdown_grid(grid_tables(entries, "early_bird"), "early_bird", "x").split("at the total cost")
+    ratio, cost = in_markdown(entries).split("at the total cost")
     assert "| thinet | 8 | 8† |" in cost and "† thinet: its last training is 0.02 of it." in cost
     assert "†" not in ratio
 
 
 def test_runs_of_the_reference_at_its_own_cost_are_not_what_differences_are_formed_against():
     entries = [*ENTRIES, entry("early_bird", 0, 500, 700, equal=True)]
-    (table,) = grid_tables(entries, "early_bird")
-    uniform = next(line for line in table.equal_ratio if line.group.name == "uniform")
+    (table,) = results_by_ratio(entries, "early_bird")
+    uniform = next(line for line in table.equal_ratio if line.name == "uniform")
     assert uniform.difference.mean == pytest.approx(0.0)
 
 
@@ -124,52 +135,53 @@ def test_ratios_are_to_the_dense_run_of_the_same_seed_also_at_equal_cost():
 
 def test_each_ratio_has_its_table_with_the_runs_that_have_none():
     more = [*ENTRIES, entry("early_bird", 0, 910, 900, 0.3)]
-    tables = grid_tables(more, "early_bird")
+    tables = results_by_ratio(more, "early_bird")
     assert [table.prune_ratio for table in tables] == [0.3, 0.5]
-    assert [line.group.name for line in tables[0].equal_ratio] == ["dense", "early_bird"]
+    assert [line.name for line in tables[0].equal_ratio] == ["dense", "early_bird"]
     assert tables[0].equal_ratio[0].difference.mean == pytest.approx(0.0)
 
 
 def test_a_grid_of_methods_without_a_ratio_has_one_table():
-    (table,) = grid_tables([e for e in ENTRIES if e.label == "dense"], "dense")
-    assert [line.group.name for line in table.equal_ratio] == ["dense"]
+    (table,) = results_by_ratio([e for e in ENTRIES if e.label == "dense"], "dense")
+    assert [line.name for line in table.equal_ratio] == ["dense"]
     assert table.accuracy_error == pytest.approx(100 * (0.91 * 0.09 / 1000) ** 0.5, rel=0.01)
 
 
 def test_the_text_forms_agree():
-    tables = grid_tables(ENTRIES, "early_bird")
-    markdown = markdown_grid(tables, "early_bird", "vgg16 on cifar10")
+    results = results_by_ratio(ENTRIES, "early_bird")
+    tables = full_tables(results, "early_bird", "vgg16 on cifar10")
+    markdown = to_markdown(*tables)
     (uniform,) = [line for line in markdown.split("total cost")[0].splitlines() if line.startswith("| uniform |")]
     assert uniform.split(" | ")[2:4] == ["89.00", "+0.00 ± 12.71"]
     assert "### vgg16 on cifar10, p = 0.5: at the total cost of early_bird" in markdown
     assert "were not run at its cost: dense (1.41), reinit (1.09)." in markdown
     assert "0 (1 failed)" in markdown
-    latex = latex_grid(tables, "early_bird", "vgg16 on cifar10")
+    latex = to_latex(*tables)
     assert r"early\_bird & -- " in latex and r"+0.00 $\pm$ 12.71" in latex and "_bird" not in latex.replace(r"\_", "")
-    console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    print_grid(tables, "early_bird", "vgg16 on cifar10", console)
-    text = console.export_text()
-    assert "+0.00 ± 12.71" in text and max(map(len, text.splitlines())) <= 100
-    found = {(row["comparison"], row["method"]): row for row in csv.DictReader(table_csv(tables).splitlines())}
+    lines = in_terminal(ENTRIES, 100)
+    assert any("+0.00 ± 12.71" in line for line in lines) and max(map(len, lines)) <= 100
+    found = {
+        (row["comparison"], row["method"]): row for row in csv.DictReader(to_csv(means_table(results)).splitlines())
+    }
     assert found["equal ratio", "uniform"]["points_half_width"].startswith("12.70")
     assert found["equal ratio", "thinet"]["n"] == "0" and found["equal ratio", "thinet"]["accuracy"] == ""
 
 
 def test_a_label_with_a_caret_is_text_in_latex():
-    tables = grid_tables([*ENTRIES, entry("a^b", 0, 850, 700)], "early_bird")
-    assert r"a\textasciicircum{}b" in latex_grid(tables, "early_bird", "x")
+    results = results_by_ratio([*ENTRIES, entry("a^b", 0, 850, 700)], "early_bird")
+    assert r"a\textasciicircum{}b" in to_latex(*full_tables(results, "early_bird", "x"))
 
 
 def test_the_runs_as_csv_have_a_line_for_each_also_for_failed_ones():
-    rows = list(csv.DictReader(runs_csv(ENTRIES).splitlines()))
+    rows = list(csv.DictReader(to_csv(runs_table(ENTRIES)).splitlines()))
     assert len(rows) == len(ENTRIES)
     assert (rows[-1]["status"], rows[-1]["error"]) == ("failed", "RuntimeError: no memory")
     assert (rows[0]["status"], rows[0]["accuracy"], rows[0]["training_macs"]) == ("finished", "0.9", "700")
 
 
 def test_what_a_method_scored_before_its_channels_went_is_told():
-    (table,) = grid_tables([*ENTRIES, entry("soft", 0, 800, 700, uncut_test={"accuracy": 0.85})], "early_bird")
-    assert "soft: 85.00 % before its channels went." in markdown_grid([table], "early_bird", "x")
+    entries = [*ENTRIES, entry("soft", 0, 800, 700, uncut_test={"accuracy": 0.85})]
+    assert "soft: 85.00 % before its channels went." in in_markdown(entries)
 
 
 def priced(label: str, seed: int, macs: int, seconds: float, joules: float, device: str = "cpu") -> GridEntry:
@@ -184,16 +196,15 @@ def priced(label: str, seed: int, macs: int, seconds: float, joules: float, devi
 
 def test_cpu_seconds_and_joules_stand_beside_the_seconds_with_their_share_of_dense():
     entries = [priced("dense", 0, 1000, 200.0, 40.0), priced("early_bird", 0, 700, 150.0, 10.0)]
-    tables = grid_tables(entries, "early_bird")
-    header, _, _, early_bird = markdown_grid(tables, "early_bird", "x").splitlines()[2:6]
+    header, _, _, early_bird = in_markdown(entries).splitlines()[2:6]
     cells = dict(zip(header.split(" | "), early_bird.split(" | "), strict=True))
     assert cells["CPU seconds"] == "150 (0.75)" and cells["energy, estimated"] == "~10.0 J (0.25)"
-    assert "at the unit energies of a table" in markdown_grid(tables, "early_bird", "x")
-    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    print_grid(tables, "early_bird", "x", console)
-    assert "a table" not in console.export_text()  # the terminal shows no energies, so it explains none
-    for text in (table_csv(tables), runs_csv(entries)):
-        found = {row["method"]: row for row in csv.DictReader(text.splitlines())}
+    assert "at the unit energies of a table" in in_markdown(entries)
+    assert not any(
+        "a table" in line for line in in_terminal(entries, 200)
+    )  # the terminal shows no energies, so it explains none
+    for table in (means_table(results_by_ratio(entries, "early_bird")), runs_table(entries)):
+        found = {row["method"]: row for row in csv.DictReader(to_csv(table).splitlines())}
         assert (found["early_bird"]["cpu_seconds"], found["early_bird"]["joules estimated"]) == ("150.0", "10.0")
 
 
@@ -201,21 +212,21 @@ def test_seconds_with_another_number_of_threads_are_named_and_not_divided():
     entries = [priced("dense", 0, 1000, 200.0, 40.0), priced("early_bird", 0, 700, 150.0, 10.0)]
     for made, threads in zip(entries, (1, 2), strict=True):
         made.record["device"]["threads"] = threads
-    markdown = markdown_grid(grid_tables(entries, "early_bird"), "early_bird", "x")
+    markdown = in_markdown(entries)
     assert "so that their seconds are not to be compared with its: early_bird." in markdown
     assert "| 150 |" in markdown
 
 
 def test_cpu_seconds_are_not_shown_where_a_gpu_did_the_work_and_measured_joules_are():
     entries = [priced("dense", 0, 1000, 200.0, 40.0, "cuda"), priced("early_bird", 0, 700, 150.0, 10.0, "cuda")]
-    markdown = markdown_grid(grid_tables(entries, "early_bird"), "early_bird", "x")
+    markdown = in_markdown(entries)
     assert "CPU seconds" not in markdown and "| energy, measured by nvml | energy, estimated |" in markdown
     assert "| 20.0 J (0.25) | ~10.0 J (0.25) |" in markdown
-    assert "joules measured by nvml" in runs_csv(entries).splitlines()[0]
+    assert "joules measured by nvml" in runs_table(entries).headings()
 
 
 def marks(entries: list[GridEntry]) -> dict[tuple[str, bool], tuple[float, float]]:
-    (table,) = grid_tables(entries, "early_bird")
+    (table,) = results_by_ratio(entries, "early_bird")
     return {(point.name, point.is_full): (point.cost, point.accuracy) for point in points_of(table)}
 
 
@@ -226,18 +237,18 @@ def test_the_picture_has_a_mark_for_each_method_and_a_hollow_one_for_each_schedu
     assert found["snip", False] == (pytest.approx(690 / 700), pytest.approx(83.0))
     assert ("uniform", False) not in found  # it costs that as it is
     assert not any(name == "thinet" for name, _ in found)  # which failed
-    tables = grid_tables([*ENTRIES, entry("soft", 0, 210, 1000)], "early_bird")
+    tables = results_by_ratio([*ENTRIES, entry("soft", 0, 210, 1000)], "early_bird")
     one, two = (plot_grid(tables, "early_bird", "x", tmp_path / name) for name in ("a.svg", "b.svg"))
     assert one is not None and two is not None and one.read_bytes() == two.read_bytes()
     assert one.read_text().startswith("<?xml")
 
 
 def test_a_grid_without_costs_has_no_picture(tmp_path: Path):
-    tables = grid_tables([e for e in ENTRIES if e.label == "dense"], "early_bird")
+    tables = results_by_ratio([e for e in ENTRIES if e.label == "dense"], "early_bird")
     assert plot_grid(tables, "early_bird", "x", tmp_path / "a.svg") is None and not (tmp_path / "a.svg").exists()
 
 
 def test_what_lies_far_below_does_not_press_the_rest_together():
-    (table,) = grid_tables([*ENTRIES, entry("soft", 0, 210, 1000)], "early_bird")
+    (table,) = results_by_ratio([*ENTRIES, entry("soft", 0, 210, 1000)], "early_bird")
     points = points_of(table)
     assert {point.name for point in points} - {point.name for point in in_view(points)} == {"soft"}

@@ -7,11 +7,17 @@ import pytest
 from matplotlib.figure import Figure
 
 from earlybird.errors import RunFolderError
-from earlybird.report import plot_accuracy, plot_kept_channels, plot_mask_distance, plot_run
-from earlybird.report.accuracy_axes import accuracy_axes
-from earlybird.report.canvas import CUT, DENSE_INK, SLIM, percent
-from earlybird.report.distance_axes import distance_axes
-from earlybird.report.kept_axes import kept_axes
+from earlybird.report.canvas import CUT, DENSE_INK, SLIM
+from earlybird.report.plots import (
+    accuracy_axes,
+    distance_axes,
+    kept_axes,
+    plot_accuracy,
+    plot_kept_channels,
+    plot_mask_distance,
+    plot_run,
+)
+from earlybird.report.quantities import percent
 
 
 def words(axes) -> str:

@@ -15,6 +15,7 @@ from earlybird.runs import prepare
 from earlybird.runs.config import RunConfig
 from earlybird.runs.energy import energy_facts
 from earlybird.runs.power_meter import MeterReading, import_power_log
+from earlybird.runs.record_file import REQUIRED_KEYS, SCHEMA_VERSION
 from earlybird.runs.run import run
 
 WATTS = 50.0
@@ -183,9 +184,10 @@ def test_seconds_without_a_moment_lower_the_coverage_of_a_log(finished, tmp_path
     assert facts["phases"]["retrain"]["coverage"] == pytest.approx(1, rel=0.01) and facts["coverage"] < 1
 
 
-@pytest.mark.parametrize("content", ["{}", '{"cost": {}}', '{"cost": {"phases": {"search": {"images": 1}}}}'])
-def test_a_record_without_costs_is_refused_in_one_line(tmp_path: Path, content: str):
-    (tmp_path / "record.json").write_text(content)
+@pytest.mark.parametrize("cost", [None, {}, {"phases": {"search": {"images": 1}}}])
+def test_a_record_without_costs_is_refused_in_one_line(tmp_path: Path, cost: object):
+    record = {key: {} for key in REQUIRED_KEYS} | {"schema_version": SCHEMA_VERSION, "cost": cost}
+    (tmp_path / "record.json").write_text(json.dumps(record))
     log = write_log(tmp_path / "meter.csv", [(1.0, 1.0), (2.0, 1.0)])
     with pytest.raises(RunFolderError, match="record.json holds no costs that can be read"):
         import_power_log(tmp_path, MeterReading(log))

@@ -145,33 +145,37 @@ def _size(sweep: Sweep) -> int:
 
 def _write_tables(sweep: Sweep, reference: str, entries: Sequence[GridEntry]) -> None:
     from earlybird.atomic import write_atomically
-    from earlybird.report.grid import grid_tables
-    from earlybird.report.grid_tables import latex_grid, markdown_grid, print_grid, runs_csv, table_csv
+    from earlybird.report.grid import results_by_ratio
+    from earlybird.report.grid_tables import brief_tables, full_tables, means_table, runs_table
+    from earlybird.report.table import to_csv, to_latex, to_markdown, to_terminal
 
     if not any(entry.record for entry in entries):
         return
-    tables, topic = grid_tables(entries, reference), topic_of(sweep)
-    print_grid(tables, reference, topic)
+    results, topic = results_by_ratio(entries, reference), topic_of(sweep)
+    for table in brief_tables(results, reference, topic):
+        to_terminal(table)
+        print()
+    tables = full_tables(results, reference, topic)
     written = {
-        "table.md": markdown_grid(tables, reference, topic),
-        "table.tex": latex_grid(tables, reference, topic),
-        "table.csv": table_csv(tables),
-        "runs.csv": runs_csv(entries),
+        "table.md": to_markdown(*tables),
+        "table.tex": to_latex(*tables),
+        "table.csv": to_csv(means_table(results)),
+        "runs.csv": to_csv(runs_table(entries)),
     }
     for name, text in written.items():
         write_atomically(sweep.root / name, text.encode())
     from earlybird.report.grid_plot import plot_grid  # after the tables: a picture that fails costs none of them
 
-    picture = plot_grid(tables, reference, topic, sweep.root / "cost.svg")
+    picture = plot_grid(results, reference, topic, sweep.root / "cost.svg")
     print(f"{sweep.root}: {', '.join([*written, *([picture.name] if picture else [])])}")
 
 
 def grid_entries(sweep: Sweep) -> list[GridEntry]:
-    """What came of every run that was asked for."""
+    """Every run that was asked for, with its record or its error."""
     from earlybird.grids.grid import asked_place
     from earlybird.grids.node import failure_of, state_of
     from earlybird.report.grid import GridEntry
-    from earlybird.report.records import RECORD_NAME, read_record
+    from earlybird.runs.record_file import finished_record
 
     entries = []
     for node in sorted(sweep.nodes, key=lambda node: asked_place(sweep.grid, node)):
@@ -181,7 +185,7 @@ def grid_entries(sweep: Sweep) -> list[GridEntry]:
         record, error = None, str((failure_of(sweep.root, node) or {}).get("error", ""))
         if state == "done":
             try:
-                record, error = read_record(sweep.root / node.id / RECORD_NAME), ""
+                record, error = finished_record(sweep.root / node.id), ""
             except RunFolderError as unreadable:
                 error = str(unreadable)
         entries.append(
@@ -192,7 +196,7 @@ def grid_entries(sweep: Sweep) -> list[GridEntry]:
 
 def topic_of(sweep: Sweep) -> str:
     """Network, data and schedule, in words."""
-    from earlybird.report.labels import data_label, model_label, scheduled_epochs
+    from earlybird.report.records import data_label, model_label, scheduled_epochs
 
     record = {"config": sweep.nodes[0].config}
     return f"{model_label(record)} on {data_label(record)}, {scheduled_epochs(record)} epochs"
@@ -200,7 +204,7 @@ def topic_of(sweep: Sweep) -> str:
 
 def _report_failures(sweep: Sweep, entries: Sequence[GridEntry]) -> int:
     from earlybird.grids.sweep import failures, unfinished
-    from earlybird.report.records import RECORD_NAME
+    from earlybird.runs.record_file import RECORD_NAME
 
     unreadable = [e for e in entries if e.record is None and (sweep.root / e.folder / RECORD_NAME).is_file()]
     for entry in unreadable:

@@ -1,4 +1,4 @@
-"""A forecast as a table for the terminal."""
+"""Forecast of a training as tables for the terminal."""
 
 from __future__ import annotations
 
@@ -6,86 +6,81 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from earlybird.report.canvas import percent
-from earlybird.report.tables import si
+from earlybird.report.quantities import percent, si
+from earlybird.report.table import MISSING, Column, Table, named_columns, print_lines, to_terminal
 
-NEW_LINE = "\n"
 KEPT_BY_GLOBAL_RANKING = (
     "Where between the extremes a trained ranking will land is not known before it is trained; at p = 0.5 it has kept "
     "25 % to 65 % of the MACs."
 )
+# Letters of a method's name before it is folded; the longest of ours has 30.
+_NAME_WIDTH = 30
 
 
 def print_forecast(facts: Mapping[str, Any], console: Console | None = None) -> None:
-    """Print what is planned, the networks, and a row for each method."""
+    """Print the plan, the networks, and a row for each method."""
     console = console or Console()
+    print_lines([_plan(facts)], console, style="bold")
+    print_lines(_networks(facts), console)
+    to_terminal(_costs_table(facts), console)
+    if facts["calibration"] is not None:
+        to_terminal(_seconds_table(facts), console)
+    print_lines(_notes(facts), console, style="dim")
+
+
+def _plan(facts: Mapping[str, Any]) -> str:
     shape = "x".join(map(str, facts["image_shape"]))
     width = "" if facts["width"] == 1 else f" (width {facts['width']:g})"
-    _say(
-        console,
+    return (
         f"{facts['model']}{width}, {facts['train_images']:,} images of {shape}, {facts['epochs']:g} epochs, "
-        f"batch {facts['batch_size']}, p = {facts['prune_ratio']:g}, {facts['precision']}",
-        style="bold",
+        f"batch {facts['batch_size']}, p = {facts['prune_ratio']:g}, {facts['precision']}"
     )
+
+
+def _networks(facts: Mapping[str, Any]) -> list[str]:
     first, last = facts["ticket_epochs"]
     drawn = f"epoch {first:.4g}" if first == last else f"epoch {first:.4g} at the earliest, {last:.4g} if never"
-    _say(console, f"dense: {_network(facts['dense'])}; ticket drawn at {drawn}")
-    for label, network in facts["slim"].items():
-        _say(console, f"slim, {label}: {_network(network)}, {percent(network['macs_ratio'])} of the MACs")
-    if len(facts["slim"]) > 1:
-        _say(console, KEPT_BY_GLOBAL_RANKING)
-    console.print(_table(facts))
-    if facts["calibration"] is not None:
-        console.print(_seconds_table(facts))
-    for line in _notes(facts):
-        _say(console, line, style="dim")
+    return [
+        f"dense: {_network(facts['dense'])}; ticket drawn at {drawn}",
+        *(
+            f"slim, {label}: {_network(network)}, {percent(network['macs_ratio'])} of the MACs"
+            for label, network in facts["slim"].items()
+        ),
+        *([KEPT_BY_GLOBAL_RANKING] if len(facts["slim"]) > 1 else []),
+    ]
 
 
-def _table(facts: Mapping[str, Any]) -> Table:
-    table = _methods_by("training MACs", "FLOPs, paper's count", "energy, estimated")
+def _costs_table(facts: Mapping[str, Any]) -> Table:
+    rows = []
     for name, method in facts["methods"].items():
         cases = list(method["cases"].values())
-        cells = [
-            name,
-            _range(cases, "macs", "macs_ratio"),
-            _range(cases, "paper_flops", "paper_ratio"),
-            _range(cases, "estimated_joules", "estimated_ratio", unit="J", mark="~"),
-        ]
-        table.add_row(*map(Text, cells))
-    return table
+        macs, flops = _range(cases, "macs", "macs_ratio"), _range(cases, "paper_flops", "paper_ratio")
+        rows.append((name, macs, flops, _range(cases, "estimated_joules", "estimated_ratio", unit="J", mark="~")))
+    headings = ("training MACs", "FLOPs, paper's count", "energy, estimated")
+    return Table(named_columns("method", *headings, fold_after=_NAME_WIDTH), rows)
 
 
 def _seconds_table(facts: Mapping[str, Any]) -> Table:
     planned = {name: method["cases"]["planned"] for name, method in facts["methods"].items()}
-    has_price = next(iter(planned.values()))["price"] is not None
-    table = _methods_by("CPU hours", "hours", "kWh", *(["price"] if has_price else []))
+    prices = [Column("price", form=".2f")] if next(iter(planned.values()))["price"] is not None else []
+    rows = []
     for name, case in planned.items():
-        cells = [name, f"{case['cpu_seconds'] / 3600:.3g}", f"{case['wall_seconds'] / 3600:.3g}"]
-        cells.append("not measured" if case["kwh"] is None else f"{case['kwh']:.3g}")
-        cells += [f"{case['price']:.2f}"] if has_price else []
-        table.add_row(*map(Text, cells))
-    return table
-
-
-def _methods_by(*columns: str) -> Table:
-    table = Table()
-    table.add_column("method", no_wrap=True)
-    for name in columns:
-        table.add_column(Text(name), justify="right", overflow="fold")
-    return table
+        kwh = "not measured" if case["kwh"] is None else f"{case['kwh']:.3g}"
+        hours = [f"{case[key] / 3600:.3g}" for key in ("cpu_seconds", "wall_seconds")]
+        rows.append((name, *hours, kwh, *([case["price"]] if prices else [])))
+    return Table([*named_columns("method", "CPU hours", "hours", "kWh", fold_after=_NAME_WIDTH), *prices], rows)
 
 
 def _range(cases: list[Mapping[str, Any]], key: str, ratio: str, *, unit: str = "", mark: str = "") -> str:
     """A quantity with its ratio to dense, or the two ends of what it may be."""
     values = [case[key] for case in cases]
     if any(value is None for value in values):
-        return "–"
+        return MISSING
     shown = list(dict.fromkeys(f"{mark}{si(value, unit)}" for value in values))
+    beside = " " if len(cases) == 1 else "\n"
     ratios = list(dict.fromkeys(f"{case[ratio]:.2f}" for case in cases))
-    return f"{' to '.join(shown)}{' ' if len(cases) == 1 else NEW_LINE}({' to '.join(ratios)})"
+    return f"{' to '.join(shown)}{beside}({' to '.join(ratios)})"
 
 
 def _notes(facts: Mapping[str, Any]) -> list[str]:
@@ -137,7 +132,3 @@ def _network(network: Mapping[str, Any]) -> str:
     ratio = network.get("realised_ratio")
     gone = "" if ratio is None else f", {percent(ratio)} of the units gone"
     return f"{si(network['params'])} parameters, {si(network['macs'])} MACs an image{gone}"
-
-
-def _say(console: Console, line: str, style: str | None = None) -> None:
-    console.print(line, style=style, markup=False, highlight=False)

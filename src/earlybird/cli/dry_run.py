@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rich.console import Console
-from rich.table import Table
 from torch import nn
 
 from earlybird.cost import ModelCost
@@ -17,7 +16,8 @@ from earlybird.forecast.run import UNIFORM, Scenario, cost_of, networks_of
 from earlybird.grids.grid import Node
 from earlybird.grids.node import state_of
 from earlybird.grids.sweep import Sweep
-from earlybird.report.tables import si
+from earlybird.report.quantities import si
+from earlybird.report.table import Column, Table, named_columns, to_terminal
 from earlybird.runs.config import RunConfig
 from earlybird.runs.prepare import resolve_augment
 from earlybird.runs.saved_model import NetworkSpec
@@ -28,7 +28,7 @@ CALIBRATION_STEPS = 20
 
 @dataclass(frozen=True)
 class _Measured:
-    """What a step of the dense network and of the slim one of a ratio costs and takes."""
+    """Counted cost and measured seconds of a step, of the dense network and of the slim one of a ratio."""
 
     costs: dict[Network, ModelCost]
     calibration: Calibration
@@ -46,48 +46,39 @@ def print_dry_run(sweep: Sweep, spec: NetworkSpec, bundle: DataBundle, workers: 
     measured = {ratio: _measured(config, spec, bundle, ratio) for ratio in ratios}
     settings = config.training
     data = PlannedData(len(bundle.train), len(bundle.test), settings.batch_size)
-    steps = settings.epochs * data.steps_per_epoch
-    table, total_hours, drawn = _table(), 0.0, ticket_places(sweep)
-    groups: dict[tuple[str, float | None, bool], list[Node]] = {}
-    for node in left:
-        groups.setdefault((node.label, node.prune_ratio, node.equal_to is not None), []).append(node)
-    for (label, ratio, is_equal), nodes in groups.items():
+    steps, drawn = settings.epochs * data.steps_per_epoch, ticket_places(sweep)
+    rows, total_hours = [], 0.0
+    for (label, ratio, is_equal), nodes in _grouped(left).items():
         use = measured[ratios[0] if ratio is None else ratio]
         share = use.costs["slim"].train_macs / use.costs["dense"].train_macs
-        epochs = sum(
-            (
-                planned_epochs(node, share, use.layers, steps, drawn.get((ratio or 0.0, node.seed), TICKET_AT))
-                for node in nodes
-            ),
-            Epochs(),
+        planned = (
+            planned_epochs(node, share, use.layers, steps, drawn.get((ratio or 0.0, node.seed), TICKET_AT))
+            for node in nodes
         )
+        epochs = sum(planned, Epochs())
         macs = macs_of(epochs, use.costs, settings.epochs * data.train_images)
         hours = _hours(epochs, use.calibration, steps, data, len(nodes))
         total_hours += hours
         name = label + (", at equal cost" if is_equal else "")
-        table.add_row(name, "–" if ratio is None else f"{ratio:g}", str(len(nodes)), si(macs), f"{hours:.2f}")
-    table.add_section()
-    table.add_row("all", "", str(len(left)), "", f"{total_hours:.2f}")
-    console = Console()
-    console.print(table)
-    threads = use.calibration.device
-    lines = [
+        rows.append((name, ratio, len(nodes), si(macs), hours))
+    columns = [*named_columns("method", "p", "runs", "training MACs"), Column("hours", form=".2f")]
+    at_once = f", at best {total_hours / workers:.1f} with {workers} workers of as many threads" if workers > 1 else ""
+    notes = [
         f"{len(left)} of {len(sweep.nodes)} runs and searches are left, {total_hours:.2f} hours one after another "
-        f"({threads}, {CALIBRATION_STEPS} steps measured of each network)"
-        + (f", at best {total_hours / workers:.1f} with {workers} workers of as many threads." if workers > 1 else "."),
+        f"({use.calibration.device}, {CALIBRATION_STEPS} steps measured of each network){at_once}.",
         f"Taken as: slim networks of uniform widths, tickets not drawn yet at {100 * TICKET_AT:.0f} % of the schedule, "
         "a method of your own as one dense training. Evaluation included; searches and dense runs that several start "
         "from stand once.",
     ]
-    for line in lines:
-        console.print(line, style="dim", markup=False, highlight=False)
+    to_terminal(Table(columns, rows, notes=notes, total=("all", "", len(left), "", total_hours)))
 
 
-def _table() -> Table:
-    table = Table()
-    for name in ("method", "p", "runs", "training MACs", "hours"):
-        table.add_column(name, justify="left" if name == "method" else "right")
-    return table
+def _grouped(nodes: Sequence[Node]) -> dict[tuple[str, float | None, bool], list[Node]]:
+    """Runs that differ in nothing but the seed."""
+    groups: dict[tuple[str, float | None, bool], list[Node]] = {}
+    for node in nodes:
+        groups.setdefault((node.label, node.prune_ratio, node.equal_to is not None), []).append(node)
+    return groups
 
 
 def _measured(config: RunConfig, spec: NetworkSpec, bundle: DataBundle, ratio: float) -> _Measured:

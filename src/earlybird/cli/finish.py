@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from earlybird.report import plot_run, print_comparison
+from earlybird.report.comparison import print_comparison
+from earlybird.report.plots import plot_run
 
 
 def finish_run(record: dict[str, Any], out: str) -> None:

@@ -6,10 +6,13 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from earlybird.cli.options import Parser
 from earlybird.errors import ConfigError
+
+if TYPE_CHECKING:
+    from earlybird.report.table import Table
 
 
 def command(argv: Sequence[str]) -> int:
@@ -107,36 +110,54 @@ def _facts(parsed: argparse.Namespace) -> dict[str, Any]:
 
 def _print(facts: dict[str, Any]) -> None:
     from rich.console import Console
-    from rich.table import Table
+
+    from earlybird.report.table import print_lines, to_terminal
 
     console = Console()
-    shape = "x".join(map(str, facts["image_shape"]))
-    console.print(f"{facts['model']} on {shape}, policy {facts['policy']}: {facts['units']} units can go", style="bold")
-    table = Table("layers cut together", "channels", "units", "stay, and why")
-    for row in facts["groups"]:
-        layers = ", ".join(row["layers"][:3]) + (
-            f" and {len(row['layers']) - 3} more" if len(row["layers"]) > 3 else ""
-        )
-        why = "; ".join(f"{count}: {reason}" for reason, count in row["protected"].items())
-        table.add_row(layers, str(row["channels"]), str(row["units"]), why)
-    console.print(table)
+    to_terminal(_groups_table(facts), console)
     if not facts["units"]:
-        console.print("Nothing can be cut: the table says why, layer by layer.")
-        return
-    if facts["after"] is None:
-        console.print(
-            f"{facts['criterion']} scores none of the {facts['units']} units that can go; try another criterion."
+        said = "Nothing can be cut: the table says why, layer by layer."
+    elif facts["after"] is None:
+        said = f"{facts['criterion']} scores none of the {facts['units']} units that can go; try another criterion."
+    else:
+        said = (
+            f"At ratio {facts['requested_ratio']:g} (realised {facts['realised_ratio']:.3f} of the "
+            f"{facts['scored_units']} units that {facts['criterion']} scores), untrained, which says little about a "
+            "trained network's widths:"
         )
-        return
-    console.print(
-        f"At ratio {facts['requested_ratio']:g} (realised {facts['realised_ratio']:.3f} of the {facts['scored_units']} "
-        f"units that {facts['criterion']} scores), untrained, which says little about a trained network's widths:"
-    )
-    cost = Table("", "before", "after", "ratio")
-    for name, key in (("parameters", "params"), ("MACs per image", "macs"), ("MACs per training image", "train_macs")):
-        before, after = facts["before"][key], facts["after"][key]
-        cost.add_row(name, f"{before:,}", f"{after:,}", f"{after / before:.2f}")
-    if "step_seconds" in facts:
-        before, after = facts["step_seconds"]["before"], facts["step_seconds"]["after"]
-        cost.add_row("seconds per training step, measured", f"{before:.4f}", f"{after:.4f}", f"{after / before:.2f}")
-    console.print(cost)
+    print_lines([said], console)
+    if facts["after"] is not None:
+        to_terminal(_savings_table(facts), console)
+
+
+def _groups_table(facts: dict[str, Any]) -> Table:
+    """Groups of layers that are cut together, with the reasons of the channels that stay."""
+    from earlybird.report.table import Column, Table
+
+    shape = "x".join(map(str, facts["image_shape"]))
+    rows = []
+    for row in facts["groups"]:
+        more = f" and {len(row['layers']) - 3} more" if len(row["layers"]) > 3 else ""
+        why = "; ".join(f"{count}: {reason}" for reason, count in row["protected"].items())
+        rows.append((", ".join(row["layers"][:3]) + more, row["channels"], row["units"], why))
+    columns = [
+        Column("layers cut together", "left"),
+        Column("channels"),
+        Column("units"),
+        Column("stay, and why", "left"),
+    ]
+    title = f"{facts['model']} on {shape}, policy {facts['policy']}: {facts['units']} units can go"
+    return Table(columns, rows, title)
+
+
+def _savings_table(facts: dict[str, Any]) -> Table:
+    """Sizes and, where they were measured, seconds before and after the cut."""
+    from earlybird.report.table import Column, Table, named_columns
+
+    before, after = facts["before"], facts["after"]
+    counted = {"parameters": "params", "MACs per image": "macs", "MACs per training image": "train_macs"}
+    rows = [(name, f"{before[key]:,}", f"{after[key]:,}", after[key] / before[key]) for name, key in counted.items()]
+    if seconds := facts.get("step_seconds"):
+        before, after = seconds["before"], seconds["after"]
+        rows.append(("seconds per training step, measured", f"{before:.4f}", f"{after:.4f}", after / before))
+    return Table([*named_columns("", "before", "after"), Column("ratio", form=".2f")], rows)

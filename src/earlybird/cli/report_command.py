@@ -13,11 +13,13 @@ def command(argv: Sequence[str]) -> int:
     parser.add_argument("runs", type=str, nargs="+", help="run folders, or folders that hold them")
     parser.add_argument("--markdown", action="store_true", help="print Markdown")
     parsed = parser.parse_args(list(argv))
-    from earlybird.report import load_records, markdown_comparison, print_comparison
+    from earlybird.report.comparison import comparison_tables, print_comparison
+    from earlybird.report.table import to_markdown
+    from earlybird.runs.record_file import load_records
 
     records = load_records(parsed.runs)
     if parsed.markdown:
-        print(markdown_comparison(records))
+        print(to_markdown(*comparison_tables(records)))
     else:
         print_comparison(records)
     return 0

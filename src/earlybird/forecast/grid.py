@@ -19,7 +19,7 @@ from earlybird.methods.clock import DRAWS
 from earlybird.methods.method import Method
 from earlybird.methods.requests import DrawAt
 from earlybird.runs.config import RunConfig
-from earlybird.runs.folder import read_record
+from earlybird.runs.record_file import finished_record
 
 TICKET_AT = 0.1
 
@@ -48,7 +48,7 @@ def ticket_places(sweep: Sweep) -> dict[tuple[float, int], float]:
     places = {}
     for node in sweep.nodes:
         if node.label == "early_bird" and node.kind == "run" and node.prune_ratio is not None:
-            record = read_record(sweep.root / node.id) or {}
+            record = finished_record(sweep.root / node.id) or {}
             share = (record.get("ticket") or {}).get("fraction_of_schedule")
             if share is not None:
                 places[node.prune_ratio, node.seed] = float(share)

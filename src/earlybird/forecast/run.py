@@ -20,7 +20,7 @@ from earlybird.cost import ModelCost, count_cost_and_traffic, layer_macs
 from earlybird.cost.plan import PlannedData
 from earlybird.errors import ConfigError, RunFolderError, SlimError
 from earlybird.models.model_file import DESCRIPTION
-from earlybird.runs.folder import read_record
+from earlybird.runs.record_file import finished_record
 from earlybird.runs.saved_model import NetworkSpec, load_network
 from earlybird.slimming import channel_costs, channel_groups, slim
 from earlybird.slimming.certificate import PolicyChoice
@@ -183,7 +183,7 @@ def run_record(folder: Path) -> dict[str, Any]:
     Raises:
         RunFolderError: there is none.
     """
-    record = read_record(folder)
+    record = finished_record(folder)
     if record is None:
         raise RunFolderError(f"no finished run in '{folder}' (no record.json); give the folder of one")
     return record

@@ -17,7 +17,7 @@ from earlybird.methods.lottery_ticket import LotteryTicket
 from earlybird.methods.method import StartsFromTicket
 from earlybird.methods.thinet import ThiNet
 from earlybird.runs.config import RunConfig
-from earlybird.runs.recorded import recorded_training_macs
+from earlybird.runs.record_file import recorded_training_macs
 
 # A search is kept where the last training gets at least this share of what Early-Bird's got, and the last training of a
 # shortened schedule is at least this share of the schedule.

@@ -23,7 +23,8 @@ from earlybird.grids.equal_cost import EqualCost, at_equal_cost
 from earlybird.grids.grid import Node
 from earlybird.methods.requests import TICKET_FILE, TicketRequest
 from earlybird.runs.config import RunConfig
-from earlybird.runs.folder import read_record, read_search
+from earlybird.runs.folder import read_search
+from earlybird.runs.record_file import finished_record
 from earlybird.training.checkpoint import Checkpoints
 
 State = Literal["open", "done", "failed"]
@@ -232,7 +233,7 @@ def _ticket_of_full_run(root: Path, node: Node, equal: EqualCost) -> Path | None
 
 
 def _record(root: Path, name: str) -> dict[str, Any]:
-    record = read_record(root / name)
+    record = finished_record(root / name)
     if record is None:
         raise SweepError(f"{root / name} holds no finished run; give the same command again")
     return record

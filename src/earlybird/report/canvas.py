@@ -1,4 +1,4 @@
-"""The look that all figures share, and how they become bytes: the same record gives the same file, anywhere.
+"""Look that all figures share, and their way into a file: the same record gives the same bytes, anywhere.
 
 Grey is the dense network, blue the slim one, red the moment of the cut, in every figure.
 """
@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib.style
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -68,14 +67,3 @@ def title(figure: Figure, heading: str, caption: str, *, x: float = 0.02) -> Non
     height = figure.get_figheight()
     figure.text(x, 1 - 0.14 / height, heading, ha="left", va="top", fontsize=13, fontweight="bold")
     figure.text(x, 1 - 0.42 / height, caption, ha="left", va="top", fontsize=9.5, color=MUTED)
-
-
-def cut_line(axes: Axes, epoch: float) -> None:
-    """The vertical red line at the cut."""
-    axes.axvline(epoch, color=CUT, linewidth=1.6, zorder=3)
-
-
-def percent(share: float) -> str:
-    """A fraction in [0, 1] as percent with as many digits as it deserves: `59 %`, `10.6 %`, `2.1 %`."""
-    value = 100 * share
-    return f"{value:.0f} %" if abs(value - round(value)) < 0.05 else f"{value:.1f} %"

@@ -1,4 +1,4 @@
-"""What is compared: a row per run, each against its dense partner, and rows of equal settings put together over seeds.
+"""Comparison of runs: a row for each, groups of equal settings over seeds, and a table for each model, data, schedule.
 
 The dense partner of a run is the record of method `dense` with the same model, data, epochs and seed. Ratios are formed
 inside such a pair and only then averaged, so that a slow machine or an easy seed does not enter twice.
@@ -7,26 +7,29 @@ inside such a pair and only then averaged, so that a slow machine or an easy see
 from __future__ import annotations
 
 import json
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from earlybird.report.energy import (
     MEASURED,
-    energy_coverage,
+    energy_columns,
+    energy_facts,
+    energy_notes,
     energy_ratios,
-    energy_reason,
-    energy_row,
-    estimate_reason,
-    estimate_source,
     measured_methods,
 )
-from earlybird.report.labels import (
+from earlybird.report.quantities import (
+    accuracy_cell,
+    emergence_cell,
+    flag_notes,
+    prune_ratio_cell,
+    seconds_cell,
+    size_cell,
+)
+from earlybird.report.records import (
     data_label,
     device_label,
     drawn_ticket,
-    is_searched_in_vain,
     method_label,
     model_label,
     realised_ratio,
@@ -34,8 +37,11 @@ from earlybird.report.labels import (
     scheduled_epochs,
     seed_of,
 )
+from earlybird.report.spread import Row, RunGroup
+from earlybird.report.table import Table, named_columns, to_terminal_across
 
-Row = dict[str, Any]
+if TYPE_CHECKING:
+    from rich.console import Console
 
 # The seed, where data lie and how often to save change no result in kind: such runs are one experiment.
 NOT_A_SETTING = frozenset({"seed", "root", "cache", "download", "workers", "checkpoint_every", "eval_batch_size"})
@@ -43,28 +49,54 @@ NOT_A_SETTING = frozenset({"seed", "root", "cache", "download", "workers", "chec
 ABSENT_IF_ZERO = frozenset({"budget_macs"})
 
 
-@dataclass(frozen=True)
-class Spread:
-    """Mean and sample standard deviation (divisor n - 1) of one quantity over seeds; `std` is None for n = 1."""
+_HOW_TO_READ = (
+    "Mean ± sample standard deviation over n seeds (no ± where all agree). In brackets: divided by the dense run of "
+    "the same model, data, epochs and seed; below 1.00 is saved. Training cost counts search, training and evaluation."
+)
+_COLUMNS: dict[str, Callable[[RunGroup], str]] = {
+    "method": lambda group: group.name,
+    "p asked / realised": prune_ratio_cell,
+    "test accuracy %": accuracy_cell,
+    "ticket at epoch (of schedule)": emergence_cell,
+    "parameters": size_cell("params"),
+    "MACs per image": size_cell("macs"),
+    "training MACs": size_cell("train_macs"),
+    "training FLOPs, paper's count": size_cell("train_paper_flops"),
+    "seconds": seconds_cell("wall_seconds"),
+}
 
-    mean: float
-    std: float | None
-    n: int
+
+def print_comparison(records: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:
+    """Print the tables with quantities down and methods across, so that a terminal of 80 letters is enough."""
+    for table in comparison_tables(records):
+        to_terminal_across(table, console)
 
 
-@dataclass(frozen=True)
-class RunGroup:
-    """Rows that differ in nothing but the seed, under the name that tells them from other groups of the comparison."""
+def comparison_tables(records: Sequence[Mapping[str, Any]]) -> list[Table]:
+    """One table per model, data set and schedule, a row for each method; the records may be any mixture."""
+    tables = []
+    for (model, data, epochs), groups in group_rows(comparison_rows(records)).items():
+        energies = energy_columns([row for group in groups for row in group.rows])
+        columns = _COLUMNS | energies | {"n": lambda group: str(len(group.rows))}
+        rows = [[cell(group) for cell in columns.values()] for group in groups]
+        tables.append(Table(named_columns(*columns), rows, f"{model} on {data}, {epochs} epochs", _notes(groups)))
+    return tables
 
-    name: str
-    rows: tuple[Row, ...]
 
-    def spread(self, key: str) -> Spread | None:
-        """Spread of a quantity over the runs that have it; None where none has."""
-        values = [row[key] for row in self.rows if row.get(key) is not None]
-        if not values:
-            return None
-        return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
+def _notes(groups: Sequence[RunGroup]) -> list[str]:
+    rows = [row for group in groups for row in group.rows]
+    notes = [_HOW_TO_READ, "Timed on: " + ", ".join(sorted({row["device"] for row in rows})) + "."]
+    notes += energy_notes(rows)
+    for group in groups:
+        ratio = group.spread("wall_seconds_ratio")
+        if ratio is not None and group.rows[0]["method"] != "dense" and ratio.mean >= 0.995:
+            notes.append(f"{group.name} saves no time here: {ratio.mean:.2f} of the dense seconds.")
+        notes += flag_notes(group)
+    if all(row["dense_run_id"] is None for row in rows):
+        notes.append(
+            "No dense run of this model, data, schedule and seed is among the records: no training-cost ratios."
+        )
+    return notes
 
 
 def comparison_rows(records: Sequence[Mapping[str, Any]]) -> list[Row]:
@@ -94,7 +126,7 @@ def group_rows(rows: Iterable[Row]) -> dict[tuple[str, str, int], list[RunGroup]
 
 
 def row_of(record: Mapping[str, Any], dense: Mapping[str, Any] | None) -> Row:
-    """The row of one record beside its dense partner, if there is one (see `comparison_rows`)."""
+    """Row of one record beside its dense partner, if there is one (see `comparison_rows`)."""
     ticket = drawn_ticket(record) or {}
     row: Row = {
         "run_id": record["run_id"],
@@ -107,7 +139,7 @@ def row_of(record: Mapping[str, Any], dense: Mapping[str, Any] | None) -> Row:
         "settings": _settings(record),
         "prune_ratio": requested_ratio(record),
         "realised_ratio": realised_ratio(record),
-        "searched_in_vain": is_searched_in_vain(record),
+        "searched_in_vain": bool((record.get("ticket") or {}).get("none")),
         "flags": tuple(dict.fromkeys([*(ticket.get("flags") or ()), *(record.get("flags") or ())])),
         "accuracy": record["test"].get("accuracy"),
         "top5_accuracy": record["test"].get("top5_accuracy"),
@@ -128,9 +160,7 @@ def row_of(record: Mapping[str, Any], dense: Mapping[str, Any] | None) -> Row:
     ):  # fmt: skip
         row[name] = total.get(key)
         row[f"{name}_ratio"] = _ratio(total.get(key), dense_total.get(key))
-    row |= energy_row(record) | energy_coverage(record) | (energy_ratios(record, dense) if dense else {})
-    row |= {"energy_reason": energy_reason(record), "estimate_source": estimate_source(record)}
-    row["estimate_reason"] = estimate_reason(record)
+    row |= (energy := energy_facts(record)) | (energy_ratios(energy, energy_facts(dense)) if dense else {})
     if row["is_timed_alike"] is False:
         # Seconds and measured joules of two machines, or of one and two threads, are no measure of a method.
         row |= {
@@ -141,14 +171,14 @@ def row_of(record: Mapping[str, Any], dense: Mapping[str, Any] | None) -> Row:
 
 
 def timed_alike(record: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Were two runs timed on the same device and, on a CPU, with as many threads (where both say)?"""
+    """Whether two runs were timed on the same device and, on a CPU, with as many threads (where both say)."""
     threads = {(run.get("device") or {}).get("threads") for run in (record, other)} - {None}
     is_cpu = (record.get("device") or {}).get("type") == "cpu"
     return device_label(record) == device_label(other) and not (is_cpu and len(threads) > 1)
 
 
 def _trained_epochs(record: Mapping[str, Any]) -> float:
-    """Where the last training ended, in epochs: the length of its schedule."""
+    """Last epoch of the last training: the length of its schedule."""
     rows = record["metrics"]
     return float(rows[-1]["epoch"]) if rows else float(scheduled_epochs(record))
 
@@ -176,7 +206,7 @@ def _training(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _has_budget(record: Mapping[str, Any]) -> bool:
-    """Was it trained for another time than its schedule says?"""
+    """Whether it was trained for another time than its schedule says."""
     return bool((record["config"].get("training") or {}).get("budget_macs"))
 
 
@@ -186,13 +216,9 @@ def _pair_key(record: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _settings(record: Mapping[str, Any]) -> dict[str, Any]:
-    """All that was configured, flat, plus what it was resolved to and where it ran."""
-    resolved = record.get("resolved") or {}
-    return {
-        **_flat(record["config"]),
-        "precision": resolved.get("precision"),
-        "device": device_label(record),
-    }
+    """All settings, flat, with the precision that `auto` became and the device."""
+    precision = (record.get("resolved") or {}).get("precision")
+    return {**_flat(record["config"]), "precision": precision, "device": device_label(record)}
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

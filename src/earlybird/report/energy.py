@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
+
+from earlybird.report.quantities import percent, si_text
+from earlybird.report.spread import Row, RunGroup
+from earlybird.report.table import MISSING
 
 MEASURED = "joules measured by "
 ESTIMATED = "joules estimated"
@@ -11,53 +15,80 @@ COVERAGE = "coverage of "
 WHOLE = 0.995  # what rounds to all of a run's seconds
 
 
-def energy_row(record: Mapping[str, Any]) -> dict[str, float]:
-    """Column key -> joules; only what the record has. Empty for a record that older versions wrote."""
+def energy_facts(record: Mapping[str, Any]) -> Row:
+    """Joules, the share of the run's seconds that each counter covered, and why something is missing.
+
+    Only what the record has: one of an older version has no joules, and None for every reason.
+    """
     energy = record.get("energy") or {}
-    row = {MEASURED + method: facts["joules"] for method, facts in (energy.get("measured") or {}).items()}
-    return row | ({ESTIMATED: energy["estimated"]["joules"]} if energy.get("estimated") else {})
+    estimated = energy.get("estimated") or {}
+    facts: Row = {
+        "energy_reason": energy.get("reason"),
+        "estimate_reason": energy.get("estimate_reason"),
+        "estimate_source": estimated.get("source"),
+    }
+    for method, found in (energy.get("measured") or {}).items():
+        facts |= {MEASURED + method: found["joules"], COVERAGE + method: found["coverage"]}
+    return facts | ({ESTIMATED: estimated["joules"]} if estimated else {})
 
 
-def energy_coverage(record: Mapping[str, Any]) -> dict[str, float]:
-    """Column key -> share of the run's seconds that its joules are of, in [0, 1]."""
-    measured = (record.get("energy") or {}).get("measured") or {}
-    return {COVERAGE + method: facts["coverage"] for method, facts in measured.items()}
-
-
-def energy_ratios(record: Mapping[str, Any], dense: Mapping[str, Any]) -> dict[str, float]:
+def energy_ratios(facts: Row, dense: Row) -> dict[str, float]:
     """Column key with `_ratio` -> joules divided by the dense run's, where both are of their whole run."""
-    whole = {MEASURED + key.removeprefix(COVERAGE) for key, share in energy_coverage(record).items() if share > WHOLE}
-    whole &= {MEASURED + key.removeprefix(COVERAGE) for key, share in energy_coverage(dense).items() if share > WHOLE}
-    mine, theirs = energy_row(record), energy_row(dense)
-    return {f"{key}_ratio": mine[key] / theirs[key] for key in (*whole, ESTIMATED) if key in mine and theirs.get(key)}
+    ratios = {}
+    for key in energy_keys([facts]):
+        coverage = COVERAGE + key.removeprefix(MEASURED)
+        is_whole = key == ESTIMATED or min(facts[coverage], dense.get(coverage, 0.0)) > WHOLE
+        if is_whole and dense.get(key):
+            ratios[f"{key}_ratio"] = facts[key] / dense[key]
+    return ratios
 
 
-def energy_reason(record: Mapping[str, Any]) -> str | None:
-    """Why nothing was measured while the run ran; None where something was, or where the record does not say."""
-    reason: str | None = (record.get("energy") or {}).get("reason")
-    return reason
-
-
-def estimate_reason(record: Mapping[str, Any]) -> str | None:
-    """Why there is no estimate; None where there is one, or where the record does not say."""
-    reason: str | None = (record.get("energy") or {}).get("estimate_reason")
-    return reason
-
-
-def estimate_source(record: Mapping[str, Any]) -> str | None:
-    """The published table behind the estimate."""
-    estimated = (record.get("energy") or {}).get("estimated") or {}
-    return estimated.get("source")
-
-
-def measured_methods(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+def measured_methods(rows: Iterable[Row]) -> list[str]:
     """Methods that measured any of the rows, in the order they are met."""
     keys = (key for row in rows for key in row if key.startswith(MEASURED) and not key.endswith("_ratio"))
     return list(dict.fromkeys(key.removeprefix(MEASURED) for key in keys))
 
 
-def energy_keys(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+def energy_keys(rows: Iterable[Row]) -> list[str]:
     """Column keys of all joules, measured and estimated, that any of the rows has."""
     rows = list(rows)
     measured = [MEASURED + method for method in measured_methods(rows)]
     return measured + ([ESTIMATED] if any(ESTIMATED in row for row in rows) else [])
+
+
+def energy_columns(rows: Sequence[Row]) -> dict[str, Callable[[RunGroup], str]]:
+    """Column for each counter that measured any of the rows, and one for estimates."""
+    columns = {f"energy, measured by {method}": _measured_cell(method) for method in measured_methods(rows)}
+    return columns | ({"energy, estimated": _estimated_cell} if any(ESTIMATED in row for row in rows) else {})
+
+
+def _measured_cell(method: str) -> Callable[[RunGroup], str]:
+    """Column of what one counter measured, with its coverage where that is not all of the run."""
+
+    def cell(group: RunGroup) -> str:
+        shown, coverage = si_text(group, MEASURED + method, "J"), group.spread(COVERAGE + method)
+        return shown if coverage is None or coverage.mean > WHOLE else f"{shown} [{percent(coverage.mean)} of the run]"
+
+    return cell
+
+
+def _estimated_cell(group: RunGroup) -> str:
+    shown = si_text(group, ESTIMATED, "J")
+    return shown if shown == MISSING else f"~{shown}"
+
+
+def energy_notes(rows: Sequence[Row]) -> list[str]:
+    """Why energy was not measured or not estimated, and the source of an estimate."""
+    reasons, missing, tables = (
+        sorted({row[key] for row in rows} - {None}) for key in ("energy_reason", "estimate_reason", "estimate_source")
+    )
+    # A power meter's log may have been imported all the same: the reason is the run's own.
+    own = "energy, by the run's own counter" if measured_methods(rows) else "energy"
+    notes = [f"{own}: {reason}." for reason in reasons]
+    notes += [f"energy, not estimated: {why}." for why in missing]
+    notes += [
+        f"~ marks an estimate: counted products and memory traffic at the unit energies of {table}. It compares runs; "
+        "it is no measurement."
+        for table in tables
+    ]
+    return notes

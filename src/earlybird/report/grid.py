@@ -1,4 +1,4 @@
-"""What a grid of runs came to: at equal ratio, and at equal total cost, with paired differences over seeds.
+"""Results of a grid of runs: at equal ratio, and at equal total cost, with paired differences over seeds.
 
 Differences of accuracy are formed within a seed, against the reference method (`early_bird`) at the same ratio. The
 cost of a run is what it executed in MACs, its search included, its final evaluation left out: every run pays its own.
@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from earlybird.report.comparison import Row, RunGroup, row_of
-from earlybird.report.intervals import PairedDifference, paired_difference, sampling_error
-from earlybird.runs.recorded import recorded_training_macs
+from earlybird.report.comparison import row_of
+from earlybird.report.spread import PairedDifference, Row, RunGroup, paired_difference, sampling_error
+from earlybird.runs.record_file import recorded_training_macs
 
 # A run whose cost is this near to the reference's stands in the table of equal cost without another schedule.
 EQUAL_COST = 0.03
@@ -43,25 +43,23 @@ class GridEntry:
 
 
 @dataclass(frozen=True)
-class GridLine:
-    """One method in a table.
+class GridLine(RunGroup):
+    """One method of a grid: a row for each seed that finished, beside the reference.
 
     Attributes:
-        group: its rows, one for each seed.
         difference: of accuracy, in points of a percent, from the reference; None for the reference and without pairs.
         cost_ratio: mean of its cost divided by the reference's, within seeds; None without pairs.
         failed: runs that failed.
     """
 
-    group: RunGroup
     difference: PairedDifference | None
     cost_ratio: float | None
     failed: int
 
 
 @dataclass(frozen=True)
-class GridTable:
-    """All methods at one ratio.
+class RatioResults:
+    """All methods of a grid at one ratio.
 
     Attributes:
         prune_ratio: p.
@@ -89,8 +87,8 @@ def grid_rows(entries: Sequence[GridEntry]) -> list[tuple[GridEntry, Row]]:
     return found
 
 
-def grid_tables(entries: Sequence[GridEntry], reference: str) -> list[GridTable]:
-    """A table for each ratio, in rising order; one table with ratio 0 where no method has a ratio.
+def results_by_ratio(entries: Sequence[GridEntry], reference: str) -> list[RatioResults]:
+    """Results for each ratio, in rising order; one with ratio 0 where no method has a ratio.
 
     Args:
         entries: the runs of a grid.
@@ -98,52 +96,35 @@ def grid_tables(entries: Sequence[GridEntry], reference: str) -> list[GridTable]
     """
     rows = grid_rows(entries)
     ratios = sorted({e.prune_ratio for e in entries if e.prune_ratio is not None}) or [0.0]
-    return [_table(entries, rows, ratio, reference) for ratio in ratios]
+    return [_results(entries, rows, ratio, reference) for ratio in ratios]
 
 
-def _table(
+def _results(
     entries: Sequence[GridEntry], rows: Sequence[tuple[GridEntry, Row]], ratio: float, reference: str
-) -> GridTable:
-    here = [(e, row) for e, row in rows if e.prune_ratio in (None, ratio)]
-    base = {e.seed: row for e, row in here if e.label == reference and not e.is_equal_cost}
-    failed = [e for e in entries if e.error and e.prune_ratio in (None, ratio)]
-    full, matched = (
-        [
-            _line(label, [row for e, row in here if (e.label, e.is_equal_cost) == (label, is_equal)], base, reference,
-                  sum((e.label, e.is_equal_cost) == (label, is_equal) for e in failed))
-            for label in dict.fromkeys(
-                e.label for e in entries if e.prune_ratio in (None, ratio) and e.is_equal_cost == is_equal
-            )
-        ]
-        for is_equal in (False, True)
-    )  # fmt: skip
-    full.sort(key=lambda line: line.group.name != DENSE)
+) -> RatioResults:
+    entries = [e for e in entries if e.prune_ratio in (None, ratio)]
+    rows = [(e, row) for e, row in rows if e.prune_ratio in (None, ratio)]
+    base = {e.seed: row for e, row in rows if e.label == reference and not e.is_equal_cost}
+    full: list[GridLine] = []
+    matched: list[GridLine] = []
+    for label, is_equal in dict.fromkeys((e.label, e.is_equal_cost) for e in entries):
+        own = [row for e, row in rows if (e.label, e.is_equal_cost) == (label, is_equal)]
+        failed = sum(bool(e.error) for e in entries if (e.label, e.is_equal_cost) == (label, is_equal))
+        (matched if is_equal else full).append(_line(label, own, base, reference, failed))
+    full.sort(key=lambda line: line.name != DENSE)
     near = [line for line in full if line.cost_ratio is not None and abs(line.cost_ratio - 1) <= EQUAL_COST]
-    names = {line.group.name for line in (*near, *matched)}
-    equal = sorted([*near, *matched], key=lambda line: line.group.name != reference)
-    accuracies = [row["accuracy"] for _, row in here]
-    images = next((int(e.record["test"]["samples"]) for e, _ in here if e.record), 0)
-    typical = sorted(accuracies)[len(accuracies) // 2] if accuracies else 0.0
-    return GridTable(
-        prune_ratio=ratio,
-        equal_ratio=tuple(full),
-        equal_cost=tuple(equal),
-        not_equal={
-            line.group.name: line.cost_ratio
-            for line in full
-            if line.cost_ratio is not None and line.group.name not in names
-        },
-        accuracy_error=100 * sampling_error(typical, images),
-    )
+    equal = sorted([*near, *matched], key=lambda line: line.name != reference)
+    names = {line.name for line in equal}
+    others = {line.name: line.cost_ratio for line in full if line.cost_ratio is not None and line.name not in names}
+    accuracies = sorted(row["accuracy"] for _, row in rows)
+    images = next((int(e.record["test"]["samples"]) for e, _ in rows if e.record), 0)
+    typical = accuracies[len(accuracies) // 2] if accuracies else 0.0
+    return RatioResults(ratio, tuple(full), tuple(equal), others, 100 * sampling_error(typical, images))
 
 
 def _line(label: str, rows: Sequence[Row], base: Mapping[int, Row], reference: str, failed: int) -> GridLine:
     pairs = [(row, base[row["seed"]]) for row in rows if row["seed"] in base]
     points = [100 * (row["accuracy"] - partner["accuracy"]) for row, partner in pairs]
     costs = [row["training_macs"] / partner["training_macs"] for row, partner in pairs]
-    return GridLine(
-        group=RunGroup(label, tuple(rows)),
-        difference=None if label == reference else paired_difference(points),
-        cost_ratio=sum(costs) / len(costs) if costs else None,
-        failed=failed,
-    )
+    difference = None if label == reference else paired_difference(points)
+    return GridLine(label, tuple(rows), difference, sum(costs) / len(costs) if costs else None, failed)

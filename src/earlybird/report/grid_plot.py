@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from earlybird.report.canvas import CUT, DENSE_INK, INK, SLIM, save_figure, title
-from earlybird.report.grid import DENSE, GridLine, GridTable
+from earlybird.report.grid import DENSE, GridLine, RatioResults
 
 _INCHES_A_NAME, _LEAST_PANEL, _BETWEEN, _HEAD, _WIDTH = 0.19, 2.6, 0.75, 0.85, 10.0
 _LEFT, _RIGHT = 0.07, 0.66
@@ -33,16 +33,16 @@ class Point:
     is_full: bool
 
 
-def plot_grid(tables: Sequence[GridTable], reference: str, topic: str, path: str | Path) -> Path | None:
-    """Draw all tables of a grid that have costs to show; None where none has.
+def plot_grid(results: Sequence[RatioResults], reference: str, topic: str, path: str | Path) -> Path | None:
+    """Draw a panel for each ratio of a grid that has costs to show; None where none has.
 
     Args:
-        tables: as `grid_tables` makes them.
+        results: as `results_by_ratio` makes them.
         reference: label of the method whose cost is 1.
         topic: network, data and schedule, for the title.
         path: the file; its suffix names the format.
     """
-    panels = [(table, found) for table in tables if (found := points_of(table))]
+    panels = [(result, found) for result in results if (found := points_of(result))]
     if not panels:
         return None
     heights = [max(_LEAST_PANEL, _INCHES_A_NAME * len(found)) for _, found in panels]
@@ -56,27 +56,27 @@ def plot_grid(tables: Sequence[GridTable], reference: str, topic: str, path: str
             "Bars: ± deviation over seeds.",
         )
         top = inches - _HEAD
-        for (table, found), height in zip(panels, heights, strict=True):
+        for (result, found), height in zip(panels, heights, strict=True):
             box = (_LEFT, (top - height) / inches, _RIGHT - _LEFT, height / inches)
-            _panel(figure.add_axes(box), found, reference, table.prune_ratio)
+            _panel(figure.add_axes(box), found, reference, result.prune_ratio)
             top -= height + _BETWEEN
 
     return save_figure(build, path, inches=(_WIDTH, inches))
 
 
-def points_of(table: GridTable) -> list[Point]:
-    """The marks of a table, those at equal cost that are not the full run itself among them."""
-    full = {line.group.name: line for line in table.equal_ratio}
-    marks = [(line, True) for line in table.equal_ratio]
-    marks += [(line, False) for line in table.equal_cost if full.get(line.group.name) != line]
+def points_of(result: RatioResults) -> list[Point]:
+    """Marks of one ratio, those at equal cost that are not the full run itself among them."""
+    full = {line.name: line for line in result.equal_ratio}
+    marks = [(line, True) for line in result.equal_ratio]
+    marks += [(line, False) for line in result.equal_cost if full.get(line.name) != line]
     return [point for line, is_full in marks if (point := _point(line, is_full))]
 
 
 def _point(line: GridLine, is_full: bool) -> Point | None:
-    accuracy = line.group.spread("accuracy")
+    accuracy = line.spread("accuracy")
     if accuracy is None or line.cost_ratio is None:
         return None
-    return Point(line.group.name, line.cost_ratio, 100 * accuracy.mean, 100 * (accuracy.std or 0.0), is_full)
+    return Point(line.name, line.cost_ratio, 100 * accuracy.mean, 100 * (accuracy.std or 0.0), is_full)
 
 
 def _panel(axes: Axes, points: Sequence[Point], reference: str, ratio: float) -> None:
@@ -110,7 +110,7 @@ def _panel(axes: Axes, points: Sequence[Point], reference: str, ratio: float) ->
 
 
 def in_view(points: Sequence[Point]) -> list[Point]:
-    """The points without those so far below that they would press the rest together; these are named all the same."""
+    """Points without those so far below that they would press the rest together; these are named all the same."""
     values = sorted(point.accuracy for point in points)
     middle, best = values[len(values) // 2], values[-1]
     least = middle - max(10.0, 4 * (best - middle))

@@ -1,20 +1,22 @@
-"""A grid's tables for the terminal, as Markdown, as LaTeX and as CSV; all from the same columns."""
+"""Tables of a grid: at equal ratio and at equal total cost, in full and in brief; and its plain numbers."""
 
 from __future__ import annotations
 
-import csv
-import io
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from earlybird.report.energy import energy_columns, energy_keys, energy_notes
+from earlybird.report.grid import GridEntry, GridLine, RatioResults, grid_rows
+from earlybird.report.quantities import (
+    accuracy_cell,
+    emergence_cell,
+    flag_notes,
+    prune_ratio_cell,
+    seconds_cell,
+    size_cell,
+)
+from earlybird.report.table import MISSING, Cell, Column, Table, named_columns
 
-from earlybird.report.energy import energy_keys
-from earlybird.report.grid import GridEntry, GridLine, GridTable, grid_rows
-from earlybird.report.grid_columns import BRIEF, Cells, equal_cost_columns, equal_ratio_columns, named
-from earlybird.report.tables import energy_notes, markdown_line
+Cells = dict[str, Callable[[GridLine], str]]
 
 # A line of the table at equal cost that is further off is named below it.
 OFF_COST = 0.05
@@ -22,190 +24,205 @@ OFF_COST = 0.05
 _NAME_WIDTH = 18
 
 
-def print_grid(tables: Sequence[GridTable], reference: str, topic: str, console: Console | None = None) -> None:
-    """Print what decides, narrow enough for a terminal: quantities across, methods down."""
-    console = console or Console()
-    for heading, _, lines, notes in _sections(tables, reference, topic):
-        columns = named(BRIEF, reference)
-        console.print(heading, style="bold", markup=False, highlight=False)
-        table = Table()
-        width = max((len(line.group.name) for line in lines), default=0)
-        # A width of its own, or rich takes the room for the numbers from the names.
-        table.add_column(Text(next(iter(columns))), overflow="fold", width=min(_NAME_WIDTH, width))
-        for name in list(columns)[1:]:
-            table.add_column(Text(name), justify="right", overflow="fold")
-        for line in lines:
-            table.add_row(*(Text(cell(line)) for cell in columns.values()))
-        console.print(table)
-        energy = energy_notes([row for line in lines for row in line.group.rows])  # of columns that are not shown here
-        for note in [note for note in notes if note not in energy]:
-            console.print(note, style="dim", markup=False, highlight=False)
-        console.print()
+def _points(line: GridLine) -> str:
+    """`+0.31 ± 0.52`: points, and half of the 95 % confidence interval where there are several seeds."""
+    found = line.difference
+    if found is None:
+        return MISSING
+    return f"{found.mean:+.2f}" + ("" if found.half_width is None else f" ± {found.half_width:.2f}")
 
 
-def markdown_grid(tables: Sequence[GridTable], reference: str, topic: str) -> str:
-    """The same in Markdown, each table under a heading of its own; ends with a newline."""
-    blocks = []
-    for heading, columns, lines, notes in _sections(tables, reference, topic):
-        text = [f"### {heading}", "", markdown_line(list(columns)), "|---|" + "---:|" * (len(columns) - 1)]
-        text += [markdown_line([cell(line) for cell in columns.values()]) for line in lines]
-        blocks.append("\n".join([*text, "", *(f"{note}  " for note in notes)]).rstrip())
-    return "\n\n".join(blocks) + "\n"
+def _runs(line: GridLine) -> str:
+    return f"{len(line.rows)}" + (f" ({line.failed} failed)" if line.failed else "")
 
 
-def latex_grid(tables: Sequence[GridTable], reference: str, topic: str) -> str:
-    """The same as LaTeX tables for the package booktabs."""
-    blocks = []
-    for heading, columns, lines, notes in _sections(tables, reference, topic):
-        rows = [" & ".join(_latex(cell(line)) for cell in columns.values()) + r" \\" for line in lines]
-        blocks.append(
-            "\n".join(
-                [
-                    r"\begin{table}",
-                    rf"\caption{{{_latex(heading)}. {_latex(' '.join(notes))}}}",
-                    rf"\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}",
-                    r"\toprule",
-                    " & ".join(map(_latex, columns)) + r" \\",
-                    r"\midrule",
-                    *rows,
-                    r"\bottomrule",
-                    r"\end{tabular}",
-                    r"\end{table}",
-                ]
-            )
-        )
-    return "\n\n".join(blocks) + "\n"
+def _cost(line: GridLine) -> str:
+    return MISSING if line.cost_ratio is None else f"{line.cost_ratio:.2f}"
 
 
-def table_csv(tables: Sequence[GridTable]) -> str:
-    """A line for each method, ratio and kind of comparison: means and deviations as plain numbers."""
+def _share(line: GridLine, key: str) -> str:
+    spread = line.spread(f"{key}_ratio")
+    return MISSING if spread is None else f"{spread.mean:.2f}"
+
+
+def _range(line: GridLine, key: str) -> str:
+    found = sorted(row[key] for row in line.rows)
+    return "–".join(dict.fromkeys(f"{value:.4g}" for value in (found[:1] + found[-1:]))) or MISSING
+
+
+_NAME: Cells = {"method": lambda line: line.name}
+_RATIO: Cells = {
+    "p asked / realised": prune_ratio_cell,
+    "test accuracy %": accuracy_cell,
+    "points from {reference}": _points,
+    "ticket at epoch": emergence_cell,
+    "parameters": size_cell("params"),
+    "MACs per image": size_cell("macs"),
+    "training MACs": size_cell("train_macs"),
+    "training FLOPs, paper's count": size_cell("train_paper_flops"),
+    "seconds": seconds_cell("wall_seconds"),
+    "cost / {reference}": _cost,
+    "n": _runs,
+}
+EQUAL_RATIO = _NAME | _RATIO
+EQUAL_COST = _NAME | {
+    "schedule, epochs": lambda line: _range(line, "epochs"),
+    "trained to epoch": lambda line: _range(line, "trained_epochs") + ("†" if line.flags() else ""),
+    **{
+        name: cell
+        for name, cell in _RATIO.items()
+        if name not in ("p asked / realised", "ticket at epoch", "training FLOPs, paper's count")
+    },
+}
+BRIEF = _NAME | {
+    "test accuracy %": accuracy_cell,
+    "points": _points,
+    "training MACs / dense": lambda line: _share(line, "train_macs"),
+    "seconds / dense": lambda line: _share(line, "wall_seconds"),
+    "cost ratio": _cost,
+    "n": _runs,
+}
+
+
+def full_tables(results: Sequence[RatioResults], reference: str, topic: str) -> list[Table]:
+    """Every quantity: for each ratio a table at equal ratio, and one at equal total cost where there is any.
+
+    Args:
+        results: as `results_by_ratio` makes them.
+        reference: label of the method that differences are formed against.
+        topic: network, data and schedule, for the titles.
+    """
+    tables = []
+    for title, cells, lines, notes in _sections(results, reference, topic):
+        cells = {name.format(reference=reference): cell for name, cell in _with_expenses(cells, lines).items()}
+        tables.append(_table(named_columns(*cells), cells, lines, title, notes))
+    return tables
+
+
+def brief_tables(results: Sequence[RatioResults], reference: str, topic: str) -> list[Table]:
+    """Same tables with the quantities that decide, narrow enough for a terminal of 80 letters; see `full_tables`."""
+    columns, tables = named_columns(*BRIEF, fold_after=_NAME_WIDTH), []
+    for title, _, lines, notes in _sections(results, reference, topic):
+        energy = energy_notes([row for line in lines for row in line.rows])  # of columns that are not shown here
+        tables.append(_table(columns, BRIEF, lines, title, [note for note in notes if note not in energy]))
+    return tables
+
+
+def means_table(results: Sequence[RatioResults]) -> Table:
+    """Means and deviations as plain numbers, a row for each method, ratio and kind of comparison."""
     found = [
-        (kind, table, line)
-        for table in tables
-        for kind, lines in (("equal ratio", table.equal_ratio), ("equal cost", table.equal_cost))
+        (kind, result.prune_ratio, line)
+        for result in results
+        for kind, lines in (("equal ratio", result.equal_ratio), ("equal cost", result.equal_cost))
         for line in lines
     ]
-    joules = energy_keys(row for _, _, line in found for row in line.group.rows)
+    joules = energy_keys(row for *_, line in found for row in line.rows)
     means = ("train_macs", "train_paper_flops", "wall_seconds", "cpu_seconds", "params", "macs", *joules)
     names = (
         "comparison", "prune_ratio", "method", "n", "failed", "accuracy", "accuracy_std", "points", "points_half_width",
         "points_n", "cost_ratio", *means,
     )  # fmt: skip
-    lines: list[dict[str, object]] = []
-    for kind, table, line in found:
-        accuracy, points = line.group.spread("accuracy"), line.difference
-        facts: dict[str, object] = {
-            "comparison": kind,
-            "prune_ratio": table.prune_ratio,
-            "method": line.group.name,
-            "n": len(line.group.rows),
-            "failed": line.failed,
-            "accuracy": accuracy.mean if accuracy else None,
-            "accuracy_std": accuracy.std if accuracy else None,
-            "points": points.mean if points else None,
-            "points_half_width": points.half_width if points else None,
-            "points_n": points.n if points else None,
-            "cost_ratio": line.cost_ratio,
-        }
-        lines.append(facts | {key: spread.mean if (spread := line.group.spread(key)) else None for key in means})
-    return _csv(names, lines)
+    rows = [
+        [
+            kind, ratio, line.name, len(line.rows), line.failed, *_parts(line.spread("accuracy"), "mean", "std"),
+            *_parts(line.difference, "mean", "half_width", "n"), line.cost_ratio,
+            *(mean for key in means for mean in _parts(line.spread(key), "mean")),
+        ]
+        for kind, ratio, line in found
+    ]  # fmt: skip
+    return Table(named_columns(*names), rows)
 
 
-def runs_csv(entries: Sequence[GridEntry]) -> str:
-    """A line for each run, failed ones too."""
-    rows = {entry.folder: row for entry, row in grid_rows(entries)}
+def runs_table(entries: Sequence[GridEntry]) -> Table:
+    """Plain numbers of each run, a row for failed ones too."""
+    found = {entry.folder: row for entry, row in grid_rows(entries)}
     names = (
         "folder", "method", "prune_ratio", "seed", "equal_cost", "status", "error", "accuracy", "top5_accuracy",
         "uncut_accuracy", "realised_ratio", "emergence_epoch", "epochs", "trained_epochs", "params", "macs",
-        "train_macs", "training_macs", "train_paper_flops", "wall_seconds", "cpu_seconds", *energy_keys(rows.values()),
+        "train_macs", "training_macs", "train_paper_flops", "wall_seconds", "cpu_seconds", *energy_keys(found.values()),
     )  # fmt: skip
-    lines: list[dict[str, object]] = []
+    rows = []
     for entry in entries:
-        row = rows.get(entry.folder, {})
-        status = "finished" if row else "failed" if entry.error else "open"
-        lines.append(
-            {name: row.get(name) for name in names}
-            | {"folder": entry.folder, "method": entry.label, "prune_ratio": entry.prune_ratio, "seed": entry.seed}
-            | {"equal_cost": entry.is_equal_cost, "status": status, "error": entry.error}
-        )
-    return _csv(names, lines)
+        status = "finished" if entry.folder in found else "failed" if entry.error else "open"
+        own = {"folder": entry.folder, "method": entry.label, "prune_ratio": entry.prune_ratio, "seed": entry.seed}
+        own |= {"equal_cost": entry.is_equal_cost, "status": status, "error": entry.error}
+        facts = found.get(entry.folder, {}) | own
+        rows.append([facts.get(name) for name in names])
+    return Table(named_columns(*names), rows)
+
+
+def _parts(value: object, *names: str) -> list[Cell]:
+    """Attributes of a value; None for each where there is no value."""
+    return [getattr(value, name, None) for name in names]
+
+
+def _table(
+    columns: Sequence[Column], cells: Cells, lines: Sequence[GridLine], title: str, notes: Sequence[str]
+) -> Table:
+    return Table(columns, [[cell(line) for cell in cells.values()] for line in lines], title, notes)
+
+
+def _with_expenses(cells: Cells, lines: Sequence[GridLine]) -> Cells:
+    """Cells, and after the seconds those of CPUs where all was computed on CPUs, and the energies that are known."""
+    rows = [row for line in lines for row in line.rows]
+    is_cpu = bool(rows) and all(row["device"].startswith("cpu") for row in rows)
+    expenses = ({"CPU seconds": seconds_cell("cpu_seconds")} if is_cpu else {}) | energy_columns(rows)
+    place = list(cells).index("seconds") + 1
+    return dict([*list(cells.items())[:place], *expenses.items(), *list(cells.items())[place:]])
 
 
 def _sections(
-    tables: Sequence[GridTable], reference: str, topic: str
-) -> list[tuple[str, Cells, tuple[GridLine, ...], list[str]]]:
-    found = []
-    for table in tables:
-        where = f"{topic}, p = {table.prune_ratio:g}" if table.prune_ratio else topic
-        columns = equal_ratio_columns(table, reference)
-        found.append((f"{where}: at equal ratio", columns, table.equal_ratio, _notes(table, reference)))
-        if table.equal_cost:
-            notes = _equal_notes(table, reference)
-            heading = f"{where}: at the total cost of {reference}"
-            found.append((heading, equal_cost_columns(table, reference), table.equal_cost, notes))
-    return found
+    results: Sequence[RatioResults], reference: str, topic: str
+) -> Iterator[tuple[str, Cells, Sequence[GridLine], list[str]]]:
+    """Title, columns, lines and notes of each table."""
+    for result in results:
+        where = f"{topic}, p = {result.prune_ratio:g}" if result.prune_ratio else topic
+        yield f"{where}: at equal ratio", EQUAL_RATIO, result.equal_ratio, _notes(result, reference)
+        if result.equal_cost:
+            title = f"{where}: at the total cost of {reference}"
+            yield title, EQUAL_COST, result.equal_cost, _equal_notes(result, reference)
 
 
-def _notes(table: GridTable, reference: str) -> list[str]:
+def _notes(result: RatioResults, reference: str) -> list[str]:
     notes = [
         "Mean ± sample standard deviation over n seeds. In brackets: divided by the dense run of the same seed. "
         "Training cost counts search, training and evaluation; what runs share is charged to each in full. Points: "
         f"mean difference from {reference} within seeds, ± half of its 95 % confidence interval (Student).",
-        f"One run's accuracy has a standard error of {table.accuracy_error:.2f} points by the size of the test set "
+        f"One run's accuracy has a standard error of {result.accuracy_error:.2f} points by the size of the test set "
         "alone: differences of one seed below about three times that say little.",
     ]
-    notes += energy_notes([row for line in table.equal_ratio for row in line.group.rows])
-    notes += _timing_notes(table.equal_ratio)
-    for line in table.equal_ratio:
-        before = line.group.spread("uncut_accuracy")
+    notes += energy_notes([row for line in result.equal_ratio for row in line.rows])
+    notes += _timing_notes(result.equal_ratio)
+    for line in result.equal_ratio:
+        before = line.spread("uncut_accuracy")
         if before is not None:
-            notes.append(f"{line.group.name}: {100 * before.mean:.2f} % before its channels went.")
-        notes += _flag_notes(line)
+            notes.append(f"{line.name}: {100 * before.mean:.2f} % before its channels went.")
+        notes += flag_notes(line)
     return notes
 
 
-def _flag_notes(line: GridLine) -> list[str]:
-    flags = sorted({flag for row in line.group.rows for flag in row["flags"]})
-    return [f"† {line.group.name}: {'; '.join(flags)}."] if flags else []
-
-
-def _timing_notes(lines: Sequence[GridLine]) -> list[str]:
-    unlike = [line.group.name for line in lines if any(row["is_timed_alike"] is False for row in line.group.rows)]
-    return [
-        "Timed on another device or with another number of threads than the dense run of their seed, so that their "
-        f"seconds are not to be compared with its: {', '.join(unlike)}."
-    ] if unlike else []  # fmt: skip
-
-
-def _equal_notes(table: GridTable, reference: str) -> list[str]:
+def _equal_notes(result: RatioResults, reference: str) -> list[str]:
     notes = [
         f"Every method at the training MACs of {reference} with the same seed: as it is, or with a last training as "
         "long as what its search leaves of them buys. A search as long as the schedule is shortened with it first."
     ]
-    for line in table.equal_cost:
-        notes += _flag_notes(line)
-    notes += _timing_notes(table.equal_cost)
-    off = {line.group.name: line.cost_ratio for line in table.equal_cost if line.cost_ratio is not None}
-    off = {name: ratio for name, ratio in off.items() if abs(ratio - 1) > OFF_COST}
-    if off:
-        listed = ", ".join(f"{name} ({ratio:.2f})" for name, ratio in off.items())
-        notes.append(f"Not at that cost after all, and not to be compared with the others: {listed}.")
-    if table.not_equal:
-        listed = ", ".join(f"{name} ({ratio:.2f})" for name, ratio in table.not_equal.items())
-        notes.append(f"Cost another share of {reference}'s and were not run at its cost: {listed}.")
+    notes += [note for line in result.equal_cost for note in flag_notes(line)]
+    notes += _timing_notes(result.equal_cost)
+    costs = {line.name: line.cost_ratio for line in result.equal_cost if line.cost_ratio is not None}
+    if off := {name: ratio for name, ratio in costs.items() if abs(ratio - 1) > OFF_COST}:
+        notes.append(f"Not at that cost after all, and not to be compared with the others: {_listed(off)}.")
+    if result.not_equal:
+        notes.append(f"Cost another share of {reference}'s and were not run at its cost: {_listed(result.not_equal)}.")
     return notes
 
 
-def _latex(text: str) -> str:
-    text = re.sub(r"([&%$#_{}])", r"\\\1", text.replace("\\", r"\textbackslash "))
-    for sign, code in (("±", r"$\pm$"), ("–", "--"), ("~", r"$\sim$"), ("^", r"\textasciicircum{}"), ("†", r"\dag{}")):
-        text = text.replace(sign, code)
-    return text
+def _listed(ratios: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} ({ratio:.2f})" for name, ratio in ratios.items())
 
 
-def _csv(names: Sequence[str], lines: Sequence[dict[str, object]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue()
+def _timing_notes(lines: Sequence[GridLine]) -> list[str]:
+    unlike = [line.name for line in lines if any(row["is_timed_alike"] is False for row in line.rows)]
+    return [
+        "Timed on another device or with another number of threads than the dense run of their seed, so that their "
+        f"seconds are not to be compared with its: {', '.join(unlike)}."
+    ] if unlike else []  # fmt: skip

@@ -1,6 +1,6 @@
-"""The three figures of one run: how the mask settled, how accuracy went, what was kept (You et al. 2020, Figure 3).
+"""Figures of one run: distance between its masks, accuracy, kept channels (You et al. 2020, Figure 3).
 
-Each function reads one record and writes one file; the suffix of the path names the format (`.svg`, `.png`, `.pdf`).
+Each `plot_*` reads one record and writes one file; the suffix of the path names the format (`.svg`, `.png`, `.pdf`).
 """
 
 from __future__ import annotations
@@ -10,16 +10,26 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from earlybird.errors import RunFolderError
-from earlybird.report.accuracy_axes import accuracy_axes
-from earlybird.report.canvas import percent, save_figure, title
-from earlybird.report.distance_axes import distance_axes
-from earlybird.report.kept_axes import kept_axes
-from earlybird.report.labels import caption, is_cut, scheduled_epochs
+from earlybird.report.canvas import CUT, DENSE_INK, DENSE_LIGHT, HALO, INK, MUTED, SLIM, save_figure, title
+from earlybird.report.quantities import percent
+from earlybird.report.records import (
+    data_label,
+    drawn_ticket,
+    is_cut,
+    method_label,
+    model_label,
+    requested_ratio,
+    scheduled_epochs,
+    seed_of,
+)
 
-ROWS_PER_COLUMN = 52
+_ROWS_PER_COLUMN = 52
+_Points = list[tuple[float, Mapping[str, Any]]]  # epochs trained so far in all, metrics row
 
 
 def plot_run(record: Mapping[str, Any], folder: str | Path) -> list[Path]:
@@ -47,7 +57,7 @@ def plot_mask_distance(record: Mapping[str, Any], path: str | Path) -> Path:
         raise RunFolderError(f"run '{record['run_id']}' has no mask distances to plot; it drew fewer than two masks")
 
     def build(figure: Figure) -> None:
-        title(figure, "Mask distance between consecutive draws", caption(record))
+        title(figure, "Mask distance between consecutive draws", _caption(record))
         total_epochs = float(ticket.get("total_epochs") or scheduled_epochs(record))
         distance_axes(figure.add_axes((0.085, 0.125, 0.895, 0.65)), ticket, total_epochs)
 
@@ -58,7 +68,7 @@ def plot_accuracy(record: Mapping[str, Any], path: str | Path) -> Path:
     """Training, validation and final test accuracy in percent against epochs trained, phase after phase."""
 
     def build(figure: Figure) -> None:
-        title(figure, "Accuracy while training", caption(record))
+        title(figure, "Accuracy while training", _caption(record))
         accuracy_axes(figure.add_axes((0.085, 0.125, 0.895, 0.70)), record)
 
     return save_figure(build, path, inches=(8.0, 4.6))
@@ -73,14 +83,14 @@ def plot_kept_channels(record: Mapping[str, Any], path: str | Path) -> Path:
     layers = record.get("layers") or []
     if not layers:
         raise RunFolderError(f"run '{record['run_id']}' lists no layers to plot; it cut nothing")
-    columns = math.ceil(len(layers) / ROWS_PER_COLUMN)
+    columns = math.ceil(len(layers) / _ROWS_PER_COLUMN)
     rows = math.ceil(len(layers) / columns)
     inches = (8.0 if columns == 1 else 6.4 * columns, 1.15 + (0.29 if len(layers) <= 24 else 0.21) * rows)
 
     def build(figure: Figure) -> None:
         kept, dense = sum(layer["kept"] for layer in layers), sum(layer["dense"] for layer in layers)
         total = f"{kept:,} of {dense:,} channels kept ({percent(kept / dense)})"
-        title(figure, "Channels kept, layer by layer", f"{caption(record)}  ·  {total}", x=0.16 / inches[0])
+        title(figure, "Channels kept, layer by layer", f"{_caption(record)}  ·  {total}", x=0.16 / inches[0])
         widest = max(layer["dense"] for layer in layers)
         for column in range(columns):
             box = _column_box(inches, column, columns, layers)
@@ -101,3 +111,230 @@ def _column_box(
     names = 0.25 + letters * (0.075 if len(layers) <= 24 else 0.063)  # inches per letter at the label's size
     share = width / columns
     return ((column * share + names) / width, 0.12 / height, (share - names - 0.2) / width, 1 - 1.12 / height)
+
+
+def distance_axes(axes: Axes, ticket: Mapping[str, Any], total_epochs: float) -> None:
+    """Draw a ticket's distances, in [0, 1], over completed epochs.
+
+    Args:
+        axes: empty.
+        ticket: the `ticket` of a record, found or searched for in vain.
+        total_epochs: epochs of the whole schedule; 0 where unknown, which leaves the upper axis out.
+    """
+    epochs, distances = ticket["distance_epochs"], ticket["distances"]
+    cut = None if ticket.get("none") else float(ticket["epoch"])
+    axes.plot(epochs, distances, color=MUTED, linewidth=1.4, marker="o", markersize=4.5 if len(epochs) <= 60 else 2.5)
+    axes.set_xlim(0, max(epochs[-1], cut or 0.0) * 1.06)
+    axes.set_ylim(0, max(*distances, ticket.get("epsilon") or 0.0) * 1.25)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10]))
+    axes.set_xlabel("completed epochs")
+    axes.set_ylabel("mask distance  (0 = same mask)")
+    _draw_epsilon(axes, ticket)
+    if cut is None:
+        _draw_note(axes, axes.get_xlim()[1], "no ticket: the mask never held still\nfor as long as the rule asks")
+    else:
+        _cut_line(axes, cut)
+        _draw_note(axes, cut, "\n".join(_cut_words(ticket, total_epochs, _draw_window(axes, ticket))))
+    _share_of_schedule(axes, total_epochs)
+
+
+def _reads_distances(ticket: Mapping[str, Any]) -> bool:
+    """Whether the ticket's rule compares distances with epsilon; `epi` compares kept counts and has no line here."""
+    return ticket.get("rule") != "epi" and ticket.get("epsilon") is not None
+
+
+def _draw_epsilon(axes: Axes, ticket: Mapping[str, Any]) -> None:
+    if not _reads_distances(ticket):
+        return
+    epsilon, ratio = ticket["epsilon"], ticket.get("prune_ratio") or 0.0
+    axes.axhline(epsilon, color=INK, linewidth=1.1, linestyle=(0, (5, 3)), zorder=2)
+    chance = 2 * ratio * (1 - ratio)  # the distance of two independent masks of this ratio
+    against = f"  ({percent(epsilon / chance)} of chance)" if chance else ""
+    transform = axes.get_yaxis_transform()
+    _label(axes, f"ε = {epsilon:g}{against}", (0, epsilon), (6, 5), fontsize=9, xycoords=transform)
+
+
+def _draw_window(axes: Axes, ticket: Mapping[str, Any]) -> int:
+    """Ring the consecutive distances that fired the rule; returns how many."""
+    if not _reads_distances(ticket):
+        return 0
+    drawn = [place for place, epoch in enumerate(ticket["distance_epochs"]) if epoch <= ticket["epoch"] + 1e-9]
+    window = int(ticket.get("window") or 0)
+    # `window` counts distances in the paper's rule and masks in that of the authors' code.
+    count = {"paper": window, "authors_code": max(window - 1, 0)}.get(str(ticket.get("rule")), 0)
+    fired = drawn[-count:] if count else []
+    epochs, distances = ([ticket[key][place] for place in fired] for key in ("distance_epochs", "distances"))
+    axes.plot(
+        epochs, distances, linestyle="none", marker="o", markersize=8, markerfacecolor="white", markeredgecolor=CUT,
+        markeredgewidth=1.8, zorder=5, clip_on=False,
+    )  # fmt: skip
+    return len(fired)
+
+
+def _cut_words(ticket: Mapping[str, Any], total_epochs: float, fired: int) -> list[str]:
+    words = [f"ticket drawn after {ticket['epoch']:.4g} epochs"]
+    if total_epochs:
+        words.append(f"{percent(ticket['fraction_of_schedule'])} of the {total_epochs:g}-epoch schedule")
+    if fired:
+        words.append(f"○ the {fired} distances that fired the rule")
+    return words
+
+
+def _draw_note(axes: Axes, epoch: float, words: str) -> None:
+    """Red words beside the line at that epoch, on the side that has more room."""
+    is_left = epoch > 0.5 * axes.get_xlim()[1]
+    _red_label(axes, words, (epoch, 1), (9, -5), is_left=is_left, va="top", linespacing=1.4)
+
+
+def _share_of_schedule(axes: Axes, total_epochs: float) -> None:
+    """A second axis on top, in percent of the schedule: how early is the point of the figure."""
+    if not total_epochs:
+        return
+    to_percent, to_epochs = 100 / total_epochs, total_epochs / 100
+    both = (lambda epochs: epochs * to_percent, lambda percents: percents * to_epochs)
+    top = axes.secondary_xaxis("top", functions=both)
+    top.set_xlabel("share of the schedule", fontsize=9, color=MUTED)
+    top.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %"))
+    top.tick_params(labelsize=8.5)
+
+
+def accuracy_axes(axes: Axes, record: Mapping[str, Any]) -> None:
+    """Draw accuracies in percent over the epochs trained in all, search and retraining one after the other."""
+    ticket = drawn_ticket(record)
+    cut = None if ticket is None else float(ticket["epoch"])
+    phases = _epochs_trained(record["metrics"], cut)
+    last = max((points[-1][0] for points in phases.values()), default=1.0)
+    for phase, points in phases.items():
+        color, label = _phase_look(phase, cut is not None, is_cut(record), len(phases))
+        size = 3.5 if last <= 60 else 0
+        train = {"linewidth": 1.9, "marker": "o", "markersize": size}
+        _draw_curve(axes, points, "train_accuracy", color, f"{label}, training", train)
+        val = {"linewidth": 1.3, "linestyle": (0, (4, 2)), "marker": "s", "markersize": size}
+        val |= {"markerfacecolor": "white"}
+        _draw_curve(axes, points, "val_accuracy", color, f"{label}, validation", val)
+    axes.set_xlabel("epochs trained")
+    axes.set_ylabel("accuracy (%)")
+    _draw_test(axes, record, last)
+    axes.margins(y=0.12)
+    axes.set_xlim(0, last * 1.14)
+    ticks = MaxNLocator(nbins=9, integer=True, steps=[1, 2, 5, 10]).tick_values(0, last)
+    axes.set_xticks([tick for tick in ticks if 0 <= tick <= last])
+    if phases:
+        axes.legend(loc="lower right", frameon=True, facecolor="white", edgecolor="none", framealpha=0.9)
+    if cut is not None:
+        _draw_cut(axes, cut, last, "cut" if is_cut(record) else "ticket")
+
+
+def _draw_curve(axes: Axes, points: _Points, key: str, color: str, label: str, style: Mapping[str, Any]) -> None:
+    """One accuracy of one phase, where it was measured."""
+    measured = [(epoch, 100 * row[key]) for epoch, row in points if row.get(key) is not None]
+    if measured:
+        epochs, values = zip(*measured, strict=True)
+        axes.plot(epochs, values, color=color, label=label, **style)
+
+
+def _draw_cut(axes: Axes, cut: float, last: float, noun: str) -> None:
+    _cut_line(axes, cut)
+    _red_label(axes, f"{noun} after {cut:.4g} epochs", (cut, 0), (8, 8), is_left=cut > 0.5 * last)
+
+
+def _epochs_trained(metrics: Sequence[Mapping[str, Any]], cut: float | None) -> dict[str, _Points]:
+    """Phase -> (epochs trained so far in all, metrics row), in order of training.
+
+    A row's epoch counts completed epochs of the schedule, a fraction where the search ended inside one. Retraining that
+    restarts or rewinds the schedule counts anew: its rows move right by what it repeats, which was trained as well.
+    """
+    phases: dict[str, _Points] = {}
+    for row in metrics:
+        phases.setdefault(str(row["phase"]), []).append((float(row["epoch"]), row))
+    retrain = phases.get("retrain", [])
+    start = retrain[0][0] - 1 if retrain else 0.0
+    if cut is not None and start < math.floor(cut):
+        phases["retrain"] = [(epoch + cut - start, row) for epoch, row in retrain]
+    return {phase: points for phase, points in phases.items() if points}
+
+
+def _phase_look(phase: str, has_ticket: bool, is_slim: bool, phases: int) -> tuple[str, str]:
+    """Colour and words of a phase: grey is dense, blue is slim."""
+    if has_ticket and phase == "retrain":
+        return SLIM, "slim network" if is_slim else "retraining"
+    return DENSE_INK, "dense network" if has_ticket or phases == 1 else phase
+
+
+def _draw_test(axes: Axes, record: Mapping[str, Any], last: float) -> None:
+    """The test accuracy, read once after the last epoch, as a labelled star on the last epoch."""
+    accuracy = (record.get("test") or {}).get("accuracy")
+    if accuracy is None:
+        return
+    axes.plot([last], [100 * accuracy], linestyle="none", marker="*", markersize=14, color=INK, zorder=6, clip_on=False)
+    words, at = f"test\n{100 * accuracy:.2f} %", (last, 100 * accuracy)
+    _label(axes, words, at, (11, 0), va="center", fontweight="bold", zorder=6, annotation_clip=False)
+
+
+def kept_axes(axes: Axes, layers: Sequence[Mapping[str, Any]], rows: int, widest: int) -> None:
+    """Draw these layers from the top down.
+
+    Args:
+        axes: empty; loses its ticks and frame, since every bar is labelled.
+        layers: the layers of this column, in network order.
+        rows: layers in a full column, so that bars are equally thick in all columns.
+        widest: channels of the widest layer of the network, so that bars compare across columns.
+    """
+    places = list(range(len(layers)))
+    size = 9 if rows <= 24 else 7.5
+    axes.hlines(places, 0, 1, transform=axes.get_yaxis_transform(), color="#EEF0F3", linewidth=0.8, zorder=0)
+    axes.barh(places, [layer["dense"] for layer in layers], height=0.72, color=DENSE_LIGHT, label="dense network")
+    axes.barh(places, [layer["kept"] for layer in layers], height=0.72, color=SLIM, label="kept")
+    for place, layer in enumerate(layers):
+        _label_layer(axes, place, layer, size)
+    axes.set_yticks(places, [layer["name"] for layer in layers], fontsize=size, color=INK)
+    axes.set_ylim(rows - 0.4, -0.6)
+    axes.set_xlim(0, widest * 1.30)
+    axes.set_xticks([])
+    axes.grid(visible=False)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+
+
+def _label_layer(axes: Axes, place: int, layer: Mapping[str, Any], size: float) -> None:
+    """The share kept at the end of the bar, the counts at the right edge of the axes."""
+    box = {"boxstyle": "square,pad=0.2", "facecolor": "white", "edgecolor": "none"}  # interrupts the row's line
+    share, at = _whole_percent(layer), (layer["dense"], place)
+    _label(axes, share, at, (4, 0), va="center", fontsize=size, bbox=box, color=INK, zorder=3)
+    counts, edge = f"{layer['kept']} / {layer['dense']}", axes.get_yaxis_transform()
+    axes.text(1, place, counts, transform=edge, ha="right", va="center", fontsize=size, color=MUTED, bbox=box)
+
+
+def _whole_percent(layer: Mapping[str, Any]) -> str:
+    """Whole percent kept; 100 % is said only of a layer that lost nothing."""
+    whole = int(100 * layer["kept"] / layer["dense"] + 0.5)
+    return f"{min(whole, 99) if layer['kept'] < layer['dense'] else whole} %"
+
+
+def _caption(record: Mapping[str, Any]) -> str:
+    """One line under a title: network, data, method, p, seed."""
+    parts = [f"{model_label(record)} on {data_label(record)}", method_label(record)]
+    if (ratio := requested_ratio(record)) is not None:
+        parts.append(f"p = {ratio:g}")
+    if (seed := seed_of(record)) is not None:
+        parts.append(f"seed {seed}")
+    return "  ·  ".join(parts)
+
+
+def _cut_line(axes: Axes, epoch: float) -> None:
+    axes.axvline(epoch, color=CUT, linewidth=1.6, zorder=3)
+
+
+def _label(axes: Axes, words: str, at: tuple[float, float], offset: tuple[float, float], **style: Any) -> None:
+    """Words in a white box at an offset in points; `style` goes to matplotlib's `annotate`."""
+    look: dict[str, Any] = {"textcoords": "offset points", "fontsize": 9.5, "bbox": HALO, "zorder": 4}
+    axes.annotate(words, xy=at, xytext=offset, **(look | style))
+
+
+def _red_label(
+    axes: Axes, words: str, at: tuple[float, float], offset: tuple[float, float], *, is_left: bool, **style: Any
+) -> None:
+    """Red words beside a vertical line; `at` is an epoch and a height in [0, 1] of the axes."""
+    side = {"ha": "right" if is_left else "left", "xycoords": axes.get_xaxis_transform()}
+    offset = (-offset[0], offset[1]) if is_left else offset
+    _label(axes, words, at, offset, color=CUT, fontweight="bold", **side, **style)

@@ -1,75 +1,70 @@
-"""Finding and reading `record.json`, the one file of a run folder that a report needs.
-
-A record is a plain dictionary of JSON types; fractions lie in [0, 1]. What is read here is checked once, so that tables
-and plots may rely on the keys they use. Nothing here imports torch: a report can be made where no run ever could.
-"""
+"""Facts of one record, and the names that titles and tables give to its network, data, method and device."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-from earlybird.errors import RunFolderError
-
-Record = dict[str, Any]
-
-RECORD_NAME = "record.json"
-SCHEMA_VERSION = 1
-REQUIRED_KEYS = ("run_id", "config", "dense", "final", "metrics", "test", "cost")
+from earlybird.methods.presets import method_label as name_of_settings
 
 
-def find_records(paths: Iterable[str | Path]) -> list[Path]:
-    """Every `record.json` named by, in, or anywhere below the paths; each once, in path order.
-
-    Args:
-        paths: record files, run folders, or folders of run folders.
-
-    Raises:
-        RunFolderError: a path does not exist, or no finished run lies below it.
-    """
-    found: dict[Path, Path] = {}
-    for given in map(Path, paths):
-        if not given.exists():
-            raise RunFolderError(f"no such run folder: '{given}'; give a run folder or a folder of run folders")
-        below = [given] if given.is_file() else sorted(given.rglob(RECORD_NAME))
-        if not below:
-            raise RunFolderError(f"no {RECORD_NAME} below '{given}'; only finished runs have one")
-        found.update({path.resolve(): path for path in below if path.resolve() not in found})
-    return list(found.values())
+def model_label(record: Mapping[str, Any]) -> str:
+    """Name of the network, of a path its last part, with its width where that is not 1: `vgg16 (width 0.25)`."""
+    model = record["config"].get("model", {})
+    width = model.get("width", 1.0)
+    name = str(model.get("name", "model")).rsplit("/", 1)[-1]
+    return name if width in (None, 1, 1.0) else f"{name} (width {width:g})"
 
 
-def read_record(path: str | Path) -> Record:
-    """The record in one file.
-
-    Raises:
-        RunFolderError: the file is unreadable, is no JSON object, has another schema version, or lacks a key.
-    """
-    path = Path(path)
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunFolderError(
-            f"cannot read record '{path}': {error}; remove it and give the run's command again"
-        ) from error
-    if not isinstance(record, dict):
-        raise RunFolderError(f"record '{path}' holds a {type(record).__name__}, not an object; it is no run record")
-    if record.get("schema_version") != SCHEMA_VERSION:
-        version = record.get("schema_version")
-        raise RunFolderError(f"record '{path}' has schema_version {version!r}; this version reads {SCHEMA_VERSION}")
-    if missing := [key for key in REQUIRED_KEYS if key not in record]:
-        raise RunFolderError(f"record '{path}' lacks {', '.join(missing)}; remove it and give the run's command again")
-    return record
+def data_label(record: Mapping[str, Any]) -> str:
+    """Name of the data set, of a path its last part; with the images where not all are used: `cifar10 (900 images)`."""
+    data = record["config"].get("data", {})
+    name, images = str(data.get("name", "data")).rstrip("/").rsplit("/", 1)[-1], data.get("train_images")
+    return f"{name} ({images:,} images)" if images else name
 
 
-def load_records(paths: Iterable[str | Path]) -> list[Record]:
-    """The records of all finished runs below the paths, in path order.
+def method_label(record: Mapping[str, Any]) -> str:
+    """Name of the method: `dense`, `early_bird`, or a preset such as `reinit`."""
+    return name_of_settings(record["config"].get("method", {}))
 
-    Example:
-        >>> records = load_records(["runs/demo"])  # doctest: +SKIP
 
-    Raises:
-        RunFolderError: see `find_records` and `read_record`; the message names the path.
-    """
-    return [read_record(path) for path in find_records(paths)]
+def scheduled_epochs(record: Mapping[str, Any]) -> int:
+    """Epochs T of the schedule, the length of one dense training."""
+    return int(record["config"].get("training", {}).get("epochs", 0))
+
+
+def seed_of(record: Mapping[str, Any]) -> int | None:
+    """Seed that all others were set from; None where the record does not say."""
+    places = (record.get("seeds") or {}, record["config"], record["config"].get("training", {}))
+    return next((int(place["seed"]) for place in places if place.get("seed") is not None), None)
+
+
+def drawn_ticket(record: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Ticket of a run that drew one; None for a dense run and for a search that found none."""
+    ticket: Mapping[str, Any] | None = record.get("ticket")
+    return None if not ticket or ticket.get("none") else ticket
+
+
+def requested_ratio(record: Mapping[str, Any]) -> float | None:
+    """Fraction p of the prunable channels that the run was to remove, in [0, 1); None for a run that prunes none."""
+    configured, notes = record["config"].get("method", {}), record.get("notes") or {}
+    ratio = (drawn_ticket(record) or {}).get("prune_ratio", configured.get("prune_ratio", notes.get("prune_ratio")))
+    return None if ratio is None else float(ratio)
+
+
+def realised_ratio(record: Mapping[str, Any]) -> float | None:
+    """Fraction of the prunable channels, or single weights, that the run did remove; None for one that prunes none."""
+    ratio = (drawn_ticket(record) or record.get("weight_mask") or {}).get("realised_ratio")
+    return None if ratio is None else float(ratio)
+
+
+def is_cut(record: Mapping[str, Any]) -> bool:
+    """Whether any layer ended narrower than it began."""
+    return any(layer["kept"] < layer["dense"] for layer in record.get("layers") or [])
+
+
+def device_label(record: Mapping[str, Any]) -> str:
+    """Device that the run was timed on."""
+    device = record.get("device") or {}
+    parts = [str(device[key]) for key in ("type", "name") if device.get(key)]
+    return " ".join(dict.fromkeys(parts)) or "unknown device"

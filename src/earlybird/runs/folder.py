@@ -15,11 +15,12 @@ import yaml
 from earlybird.atomic import write_atomically
 from earlybird.errors import RunFolderError
 from earlybird.runs.config import RunConfig, differences, with_younger_settings
+from earlybird.runs.record_file import RECORD_NAME, finished_record, write_record
 from earlybird.training.checkpoint import Checkpoints
 
 _LINES_OF_DIFF = 6
 # What a run or a search leaves when it has ended; then there is nothing to force.
-_ENDS = ("record.json", "search.json")
+_ENDS = (RECORD_NAME, "search.json")
 # Settings that what an earlier start resolved depends on.
 _DECIDE_RESOLVED = ("model.", "data.", "training.precision", "training.device", "training.batch_size")
 
@@ -99,11 +100,11 @@ class RunFolder:
         Raises:
             RunFolderError: there is one and it cannot be read.
         """
-        return read_record(self.path)
+        return finished_record(self.path)
 
     def write_record(self, record: dict[str, Any]) -> None:
         """Write `record.json`, the last act of a run."""
-        write_atomically(self.path / "record.json", json.dumps(record, indent=1).encode())
+        write_record(self.path, record)
 
     def write_rows(self, rows: list[dict[str, Any]]) -> None:
         """Mirror the metrics rows into `metrics.jsonl`; a disk that refuses costs a warning: checkpoints hold them."""
@@ -164,16 +165,6 @@ class RunFolder:
             )
 
 
-def read_record(folder: Path) -> dict[str, Any] | None:
-    """The record of the finished run in a folder, or None.
-
-    Raises:
-        RunFolderError: there is one and it cannot be read.
-    """
-    path = folder / "record.json"
-    return _object_in(path, "run") if path.is_file() else None
-
-
 def read_search(folder: Path) -> dict[str, Any]:
     """The summary of the finished search in a folder: `ratios`, `tickets`, `fired`, `distances`, ...
 
@@ -183,17 +174,12 @@ def read_search(folder: Path) -> dict[str, Any]:
     path = folder / "search.json"
     if not path.is_file():
         raise RunFolderError(f"{folder} holds no finished search (no {path.name}); finish it first")
-    summary = _object_in(path, "search")
+    try:
+        summary = json.loads(path.read_bytes())
+        if not isinstance(summary, dict):
+            raise ValueError("it holds no object")
+    except ValueError as error:
+        raise RunFolderError(f"{path} is corrupt ({error}); remove it to finish the search again") from error
     # Searches of older versions drew by the rule alone.
     summary.setdefault("tickets", [[ratio, "rule"] for ratio in summary.get("ratios", [])])
     return summary
-
-
-def _object_in(path: Path, what: str) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-        if not isinstance(content, dict):
-            raise ValueError("it holds no object")
-    except ValueError as error:
-        raise RunFolderError(f"{path} is corrupt ({error}); remove it to finish the {what} again") from error
-    return content

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from earlybird.atomic import write_atomically
 from earlybird.cost import PhaseCost
 from earlybird.cost.power_log import MeteredEnergy, PowerLog, idle_watts, integrate, read_power_log
 from earlybird.errors import ConfigError, DataError, RunFolderError
-from earlybird.runs.folder import read_record
+from earlybird.runs.record_file import RECORD_NAME, finished_record, write_record
 
 EXTERNAL_METER = "external_meter"
 
@@ -55,7 +53,7 @@ def import_power_log(folder: Path, reading: MeterReading) -> dict[str, Any]:
         RunFolderError: the folder holds no finished run, or one whose record does not say when its phases ran.
         DataError: the log cannot be read, or covers no moment of the run.
     """
-    record = read_record(folder)
+    record = finished_record(folder)
     if record is None:
         raise RunFolderError(f"no finished run in '{folder}'; give the folder of a run that has a record.json")
     phases_of_run = _phases(record, folder)
@@ -82,7 +80,7 @@ def import_power_log(folder: Path, reading: MeterReading) -> dict[str, Any]:
     }
     energy = record.get("energy") or {"reason": None, "notes": [], "estimated": None, "estimate_reason": None}
     record["energy"] = energy | {"measured": (energy.get("measured") or {}) | {EXTERNAL_METER: facts}}
-    write_atomically(folder / "record.json", json.dumps(record, indent=1).encode())
+    write_record(folder, record)
     return facts
 
 
@@ -92,7 +90,7 @@ def _phases(record: Mapping[str, Any], folder: Path) -> dict[str, PhaseCost]:
     Raises:
         RunFolderError: the record does not say when, or is no record.
     """
-    path = folder / "record.json"
+    path = folder / RECORD_NAME
     try:
         phases = {name: PhaseCost(**cost) for name, cost in record["cost"]["phases"].items()}
     except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:

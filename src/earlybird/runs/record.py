@@ -19,8 +19,8 @@ from earlybird.methods.pipeline import Outcome
 from earlybird.methods.task import Task
 from earlybird.runs.config import RunConfig
 from earlybird.runs.energy import energy_facts
+from earlybird.runs.record_file import SCHEMA_VERSION
 
-SCHEMA_VERSION = 1
 _PACKAGES = ("torch", "torchvision", "numpy", "safetensors")
 
 

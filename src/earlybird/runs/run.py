@@ -24,9 +24,10 @@ from earlybird.methods.requests import TICKET_FILE, TicketRequest, check_request
 from earlybird.methods.search_hooks import momentum_file, rewind_file
 from earlybird.methods.task import Task
 from earlybird.runs.config import DataConfig, RunConfig, refuse_unnamed_code
-from earlybird.runs.folder import RunFolder, read_record, read_search
+from earlybird.runs.folder import RunFolder, read_search
 from earlybird.runs.prepare import load_bundle, prepare
 from earlybird.runs.record import make_record
+from earlybird.runs.record_file import finished_record
 from earlybird.runs.saved_model import load_network, save_network
 from earlybird.runs.trained import load_trained
 from earlybird.training.compute import Compute, choose_device
@@ -172,7 +173,7 @@ def run_evaluation(out: str | Path, *, device: str = "auto", trusted: Collection
         EarlyBirdError: the folder holds no finished run, its data is gone, or it names code that is not trusted.
     """
     folder = Path(out)
-    record = read_record(folder)
+    record = finished_record(folder)
     if record is None:
         raise ConfigError(f"{folder / 'record.json'} does not exist; give the folder of a finished run")
     # Not all of the configuration: its method may be code that an evaluation has no use for.

@@ -8,7 +8,7 @@ from earlybird.errors import MethodError, RunFolderError
 from earlybird.methods.dense import Dense
 from earlybird.methods.trained import TrainedDense
 from earlybird.runs.config import RunConfig, differences, with_younger_settings
-from earlybird.runs.folder import read_record
+from earlybird.runs.record_file import finished_record
 from earlybird.runs.saved_model import load_network
 
 # Settings that change no weight: a dense run that differs in them is the same training.
@@ -30,7 +30,7 @@ def load_trained(folder: Path, config: RunConfig, precision: str) -> TrainedDens
         MethodError: it is no dense run, or of another network, data, training or precision.
         CheckpointError: its network cannot be read.
     """
-    record = read_record(folder)
+    record = finished_record(folder)
     if record is None:
         raise RunFolderError(f"no finished run in '{folder}' (no record.json); give the folder of one")
     if (method := record["config"]["method"]["name"]) != Dense.name:

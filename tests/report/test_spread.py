@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from earlybird.report.intervals import PairedDifference, paired_difference, sampling_error, t_quantile
+from earlybird.report.spread import PairedDifference, paired_difference, sampling_error, t_quantile
 
 
 def test_the_interval_of_three_pairs_is_students():

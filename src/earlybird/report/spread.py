@@ -1,4 +1,4 @@
-"""Paired differences over seeds, with Student's confidence interval."""
+"""Mean and deviation over seeds, and paired differences with Student's confidence interval."""
 
 from __future__ import annotations
 
@@ -6,12 +6,43 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+Row = dict[str, Any]
 
 # Quantiles 0.975 of Student's t for 1, 2, ... 30 degrees of freedom, as tables print them.
 _T_975 = (
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
     2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample standard deviation (divisor n - 1) of one quantity over seeds; `std` is None for n = 1."""
+
+    mean: float
+    std: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class RunGroup:
+    """Rows that differ in nothing but the seed, under the name that tells them from other groups of the comparison."""
+
+    name: str
+    rows: tuple[Row, ...]
+
+    def spread(self, key: str) -> Spread | None:
+        """Spread of a quantity over the runs that have it; None where none has."""
+        values = [row[key] for row in self.rows if row.get(key) is not None]
+        if not values:
+            return None
+        return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
+
+    def flags(self) -> list[str]:
+        """Everything to know of its runs, once each."""
+        return sorted({flag for row in self.rows for flag in row["flags"]})
 
 
 @dataclass(frozen=True)

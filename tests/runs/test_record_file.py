@@ -7,7 +7,13 @@ from typing import Any
 import pytest
 
 from earlybird.errors import RunFolderError
-from earlybird.report import find_records, load_records, read_record
+from earlybird.runs.record_file import REQUIRED_KEYS, find_records, load_records, read_record
+
+
+def made(seed: int = 0) -> dict[str, Any]:
+    """A record with the least that one must have."""
+    keys: dict[str, Any] = {key: {} for key in REQUIRED_KEYS}
+    return keys | {"schema_version": 1, "run_id": f"s{seed}", "seeds": {"seed": seed}}
 
 
 def write(folder: Path, record: dict[str, Any]) -> Path:
@@ -17,14 +23,14 @@ def write(folder: Path, record: dict[str, Any]) -> Path:
     return path
 
 
-def test_records_are_found_below_a_folder_in_path_order(tmp_path, make_record):
-    write(tmp_path / "b", make_record(seed=1))
-    write(tmp_path / "a" / "deep", make_record(seed=0))
+def test_records_are_found_below_a_folder_in_path_order(tmp_path):
+    write(tmp_path / "b", made(seed=1))
+    write(tmp_path / "a" / "deep", made(seed=0))
     assert [record["seeds"]["seed"] for record in load_records([tmp_path])] == [0, 1]
 
 
-def test_a_record_named_twice_is_loaded_once(tmp_path, make_record):
-    path = write(tmp_path / "a", make_record())
+def test_a_record_named_twice_is_loaded_once(tmp_path):
+    path = write(tmp_path / "a", made())
     assert find_records([path, tmp_path, tmp_path / "a"]) == [path]
 
 
@@ -39,8 +45,8 @@ def test_a_folder_without_finished_runs_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("text", ['{"schema_version": 1, "run', "", "\x00\x00"])
-def test_a_corrupt_record_is_named(tmp_path, make_record, text):
-    write(tmp_path / "good", make_record())
+def test_a_corrupt_record_is_named(tmp_path, text):
+    write(tmp_path / "good", made())
     bad = write(tmp_path / "bad", {})
     bad.write_text(text)
     with pytest.raises(RunFolderError, match=f"cannot read record '{bad}'") as caught:
@@ -62,14 +68,14 @@ def test_a_list_is_no_record(tmp_path):
         read_record(path)
 
 
-def test_another_schema_version_is_refused(tmp_path, make_record):
-    path = write(tmp_path / "a", {**make_record(), "schema_version": 2})
+def test_another_schema_version_is_refused(tmp_path):
+    path = write(tmp_path / "a", {**made(), "schema_version": 2})
     with pytest.raises(RunFolderError, match="schema_version 2; this version reads 1"):
         read_record(path)
 
 
-def test_a_missing_key_is_named(tmp_path, make_record):
-    record = make_record()
+def test_a_missing_key_is_named(tmp_path):
+    record = made()
     del record["cost"]
     with pytest.raises(RunFolderError, match="lacks cost"):
         read_record(write(tmp_path / "a", record))

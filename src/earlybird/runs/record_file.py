@@ -1,0 +1,97 @@
+"""`record.json`: where it lies, its schema version, reading and writing it. Loads no torch, so that reports can.
+
+A record is a plain dictionary of JSON types; fractions lie in [0, 1]. What is read here is checked once, so that others
+may rely on the keys they use.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from earlybird.atomic import write_atomically
+from earlybird.errors import RunFolderError
+
+Record = dict[str, Any]
+
+RECORD_NAME = "record.json"
+SCHEMA_VERSION = 1
+REQUIRED_KEYS = ("run_id", "config", "dense", "final", "metrics", "test", "cost")
+
+
+def read_record(path: str | Path) -> Record:
+    """Read the record in one file.
+
+    Raises:
+        RunFolderError: the file is unreadable, is no JSON object, has another schema version, or lacks a key.
+    """
+    path = Path(path)
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunFolderError(
+            f"cannot read record '{path}': {error}; remove it and give the run's command again"
+        ) from error
+    if not isinstance(record, dict):
+        raise RunFolderError(f"record '{path}' holds a {type(record).__name__}, not an object; it is no run record")
+    if record.get("schema_version") != SCHEMA_VERSION:
+        version = record.get("schema_version")
+        raise RunFolderError(f"record '{path}' has schema_version {version!r}; this version reads {SCHEMA_VERSION}")
+    if missing := [key for key in REQUIRED_KEYS if key not in record]:
+        raise RunFolderError(f"record '{path}' lacks {', '.join(missing)}; remove it and give the run's command again")
+    return record
+
+
+def finished_record(folder: Path) -> Record | None:
+    """Record of the finished run in a folder; None where there is none.
+
+    Raises:
+        RunFolderError: there is one and it cannot be read.
+    """
+    path = folder / RECORD_NAME
+    return read_record(path) if path.is_file() else None
+
+
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write the record of a run into its folder, the old one standing until the new one is complete."""
+    write_atomically(folder / RECORD_NAME, json.dumps(record, indent=1).encode())
+
+
+def find_records(paths: Iterable[str | Path]) -> list[Path]:
+    """Every `record.json` named by, in, or anywhere below the paths; each once, in path order.
+
+    Args:
+        paths: record files, run folders, or folders of run folders.
+
+    Raises:
+        RunFolderError: a path does not exist, or no finished run lies below it.
+    """
+    found: dict[Path, Path] = {}
+    for given in map(Path, paths):
+        if not given.exists():
+            raise RunFolderError(f"no such run folder: '{given}'; give a run folder or a folder of run folders")
+        below = [given] if given.is_file() else sorted(given.rglob(RECORD_NAME))
+        if not below:
+            raise RunFolderError(f"no {RECORD_NAME} below '{given}'; only finished runs have one")
+        found.update({path.resolve(): path for path in below if path.resolve() not in found})
+    return list(found.values())
+
+
+def load_records(paths: Iterable[str | Path]) -> list[Record]:
+    """Read the records of all finished runs below the paths, in path order.
+
+    Example:
+        >>> records = load_records(["runs/demo"])  # doctest: +SKIP
+
+    Raises:
+        RunFolderError: see `find_records` and `read_record`; the message names the path.
+    """
+    return [read_record(path) for path in find_records(paths)]
+
+
+def recorded_training_macs(record: Mapping[str, Any]) -> int:
+    """MACs of a finished run, search included and without its final evaluation: every run pays its own."""
+    evaluation = record["cost"]["phases"].get("evaluate") or {}
+    return int(record["cost"]["total"]["macs"]) - int(evaluation.get("macs", 0))
