@@ -16,7 +16,7 @@ import pytest
 REPOSITORY = Path(__file__).parents[2]
 PACKAGE = "earlybird"
 
-# cli -> paper, report -> forecast -> grids -> runs -> methods -> training -> (models data precision cost)
+# cli -> paper -> report -> forecast -> grids -> runs -> methods -> training -> (models data precision cost)
 # -> slimming -> core; settings lie below all.
 BELOW: dict[str, set[str]] = {"settings": set(), "core": {"settings"}, "slimming": {"core", "settings"}}
 MIDDLE = {"models", "data", "precision", "cost"}
@@ -24,8 +24,9 @@ BELOW |= {name: {"slimming", "core", "settings"} for name in MIDDLE}
 BELOW["training"] = MIDDLE | {"slimming", "core", "settings"}
 for above, below in [("methods", "training"), ("runs", "methods"), ("grids", "runs"), ("forecast", "grids")]:
     BELOW[above] = BELOW[below] | {below}
-BELOW["paper"] = BELOW["report"] = BELOW["forecast"] | {"forecast"}
-BELOW["integrations"] = BELOW["testing"] = BELOW["paper"] | {"paper", "report"}
+BELOW["report"] = BELOW["forecast"] | {"forecast"}
+BELOW["paper"] = BELOW["report"] | {"report"}
+BELOW["integrations"] = BELOW["testing"] = BELOW["paper"] | {"paper"}
 BELOW["cli"] = BELOW["integrations"] | {"integrations"}
 
 CORE_MAY_IMPORT = set(sys.stdlib_module_names) | {"torch", "numpy", "safetensors"}

@@ -113,13 +113,9 @@ def _parser() -> Parser:
 def _paper(parsed: argparse.Namespace) -> int:
     if parsed.paper not in PAPER:
         raise ConfigError(f"--paper is {parsed.paper!r}; give one of {', '.join(PAPER)}")
-    from rich.console import Console
-
-    from earlybird import paper
+    from earlybird.paper import figure5, table2, table3
 
     if parsed.picture is not None:
-        from earlybird.report.figure5 import plot_figure5
-
         require("--picture", parsed.picture, parsed.paper == "figure5", "it with --paper figure5, the only one drawn")
         require(
             "--picture",
@@ -127,11 +123,14 @@ def _paper(parsed: argparse.Namespace) -> int:
             Path(parsed.picture).suffix in PICTURES,
             "a file that ends in .svg, .png or .pdf",
         )
-        print(f"drawn: {plot_figure5(paper.figure5_facts(), parsed.picture)}", file=sys.stderr)
+        print(f"drawn: {figure5.plot_figure5(parsed.picture)}", file=sys.stderr)
+    recomputed = {"table3": table3, "table2": table2, "figure5": figure5}[parsed.paper].recompute()
     if parsed.json:
-        print(json.dumps(getattr(paper, f"{parsed.paper}_facts")(), indent=1))
+        print(recomputed.as_json())
     else:
-        getattr(paper, f"print_{parsed.paper}")(Console())
+        from rich.console import Console
+
+        recomputed.show(Console())
     return 0
 
 

@@ -1,39 +1,5 @@
-"""The FLOPs columns of You et al. (2020) recomputed beside the printed ones: Tables 2 and 3, Figure 5 (`method.md` 6).
+"""Totals of training FLOPs in You et al. (2020), recomputed beside the printed ones (`docs/paper-flops.md`).
 
-`printed` holds what the paper prints, `counted` the networks' F, `sums` the arithmetic and its rounding, `table2`,
-`table3` and `figure5` the rows, `contradictions` where the paper disagrees with itself, `render` the output.
+`claims.csv` holds every number as published and how it is derived, `findings.json` how to read the tables and where
+the paper disagrees with itself. `totals` counts and sums; one file for each table and figure recomputes it.
 """
-
-from earlybird.paper.contradictions import Contradiction, table2_contradictions, table3_contradictions
-from earlybird.paper.figure5 import Figure5Row, figure5_rows
-from earlybird.paper.render import (
-    figure5_facts,
-    print_figure5,
-    print_table2,
-    print_table3,
-    table2_facts,
-    table3_facts,
-)
-from earlybird.paper.sums import DrawFit
-from earlybird.paper.table2 import Table2Cell, Table2Row, table2_rows
-from earlybird.paper.table3 import Table3Row, table3_rows
-
-__all__ = [
-    "Contradiction",
-    "DrawFit",
-    "Figure5Row",
-    "Table2Cell",
-    "Table2Row",
-    "Table3Row",
-    "figure5_facts",
-    "figure5_rows",
-    "print_figure5",
-    "print_table2",
-    "print_table3",
-    "table2_contradictions",
-    "table2_facts",
-    "table2_rows",
-    "table3_contradictions",
-    "table3_facts",
-    "table3_rows",
-]

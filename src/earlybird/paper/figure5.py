@@ -6,21 +6,30 @@ ones. The paper draws the figure and prints no numbers of it, so F and e are tho
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import groupby
+from pathlib import Path
 
-from earlybird.paper.printed import FIGURE5_REDUCTIONS
-from earlybird.paper.sums import DrawFit, to_hundredths
-from earlybird.paper.table2 import EPOCHS, Table2Row, cifar_petaflops, drawn_petaflops, table2_rows
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from earlybird.paper.claims import Setting, published
+from earlybird.paper.recomputed import Recomputed
+from earlybird.paper.table2 import EPOCHS, Table2Row, cifar_petaflops, table2_rows
+from earlybird.paper.totals import DrawFit, three_digits, to_hundredths
+from earlybird.report.canvas import CUT, DENSE_INK, HALO, INK, SLIM, save_figure, title
+from earlybird.report.table import Table, named_columns
 
 DRAW_EPOCHS = (0, 10, 20, 40, 80, 160)
 # The paper draws tickets in the first fifth of the schedule; a pair of the second half fits the arithmetic only.
 LATEST_DRAW = EPOCHS // 2
+PANELS_BESIDE = 3
 
 
 @dataclass(frozen=True)
-class Figure5Row:
+class Figure5Row(Setting):
     """One fit of one setting of Table 2, totals in PFLOPs rounded to 0.01.
 
     `curve` pairs `DRAW_EPOCHS` with the totals of drawing there; `drawn` is the total at the fitted `draw_epoch`.
@@ -28,58 +37,112 @@ class Figure5Row:
     decimal, as the text rounds.
     """
 
-    model: str
-    dataset: str
-    prune_ratio: float
-    dense_gflops: float
-    slim_gflops: float
+    dense_gflops: Decimal
+    slim_gflops: Decimal
     draw_epoch: int
-    curve: tuple[tuple[int, float], ...]
-    drawn: float
-    baseline: float
-    reduction: float
+    curve: tuple[tuple[int, Decimal], ...]
+    drawn: Decimal
+    baseline: Decimal
+    reduction: Decimal
     inside_claim: bool
 
-    @property
-    def setting(self) -> str:
-        """Network, data set and ratio in one line."""
-        return f"{self.model} {self.dataset} p={self.prune_ratio:g}"
+
+def recompute() -> Recomputed:
+    """Numbers of Figure 5, a table a network and data set, and which settings bear out the text."""
+    claimed, settings = claimed_reductions(), settings_by_claim()
+    inside, outside, unfitted = (", ".join(found) or "none" for found in settings.values())
+    verdict = (
+        f"Inside the text's {claimed[0]}-{claimed[1]}x (earliest fit): {inside}.",
+        f"Outside: {outside}.",
+        f"No pair fits Table 2, so no curve: {unfitted}.",
+    )
+    groups = groupby(figure5_rows(), key=lambda row: (row.model, row.dataset))
+    facts = {"claimed_reductions": claimed, "settings": settings}
+    return Recomputed("figure5", figure5_rows(), [_table(list(rows)) for _, rows in groups], verdict, facts)
 
 
 def figure5_rows() -> tuple[Figure5Row, ...]:
     """One row for every fit of the first half of the schedule, in Table 2's order of print, earliest draw first."""
-    return tuple(
-        _row(setting, fit) for setting in table2_rows() for fit in setting.fits if fit.draw_epoch <= LATEST_DRAW
-    )
+    fits = ((row, fit) for row in table2_rows() for fit in row.fits)
+    return tuple(_row(row, fit) for row, fit in fits if fit.draw_epoch <= LATEST_DRAW)
 
 
-def settings_by_claim() -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+def claimed_reductions() -> list[Decimal]:
+    """Lowest and highest reduction of FLOPs that the text claims for the figure."""
+    return [published("Section 4.3", f"fig5_flops_{end}").value for end in ("low", "high")]
+
+
+def settings_by_claim() -> dict[str, list[str]]:
     """Settings inside the text's range, outside it, and without a fit; a setting counts by its earliest fit."""
-    earliest = [next(rows) for _, rows in groupby(figure5_rows(), key=lambda row: row.setting)]
-    inside = tuple(row.setting for row in earliest if row.inside_claim)
-    outside = tuple(row.setting for row in earliest if not row.inside_claim)
-    unfitted = tuple(f"{s.model} {s.dataset} p={s.prune_ratio:g}" for s in table2_rows() if not s.fits)
-    return inside, outside, unfitted
+    return {
+        "inside_claim": [str(row) for row in _earliest_fits() if row.inside_claim],
+        "outside_claim": [str(row) for row in _earliest_fits() if not row.inside_claim],
+        "no_fit": [str(row) for row in table2_rows() if not row.fits],
+    }
 
 
-def _row(setting: Table2Row, fit: DrawFit) -> Figure5Row:
-    dense, slim = Decimal(str(setting.dense_gflops)), Decimal(str(fit.slim_gflops))
+def _earliest_fits() -> list[Figure5Row]:
+    return [next(rows) for _, rows in groupby(figure5_rows(), key=str)]
 
-    def drawn_at(epoch: int) -> Decimal:
-        return drawn_petaflops(dense, slim, epoch, EPOCHS - epoch)
 
-    drawn, baseline = drawn_at(fit.draw_epoch), cifar_petaflops(EPOCHS * (dense + slim))
-    lowest, highest = FIGURE5_REDUCTIONS
+def _row(printed: Table2Row, fit: DrawFit) -> Figure5Row:
+    dense, slim = printed.dense_gflops, fit.slim_gflops
+    totals = {epoch: cifar_petaflops(epoch * dense + (EPOCHS - epoch) * slim) for epoch in range(EPOCHS + 1)}
+    drawn, baseline = totals[fit.draw_epoch], cifar_petaflops(EPOCHS * (dense + slim))
+    lowest, highest = claimed_reductions()
+    head = (printed.model, printed.dataset, printed.prune_ratio, dense, slim, fit.draw_epoch)
     return Figure5Row(
-        model=setting.model,
-        dataset=setting.dataset,
-        prune_ratio=setting.prune_ratio,
-        dense_gflops=setting.dense_gflops,
-        slim_gflops=fit.slim_gflops,
-        draw_epoch=fit.draw_epoch,
-        curve=tuple((epoch, float(to_hundredths(drawn_at(epoch)))) for epoch in DRAW_EPOCHS),
-        drawn=float(to_hundredths(drawn)),
-        baseline=float(to_hundredths(baseline)),
-        reduction=float(to_hundredths(baseline / drawn)),
-        inside_claim=lowest <= round(float(baseline / drawn), 1) <= highest,
+        *head,
+        curve=tuple((epoch, to_hundredths(totals[epoch])) for epoch in DRAW_EPOCHS),
+        drawn=to_hundredths(drawn),
+        baseline=to_hundredths(baseline),
+        reduction=to_hundredths(baseline / drawn),
+        inside_claim=lowest <= round(baseline / drawn, 1) <= highest,
     )
+
+
+def _table(rows: Sequence[Figure5Row]) -> Table:
+    columns = named_columns("p", "F", "e", *map(str, DRAW_EPOCHS), "at e", "base", "times", "text")
+    cells = []
+    for row in rows:
+        totals = [str(three_digits(total)) for total in (*dict(row.curve).values(), row.drawn, row.baseline)]
+        head = [f"{row.prune_ratio:g}", f"{row.slim_gflops:.2f}", str(row.draw_epoch)]
+        cells.append([*head, *totals, f"{row.reduction:.2f}x", "yes" if row.inside_claim else "no"])
+    heading = f"Figure 5: {rows[0].model} on {rows[0].dataset}, dense F {rows[0].dense_gflops} GFLOP"
+    return Table(columns, cells, heading)
+
+
+def plot_figure5(path: str | Path) -> Path:
+    """Draw the earliest fit of each setting, a panel a setting; the suffix of the path names the format."""
+    panels = _earliest_fits()
+    lines = -(-len(panels) // PANELS_BESIDE)
+
+    def build(figure: Figure) -> None:
+        title(
+            figure,
+            "Training FLOPs of Early-Bird tickets against the draw epoch (Figure 5, recomputed)",
+            "PFLOPs. Dashed: progressive pruning and training. Red: the draw epoch that fits Table 2. The text claims "
+            "{:g} to {:g}x.".format(*claimed_reductions()),
+        )
+        height = figure.get_figheight()
+        figure.subplots_adjust(left=0.06, right=0.98, bottom=0.6 / height, top=1 - 0.95 / height, hspace=0.55)
+        for place, row in enumerate(panels):
+            axes = figure.add_subplot(lines, PANELS_BESIDE, place + 1)
+            _panel(axes, row, is_lowest=place >= len(panels) - PANELS_BESIDE)
+
+    return save_figure(build, path, inches=(10.0, 2.3 * lines))
+
+
+def _panel(axes: Axes, row: Figure5Row, *, is_lowest: bool) -> None:
+    drawn, baseline = float(row.drawn), float(row.baseline)
+    axes.plot(DRAW_EPOCHS, [float(total) for _, total in row.curve], color=SLIM, linewidth=1.8)
+    axes.axhline(baseline, color=DENSE_INK, linewidth=1.4, linestyle="--")
+    axes.plot([row.draw_epoch], [drawn], marker="o", color=CUT, markersize=6, zorder=4)
+    axes.vlines(row.draw_epoch, drawn, baseline, color=CUT, linewidth=1.0, zorder=3)
+    label = f"{row.reduction:.2f}x at epoch {row.draw_epoch}"
+    axes.text(row.draw_epoch + 4, (drawn + baseline) / 2, label, va="center", fontsize=9, color=INK, bbox=HALO)
+    axes.set_title(f"{row.model}, {row.dataset}, p = {row.prune_ratio:g}", fontsize=9.5, loc="left")
+    axes.set_xlim(0, EPOCHS)
+    axes.set_ylim(0, 1.08 * baseline)
+    if is_lowest:
+        axes.set_xlabel("draw epoch")

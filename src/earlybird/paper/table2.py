@@ -7,32 +7,35 @@ full-precision Early-Bird total at once. ThiNet on PreResNet101 and the 8-bit ro
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
+from itertools import groupby
 
 from torch import nn
 
 from earlybird.cost import CIFAR_TRAIN_IMAGES, count_cost
 from earlybird.models.vgg import CONVS_PER_STAGE, STAGE_CHANNELS
-from earlybird.paper.counted import dense_gflops
-from earlybird.paper.printed import METHODS, TABLE2, PrintedSetting
-from earlybird.paper.sums import (
-    HUNDREDTH,
+from earlybird.paper.claims import Claim, Setting, by_setting
+from earlybird.paper.recomputed import Recomputed
+from earlybird.paper.totals import (
     DrawFit,
+    dense_gflops,
     draw_fits,
-    early_bird_petaflops,
     may_print,
     petaflops,
-    printed_round,
     rounded_like,
     slim_grid,
+    three_digits,
 )
+from earlybird.report.table import Column, Table
 
 EPOCHS = 160
-# The paper counts an 8-bit operation as one FLOP and gives neither draw epoch nor slim F of the 8-bit searches.
-EIGHT_BIT = ("early_bird_lf", "early_bird_ll")
+LABELS = {
+    "lottery_ticket": "LT", "snip": "SNIP", "network_slimming": "NS", "thinet": "ThiNet",
+    "early_bird_reinit": "EB re-init", "early_bird_ff": "EB FF", "early_bird_lf": "EB LF", "early_bird_ll": "EB LL",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -44,43 +47,39 @@ class Table2Cell:
     """
 
     method: str
-    printed: float
-    recomputed: float | None
+    printed: Decimal
+    recomputed: Decimal | None
     status: str
-    slim_gflops: tuple[float, ...] = ()
+    slim_gflops: tuple[Decimal, ...] = ()
 
 
 @dataclass(frozen=True)
-class Table2Row:
+class Table2Row(Setting):
     """The eight cells of one network, data set and pruning ratio, in the order of print.
 
     `fits` are all (draw epoch, slim F) that give both `early_bird_reinit` and `early_bird_ff`, earliest first.
     """
 
-    model: str
-    dataset: str
-    prune_ratio: float
-    dense_gflops: float
+    dense_gflops: Decimal
     cells: tuple[Table2Cell, ...]
     fits: tuple[DrawFit, ...]
+
+
+def recompute() -> Recomputed:
+    """Table 2, a table a network and data set, with contradictions."""
+    groups = groupby(table2_rows(), key=lambda row: (row.model, row.dataset))
+    return Recomputed("table2", table2_rows(), [_table(list(rows)) for _, rows in groups])
 
 
 @cache
 def table2_rows() -> tuple[Table2Row, ...]:
     """The 12 settings of Table 2 in the order of print. Counting and searching take seconds the first time."""
-    return tuple(_row(printed) for printed in TABLE2)
+    return tuple(_row(setting, printed) for setting, printed in by_setting("Table 2", "training_flops").items())
 
 
 def cifar_petaflops(gflop_epochs: Decimal) -> Decimal:
     """PFLOPs of training on CIFAR, for the sum over epochs of F in GFLOP."""
     return petaflops(gflop_epochs, CIFAR_TRAIN_IMAGES)
-
-
-def drawn_petaflops(dense: Decimal, slim: Decimal, draw_epoch: int, retrain_epochs: int) -> Decimal:
-    """PFLOPs of Early-Bird training on CIFAR: dense up to the draw epoch, slim for `retrain_epochs`."""
-    return early_bird_petaflops(
-        dense, slim, images=CIFAR_TRAIN_IMAGES, search_epochs=draw_epoch, retrain_epochs=retrain_epochs
-    )
 
 
 @cache
@@ -99,71 +98,64 @@ def thinet_vgg16_gflops(prune_ratio: float) -> Decimal:
     return Decimal(str(count_cost(network, (3, 32, 32)).paper_gflops))
 
 
-def implied_slim_gflops(dense: Decimal, printed: float) -> tuple[Decimal, ...]:
+def implied_slim_gflops(dense: Decimal, printed: Decimal) -> tuple[Decimal, ...]:
     """Every slim F with which 160 dense and 160 slim epochs round to the printed total of network slimming."""
     return tuple(slim for slim in slim_grid(dense) if may_print(printed, cifar_petaflops(EPOCHS * (dense + slim))))
 
 
-def setting_fits(printed: PrintedSetting) -> tuple[DrawFit, ...]:
-    """Every (draw epoch, slim F) that prints as both Early-Bird totals: retrained for 160 - e epochs and for 160."""
-    dense = dense_gflops(printed.model)
-    inherited, reinitialised = (printed.total_petaflops(f"early_bird_{kind}") for kind in ("ff", "reinit"))
-
-    def totals(epoch: int, slim: Decimal) -> tuple[tuple[float, Decimal], ...]:
-        return (
-            (inherited, drawn_petaflops(dense, slim, epoch, EPOCHS - epoch)),
-            (reinitialised, drawn_petaflops(dense, slim, epoch, EPOCHS)),
-        )
-
-    def matches(epoch: int, slim: Decimal) -> bool:
-        return all(may_print(cell, total) for cell, total in totals(epoch, slim))
-
-    def rounded_up(fit: DrawFit) -> DrawFit:
-        pairs = totals(fit.draw_epoch, Decimal(str(fit.slim_gflops)))
-        return replace(fit, is_half_up=all(rounded_like(cell, total) == cell for cell, total in pairs))
-
-    return tuple(rounded_up(fit) for fit in draw_fits(slim_grid(dense), EPOCHS, matches))
+def _row(setting: Setting, printed: Mapping[str, Claim]) -> Table2Row:
+    dense = dense_gflops(setting.model)
+    fits = _fits(printed, dense)
+    cells = tuple(_cell(claim, dense, fits) for claim in printed.values())
+    return Table2Row(setting.model, setting.dataset, setting.prune_ratio, dense, cells, fits)
 
 
-def _row(printed: PrintedSetting) -> Table2Row:
-    dense, fits = dense_gflops(printed.model), setting_fits(printed)
-    known = _known_totals(printed, dense)
-    cells = tuple(_cell(printed, method, dense, known, fits) for method in METHODS)
-    return Table2Row(printed.model, printed.dataset, printed.prune_ratio, float(dense), cells, fits)
+def _fits(printed: Mapping[str, Claim], dense: Decimal) -> tuple[DrawFit, ...]:
+    """Every (draw epoch, slim F) that prints as both Early-Bird totals, of FF and of re-init."""
+    cells = {method: printed[method].value for method in ("early_bird_ff", "early_bird_reinit")}
+
+    def both(prints: Callable[[Decimal, Decimal], bool]) -> Callable[[int, Decimal], bool]:
+        return lambda epoch, slim: all(prints(cell, _drawn(of, dense, slim, epoch)) for of, cell in cells.items())
+
+    half_up = both(lambda cell, total: rounded_like(cell, total) == cell)
+    return draw_fits(slim_grid(dense), EPOCHS, both(may_print), half_up)
 
 
-def _known_totals(printed: PrintedSetting, dense: Decimal) -> dict[str, Decimal]:
-    """Totals that need no fit, unrounded: two dense trainings, one, and ThiNet's dense and slim one."""
-    gflops = {"lottery_ticket": 2 * dense, "snip": dense}
-    if printed.model == "vgg16":
-        gflops["thinet"] = dense + thinet_vgg16_gflops(printed.prune_ratio)
-    return {method: cifar_petaflops(EPOCHS * one_epoch) for method, one_epoch in gflops.items()}
+def _drawn(method: str, dense: Decimal, slim: Decimal, draw_epoch: int) -> Decimal:
+    """PFLOPs of Early-Bird training: dense up to the draw, then slim; re-initialised for a whole schedule."""
+    retrain_epochs = EPOCHS if method == "early_bird_reinit" else EPOCHS - draw_epoch
+    return cifar_petaflops(draw_epoch * dense + retrain_epochs * slim)
 
 
-def _cell(
-    printed: PrintedSetting, method: str, dense: Decimal, known: Mapping[str, Decimal], fits: tuple[DrawFit, ...]
-) -> Table2Cell:
-    total = printed.total_petaflops(method)
-    if method in known:
-        return _compared(method, total, printed_round(known[method]))
+def _cell(claim: Claim, dense: Decimal, fits: Sequence[DrawFit]) -> Table2Cell:
+    method, printed = claim.method, claim.value
+    if claim.derivation == "derived":
+        second = {"lottery_ticket": dense, "snip": Decimal(0)}  # F of the training after the first dense one
+        slim = second[method] if method in second else thinet_vgg16_gflops(claim.prune_ratio or 0.0)
+        recomputed = rounded_like(printed, cifar_petaflops(EPOCHS * (dense + slim)))
+        off = abs(recomputed - printed)
+        return Table2Cell(method, printed, recomputed, f"off by {off:.2f}" if off else "exact")
     if method == "network_slimming":
-        slims = tuple(float(slim) for slim in implied_slim_gflops(dense, total))
-        return Table2Cell(method, total, None, "implied F only" if slims else "no fit", slims)
-    if method in EIGHT_BIT or method == "thinet":
-        return Table2Cell(method, total, None, "not derived")
-    return _fitted(method, total, dense, fits)
-
-
-def _compared(method: str, printed: float, recomputed: float) -> Table2Cell:
-    distance = abs(Decimal(str(recomputed)) - Decimal(str(printed))).quantize(HUNDREDTH)
-    return Table2Cell(method, printed, recomputed, f"off by {distance}" if distance else "exact")
-
-
-def _fitted(method: str, printed: float, dense: Decimal, fits: tuple[DrawFit, ...]) -> Table2Cell:
+        return Table2Cell(method, printed, None, "implied F only", implied_slim_gflops(dense, printed))
+    if method not in ("early_bird_reinit", "early_bird_ff"):
+        return Table2Cell(method, printed, None, "not derived")
     if not fits:
         return Table2Cell(method, printed, None, "no fit")
-    epoch, slim = fits[0].draw_epoch, Decimal(str(fits[0].slim_gflops))
-    retrain_epochs = EPOCHS if method == "early_bird_reinit" else EPOCHS - epoch
-    total = drawn_petaflops(dense, slim, epoch, retrain_epochs)
-    recomputed = rounded_like(printed, total)
+    recomputed = rounded_like(printed, _drawn(method, dense, fits[0].slim_gflops, fits[0].draw_epoch))
     return Table2Cell(method, printed, recomputed, "fitted" if recomputed == printed else "fitted, tie down")
+
+
+def _table(rows: Sequence[Table2Row]) -> Table:
+    columns = [Column(name) for row in rows for name in (f"p={row.prune_ratio:g}\nprinted", "\nrecomputed")]
+    across = zip(*(row.cells for row in rows), strict=True)
+    cells = [[LABELS[beside[0].method], *(text for cell in beside for text in _texts(cell))] for beside in across]
+    pairs = [text for row in rows for text in ("", "\n".join(map(str, row.fits)) or "none")]
+    title = f"Table 2: {rows[0].model} on {rows[0].dataset}, dense F {rows[0].dense_gflops} GFLOP"
+    return Table([Column("\nmethod", "left"), *columns], [*cells, ["(e, F)", *pairs]], title)
+
+
+def _texts(cell: Table2Cell) -> tuple[str, str]:
+    """Printed total; recomputed total and its status."""
+    recomputed = "" if cell.recomputed is None else f"{three_digits(cell.recomputed)} "
+    implied = ", ".join(map(str, cell.slim_gflops))
+    return str(three_digits(cell.printed)), f"F {implied}" if implied else f"{recomputed}{cell.status}"

@@ -1,0 +1,97 @@
+"""Numbers as published, read from `claims.csv`: Tables 1 to 4 of You et al. (2020), its text, and inputs of others.
+
+A row of the file says where a number is printed (`source`, then network, data set, method, pruning ratio, condition),
+its quantity, value and unit, and how it comes about: `derivation` and what that takes, `inputs`. Nothing in the file
+is a result of ours. `method.md` section 6 has the rules.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import cache
+from importlib.resources import files
+from typing import Any, Literal
+
+# What the words mean stands in docs/paper-flops.md.
+Derivation = Literal[
+    "derived", "from published inputs", "fitted", "fitted, not unique", "not derived",
+    "measured", "estimated", "published input",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Network, data set and pruning ratio."""
+
+    model: str
+    dataset: str
+    prune_ratio: float | None
+
+    def __str__(self) -> str:
+        """The three in one line."""
+        return f"{self.model} {self.dataset} p={self.prune_ratio:g}"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Published number in `unit`; `value` keeps its printed digits, fields that do not apply are empty."""
+
+    source: str
+    model: str
+    dataset: str
+    method: str
+    prune_ratio: float | None
+    condition: str
+    quantity: str
+    value: Decimal
+    unit: str
+    derivation: Derivation
+    inputs: str
+
+    @property
+    def row(self) -> tuple[str, str, float | None]:
+        """Network, method and pruning ratio."""
+        return self.model, self.method, self.prune_ratio
+
+    @property
+    def setting(self) -> Setting:
+        """Network, data set and pruning ratio of its row."""
+        return Setting(self.model, self.dataset, self.prune_ratio)
+
+
+@cache
+def claims() -> tuple[Claim, ...]:
+    """All rows of `claims.csv`, in the order of print."""
+
+    def claim(row: dict[str, Any]) -> Claim:
+        prune_ratio = float(row["prune_ratio"]) if row["prune_ratio"] else None
+        return Claim(**row | {"prune_ratio": prune_ratio, "value": Decimal(row["value"])})
+
+    text = files("earlybird.paper").joinpath("claims.csv").read_text(encoding="utf-8")
+    return tuple(map(claim, csv.DictReader(io.StringIO(text))))
+
+
+def find(source: str, quantity: str) -> tuple[Claim, ...]:
+    """Claims of one quantity of one table, in the order of print."""
+    return tuple(claim for claim in claims() if (claim.source, claim.quantity) == (source, quantity))
+
+
+def published(source: str, quantity: str, model: str = "", method: str = "", prune_ratio: float | None = None) -> Claim:
+    """Only claim of this place.
+
+    Raises:
+        ValueError: there is none, or there are several.
+    """
+    (claim,) = (claim for claim in find(source, quantity) if claim.row == (model, method, prune_ratio))
+    return claim
+
+
+def by_setting(source: str, quantity: str) -> dict[Setting, dict[str, Claim]]:
+    """Claims of one quantity of one table by setting, then by method, in the order of print."""
+    found: dict[Setting, dict[str, Claim]] = {}
+    for claim in find(source, quantity):
+        found.setdefault(claim.setting, {})[claim.method] = claim
+    return found
