@@ -112,7 +112,7 @@ def table(runs: Path) -> str:
     command = "python benchmarks/compare_policies.py"
     lines += ["", f"Trained by `{command} train {'|'.join(NETWORKS)} --data hf:PATH --runs FOLDER`."]
     unpacking = "python benchmarks/pack_results.py unpack policies"
-    lines += [f"Written by `{unpacking}` and `{command} table --runs runs/policies` from those records.", ""]
+    lines += [f"Written from those records by `{unpacking}` and", f"`{command} table --runs runs/policies`.", ""]
     return "\n".join(lines)
 
 

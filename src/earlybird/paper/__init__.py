@@ -1,4 +1,4 @@
-"""The FLOPs columns of You et al. (2020) recomputed beside the printed ones: Tables 2 and 3, Figure 5 (`method.md` 6).
+"""FLOPs of You et al. (2020) recomputed beside the printed: Tables 2 and 3, Figure 5 (`docs/method.md` section 6).
 
 `printed` holds what the paper prints, `counted` the networks' F, `sums` the arithmetic and its rounding, `table2`,
 `table3` and `figure5` the rows, `contradictions` where the paper disagrees with itself, `render` the output.
