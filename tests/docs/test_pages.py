@@ -16,6 +16,7 @@ PAGE_NAME = re.compile(r"(?<![\w./:-])(?:\.\./)*[\w./-]*\w\.md\b")
 CODE = re.compile(r"`[^`\n]*`")
 LINK_TEXT = re.compile(r"\[[^\]]*\](?=\()")
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
+SECTIONS = re.compile(r"method\.md` sections? (\d+)(?: and (\d+))?")
 # What `earlybird compare` writes into the folder of a comparison is no page of this repository.
 WRITTEN_BY_RUNS = {"table.md"}
 LONGEST_LINE = 120
@@ -38,6 +39,18 @@ def missing_pages(repository: Path) -> list[str]:
                 if not exists and name not in WRITTEN_BY_RUNS:
                     wrong.append(f"{path.relative_to(repository)}:{number}: {name}")
     return wrong
+
+
+def missing_sections(repository: Path) -> list[str]:
+    """Numbered sections of docs/method.md that the source cites and the page lacks."""
+    there = set(re.findall(r"^## (\d+)\. ", (repository / "docs" / "method.md").read_text(), flags=re.MULTILINE))
+    return [
+        f"{path.relative_to(repository)}: section {number}"
+        for path in sorted((repository / "src").rglob("*.py"))
+        for cited in SECTIONS.findall(path.read_text(encoding="utf-8"))
+        for number in cited
+        if number and number not in there
+    ]
 
 
 def anchors(page: Path) -> set[str]:
@@ -81,6 +94,10 @@ def test_every_page_that_is_named_exists():
     assert missing_pages(REPOSITORY) == []
 
 
+def test_every_section_that_is_cited_exists():
+    assert missing_sections(REPOSITORY) == []
+
+
 def test_every_link_leads_to_a_file_and_a_heading():
     assert broken_links(REPOSITORY) == []
 
@@ -117,6 +134,12 @@ def tree(tmp_path: Path) -> Path:
 def test_a_missing_page_is_found(tree: Path, file: str, text: str, told: list[str]):
     (tree / file).write_text(text)
     assert missing_pages(tree) == told
+
+
+def test_a_missing_section_is_found(tree: Path):
+    (tree / "docs" / "method.md").write_text("## 1. Search\n## 2. Training\n")
+    (tree / "src" / "earlybird" / "core" / "mask.py").write_text("# `docs/method.md` sections 2 and 3")
+    assert missing_sections(tree) == ["src/earlybird/core/mask.py: section 3"]
 
 
 @pytest.mark.parametrize(
