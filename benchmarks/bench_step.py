@@ -2,9 +2,9 @@
 
     python benchmarks/bench_step.py [RUN_FOLDER]
 
-The slim network has the kept widths of a finished VGG run (`record.json`; default: the one in `docs/results`), and,
-from its `scales.npz`, the same ticket's exact widths before rounding to multiples of 8. Variants are interleaved round
-by round, so that what else the machine does falls on all of them; ratios are of medians.
+The slim network has the kept widths of a finished VGG run (`record.json`; default: one of those packed in
+`docs/results`), and, from its `scales.npz`, the same ticket's exact widths before rounding to multiples of 8. Variants
+are interleaved round by round, so that what else the machine does falls on all of them; ratios are of medians.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from __future__ import annotations
 import json
 import statistics
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from pack_results import unpack
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -25,7 +27,7 @@ from earlybird.cli.allocator import keep_freed_memory
 from earlybird.cost import count_cost
 from earlybird.models import build_model
 
-DEFAULT_RUN = Path(__file__).parents[1] / "docs" / "results" / "cifar10-vgg16" / "scaled-s0"
+DEFAULT_STUDY, DEFAULT_RUN = "cifar10-vgg16", "scaled-s0"
 BATCH_SIZE, ROUNDS, STEPS = 128, 7, 3
 SETTINGS = [(bf16, layout) for bf16 in (False, True) for layout in (torch.contiguous_format, torch.channels_last)]
 
@@ -144,7 +146,9 @@ def layer_seconds(layer: nn.Module, value: Tensor) -> tuple[float, Tensor]:
 
 def main() -> None:
     keep_freed_memory()  # as `earlybird train` does
-    nets = networks(Path(sys.argv[1]) if len(sys.argv) > 1 else DEFAULT_RUN)
+    with tempfile.TemporaryDirectory() as folder:
+        given = Path(sys.argv[1]) if len(sys.argv) > 1 else None
+        nets = networks(given or unpack(DEFAULT_STUDY, Path(folder)) / DEFAULT_RUN)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     whole_steps(nets)
     by_layer(nets)

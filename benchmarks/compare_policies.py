@@ -4,7 +4,8 @@
     python benchmarks/compare_policies.py table --runs FOLDER
 
 `train` trains the dense network, searches each policy over a grid of ratios, and goes on from the ticket whose MACs
-come closest to half of dense; call it again after a kill and it goes on. `table` reads the records and writes
+come closest to half of dense; call it again after a kill and it goes on. `table` reads the records (those of
+`docs/results` once they are unpacked: `python benchmarks/pack_results.py unpack policies`) and writes
 `docs/results/policies.md`.
 """
 
@@ -110,7 +111,9 @@ def table(runs: Path) -> str:
         lines += [_row(name, policy, records, dense, default) for policy, records in slim_runs.items()]
     command = "python benchmarks/compare_policies.py"
     lines += ["", f"Trained by `{command} train {'|'.join(NETWORKS)} --data hf:PATH --runs FOLDER`."]
-    return "\n".join([*lines, f"Written by `{command} table --runs docs/results/policies` from those records.", ""])
+    unpacking = "python benchmarks/pack_results.py unpack policies"
+    lines += [f"Written from those records by `{unpacking}` and", f"`{command} table --runs runs/policies`.", ""]
+    return "\n".join(lines)
 
 
 def _record(folder: Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
     pip install torch-pruning==1.6.1
     python benchmarks/compare_torch_pruning.py [NAME ...]
 
-For each network half of the units are removed by both: Torch-Pruning is asked, convolution by convolution, to remove
+For each network half of the groups are removed by both: Torch-Pruning is asked, convolution by convolution, to remove
 the output channels that our mask removes. Both results are compared with the masked dense network in eval mode.
 CPU seconds cover what each needs from the dense network to the smaller one: tracing, grouping and cutting.
 """

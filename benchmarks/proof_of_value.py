@@ -141,7 +141,9 @@ def differences(old: Any, new: Any, where: str = "") -> list[str]:
         keys = list(dict.fromkeys([*old, *new]))
         return [line for key in keys for line in differences(old.get(key), new.get(key), f"{where}/{key}")]
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        return [line for i, pair in enumerate(zip(old, new, strict=True)) for line in differences(*pair, f"{where}[{i}]")]
+        return [
+            line for i, pair in enumerate(zip(old, new, strict=True)) for line in differences(*pair, f"{where}[{i}]")
+        ]
     return [] if old == new else [f"{where}: {str(old)[:80]} -> {str(new)[:80]}"]
 
 
@@ -149,7 +151,9 @@ def compare(old: Path, new: Path) -> int:
     ours, theirs = facts(new), facts(old)
     wrong = differences(theirs, ours)
     tensors = sum(isinstance(value, str) for value in theirs.values())
-    print(f"{len(theirs)} files of {old}: {tensors} of tensors, {len(theirs) - tensors} of JSON; {len(wrong)} differences")
+    print(
+        f"{len(theirs)} files of {old}: {tensors} of tensors, {len(theirs) - tensors} of JSON; {len(wrong)} differences"
+    )
     print("\n".join(wrong[:60]))
     return 1 if wrong else 0
 
@@ -183,7 +187,9 @@ def reread(old: Path) -> int:
         code = main(["report", str(old)])
     if code or "early_bird" not in table.getvalue():
         wrong.append(f"report: exit code {code}")
-    print(f"{seen} finished runs evaluated to their recorded loss, 1 resumed, 1 ticket retrained; {len(wrong)} differences")
+    print(
+        f"{seen} finished runs evaluated to their recorded loss, 1 resumed, 1 ticket retrained; {len(wrong)} differences"
+    )
     print("\n".join(wrong))
     return 1 if wrong else 0
 

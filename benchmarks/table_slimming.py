@@ -13,6 +13,7 @@ from __future__ import annotations
 import gc
 import re
 import sys
+import textwrap
 import time
 import warnings
 from collections import Counter
@@ -32,6 +33,7 @@ from earlybird.slimming.check import Difference, difference, within_rounding
 
 DOCS = Path(__file__).parents[1] / "docs"
 PRUNE_RATIO = 0.5
+LINE = 120
 _NORM = nn.modules.batchnorm._BatchNorm
 
 
@@ -100,15 +102,19 @@ def examine(name: str, model: nn.Module, size: int) -> Row:
 def markdown(rows: list[Row], title: str, intro: str) -> str:
     """The page."""
     exact, wrong = (sum(row.verdict == verdict for row in rows) for verdict in ("exact", "WRONG"))
+    pruned = sum(row.removed >= max(1, row.channels / 10) for row in rows)
     norm = [row for row in rows if row.has_norm]
     lines = [
         f"# {title}",
         "",
-        intro,
+        textwrap.fill(intro, LINE),
         "",
-        f"{len(rows)} networks: {exact} cut exactly ({sum(row.removed >= max(1, row.channels / 10) for row in rows)} "
-        f"of them lose a tenth of their channels or more), {len(rows) - exact - wrong} refused, {wrong} wrong. "
-        f"Of the {len(norm)} with BatchNorm {sum(row.verdict == 'exact' for row in norm)} cut exactly.",
+        textwrap.fill(
+            f"{len(rows)} networks: {exact} cut exactly ({pruned} of them lose a "
+            f"tenth of their channels or more), {len(rows) - exact - wrong} refused, {wrong} wrong. "
+            f"Of the {len(norm)} with BatchNorm {sum(row.verdict == 'exact' for row in norm)} cut exactly.",
+            LINE,
+        ),
         "",
         "| network | verdict | channels | of them prunable | removed | realised p | params kept | eval error "
         "| train error | CPU s | what stays, and why |",

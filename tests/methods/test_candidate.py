@@ -1,4 +1,4 @@
-"""What a ticket becomes: which weights, which schedule, which shapes (`method.md` section 1, "After the ticket")."""
+"""What a ticket becomes: weights, schedule, shapes (`docs/method.md` section 1, "After the ticket")."""
 
 from __future__ import annotations
 

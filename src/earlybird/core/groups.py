@@ -33,7 +33,7 @@ class ChannelGroups:
         producer_unit_of: conv or linear that is no key itself -> int64 `[out channels]`, the unit of each of its
             outputs or -1. Conv-keyed scores (`filter_l1`, `taylor`) are read through it.
         protected: mask key -> {channel: why it may not be cut}.
-        policy: residual policy, "inner", "tie" or "select" (`method.md` section 3).
+        policy: residual policy, "inner", "tie" or "select" (`docs/method.md` section 3).
         reader_unit_of: conv or linear that sums over its inputs -> int64 `[in channels]`, the unit of each or -1: which
             layers read a unit.
 
@@ -65,7 +65,7 @@ class ChannelGroups:
 
     @cached_property
     def num_units(self) -> int:
-        """Number of units that may be cut (N of `method.md` section 1)."""
+        """Number of units that may be cut (N of `docs/method.md` section 1)."""
         return int(self.flat_units.max(initial=-1)) + 1
 
     @cached_property

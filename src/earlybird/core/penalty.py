@@ -38,7 +38,7 @@ def bn_l1_proximal_(model: nn.Module, strength: float, *, lr: float, momentum: f
     """Soft-threshold every BatchNorm scale by `lr * strength / (1 - momentum)`, in place, after `optimizer.step`.
 
     The factor 1/(1 - momentum) is what the subgradient gains by passing through momentum, so the same strength shrinks
-    an idle scale equally fast in both forms (`method.md` section 1). Frozen scales are left alone.
+    an idle scale equally fast in both forms (`docs/method.md` section 1). Frozen scales are left alone.
 
     Raises:
         ConfigError: `strength` or `lr` is negative or not finite, or `momentum` outside [0, 1).

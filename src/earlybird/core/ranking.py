@@ -1,7 +1,7 @@
 """`Ranking`: the units of a network in the order in which they would go.
 
 Everything that makes two people rank the same scores in the same way is here: what a tied unit scores, and the order of
-equal scores (`method.md` section 1).
+equal scores (`docs/method.md` section 1).
 """
 
 from __future__ import annotations

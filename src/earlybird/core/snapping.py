@@ -1,4 +1,4 @@
-"""Snap each layer's kept count to a multiple, because odd channel counts are slow (`method.md` section 9).
+"""Snap each layer's kept count to a multiple, because odd channel counts are slow (`docs/method.md` section 9).
 
 Units that belong to the same layers form a *block* (`ChannelGroups.blocks`). Each block is snapped to the nearest
 multiple, or to its full size; the units nearest the threshold are taken back or given up.

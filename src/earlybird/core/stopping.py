@@ -16,7 +16,7 @@ from earlybird.errors import ConfigError
 StopRule = Literal["paper", "authors_code", "epi"]
 STOP_RULES: tuple[StopRule, ...] = ("paper", "authors_code", "epi")
 
-# Shen et al.'s threshold as a third party's port has it; unverified (`method.md` section 1).
+# Shen et al.'s threshold as a third party's port has it; unverified (`docs/method.md` section 1).
 EPI_TAU = 0.983
 EPI_LOOKBACK = 5
 

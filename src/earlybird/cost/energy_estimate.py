@@ -1,8 +1,8 @@
 """What a run's counted work would cost a chip of a published unit-energy table: an estimate, never a measurement.
 
 Products by operand width times picojoules each, plus bytes moved times picojoules per byte of DRAM traffic
-(`method.md` section 6). Nothing else is in it: no caches, no leakage, no idle machine, no data loading; and it charges
-all traffic to the DRAM. It serves to compare runs, and it stands in no column with measured joules.
+(`docs/method.md` section 6). Nothing else is in it: no caches, no leakage, no idle machine, no data loading; and it
+charges all traffic to the DRAM. It serves to compare runs, and it stands in no column with measured joules.
 """
 
 from __future__ import annotations

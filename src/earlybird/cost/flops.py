@@ -1,4 +1,4 @@
-"""What one image costs a network, counted in two conventions that are never mixed (`method.md` section 6).
+"""What one image costs a network, counted in two conventions that are never mixed (`docs/method.md` section 6).
 
 Ours: multiply-accumulates (MACs) of every convolution, linear and matrix product, forward and backward as executed. The
 paper's (You et al. 2020): FLOPs = 2 * MAC plus BatchNorm, ReLU and pooling. Both read the operations that a copy of the

@@ -1,4 +1,4 @@
-"""Total training cost of a method in the paper's convention (You et al. 2020; `method.md` section 6).
+"""Total training cost of a method in the paper's convention (You et al. 2020; `docs/method.md` section 6).
 
 Training is charged three forward passes per image (one forward, two backward), on every image of the set in every
 epoch; evaluation and the search's own bookkeeping are free. `CostLedger` holds our convention, which charges them.

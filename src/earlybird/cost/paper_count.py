@@ -1,7 +1,7 @@
 """The paper's FLOPs of one forward pass: 2 * MAC, and beyond it what stands in `PAPER_EXTRA_FLOPS`.
 
 You et al. 2020 count BatchNorm with 2 per element, ReLU with 1 per element and pooling with the window's size per
-output element; global pooling and residual adds are free (`method.md` section 6).
+output element; global pooling and residual adds are free (`docs/method.md` section 6).
 """
 
 from __future__ import annotations

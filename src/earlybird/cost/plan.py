@@ -2,7 +2,7 @@
 
 A method is a list of stages: which network, for how many passes over the training images, and steps beside them. From
 the stages follow both counts: ours, as executed, with the evaluation; and the paper's, by what the paper charges, which
-for some methods is not what is executed (`method.md` sections 5 and 6).
+for some methods is not what is executed (`docs/method.md` sections 5 and 6).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from earlybird.errors import ConfigError
 
 Network = Literal["dense", "slim"]
 
-# ThiNet trains this many steps after each layer that it cuts (Luo et al. 2017; `method.md` section 5).
+# ThiNet trains this many steps after each layer that it cuts (Luo et al. 2017; `docs/method.md` section 5).
 THINET_FINETUNE_STEPS = 100
 
 _MASKED = "single weights are masked, which saves no products on dense hardware"

@@ -25,7 +25,7 @@ from earlybird.runs.saved_model import NetworkSpec, load_network
 from earlybird.slimming import channel_costs, channel_groups, slim
 from earlybird.slimming.certificate import PolicyChoice
 
-# Draws of the clock `scaled`, and the first at which the rule `paper` can fire (`method.md` section 1).
+# Draws of the clock `scaled`, and the first at which the rule `paper` can fire (`docs/method.md` section 1).
 DRAWS, FIRST_FIRING_DRAW = 160, 6
 UNIFORM, LEAST, MOST = "uniform", "dearest channels removed first", "cheapest channels removed first"
 

@@ -30,7 +30,7 @@ REINIT_SEED_OFFSET = 1_000_003
 
 @dataclass(frozen=True)
 class Retrain:
-    """What becomes of a ticket (`method.md` section 1, "After the ticket").
+    """What becomes of a ticket (`docs/method.md` section 1, "After the ticket").
 
     Attributes:
         weights: "inherit" the ticket's, "rewind" to an epoch's, "reinit" with new ones of another seed, or "initial":

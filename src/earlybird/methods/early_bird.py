@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 CRITERION_NAMES = ("bn_scale", "filter_l1", "filter_l2", "taylor")
 
-# What runs without a paper preset snap widths to: odd channel counts are slow (`method.md` section 9).
+# What runs without a paper preset snap widths to: odd channel counts are slow (`docs/method.md` section 9).
 DEFAULT_ROUND_TO = 8
 
 

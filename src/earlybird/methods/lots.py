@@ -1,4 +1,4 @@
-"""Masks by lot: the controls that tell whether it matters *which* channels a ticket keeps (`method.md` section 5)."""
+"""Random masks: controls that tell whether it matters which channels a ticket keeps (`docs/method.md` section 5)."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def uniform_mask(
         like: the ticket, for its floor and rounding.
         tolerance: relative difference in MACs that is near enough.
     """
-    # All scores equal: the tie rule ranks by place in the layer, which gives uniform widths (`method.md` section 1).
+    # All scores equal: the tie rule ranks by place in the layer: uniform widths (`docs/method.md` section 1).
     ranking = rank_units({name: torch.ones(units.numel()) for name, units in groups.unit_of.items()}, groups)
     round_to = like.round_to
     while True:

@@ -1,8 +1,8 @@
 """Pre-activation bottleneck ResNets of depth 9n+2 for 32x32 images (He et al. 2016b), PreResNet101 among them.
 
-`method.md` section 3: a 3x3 stem of 16 channels, three stages of n blocks (16-64, 32-128, 64-256 channels), a closing
-BN-ReLU, average pool and linear. The stream that the adds build is never normalised, only its readers are: this is
-what makes channel selection (policy `select`) the way to cut it. Names and seeds live in `catalog.py`.
+`docs/method.md` section 3: a 3x3 stem of 16 channels, three stages of n blocks (16-64, 32-128, 64-256 channels), a
+closing BN-ReLU, average pool and linear. The stream that the adds build is never normalised, only its readers are: this
+is what makes channel selection (policy `select`) the way to cut it. Names and seeds live in `catalog.py`.
 """
 
 from __future__ import annotations

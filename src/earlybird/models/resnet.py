@@ -1,4 +1,4 @@
-"""ResNet18 for 32x32 images: torchvision's basic blocks behind a 3x3 stem without pooling (`method.md` section 3).
+"""ResNet18 for 32x32 images: torchvision's basic blocks behind a 3x3 stem without pooling (`docs/method.md` section 3).
 
 The ImageNet forms are torchvision's own: `torchvision:resnet18`, `torchvision:resnet50`.
 """

@@ -1,8 +1,9 @@
 """VGG11, 13, 16 and 19 for 32x32 images: convolution, BatchNorm and ReLU in a plain chain, one linear at the end.
 
-The networks of You et al. 2020, Section 4 (`method.md` section 3), as network slimming (Liu et al. 2017) laid them out:
-five stages of 3x3 convolutions without bias, a 2x2 max pool after each of the first four, a 2x2 average pool after the
-last. Nothing is tied in a chain, so every BatchNorm channel may be cut by itself. Names and seeds live in `catalog.py`.
+The networks of You et al. 2020, Section 4 (`docs/method.md` section 3), as network slimming (Liu et al. 2017) laid them
+out: five stages of 3x3 convolutions without bias, a 2x2 max pool after each of the first four, a 2x2 average pool after
+the last. Nothing is tied in a chain, so every BatchNorm channel may be cut by itself. Names and seeds live in
+`catalog.py`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A row of the file says where a number is printed (`source`, then network, data set, method, pruning ratio, condition),
 its quantity, value and unit, and how it comes about: `derivation` and what that takes, `inputs`. Nothing in the file
-is a result of ours. `method.md` section 6 has the rules.
+is a result of ours. `docs/method.md` section 6 has the rules.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`TrainingSettings`: what the paper's Section 4.1 and `method.md` section 2 call the training protocol.
+"""`TrainingSettings`: what the paper's Section 4.1 and `docs/method.md` section 2 call the training protocol.
 
 Plain values only, so that reading a configuration needs no torch.
 """

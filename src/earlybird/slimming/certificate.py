@@ -1,7 +1,7 @@
 """The certificate: which channels may go, and for the others why not.
 
 A class of tied slots may be removed only if every conv or linear that reads it reads zero once its keys are masked
-(`method.md` section 4), and nothing needs it at full width. Then leaving it out changes no sum. The residual policy
+(`docs/method.md` section 4) and nothing needs it at full width. Then leaving it out changes no sum. The residual policy
 decides what an add does to its operands.
 """
 

@@ -22,7 +22,7 @@ UNREACHED = "the network never runs this layer on the example input"
 def channel_groups(
     model: nn.Module, example_input: ExampleInput, policy: PolicyChoice = "auto", *, keep: Sequence[str] = ()
 ) -> ChannelGroups:
-    """What may be cut from `model`, and together with what (`method.md` sections 1 and 4).
+    """What may be cut from `model`, and together with what (`docs/method.md` sections 1 and 4).
 
     Mask keys are all norms with a scale, and each conv or linear whose output no norm follows and of which some channel
     may go. The model is left as found.
