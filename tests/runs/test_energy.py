@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from earlybird.cost import CostLedger, NoCounter, PhaseCost, estimated_joules
+from earlybird.cost import CostLedger, PhaseCost
+from earlybird.energy import NoCounter, estimated_joules
 from earlybird.errors import DataError, RunFolderError
 from earlybird.runs import prepare
 from earlybird.runs.config import RunConfig

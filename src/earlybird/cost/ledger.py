@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, Self
 
-from earlybird.cost.counters import NO_ENERGY_COUNTER
 from earlybird.cost.work import added
+from earlybird.energy import NO_ENERGY_COUNTER
 from earlybird.errors import CheckpointError, ConfigError
 
 PHASES = ("search", "slim", "train", "retrain", "evaluate")

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from earlybird.cost import CostLedger, EnergyCounter, PhaseCost, estimated_joules, unit_energies
+from earlybird.cost import CostLedger, PhaseCost
+from earlybird.energy import EnergyCounter, estimated_joules, unit_energies
 
 
 def energy_facts(ledger: CostLedger, counter: EnergyCounter, traffic_reason: str = "") -> dict[str, Any]:

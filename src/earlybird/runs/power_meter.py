@@ -11,7 +11,7 @@ from typing import Any
 
 from earlybird.atomic import write_atomically
 from earlybird.cost import PhaseCost
-from earlybird.cost.power_log import MeteredEnergy, PowerLog, idle_watts, integrate, read_power_log
+from earlybird.energy.power_log import MeteredEnergy, PowerLog, idle_watts, integrate, read_power_log
 from earlybird.errors import ConfigError, DataError, RunFolderError
 from earlybird.runs.folder import read_record
 

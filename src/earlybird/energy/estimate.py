@@ -43,7 +43,7 @@ def unit_energies(name: str | None = None) -> UnitEnergies:
     Raises:
         ConfigError: no table has this name.
     """
-    data: dict[str, Any] = json.loads(files("earlybird.cost").joinpath("unit_energy.json").read_text(encoding="utf-8"))
+    data: dict[str, Any] = json.loads((files("earlybird.energy") / "unit_energy.json").read_text(encoding="utf-8"))
     key = data["default"] if name is None else name
     if key not in data["tables"]:
         raise ConfigError(f"unit-energy table is {key!r}; give one of {', '.join(data['tables'])}")

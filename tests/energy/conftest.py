@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from earlybird.cost import counters
+from earlybird.energy import counters
 
 RANGE_UJ = 262_143_328_850  # of an Intel server
 

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import torch
 
-from earlybird.cost.energy_sources import EnergySource, chip_source, gpu_source, one_line, rapl_sources, why_none_can_be
+from earlybird.energy.sources import EnergySource, chip_source, gpu_source, one_line, rapl_sources, why_none_can_be
 from earlybird.errors import ConfigError
 
 NO_ENERGY_COUNTER = "not measured (no counter)"

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from earlybird.cost.power_log import PowerLog, idle_watts, integrate, read_power_log
+from earlybird.energy.power_log import PowerLog, idle_watts, integrate, read_power_log
 from earlybird.errors import ConfigError, DataError
 
 START = 1_600_000_000.0
