@@ -1,4 +1,4 @@
-"""The log of an external power meter, the paper's own protocol: read its CSV, integrate it over a run's phases.
+"""Log of an external power meter, the paper's own protocol: its CSV, and the energy over a run's phases.
 
 Times are Unix seconds, power is watts. What the meter did not see is a gap, never zero watts. Nothing here guesses the
 offset between the meter's clock and the machine's: give `offset_seconds` where they differ.
@@ -7,11 +7,12 @@ offset between the meter's clock and the machine's: give `offset_seconds` where 
 from __future__ import annotations
 
 import csv
-import re
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,7 @@ from earlybird.errors import ConfigError, DataError
 Floats = npt.NDArray[np.float64]
 Span = tuple[float, float]
 
-# Column names in lower case, with everything but letters and digits written as "_"; the first that occurs is taken.
-TIME_COLUMNS: tuple[str, ...] = ("timestamp", "unix", "unix_time", "unixtime", "unix_s", "epoch", "timestamp_s")
-TIME_COLUMNS += ("timestamp_utc", "datetime", "date_time", "time", "time_s", "time_utc", "ts", "t", "t_s")
-TIME_COLUMNS += ("seconds", "date")
-POWER_COLUMNS = ("watts", "watt", "power_w", "power_watts", "power", "active_power_w", "active_power", "w", "p_w", "p")
-KILOWATT_COLUMNS = ("power_kw", "active_power_kw", "kilowatts", "kilowatt", "kw", "p_kw")
-# Words of a header that tell another quantity, or a unit that two readings fit.
-NOT_WATTS = frozenset({"mw", "milliwatts", "megawatts", "wh", "kwh", "mwh", "j", "kj", "joules", "energy", "va", "kva"})
-NOT_WATTS |= {"var", "percent", "volts", "voltage", "v", "amps", "ampere", "a", "ma", "current", "dbm"}
+WATTS_PER_UNIT = {"W": 1.0, "kW": 1e3, "mW": 1e-3}
 NO_READING = ("", "n/a", "na", "-")
 FARTHEST_TIME = 1e11  # the year 5138; milliseconds since 1970 lie beyond it
 
@@ -41,7 +34,7 @@ class PowerLog:
     """Samples of a power meter.
 
     times: Unix seconds, strictly increasing, shape [samples]. watts: same shape, 0 or more; NaN where the meter gave no
-    reading.
+    reading. columns: the columns of the file that were read, and the unit, in words.
 
     Raises:
         DataError: the arrays differ in shape, times do not increase, or power is negative or infinite.
@@ -49,6 +42,7 @@ class PowerLog:
 
     times: Floats
     watts: Floats
+    columns: str = ""
 
     def __post_init__(self) -> None:
         if self.times.ndim != 1 or self.times.shape != self.watts.shape:
@@ -75,28 +69,40 @@ class MeteredEnergy:
     gaps: tuple[Span, ...]
 
 
-def read_power_log(path: str | Path, *, time_column: str | None = None, power_column: str | None = None) -> PowerLog:
+def read_power_log(
+    path: str | Path, *, time_column: str | None = None, power_column: str | None = None, power_unit: str = "W"
+) -> PowerLog:
     """Read a meter's CSV, separated by comma, semicolon or tab.
 
-    Columns are found by their header, or named by the caller; a file without a header has time first, power second.
-    Times are Unix seconds or ISO 8601 with an offset from UTC. Power is watts, or kilowatts where the header says kW.
-    Empty cells and "n/a" are gaps. Samples with equal times (a meter faster than its clock's print) become their mean.
+    The header names both columns, exactly; without names a file of two columns is time, then power, with or without a
+    header. Times are Unix seconds or ISO 8601 with an offset from UTC. Empty cells and "n/a" are gaps. Samples with
+    equal times (a meter faster than its clock's print) become their mean.
 
     Raises:
-        DataError: no such file, no rows, an unknown column, a time without an offset or before the last one, or power
-            that is not a number of 0 or more; with row and value.
+        ConfigError: a unit other than W, kW and mW.
+        DataError: no such file, no rows, columns that are not named or not there, a time without an offset or before
+            the last one, or power that is not a number of 0 or more; with row and value.
     """
+    if power_unit not in WATTS_PER_UNIT:
+        raise ConfigError(f"power_unit (--power-unit) is {power_unit!r}; give one of {', '.join(WATTS_PER_UNIT)}")
     path = Path(path)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.reader(file, delimiter=_delimiter(next((line for line in file if line.strip()), "")))
+            line = next((line for line in file if line.strip()), "")
             file.seek(0)
-            times, watts = _parse(path, rows, time_column, power_column)
+            # A file with semicolons or tabs may hold commas within a header's words.
+            rows = csv.reader(file, delimiter=next((sign for sign in ";\t" if sign in line), ","))
+            first = [cell.strip() for cell in next((row for row in rows if row), [])]
+            places = _places(path, first, time_column, power_column)
+            is_header = time_column is not None or not any(map(_is_value, first))
+            times, watts = _samples(path, rows, [] if is_header else [first], places)
     except OSError as error:
         raise DataError(f"power log {path} cannot be read: {error.strerror}; give the meter's CSV file") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"power log {path} is not a CSV file in UTF-8: {error}; export it as such") from error
-    return _mean_of_equal_times(times, watts)
+    time_at, power_at = (f"{place + 1} ({first[place]!r})" if is_header else f"{place + 1}" for place in places)
+    columns = f"time in column {time_at}, power in column {power_at}, in {power_unit}"
+    return _mean_of_equal_times(times, watts * WATTS_PER_UNIT[power_unit], columns)
 
 
 def integrate(
@@ -112,12 +118,10 @@ def integrate(
     Raises:
         ConfigError: a span that is not finite or ends before it begins; a maximal gap that is not positive.
     """
-    edges = _union(spans)
-    times = log.times + offset_seconds
+    edges, times = _union(spans), log.times + offset_seconds
     known = _known_intervals(times, log.watts, max_gap_seconds)
-    starts, ends = edges[:, 0], edges[:, 1]
-    span_seconds = float((ends - starts).sum())
-    covered, joules = (float((total(ends) - total(starts)).sum()) for total in _running_totals(times, log.watts, known))
+    span_seconds = float((edges[:, 1] - edges[:, 0]).sum())
+    covered, joules = _covered(times, log.watts, known, edges)
     return MeteredEnergy(
         joules=joules if covered > 0 else None,
         covered_seconds=covered,
@@ -133,8 +137,7 @@ def idle_watts(log: PowerLog, spans: Sequence[Span], *, offset_seconds: float = 
     Raises:
         ConfigError: a span that is not finite or ends before it begins.
     """
-    edges = _union(spans)
-    times = log.times + offset_seconds
+    edges, times = _union(spans), log.times + offset_seconds
     quiet = ~np.isnan(log.watts)
     if len(edges):
         quiet &= (times < edges[0, 0]) | (times > edges[-1, 1])
@@ -165,41 +168,27 @@ def _known_intervals(times: Floats, watts: Floats, max_gap_seconds: float | None
     return (intervals <= max_gap_seconds) & ~blank[:-1] & ~blank[1:]
 
 
-def _running_totals(
-    times: Floats, watts: Floats, known: npt.NDArray[np.bool_]
-) -> tuple[Callable[[Floats], Floats], Callable[[Floats], Floats]]:
-    """Known seconds, and joules over them, from the first sample up to each of some times."""
-    steps = np.where(known, np.diff(times), 0.0)
-    power = np.nan_to_num(watts)
+def _covered(times: Floats, watts: Floats, known: npt.NDArray[np.bool_], edges: Floats) -> tuple[float, float]:
+    """Known seconds within the spans, and the joules over them."""
+    if not len(known):
+        return 0.0, 0.0
+    steps, power = np.where(known, np.diff(times), 0.0), np.nan_to_num(watts)
     seconds = np.concatenate([[0.0], np.cumsum(steps)])
     joules = np.concatenate([[0.0], np.cumsum(steps * (power[:-1] + power[1:]) / 2)])
-    if not len(known):
-        return np.zeros_like, np.zeros_like
     slopes = np.diff(power) / np.diff(times)
-
-    def place(at: Floats) -> tuple[npt.NDArray[np.intp], Floats]:
-        """The interval that a time lies in, and the known seconds of it up to that time."""
-        inside = np.clip(at, times[0], times[-1])
-        left = np.clip(np.searchsorted(times, inside, side="right") - 1, 0, len(known) - 1)
-        return left, np.where(known[left], inside - times[left], 0.0)
-
-    def seconds_until(at: Floats) -> Floats:
-        left, part = place(at)
-        return seconds[left] + part
-
-    def joules_until(at: Floats) -> Floats:
-        left, part = place(at)
-        return joules[left] + part * (power[left] + slopes[left] * part / 2)
-
-    return seconds_until, joules_until
+    # The interval that each edge lies in, and the known seconds of it up to the edge.
+    inside = np.clip(edges, times[0], times[-1])
+    left = np.clip(np.searchsorted(times, inside, side="right") - 1, 0, len(known) - 1)
+    part = np.where(known[left], inside - times[left], 0.0)
+    until = seconds[left] + part, joules[left] + part * (power[left] + slopes[left] * part / 2)
+    return float(np.diff(until[0]).sum()), float(np.diff(until[1]).sum())
 
 
 def _gaps(times: Floats, known: npt.NDArray[np.bool_], edges: Floats) -> tuple[Span, ...]:
     """The parts of the spans where power is not known; intervals that touch are one gap."""
-    unknown = np.concatenate([[True], ~known, [True]])  # before the first sample, between them, after the last
     bounds = np.concatenate([[-np.inf], times, [np.inf]])
-    if not len(times):
-        unknown, bounds = np.array([True]), np.array([-np.inf, np.inf])
+    unknown = np.ones(len(times) + 1, dtype=bool)  # before the first sample, between them, after the last
+    unknown[1:-1] = ~known
     turns = np.flatnonzero(np.diff(np.concatenate([[False], unknown, [False]]).astype(np.int8)))
     starts, ends = bounds[turns[::2]], bounds[turns[1::2]]
     found = []
@@ -210,174 +199,87 @@ def _gaps(times: Floats, known: npt.NDArray[np.bool_], edges: Floats) -> tuple[S
     return tuple(found)
 
 
-def _delimiter(line: str) -> str:
-    # A file with semicolons or tabs may hold commas within a header's words.
-    return next((sign for sign in ";\t" if sign in line), ",")
-
-
-def _parse(
-    path: Path, rows: Any, time_column: str | None, power_column: str | None
-) -> tuple[array[float], array[float]]:
-    """Times and watts in the file's order; `rows` is a csv reader, which knows the line."""
-    first = next((row for row in rows if row), None)
-    if first is None:
+def _places(path: Path, first: list[str], time_column: str | None, power_column: str | None) -> tuple[int, int]:
+    """Places of time and power in a row; `first` is the file's first row, [] of an empty file."""
+    if not first:
         raise DataError(f"power log {path} is empty; give a CSV with a time and a power column")
-    time_at, power_at, scale, has_header = _columns(path, first, time_column, power_column)
-    times, watts = array("d"), array("d")
-    last, read_time = -FARTHEST_TIME, None
-    for row in rows if has_header else _again(first, rows):
-        if not row:
-            continue
-        try:
-            if read_time is None:
-                read_time = _time_reader(row[time_at])
-            time, power = read_time(row[time_at]), _watts(row[power_at])
-        except (ValueError, IndexError) as error:
-            raise _bad_row(path, rows.line_num, row, time_at, power_at) from error
-        if not last <= time < FARTHEST_TIME or power < 0 or power == np.inf:
-            raise _bad_row(path, rows.line_num, row, time_at, power_at, last)
-        last = time
-        times.append(time)
-        watts.append(power * scale)
-    if not times:
-        raise DataError(f"power log {path} has a header and no rows; give a log with samples")
-    return times, watts
-
-
-def _columns(
-    path: Path, first: list[str], time_column: str | None, power_column: str | None
-) -> tuple[int, int, float, bool]:
-    """Places of time and power, watts per unit of power, and whether the first row is a header."""
-    has_header = not any(_is_value(cell) for cell in first)
-    if not has_header:
-        if time_column is not None or power_column is not None:
-            raise DataError(f"power log {path} has no header to name columns by; its first row is {_shown(first)}")
-        return 0, 1, 1.0, False
-    time_at = _column(path, first, "time", time_column, TIME_COLUMNS)
-    power_at = _column(path, first, "power", power_column, (*POWER_COLUMNS, *KILOWATT_COLUMNS))
-    return time_at, power_at, _watts_per_unit(path, first[power_at]), True
-
-
-def _watts_per_unit(path: Path, header: str) -> float:
-    """What a number in this column is in watts, by the units that its header names, whoever chose the column."""
-    words = {*_plain(header).split("_"), *(["percent"] if "%" in header else [])}
-    if wrong := words & NOT_WATTS:
-        what = "may be milli- or megawatts" if wrong & {"mw"} else "is no power in watts"
-        raise DataError(f"power log {path}: column {header!r} {what}; give or make a column of watts")
-    return 1000.0 if words & {"kw", "kilowatt", "kilowatts"} else 1.0
-
-
-def _column(path: Path, header: list[str], kind: str, wanted: str | None, known: Sequence[str]) -> int:
-    there = f"the file has {', '.join(repr(name) for name in header)}"
-    if wanted is not None:
-        names = [name.strip().lower() for name in header]
-        wanted = wanted.strip().lower()
-        if wanted not in names:
-            raise DataError(f"power log {path} has no column {wanted!r}; {there}")
-        return _only(path, names, wanted)
-    names = [_plain(name) for name in header]
-    found = next((name for name in known if name in names), None)
-    if found is None:
-        flag = f"--{kind}-column"
-        raise DataError(f"power log {path}: no {kind} column is known by its name; {there}; name it by {flag}")
-    return _only(path, names, found)
-
-
-def _only(path: Path, names: list[str], name: str) -> int:
-    if names.count(name) > 1:
-        raise DataError(f"power log {path} has {names.count(name)} columns named {name!r}; give each its own name")
-    return names.index(name)
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+    there = f"the file has {', '.join(map(repr, first))}"
+    if time_column is None and power_column is None and len(first) == 2:
+        return 0, 1
+    if time_column is None or power_column is None:
+        raise DataError(f"power log {path}: name two columns by --time-column and --power-column; {there}")
+    for name in (time_column, power_column):
+        if name not in first:
+            raise DataError(f"power log {path} has no column {name!r}; {there}")
+        if first.count(name) > 1:
+            raise DataError(f"power log {path} has {first.count(name)} columns named {name!r}; give each its own name")
+    return first.index(time_column), first.index(power_column)
 
 
 def _is_value(cell: str) -> bool:
+    for read in (float, datetime.fromisoformat):
+        with suppress(ValueError):
+            read(cell)
+            return True
+    return False
+
+
+def _samples(path: Path, rows: Any, before: Iterable[list[str]], places: tuple[int, int]) -> tuple[Floats, Floats]:
+    """Times and power in the file's order; `rows` is a csv reader, which knows the line, `before` what it gave."""
+    times, power, styles = array("d"), array("d"), set()
+    for row in filter(None, chain(before, rows)):
+        try:
+            if len(row) <= max(places):
+                shown = ",".join(row)[:80]
+                raise ValueError(f"{len(row)} cells ({shown}), {max(places) + 1} needed; mend the row")
+            moment = row[places[0]].strip()
+            time, style = _seconds(moment)
+            styles.add(style)
+            if len(styles) > 1:
+                raise ValueError(f"time {moment!r} is written otherwise than those above; write all in one way")
+            if times and time < times[-1]:
+                raise ValueError(f"time {moment!r} is before the row above by {times[-1] - time:.6g} s; sort the rows")
+            times.append(time)
+            power.append(_power(row[places[1]].strip()))
+        except ValueError as error:
+            raise DataError(f"power log {path}, line {rows.line_num}: {error}") from error
+    if not times:
+        raise DataError(f"power log {path} has a header and no rows; give a log with samples")
+    return np.frombuffer(times), np.frombuffer(power)
+
+
+def _seconds(cell: str) -> tuple[float, str]:
+    """Unix seconds, and how they were written."""
     try:
-        float(cell)
+        time = float(cell)
     except ValueError:
         try:
-            datetime.fromisoformat(cell.strip())
-        except ValueError:
-            return False
-    return True
+            moment = datetime.fromisoformat(cell)
+        except ValueError as error:
+            raise ValueError(f"time {cell!r} is neither Unix seconds nor ISO 8601; write one of them") from error
+        if moment.tzinfo is None:  # local time of which machine, and summer or winter?
+            cure = "append it, as in 2020-05-01T12:00:00+02:00, or write Unix seconds"
+            raise ValueError(f"time {cell!r} has no offset from UTC; {cure}") from None
+        return moment.timestamp(), "ISO 8601"
+    if not abs(time) < FARTHEST_TIME:
+        raise ValueError(f"time {cell!r} is not in Unix seconds; milliseconds are divided by 1000")
+    return time, "seconds"
 
 
-def _again(first: list[str], rows: Iterator[list[str]]) -> Iterator[list[str]]:
-    yield first
-    yield from rows
+def _power(cell: str) -> float:
+    if cell.lower() in NO_READING:
+        return float("nan")
+    with suppress(ValueError):
+        if 0 <= (power := float(cell)) < np.inf:
+            return power
+    cure = "write a finite number of 0 or more, with a decimal point, or an empty cell for no reading"
+    raise ValueError(f"power {cell!r}; {cure}")
 
 
-def _time_reader(cell: str) -> Callable[[str], float]:
-    """How this file writes its times, by the first of them."""
-    try:
-        float(cell)
-    except ValueError:
-        return _iso_seconds
-    return float
-
-
-def _iso_seconds(cell: str) -> float:
-    moment = datetime.fromisoformat(cell.strip())
-    if moment.tzinfo is None:
-        raise ValueError("no offset")  # local time of which machine, and summer or winter?
-    return moment.timestamp()
-
-
-def _watts(cell: str) -> float:
-    try:
-        power = float(cell)
-    except ValueError:
-        if cell.strip().lower() in NO_READING:
-            return float("nan")
-        raise
-    if power != power:  # an empty cell is a gap by intent; "nan" is a fault of whoever wrote the file
-        raise ValueError("not a number")
-    return power
-
-
-def _bad_row(
-    path: Path, line: int, row: list[str], time_at: int, power_at: int, last: float | None = None
-) -> DataError:
-    """The first thing that is wrong with a row. `last`: the time before it, where the row could be read."""
-    where = f"power log {path}, line {line}"
-    if len(row) <= max(time_at, power_at):
-        return DataError(
-            f"{where}: {len(row)} cells ({_shown(row)}), {max(time_at, power_at) + 1} needed; mend the row"
-        )
-    moment, power = row[time_at].strip(), row[power_at].strip()
-    if not _is_value(moment):
-        return DataError(f"{where}: time {moment!r} is neither Unix seconds nor ISO 8601; write one of them")
-    if last is None:
-        try:
-            _watts(power)
-        except ValueError:
-            legal = "a number of 0 or more, with a decimal point, or an empty cell for no reading"
-            return DataError(f"{where}: power {power!r}; write {legal}")
-        if _time_reader(moment) is float or datetime.fromisoformat(moment).tzinfo is not None:
-            return DataError(f"{where}: time {moment!r} is written otherwise than those above; write all in one way")
-        cure = "append it, as in 2020-05-01T12:00:00+02:00, or write Unix seconds"
-        return DataError(f"{where}: time {moment!r} has no offset from UTC; {cure}")
-    time = _time_reader(moment)(moment)
-    if not -FARTHEST_TIME < time < FARTHEST_TIME:
-        return DataError(f"{where}: time {moment!r} is not in Unix seconds; milliseconds are divided by 1000")
-    if time < last:
-        return DataError(f"{where}: time {moment!r} is before the row above by {last - time:.6g} s; sort the rows")
-    return DataError(f"{where}: power {power!r}; write a finite number of 0 or more")
-
-
-def _shown(row: list[str]) -> str:
-    return ",".join(row)[:80]
-
-
-def _mean_of_equal_times(times: array[float], watts: array[float]) -> PowerLog:
+def _mean_of_equal_times(times: Floats, watts: Floats, columns: str) -> PowerLog:
     """One sample per time, the mean of its readings; NaN where it has none."""
-    moments, power = np.frombuffer(times), np.frombuffer(watts)
-    first = np.flatnonzero(np.concatenate([[True], np.diff(moments) > 0]))
-    if len(first) == len(moments):
-        return PowerLog(moments, power)
-    read = ~np.isnan(power)
+    first = np.flatnonzero(np.concatenate([[True], np.diff(times) > 0]))
+    read = ~np.isnan(watts)
     count = np.add.reduceat(read.astype(np.float64), first)
-    total = np.add.reduceat(np.where(read, power, 0.0), first)
-    return PowerLog(moments[first], np.where(count > 0, total / np.maximum(count, 1.0), np.nan))
+    total = np.add.reduceat(np.where(read, watts, 0.0), first)
+    return PowerLog(times[first], np.where(count > 0, total / np.maximum(count, 1.0), np.nan), columns)
