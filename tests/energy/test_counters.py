@@ -153,7 +153,7 @@ def test_the_real_tracker_of_zeus_may_notice_when_it_likes(machine, monkeypatch)
     from zeus.device.cpu import get_cpus, rapl
 
     monkeypatch.undo()  # the real tracker, on our files
-    monkeypatch.setattr(counters, "why_none_can_be", lambda device: None)
+    monkeypatch.setattr(counters, "unsupported_reason", lambda device: None)
     monkeypatch.setattr(rapl, "RAPL_DIR", str(machine.folder))
     rapl.rapl_is_available.cache_clear()
     monkeypatch.setattr("zeus.device.cpu._cpus", None)
@@ -365,7 +365,7 @@ def test_without_zeus_the_cure_is_an_extra(monkeypatch):
     for name in [name for name in sys.modules if name.partition(".")[0] == "zeus"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "meta_path", [NotInstalled(), *sys.meta_path])
-    monkeypatch.setattr(counters, "why_none_can_be", lambda device: None)
+    monkeypatch.setattr(counters, "unsupported_reason", lambda device: None)
     assert "zeus is not installed: pip install 'earlybird[energy]'" in find_counter(CPU).method
 
 
@@ -386,9 +386,9 @@ def test_zeus_is_asked_where_something_may_count(monkeypatch, tmp_path, system, 
     monkeypatch.setattr(sources, "RAPL_FOLDERS", (str(tmp_path / "absent"),))
     monkeypatch.setattr(sources.platform, "machine", lambda: chip)
     monkeypatch.setattr(sources.sys, "platform", system)
-    assert sources.why_none_can_be(device) is None
+    assert sources.unsupported_reason(device) is None
     monkeypatch.setattr(sources, "RAPL_FOLDERS", (str(tmp_path),))
-    assert sources.why_none_can_be(CPU) is None
+    assert sources.unsupported_reason(CPU) is None
 
 
 def test_importing_the_library_does_not_load_zeus():

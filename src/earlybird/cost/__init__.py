@@ -3,13 +3,7 @@
 from earlybird.cost.flops import ModelCost, count_cost, count_cost_and_traffic, layer_macs
 from earlybird.cost.ledger import PHASES, CostLedger, PhaseCost
 from earlybird.cost.meter import PhaseMeter
-from earlybird.cost.paper import (
-    CIFAR_TRAIN_IMAGES,
-    IMAGENET_TRAIN_IMAGES,
-    dense_training_flops,
-    early_bird_training_flops,
-    training_flops,
-)
+from earlybird.cost.paper import CIFAR_TRAIN_IMAGES, IMAGENET_TRAIN_IMAGES
 from earlybird.cost.traffic import ModelTraffic, Traffic, count_traffic
 from earlybird.cost.work import Work, bit_operations, evaluation_work, training_work
 
@@ -28,10 +22,7 @@ __all__ = [
     "count_cost",
     "count_cost_and_traffic",
     "count_traffic",
-    "dense_training_flops",
-    "early_bird_training_flops",
     "evaluation_work",
     "layer_macs",
-    "training_flops",
     "training_work",
 ]

@@ -1,4 +1,4 @@
-"""What a run's counted work would cost a chip of a published unit-energy table: an estimate, never a measurement.
+"""Joules of counted work by a published table of unit energies: an estimate, never a measurement.
 
 Products by operand width times picojoules each, plus bytes moved times picojoules per byte of DRAM traffic
 (`method.md` section 6). Nothing else is in it: no caches, no leakage, no idle machine, no data loading; and it charges
@@ -19,7 +19,7 @@ from earlybird.errors import ConfigError
 
 @dataclass(frozen=True)
 class UnitEnergies:
-    """A published table.
+    """Unit energies of a published table.
 
     Attributes:
         name: its key in `unit_energy.json`, with the file's version.

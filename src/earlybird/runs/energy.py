@@ -48,20 +48,16 @@ def energy_facts(ledger: CostLedger, counter: EnergyCounter, traffic_reason: str
 
 def _measured(ledger: CostLedger, method: str) -> dict[str, Any]:
     """Joules by one counter, in the stretches that it measured; coverage is of all seconds of the run, or phase."""
-    stretches = [cost for cost in ledger if cost.joules is not None and cost.energy_method == method]
+    mine = CostLedger()
+    for cost in ledger:
+        mine.add(cost if cost.energy_method == method else replace(cost, joules=None, energy_coverage=0.0))
+    total = mine.total()
+    phases = {name: _figure(phase) for name, phase in mine.merged().items()}
+    return _figure(total) | {"method": method, "device": total.energy_device, "phases": phases}
 
-    def part(mine: Sequence[PhaseCost], wall_seconds: float) -> dict[str, Any]:
-        covered = sum(cost.energy_coverage * cost.wall_seconds for cost in mine)
-        joules = sum(cost.joules or 0.0 for cost in mine) if mine else None
-        return {"joules": joules, "coverage": min(1.0, covered / wall_seconds) if wall_seconds else 0.0}
 
-    phases = {
-        name: part([cost for cost in stretches if cost.phase == name], whole.wall_seconds)
-        for name, whole in ledger.merged().items()
-    }
-    whole = part(stretches, ledger.total().wall_seconds)
-    device = "; ".join(dict.fromkeys(cost.energy_device for cost in stretches))
-    return whole | {"method": method, "device": device, "phases": phases}
+def _figure(cost: PhaseCost) -> dict[str, Any]:
+    return {"joules": cost.joules, "coverage": cost.energy_coverage}
 
 
 def _why_no_estimate(total: PhaseCost, traffic_reason: str) -> str:
