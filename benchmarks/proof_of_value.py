@@ -129,9 +129,7 @@ def facts(root: Path) -> dict[str, Any]:
             continue
         if path.suffix in (".safetensors", ".npz"):
             found[name] = tensors_digest(path)
-        elif path.name in ("record.json", "search.json"):
-            found[name] = stable(json.loads(path.read_text()))
-        elif path.name in ("config.json",):
+        elif path.name in ("record.json", "search.json") or path.name in ("config.json",):
             found[name] = stable(json.loads(path.read_text()))
     return found
 
@@ -188,7 +186,7 @@ def reread(old: Path) -> int:
     if code or "early_bird" not in table.getvalue():
         wrong.append(f"report: exit code {code}")
     print(
-        f"{seen} finished runs evaluated to their recorded loss, 1 resumed, 1 ticket retrained; {len(wrong)} differences"
+        f"{seen} runs evaluated to their recorded loss, 1 resumed, 1 ticket retrained; {len(wrong)} differences"
     )
     print("\n".join(wrong))
     return 1 if wrong else 0

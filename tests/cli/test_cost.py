@@ -107,6 +107,7 @@ def test_figure_5_is_drawn_the_same_every_time(tmp_path: Path, capsys):
         ("energy import x.csv --run r --max-gap nan", "max_gap is 'nan'; give a number or null"),
         ("cost vgg16 --data-shape 3x32x32 --train-images many", "train_images is 'many'; give an integer or null"),
         ("energy import x.csv --run nowhere", "no finished run in 'nowhere'"),
+        ("energy import x.csv --run r --power-unit MW", "power.unit is 'MW'; give W, kW"),
     ],
 )  # fmt: skip
 def test_wrong_input_is_one_line_with_the_cure(arguments, message, capsys):
@@ -194,6 +195,7 @@ def test_an_imported_log_shows_in_the_report_beside_the_estimate_and_not_in_its_
     joules = float(re.search(r"([\d,.]+) J over 100.0 % of the seconds measured by external_meter", text).group(1))
     assert joules == pytest.approx(40 * seconds, rel=0.01)
     assert "40.0 W before and after the run; it is not taken off" in text
+    assert "  meter.csv: time in column 1 ('time'), power in column 2 ('power (W)'), in W\n" in text
     table = said(["report", str(finished), "--markdown"], capsys)
     head = next(line for line in table.splitlines() if line.startswith("| method"))
     row = next(line for line in table.splitlines() if line.startswith("| early_bird"))
@@ -201,6 +203,16 @@ def test_an_imported_log_shows_in_the_report_beside_the_estimate_and_not_in_its_
     assert not cells["energy, measured by external_meter"].startswith("~")
     assert cells["energy, estimated"].startswith("~")
     assert "energy, by the run's own counter: not measured (no counter: " in table
+
+
+def test_a_log_of_many_columns_is_asked_for_two_of_them(finished, capsys):
+    log = finished.parent / "meter.csv"
+    log.write_text("time,volts,watts\n1,230,50\n")
+    told = r"name two columns by --time-column and --power-column; the file has 'time', 'volts', 'watts'"
+    fails(["energy", "import", str(log), "--run", str(finished)], told, capsys)
+    named = ["--time-column", "Time", "--power-column", "watts"]
+    told = "meter.csv has no column 'Time'; the file has 'time', 'volts', 'watts'"
+    fails(["energy", "import", str(log), "--run", str(finished), *named], told, capsys)
 
 
 def test_a_bad_log_changes_nothing(finished, capsys):

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from earlybird.cost import NO_ENERGY_COUNTER, CostLedger, PhaseCost, PhaseMeter, Work
+from earlybird.cost import CostLedger, PhaseCost, PhaseMeter, Work
+from earlybird.energy import NO_ENERGY_COUNTER
 from earlybird.errors import CheckpointError, ConfigError
 
 SEARCH = PhaseCost("search", 10, 100, 300.0, 2.0, 3.0, 50)

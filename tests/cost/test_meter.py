@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from earlybird.cost import NoCounter, PhaseMeter, Work
+from earlybird.cost import PhaseMeter, Work
+from earlybird.energy import NoCounter
 
 
 class FakeCounter:

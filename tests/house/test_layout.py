@@ -16,11 +16,13 @@ import pytest
 REPOSITORY = Path(__file__).parents[2]
 PACKAGE = "earlybird"
 
-# cli -> paper -> report -> forecast -> grids -> runs -> methods -> training -> (models data precision cost)
+# cli -> paper, report -> forecast -> grids -> runs -> methods -> training -> (models data precision cost energy)
 # -> slimming -> core; settings lie below all.
 BELOW: dict[str, set[str]] = {"settings": set(), "core": {"settings"}, "slimming": {"core", "settings"}}
-MIDDLE = {"models", "data", "precision", "cost"}
+MIDDLE = {"models", "data", "precision", "cost", "energy"}
 BELOW |= {name: {"slimming", "core", "settings"} for name in MIDDLE}
+BELOW["cost"] |= {"energy"}  # its meters read the counters; energy takes and gives plain numbers
+BELOW["energy"] = set()
 BELOW["training"] = MIDDLE | {"slimming", "core", "settings"}
 for above, below in [("methods", "training"), ("runs", "methods"), ("grids", "runs"), ("forecast", "grids")]:
     BELOW[above] = BELOW[below] | {below}
@@ -212,6 +214,7 @@ def tree(tmp_path):
         ("core/mask.py", "from earlybird import runs", "core imports earlybird.runs"),
         ("models/__init__.py", "from ..data import load_data", "models imports earlybird.data"),
         ("cost/flops.py", "import earlybird.models.vgg", "cost imports earlybird.models.vgg"),
+        ("energy/estimate.py", "from earlybird.cost import Work", "energy imports earlybird.cost"),
         ("report/plots.py", "from earlybird.paper import claims", "report imports earlybird.paper"),
         ("runs/record.py", "from earlybird.report import plot_run", "runs imports earlybird.report"),
         ("extras/thing.py", "", "no place in the import direction"),
@@ -226,6 +229,7 @@ def test_an_import_against_the_direction_is_found(tree, name, text, told):
     [
         ("core/ticket.py", "from earlybird.core.mask import ChannelMask\nfrom .groups import ChannelGroups"),
         ("core/mask.py", "from earlybird.errors import MaskError"),
+        ("cost/meter.py", "from earlybird.energy import EnergyCounter"),
         ("cli/main.py", "from earlybird.report import plot_run\nfrom earlybird.paper import claims"),
         ("training/loop.py", "from earlybird.data import load_data\nfrom earlybird.core import EarlyBird"),
     ],

@@ -6,7 +6,6 @@ from decimal import Decimal
 
 import pytest
 
-from earlybird.cost import early_bird_training_flops
 from earlybird.errors import ConfigError
 from earlybird.paper.totals import (
     DrawFit,
@@ -56,12 +55,10 @@ def test_table_3_rounds_half_up():
     assert to_hundredths(Decimal("2.3449")) == Decimal("2.34")
 
 
-def test_decimal_sums_are_exact_and_agree_with_the_floats_of_cost():
+def test_decimal_sums_are_exact():
     # 3 * 50,000 * (10 * 0.63 + 150 * 0.51) GFLOP = 150,000 * 82.8 G = 12.42 P
     drawn = petaflops(10 * Decimal("0.63") + 150 * Decimal("0.51"), 50_000)
     assert drawn == petaflops(Decimal("82.8"), 50_000) == Decimal("12.42")
-    floats = early_bird_training_flops(0.63, 0.51, images=50_000, search_epochs=10, retrain_epochs=150)
-    assert float(drawn) * 1e15 == pytest.approx(floats)
 
 
 def test_the_grid_ends_at_the_dense_network():

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from earlybird.cost import CostLedger, NoCounter, PhaseCost, estimated_joules
+from earlybird.cost import CostLedger, PhaseCost
+from earlybird.energy import NoCounter, estimated_joules
 from earlybird.errors import DataError, RunFolderError
 from earlybird.runs import prepare
 from earlybird.runs.config import RunConfig
-from earlybird.runs.energy import energy_facts
-from earlybird.runs.power_meter import MeterReading, import_power_log
+from earlybird.runs.energy import MeterReading, energy_facts, import_power_log
 from earlybird.runs.record_file import REQUIRED_KEYS, SCHEMA_VERSION
 from earlybird.runs.run import run
 
@@ -117,6 +117,18 @@ def test_a_power_meters_log_is_integrated_over_the_phases(finished, tmp_path: Pa
     assert stored["energy"]["measured"] == {"external_meter": facts}
     assert stored["cost"] == record["cost"]  # what the run itself measured stays
     assert facts["log"]["file"] == "meter.csv" and len(facts["log"]["sha256"]) == 64
+    assert facts["log"]["columns"] == "time in column 1 ('timestamp'), power in column 2 ('watts'), in W"
+
+
+def test_columns_and_unit_of_a_log_are_the_callers(finished, tmp_path: Path):
+    record, folder = finished()
+    begin, end = spans_of(record)[0]
+    log = tmp_path / "meter.csv"
+    rows = [("volts", "when", "kW"), *((230.0, begin - 10 + k / 10, 0.04) for k in range(400))]
+    log.write_text("\n".join(",".join(map(str, row)) for row in rows))
+    facts = import_power_log(folder, MeterReading(log, time_column="when", power_column="kW", power_unit="kW"))
+    assert facts["phases"]["search"]["joules"] == pytest.approx(40 * (end - begin), rel=0.01)
+    assert facts["log"]["columns"] == "time in column 2 ('when'), power in column 3 ('kW'), in kW"
 
 
 def test_a_gap_in_the_log_is_coverage_and_not_joules(finished, tmp_path: Path):

@@ -17,7 +17,7 @@ def calibrated(
     parsed: argparse.Namespace, scenario: Scenario, networks: Networks, record: dict[str, Any] | None
 ) -> Calibration:
     """Measure the scenario's dense and slim network, on images of the run that its widths come from, or on noise."""
-    from earlybird.cost import find_counter
+    from earlybird.energy import find_counter
     from earlybird.settings.training import TrainingSettings
     from earlybird.training.compute import Compute, choose_device
 

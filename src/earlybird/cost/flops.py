@@ -1,4 +1,4 @@
-"""What one image costs a network, counted in two conventions that are never mixed (`docs/method.md` section 6).
+"""Cost of one image in a network, counted in two conventions that are never mixed (`docs/method.md` section 6).
 
 Ours: multiply-accumulates (MACs) of every convolution, linear and matrix product, forward and backward as executed. The
 paper's (You et al. 2020): FLOPs = 2 * MAC plus BatchNorm, ReLU and pooling. Both read the operations that a copy of the
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from earlybird.copying import copied, empty_tensors
 from earlybird.cost.mac_counter import MacCounter
-from earlybird.cost.outputs import loss_of_outputs
-from earlybird.cost.paper_count import PaperExtras
-from earlybird.cost.traffic import ModelTraffic, count_traffic
+from earlybird.cost.paper import PaperExtras
+from earlybird.cost.traffic import ModelTraffic, count_traffic, empty_images, loss_of_outputs
 from earlybird.errors import ConfigError, ModelError
 
 # Bits that each precision of a run gives the operands of its products.
@@ -28,7 +26,7 @@ OPERAND_BITS = {"fp32": 32, "bf16": 16}
 
 @dataclass(frozen=True)
 class ModelCost:
-    """What one network costs, for one image.
+    """Cost of one image in a network.
 
     Attributes:
         params: number of parameters.
@@ -91,11 +89,11 @@ def count_cost(model: nn.Module, input_shape: tuple[int, ...], precision: str = 
     try:
         with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
             # Empty tensors: a real copy on a GPU would show up in the run's peak memory.
-            duplicate = copied(model, empty_tensors(model))
-            forward, extras = MacCounter(OPERAND_BITS[precision]), PaperExtras()
+            duplicate, bits = copied(model, empty_tensors(model)), OPERAND_BITS[precision]
+            forward, extras = MacCounter(bits), PaperExtras()
             with torch.no_grad(), forward, extras:
-                duplicate.eval()(_images(duplicate, 1, input_shape))
-            training = _training(duplicate.train(), _images(duplicate, 2, input_shape), OPERAND_BITS[precision])
+                duplicate.eval()(empty_images(duplicate, 1, input_shape, "meta"))
+            training = _training(duplicate.train(), empty_images(duplicate, 2, input_shape, "meta"), bits)
     except Exception as error:
         reason = " ".join(str(error).split())
         raise ModelError(
@@ -113,11 +111,6 @@ def count_cost(model: nn.Module, input_shape: tuple[int, ...], precision: str = 
         train_macs_by_width=train_macs_by_width,
         uncounted=tuple(dict.fromkeys([*forward.uncounted, *training.uncounted])),
     )
-
-
-def _images(model: nn.Module, batch: int, input_shape: tuple[int, ...]) -> Tensor:
-    floating = (tensor.dtype for tensor in chain(model.parameters(), model.buffers()) if tensor.is_floating_point())
-    return torch.empty(batch, *input_shape, device="meta", dtype=next(floating, torch.float32))
 
 
 def _training(model: nn.Module, images: Tensor, operand_bits: int) -> MacCounter:
@@ -153,7 +146,7 @@ def layer_macs(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, int]
     duplicate = copied(model, empty_tensors(model)).eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         try:
-            duplicate(_images(duplicate, 1, input_shape))
+            duplicate(empty_images(duplicate, 1, input_shape, "meta"))
         except Exception as error:
             name = type(model).__name__
             raise ModelError(f"{name} does not run on meta tensors of shape {input_shape}: {error}") from error

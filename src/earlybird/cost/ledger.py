@@ -1,7 +1,7 @@
-"""What a run has cost so far: one `PhaseCost` per finished stretch of work, added up by phase in a `CostLedger`.
+"""Cost of a run so far: one `PhaseCost` per finished stretch of work, added up by phase in a `CostLedger`.
 
 Joules are None, never 0, where nothing was measured, and `energy_method` says why. Estimates are not in here: they
-follow from the counted work (`energy_estimate`) and must not be added to what was measured.
+follow from the counted work (`energy.estimate`) and must not be added to what was measured.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, Self
 
-from earlybird.cost.counters import NO_ENERGY_COUNTER
 from earlybird.cost.work import added
+from earlybird.energy import NO_ENERGY_COUNTER
 from earlybird.errors import CheckpointError, ConfigError
 
 PHASES = ("search", "slim", "train", "retrain", "evaluate")
@@ -61,9 +61,8 @@ class PhaseCost:
     def __post_init__(self) -> None:
         if self.phase not in (*PHASES, TOTAL):
             raise ConfigError(f"cost phase is {self.phase!r}; choose one of {', '.join(PHASES)}")
-        object.__setattr__(
-            self, "spans", tuple((float(start), float(end)) for start, end in self.spans)
-        )  # JSON's lists
+        spans = tuple((float(start), float(end)) for start, end in self.spans)  # JSON has lists
+        object.__setattr__(self, "spans", spans)
         if not isinstance(self.macs_by_width, Mapping):
             raise ConfigError(f"macs_by_width of phase {self.phase!r} is {self.macs_by_width!r}; give width -> MACs")
         numbers = {name: getattr(self, name) for name in _NUMBERS}

@@ -137,24 +137,16 @@ def _is_tagged(func: Any) -> bool:
     return any(tag in func.tags for tag in tags if tag is not None)
 
 
+@cache
 def _formulas() -> dict[Any, Callable[..., int]]:
     """Operation -> FLOPs of its raw arguments."""
-    if not _FORMULAS:
-        packets = {op: formula for op, formula in flop_registry.items() if hasattr(op, "overloads")}
-        _FORMULAS.update(packets)
-        _FORMULAS.update(
-            {
-                aten.convolution_backward: _conv_backward_flops,
-                aten.mv: _mv_flops,
-                aten.addmv: _addmv_flops,
-                aten.dot: _dot_flops,
-                aten.vdot: _dot_flops,
-            }
-        )
-    return _FORMULAS
-
-
-_FORMULAS: dict[Any, Callable[..., int]] = {}
+    return {op: formula for op, formula in flop_registry.items() if hasattr(op, "overloads")} | {
+        aten.convolution_backward: _conv_backward_flops,
+        aten.mv: _mv_flops,
+        aten.addmv: _addmv_flops,
+        aten.dot: _dot_flops,
+        aten.vdot: _dot_flops,
+    }
 
 
 def _conv_backward_flops(grad: Tensor, x: Tensor, weight: Tensor, *args: Any, out_val: object, **kwargs: Any) -> int:

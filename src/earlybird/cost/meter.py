@@ -10,9 +10,9 @@ from typing import Self
 
 import torch
 
-from earlybird.cost.counters import EnergyCounter, NoCounter
 from earlybird.cost.ledger import PHASES, PhaseCost
 from earlybird.cost.work import Work
+from earlybird.energy import EnergyCounter, NoCounter
 from earlybird.errors import ConfigError
 
 

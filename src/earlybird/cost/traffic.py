@@ -8,9 +8,10 @@ tensors, which have the types that autocast really gives and hold no numbers.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -20,7 +21,6 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from earlybird.copying import copied
-from earlybird.cost.outputs import loss_of_outputs
 from earlybird.errors import ModelError
 
 _MOVES_NOTHING = frozenset(
@@ -88,7 +88,7 @@ def _line(total: list[int], batches: tuple[int, int]) -> Traffic:
 def _forward_bytes(model: nn.Module, batch: int, input_shape: tuple[int, ...], precision: str) -> int:
     with FakeTensorMode(allow_non_fake_inputs=True):
         duplicate = _fake_copy(model).eval()
-        images = torch.empty(batch, *input_shape, dtype=_dtype(model))
+        images = empty_images(model, batch, input_shape)
         moved = _Bytes()
         with torch.no_grad(), moved, _autocast(precision):
             duplicate(images)
@@ -98,7 +98,7 @@ def _forward_bytes(model: nn.Module, batch: int, input_shape: tuple[int, ...], p
 def _training_bytes(model: nn.Module, batch: int, input_shape: tuple[int, ...], precision: str) -> int:
     with FakeTensorMode(allow_non_fake_inputs=True), torch.enable_grad():
         duplicate = _fake_copy(model).train()
-        images = torch.empty(batch, *input_shape, dtype=_dtype(model))
+        images = empty_images(model, batch, input_shape)
         moved = _Bytes()
         with moved:
             with _autocast(precision):
@@ -120,6 +120,33 @@ def _fake_copy(model: nn.Module) -> nn.Module:
     return copied(model, memo)
 
 
+def empty_images(model: nn.Module, batch: int, input_shape: tuple[int, ...], device: str = "cpu") -> Tensor:
+    """Images without values, `[batch, *input_shape]`, in the type that `model` calculates in."""
+    floating = (tensor.dtype for tensor in chain(model.parameters(), model.buffers()) if tensor.is_floating_point())
+    return torch.empty(batch, *input_shape, device=device, dtype=next(floating, torch.float32))
+
+
+def loss_of_outputs(output: object) -> Tensor:
+    """Sum of all floating tensors of a network's output: logits, and auxiliary heads in a tuple or mapping beside them.
+
+    Raises:
+        RuntimeError: there is none.
+    """
+    return torch.stack([tensor.sum() for tensor in _floating_tensors(output)]).sum()
+
+
+def _floating_tensors(output: object) -> Iterator[Tensor]:
+    if isinstance(output, Tensor):
+        if output.is_floating_point():
+            yield output
+    elif isinstance(output, Mapping):
+        for value in output.values():
+            yield from _floating_tensors(value)
+    elif isinstance(output, Sequence) and not isinstance(output, str):
+        for value in output:
+            yield from _floating_tensors(value)
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without the traceback that PyTorch logs before it raises; ours is one line."""
@@ -130,11 +157,6 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         log.setLevel(level)
-
-
-def _dtype(model: nn.Module) -> torch.dtype:
-    floating = (tensor.dtype for tensor in model.parameters() if tensor.is_floating_point())
-    return next(floating, torch.float32)
 
 
 def _autocast(precision: str) -> torch.autocast:

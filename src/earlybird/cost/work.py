@@ -1,4 +1,4 @@
-"""`Work`: what was asked of the hardware, counted: images, products, the paper's FLOPs, bytes moved."""
+"""`Work`: images, products, the paper's FLOPs and bytes moved of a stretch of a run, counted."""
 
 from __future__ import annotations
 

@@ -21,10 +21,11 @@ from torch import nn
 
 from earlybird.copying import copied
 from earlybird.core import bn_l1_subgradient_
-from earlybird.cost import EnergyCounter, ModelCost, NoCounter
+from earlybird.cost import ModelCost
 from earlybird.cost.plan import MethodPlan, Network, PlannedData
 from earlybird.data import Augment, Batches, DataBundle, MemoryImages, eval_batches, train_batches
 from earlybird.data.images import IndexedSubset
+from earlybird.energy import EnergyCounter, NoCounter
 from earlybird.errors import ConfigError
 from earlybird.runs.record import device_facts
 from earlybird.settings.training import TrainingSettings

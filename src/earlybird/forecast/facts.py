@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from earlybird.cost import ModelCost, Work, bit_operations, estimated_joules, unit_energies
+from earlybird.cost import ModelCost, Work, bit_operations
 from earlybird.cost.plan import MethodPlan, PlannedCost, epochs_for, method_plans, price
+from earlybird.energy import estimated_joules, unit_energies
 from earlybird.errors import ConfigError
 from earlybird.forecast.calibration import Calibration, Seconds
 from earlybird.forecast.run import Networks, Scenario, cost_of

@@ -1,7 +1,7 @@
 """Totals of training FLOPs: F counted on the networks, sums and the paper's roundings, and the search for fits.
 
-F is the GFLOP of one forward pass. `earlybird.cost.paper` gives the same sums as floats; here they are decimal, for
-they decide whether a number equals a printed one, and a float's last bit must not.
+F is the GFLOP of one forward pass. Sums are decimal: they decide whether a number equals a printed one, and the last
+bit of a float must not.
 """
 
 from __future__ import annotations

@@ -1,15 +1,24 @@
-"""The energy of a run: what its counter measured, or why it did not, and what is estimated.
+"""`energy` of a record: joules by the run's counter and by an external meter, and an estimate beside them.
 
-In a record the two stand apart (`energy.measured`, by method, and `energy.estimated`); every figure has its method, its
-device and its coverage, the share of the run's seconds that it is of, in [0, 1].
+The three stand apart (`energy.measured`, by method, and `energy.estimated`); every figure has its method, its device
+and its coverage, the share of the run's seconds that it is of, in [0, 1].
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from earlybird.cost import CostLedger, EnergyCounter, PhaseCost, estimated_joules, unit_energies
+from earlybird.cost import CostLedger, PhaseCost
+from earlybird.energy import EnergyCounter, estimated_joules, unit_energies
+from earlybird.energy.power_log import MeteredEnergy, PowerLog, idle_watts, integrate, read_power_log
+from earlybird.errors import ConfigError, DataError, RunFolderError
+from earlybird.runs.record_file import finished_record, write_record
+
+EXTERNAL_METER = "external_meter"
 
 
 def energy_facts(ledger: CostLedger, counter: EnergyCounter, traffic_reason: str = "") -> dict[str, Any]:
@@ -36,21 +45,17 @@ def energy_facts(ledger: CostLedger, counter: EnergyCounter, traffic_reason: str
 
 
 def _measured(ledger: CostLedger, method: str) -> dict[str, Any]:
-    """What one counter measured, in whatever stretches it did; coverage is of all seconds of the run, or phase."""
-    stretches = [cost for cost in ledger if cost.joules is not None and cost.energy_method == method]
+    """Joules by one counter, in the stretches that it measured; coverage is of all seconds of the run, or phase."""
+    mine = CostLedger()
+    for cost in ledger:
+        mine.add(cost if cost.energy_method == method else replace(cost, joules=None, energy_coverage=0.0))
+    total = mine.total()
+    phases = {name: _figure(phase) for name, phase in mine.merged().items()}
+    return _figure(total) | {"method": method, "device": total.energy_device, "phases": phases}
 
-    def part(mine: Sequence[PhaseCost], wall_seconds: float) -> dict[str, Any]:
-        covered = sum(cost.energy_coverage * cost.wall_seconds for cost in mine)
-        joules = sum(cost.joules or 0.0 for cost in mine) if mine else None
-        return {"joules": joules, "coverage": min(1.0, covered / wall_seconds) if wall_seconds else 0.0}
 
-    phases = {
-        name: part([cost for cost in stretches if cost.phase == name], whole.wall_seconds)
-        for name, whole in ledger.merged().items()
-    }
-    whole = part(stretches, ledger.total().wall_seconds)
-    device = "; ".join(dict.fromkeys(cost.energy_device for cost in stretches))
-    return whole | {"method": method, "device": device, "phases": phases}
+def _figure(cost: PhaseCost) -> dict[str, Any]:
+    return {"joules": cost.joules, "coverage": cost.energy_coverage}
 
 
 def _why_no_estimate(total: PhaseCost, traffic_reason: str) -> str:
@@ -63,7 +68,6 @@ def _why_no_estimate(total: PhaseCost, traffic_reason: str) -> str:
 
 def _estimate(total: PhaseCost, phases: Mapping[str, PhaseCost]) -> dict[str, Any] | None:
     """Joules of the counted work by a published table; None where a part of the run was not counted."""
-    joules = {name: _estimated(cost) for name, cost in phases.items()}
     whole = _estimated(total)
     if whole is None:
         return None
@@ -75,13 +79,124 @@ def _estimate(total: PhaseCost, phases: Mapping[str, PhaseCost]) -> dict[str, An
         "device": table.device,
         "coverage": counted / total.wall_seconds if total.wall_seconds else 0.0,
         "source": table.source,
-        "phases": {name: {"joules": value} for name, value in joules.items()},
+        "phases": {name: {"joules": _estimated(cost)} for name, cost in phases.items()},
     }
 
 
 def _estimated(cost: PhaseCost) -> float | None:
-    if not cost.macs:
-        return None
-    if sum(cost.macs_by_width.values()) != cost.macs:  # A part was counted by a version that knew no widths.
+    # Nothing was counted, or a part by a version that knew no widths.
+    if not cost.macs or sum(cost.macs_by_width.values()) != cost.macs:
         return None
     return estimated_joules(cost.macs_by_width, cost.traffic_bytes)
+
+
+@dataclass(frozen=True)
+class MeterReading:
+    """Log of a power meter, and how to read it.
+
+    Attributes:
+        path: the CSV.
+        device: what the meter stood before, in the user's words.
+        time_column: header of the column of times; a file of two columns needs no names.
+        power_column: header of the column of power.
+        power_unit: "W", "kW" or "mW".
+        offset_seconds: added to the log's times, where its clock is not the run's.
+        max_gap_seconds: samples further apart leave a gap; by default 5 times the usual interval.
+    """
+
+    path: Path
+    device: str = "the whole machine, at the plug"
+    time_column: str | None = None
+    power_column: str | None = None
+    power_unit: str = "W"
+    offset_seconds: float = 0.0
+    max_gap_seconds: float | None = None
+
+
+def import_power_log(folder: Path, reading: MeterReading) -> dict[str, Any]:
+    """Integrate a power meter's log over the phases of a finished run and write the joules into its record.
+
+    What other counters measured stays; a log imported before is replaced.
+
+    Args:
+        folder: the run folder.
+        reading: the log, and how to read it.
+
+    Returns:
+        What stands in the record under `energy.measured.external_meter`.
+
+    Raises:
+        RunFolderError: the folder holds no finished run, or one whose record does not say when its phases ran.
+        ConfigError, DataError: the log cannot be read, or covers no moment of the run.
+    """
+    record = finished_record(folder)
+    if record is None:
+        raise RunFolderError(f"no finished run in '{folder}'; give the folder of a run that has a record.json")
+    phases_of_run = _phases(record, folder)
+    log = read_power_log(
+        reading.path,
+        time_column=reading.time_column,
+        power_column=reading.power_column,
+        power_unit=reading.power_unit,
+    )
+    phases = {name: _integrated(log, [phase], reading) for name, phase in phases_of_run.items()}
+    total = _integrated(log, list(phases_of_run.values()), reading)
+    everything = [span for phase in phases_of_run.values() for span in phase.spans]
+    if total.joules is None:
+        raise DataError(_no_overlap(reading, log, everything))
+    facts = {
+        "joules": total.joules,
+        "method": EXTERNAL_METER,
+        "device": reading.device,
+        "coverage": total.coverage,
+        "idle_watts": idle_watts(log, everything, offset_seconds=reading.offset_seconds),
+        "phases": {name: {"joules": part.joules, "coverage": part.coverage} for name, part in phases.items()},
+        "gaps": [list(gap) for gap in total.gaps],
+        "log": {
+            "file": reading.path.name,
+            "columns": log.columns,
+            "sha256": hashlib.sha256(reading.path.read_bytes()).hexdigest(),
+            "offset_seconds": reading.offset_seconds,
+            "max_gap_seconds": reading.max_gap_seconds,
+        },
+    }
+    energy = record.get("energy") or {"reason": None, "notes": [], "estimated": None, "estimate_reason": None}
+    record["energy"] = energy | {"measured": (energy.get("measured") or {}) | {EXTERNAL_METER: facts}}
+    write_record(folder, record)
+    return facts
+
+
+def _phases(record: Mapping[str, Any], folder: Path) -> dict[str, PhaseCost]:
+    """The phases of a record, each with the moments when it ran.
+
+    Raises:
+        RunFolderError: the record does not say when, or is no record.
+    """
+    path = folder / "record.json"
+    try:
+        phases = {name: PhaseCost(**cost) for name, cost in record["cost"]["phases"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
+        raise RunFolderError(f"{path} holds no costs that can be read ({error}); run it again") from error
+    if missing := [name for name, phase in phases.items() if not phase.spans]:
+        raise RunFolderError(
+            f"record '{path}' does not say when its phases ran ({', '.join(missing)}): an older version wrote it; run "
+            "it again beside the meter"
+        )
+    return phases
+
+
+def _integrated(log: PowerLog, phases: Sequence[PhaseCost], reading: MeterReading) -> MeteredEnergy:
+    """Joules of some phases; coverage is of all their seconds, also of a part that does not say when it ran."""
+    spans = [span for phase in phases for span in phase.spans]
+    metered = integrate(log, spans, max_gap_seconds=reading.max_gap_seconds, offset_seconds=reading.offset_seconds)
+    seconds = max(metered.span_seconds, sum(phase.wall_seconds for phase in phases))
+    return replace(metered, coverage=min(1.0, metered.covered_seconds / seconds) if seconds else 0.0)
+
+
+def _no_overlap(reading: MeterReading, log: PowerLog, spans: list[tuple[float, float]]) -> str:
+    first, last = min(start for start, _ in spans), max(end for _, end in spans)
+    begins, ends = float(log.times[0]) + reading.offset_seconds, float(log.times[-1]) + reading.offset_seconds
+    return (
+        f"{reading.path} covers no moment of the run: it goes from {begins:.0f} to {ends:.0f} (Unix seconds), the run "
+        f"from {first:.0f} to {last:.0f}; give the log of that time, or --offset SECONDS where its clock differs"
+    )

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from earlybird.cost import find_counter, measure_idle
 from earlybird.data import Augment, Batches, DataBundle, MemoryImages, eval_batches, load_data, train_batches
 from earlybird.data.images import subset
 from earlybird.data.randomness import stratified_indices
+from earlybird.energy import find_counter, measure_idle
 from earlybird.errors import ModelError
 from earlybird.methods.early_bird import EarlyBirdTraining
 from earlybird.methods.task import Task

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from earlybird.cost import EnergyCounter, NoCounter, PhaseMeter
+from earlybird.cost import PhaseMeter
 from earlybird.data import Batches
+from earlybird.energy import EnergyCounter, NoCounter
 from earlybird.settings.training import TrainingSettings
 from earlybird.training.checkpoint import Checkpoints
 from earlybird.training.compute import Compute

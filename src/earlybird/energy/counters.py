@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import torch
 
-from earlybird.cost.energy_sources import EnergySource, chip_source, gpu_source, one_line, rapl_sources, why_none_can_be
+from earlybird.energy.sources import EnergySource, chip_source, gpu_source, one_line, rapl_sources, unsupported_reason
 from earlybird.errors import ConfigError
 
 NO_ENERGY_COUNTER = "not measured (no counter)"
@@ -26,7 +26,7 @@ _NO_CHIP = "no Jetson, no Apple silicon with zeus[apple]"
 
 
 class EnergyCounter(Protocol):
-    """What `PhaseMeter` reads.
+    """Counter of joules, read one stretch after another.
 
     method: the interfaces read, such as "nvml+rapl", or "not measured (no counter: <reason>)". device: what they cover,
     "" for nothing. notes: what is missing from `device`, and why. idle_watts: power of the quiet machine, where
@@ -225,7 +225,7 @@ def find_counter(device: torch.device) -> EnergyCounter:
     RAPL counts what the whole package does, other processes included. Call it under `if __name__ == "__main__":`, since
     zeus starts processes that import the main module again.
     """
-    reason = why_none_can_be(device)
+    reason = unsupported_reason(device)
     if reason is not None:
         return NoCounter(reason)
     try:

@@ -11,9 +11,9 @@ import warnings
 import pytest
 import torch
 
-from earlybird.cost import counters, energy_sources
-from earlybird.cost.counters import NO_ENERGY_COUNTER, NoCounter, ZeusCounter, find_counter, measure_idle
-from earlybird.cost.energy_sources import EnergySource
+from earlybird.energy import counters, sources
+from earlybird.energy.counters import NO_ENERGY_COUNTER, NoCounter, ZeusCounter, find_counter, measure_idle
+from earlybird.energy.sources import EnergySource
 from earlybird.errors import ConfigError
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
@@ -153,7 +153,7 @@ def test_the_real_tracker_of_zeus_may_notice_when_it_likes(machine, monkeypatch)
     from zeus.device.cpu import get_cpus, rapl
 
     monkeypatch.undo()  # the real tracker, on our files
-    monkeypatch.setattr(counters, "why_none_can_be", lambda device: None)
+    monkeypatch.setattr(counters, "unsupported_reason", lambda device: None)
     monkeypatch.setattr(rapl, "RAPL_DIR", str(machine.folder))
     rapl.rapl_is_available.cache_clear()
     monkeypatch.setattr("zeus.device.cpu._cpus", None)
@@ -365,16 +365,16 @@ def test_without_zeus_the_cure_is_an_extra(monkeypatch):
     for name in [name for name in sys.modules if name.partition(".")[0] == "zeus"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "meta_path", [NotInstalled(), *sys.meta_path])
-    monkeypatch.setattr(counters, "why_none_can_be", lambda device: None)
+    monkeypatch.setattr(counters, "unsupported_reason", lambda device: None)
     assert "zeus is not installed: pip install 'earlybird[energy]'" in find_counter(CPU).method
 
 
 def test_zeus_is_not_loaded_where_nothing_can_count(monkeypatch, tmp_path):
     for name in [name for name in sys.modules if name.partition(".")[0] == "zeus"]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr(energy_sources, "RAPL_FOLDERS", (str(tmp_path / "absent"),))
-    monkeypatch.setattr(energy_sources.platform, "machine", lambda: "x86_64")
-    monkeypatch.setattr(energy_sources.sys, "platform", "linux")
+    monkeypatch.setattr(sources, "RAPL_FOLDERS", (str(tmp_path / "absent"),))
+    monkeypatch.setattr(sources.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(sources.sys, "platform", "linux")
     assert find_counter(CPU).method == f"not measured (no counter: RAPL: no {tmp_path / 'absent'})"
     assert "zeus" not in sys.modules
 
@@ -383,14 +383,14 @@ def test_zeus_is_not_loaded_where_nothing_can_count(monkeypatch, tmp_path):
     ("system", "chip", "device"), [("darwin", "arm64", CPU), ("linux", "aarch64", CPU), ("linux", "x86_64", GPU)]
 )
 def test_zeus_is_asked_where_something_may_count(monkeypatch, tmp_path, system, chip, device):
-    monkeypatch.setattr(energy_sources, "RAPL_FOLDERS", (str(tmp_path / "absent"),))
-    monkeypatch.setattr(energy_sources.platform, "machine", lambda: chip)
-    monkeypatch.setattr(energy_sources.sys, "platform", system)
-    assert energy_sources.why_none_can_be(device) is None
-    monkeypatch.setattr(energy_sources, "RAPL_FOLDERS", (str(tmp_path),))
-    assert energy_sources.why_none_can_be(CPU) is None
+    monkeypatch.setattr(sources, "RAPL_FOLDERS", (str(tmp_path / "absent"),))
+    monkeypatch.setattr(sources.platform, "machine", lambda: chip)
+    monkeypatch.setattr(sources.sys, "platform", system)
+    assert sources.unsupported_reason(device) is None
+    monkeypatch.setattr(sources, "RAPL_FOLDERS", (str(tmp_path),))
+    assert sources.unsupported_reason(CPU) is None
 
 
 def test_importing_the_library_does_not_load_zeus():
-    code = "import sys, earlybird.core, earlybird.cost.counters; assert 'zeus' not in sys.modules"
+    code = "import sys, earlybird.core, earlybird.energy.counters; assert 'zeus' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from earlybird.cost import counters
+from earlybird.energy import counters
 
 RANGE_UJ = 262_143_328_850  # of an Intel server
 
@@ -101,7 +101,7 @@ def machine(tmp_path, monkeypatch):
         def get_num_wraparounds(self) -> int:
             return machine.noticed.get(self.path, 0)
 
-    monkeypatch.setattr(counters, "why_none_can_be", lambda device: None)
+    monkeypatch.setattr(counters, "unsupported_reason", lambda device: None)
     monkeypatch.setattr(rapl, "RAPL_DIR", str(machine.folder))
     monkeypatch.setattr(rapl, "CONTAINER_RAPL_DIR", str(tmp_path / "none"))
     monkeypatch.setattr(rapl, "RaplWraparoundTracker", Tracker)

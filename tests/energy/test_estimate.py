@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from earlybird.cost import estimated_joules, unit_energies
+from earlybird.energy import estimated_joules, unit_energies
 from earlybird.errors import ConfigError
 
 

@@ -1,4 +1,4 @@
-"""What zeus can read on this machine: one `EnergySource` per counter, found by asking the drivers.
+"""Energy sources of this machine that zeus can read: one per counter, found by asking the drivers.
 
 Each finder appends what it could not get, and why, to the notes. zeus is imported within the functions, never before.
 """
@@ -18,7 +18,7 @@ import torch
 RAPL_FOLDERS = ("/sys/class/powercap/intel-rapl", "/zeus_sys/class/powercap/intel-rapl")
 
 
-def why_none_can_be(device: torch.device) -> str | None:
+def unsupported_reason(device: torch.device) -> str | None:
     """The reason why nothing can count on this machine, or None where zeus must be asked, which takes two seconds."""
     is_pc = sys.platform == "linux" and platform.machine() in ("x86_64", "i686")  # hence no Jetson, no Apple silicon
     if device.type == "cpu" and is_pc and not any(Path(folder).exists() for folder in RAPL_FOLDERS):

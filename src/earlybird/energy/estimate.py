@@ -1,4 +1,4 @@
-"""What a run's counted work would cost a chip of a published unit-energy table: an estimate, never a measurement.
+"""Joules of counted work by a published table of unit energies: an estimate, never a measurement.
 
 Products by operand width times picojoules each, plus bytes moved times picojoules per byte of DRAM traffic
 (`docs/method.md` section 6). Nothing else is in it: no caches, no leakage, no idle machine, no data loading; and it
@@ -19,7 +19,7 @@ from earlybird.errors import ConfigError
 
 @dataclass(frozen=True)
 class UnitEnergies:
-    """A published table.
+    """Unit energies of a published table.
 
     Attributes:
         name: its key in `unit_energy.json`, with the file's version.
@@ -43,7 +43,7 @@ def unit_energies(name: str | None = None) -> UnitEnergies:
     Raises:
         ConfigError: no table has this name.
     """
-    data: dict[str, Any] = json.loads(files("earlybird.cost").joinpath("unit_energy.json").read_text(encoding="utf-8"))
+    data: dict[str, Any] = json.loads((files("earlybird.energy") / "unit_energy.json").read_text(encoding="utf-8"))
     key = data["default"] if name is None else name
     if key not in data["tables"]:
         raise ConfigError(f"unit-energy table is {key!r}; give one of {', '.join(data['tables'])}")

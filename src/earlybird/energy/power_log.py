@@ -1,0 +1,285 @@
+"""Log of an external power meter, the paper's own protocol: its CSV, and the energy over a run's phases.
+
+Times are Unix seconds, power is watts. What the meter did not see is a gap, never zero watts. Nothing here guesses the
+offset between the meter's clock and the machine's: give `offset_seconds` where they differ.
+"""
+
+from __future__ import annotations
+
+import csv
+from array import array
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from earlybird.errors import ConfigError, DataError
+
+Floats = npt.NDArray[np.float64]
+Span = tuple[float, float]
+
+WATTS_PER_UNIT = {"W": 1.0, "kW": 1e3, "mW": 1e-3}
+NO_READING = ("", "n/a", "na", "-")
+FARTHEST_TIME = 1e11  # the year 5138; milliseconds since 1970 lie beyond it
+
+
+@dataclass(frozen=True)
+class PowerLog:
+    """Samples of a power meter.
+
+    times: Unix seconds, strictly increasing, shape [samples]. watts: same shape, 0 or more; NaN where the meter gave no
+    reading. columns: the columns of the file that were read, and the unit, in words.
+
+    Raises:
+        DataError: the arrays differ in shape, times do not increase, or power is negative or infinite.
+    """
+
+    times: Floats
+    watts: Floats
+    columns: str = ""
+
+    def __post_init__(self) -> None:
+        if self.times.ndim != 1 or self.times.shape != self.watts.shape:
+            raise DataError(f"power log: {self.times.shape} times and {self.watts.shape} watts; give one per sample")
+        if not (np.isfinite(self.times).all() and (np.diff(self.times) > 0).all()):
+            raise DataError("power log: times must be finite and increase")
+        if not ((self.watts >= 0) & (self.watts < np.inf) | np.isnan(self.watts)).all():
+            raise DataError("power log: watts must be 0 or more and finite, or NaN where there was no reading")
+
+
+@dataclass(frozen=True)
+class MeteredEnergy:
+    """Energy of some spans by a power log.
+
+    joules: over the covered time alone, not scaled up; None where nothing is covered. covered_seconds: time with power
+    known. span_seconds: length of the spans' union. coverage: the one by the other, in [0, 1]. gaps: stretches of the
+    spans without power, (start, end) in Unix seconds of the spans' clock.
+    """
+
+    joules: float | None
+    covered_seconds: float
+    span_seconds: float
+    coverage: float
+    gaps: tuple[Span, ...]
+
+
+def read_power_log(
+    path: str | Path, *, time_column: str | None = None, power_column: str | None = None, power_unit: str = "W"
+) -> PowerLog:
+    """Read a meter's CSV, separated by comma, semicolon or tab.
+
+    The header names both columns, exactly; without names a file of two columns is time, then power, with or without a
+    header. Times are Unix seconds or ISO 8601 with an offset from UTC. Empty cells and "n/a" are gaps. Samples with
+    equal times (a meter faster than its clock's print) become their mean.
+
+    Raises:
+        ConfigError: a unit other than W, kW and mW.
+        DataError: no such file, no rows, columns that are not named or not there, a time without an offset or before
+            the last one, or power that is not a number of 0 or more; with row and value.
+    """
+    if power_unit not in WATTS_PER_UNIT:
+        raise ConfigError(f"power_unit (--power-unit) is {power_unit!r}; give one of {', '.join(WATTS_PER_UNIT)}")
+    path = Path(path)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            line = next((line for line in file if line.strip()), "")
+            file.seek(0)
+            # A file with semicolons or tabs may hold commas within a header's words.
+            rows = csv.reader(file, delimiter=next((sign for sign in ";\t" if sign in line), ","))
+            first = [cell.strip() for cell in next((row for row in rows if row), [])]
+            places = _places(path, first, time_column, power_column)
+            is_header = time_column is not None or not any(map(_is_value, first))
+            times, watts = _samples(path, rows, [] if is_header else [first], places)
+    except OSError as error:
+        raise DataError(f"power log {path} cannot be read: {error.strerror}; give the meter's CSV file") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"power log {path} is not a CSV file in UTF-8: {error}; export it as such") from error
+    time_at, power_at = (f"{place + 1} ({first[place]!r})" if is_header else f"{place + 1}" for place in places)
+    columns = f"time in column {time_at}, power in column {power_at}, in {power_unit}"
+    return _mean_of_equal_times(times, watts * WATTS_PER_UNIT[power_unit], columns)
+
+
+def integrate(
+    log: PowerLog, spans: Sequence[Span], *, max_gap_seconds: float | None = None, offset_seconds: float = 0.0
+) -> MeteredEnergy:
+    """Energy over the union of the spans, by the trapezoid rule between samples.
+
+    spans: (start, end) in Unix seconds; spans that overlap are merged, so that nothing is counted twice. Power at the
+    edge of a span is interpolated. Samples further apart than `max_gap_seconds` (by default 5 times the median
+    interval, at least 2 s), and the neighbourhood of a sample without a reading, are gaps.
+    offset_seconds: added to the log's times, where the meter's clock is behind.
+
+    Raises:
+        ConfigError: a span that is not finite or ends before it begins; a maximal gap that is not positive.
+    """
+    edges, times = _union(spans), log.times + offset_seconds
+    known = _known_intervals(times, log.watts, max_gap_seconds)
+    span_seconds = float((edges[:, 1] - edges[:, 0]).sum())
+    covered, joules = _covered(times, log.watts, known, edges)
+    return MeteredEnergy(
+        joules=joules if covered > 0 else None,
+        covered_seconds=covered,
+        span_seconds=span_seconds,
+        coverage=min(1.0, covered / span_seconds) if span_seconds else 0.0,
+        gaps=_gaps(times, known, edges),
+    )
+
+
+def idle_watts(log: PowerLog, spans: Sequence[Span], *, offset_seconds: float = 0.0) -> float | None:
+    """Median power before the first span and after the last one; None where the log holds none.
+
+    Raises:
+        ConfigError: a span that is not finite or ends before it begins.
+    """
+    edges, times = _union(spans), log.times + offset_seconds
+    quiet = ~np.isnan(log.watts)
+    if len(edges):
+        quiet &= (times < edges[0, 0]) | (times > edges[-1, 1])
+    return float(np.median(log.watts[quiet])) if quiet.any() else None
+
+
+def _union(spans: Sequence[Span]) -> Floats:
+    """Disjoint spans in order, shape [spans, 2]."""
+    merged: list[list[float]] = []
+    for start, end in sorted(spans):
+        if not (np.isfinite(start) and np.isfinite(end) and start <= end):
+            raise ConfigError(f"span ({start}, {end}) is not a stretch of time; give (start, end) in Unix seconds")
+        if merged and start <= merged[-1][1]:
+            merged[-1][1] = max(merged[-1][1], end)
+        else:
+            merged.append([start, end])
+    return np.array(merged, dtype=np.float64).reshape(-1, 2)
+
+
+def _known_intervals(times: Floats, watts: Floats, max_gap_seconds: float | None) -> npt.NDArray[np.bool_]:
+    """Whether power is known between each sample and the next, shape [samples - 1]."""
+    intervals = np.diff(times)
+    if max_gap_seconds is None:
+        max_gap_seconds = max(2.0, 5.0 * float(np.median(intervals))) if len(intervals) else 2.0
+    if not max_gap_seconds > 0:
+        raise ConfigError(f"max_gap_seconds (--max-gap) is {max_gap_seconds}; give a positive number of seconds")
+    blank = np.isnan(watts)
+    return (intervals <= max_gap_seconds) & ~blank[:-1] & ~blank[1:]
+
+
+def _covered(times: Floats, watts: Floats, known: npt.NDArray[np.bool_], edges: Floats) -> tuple[float, float]:
+    """Known seconds within the spans, and the joules over them."""
+    if not len(known):
+        return 0.0, 0.0
+    steps, power = np.where(known, np.diff(times), 0.0), np.nan_to_num(watts)
+    seconds = np.concatenate([[0.0], np.cumsum(steps)])
+    joules = np.concatenate([[0.0], np.cumsum(steps * (power[:-1] + power[1:]) / 2)])
+    slopes = np.diff(power) / np.diff(times)
+    # The interval that each edge lies in, and the known seconds of it up to the edge.
+    inside = np.clip(edges, times[0], times[-1])
+    left = np.clip(np.searchsorted(times, inside, side="right") - 1, 0, len(known) - 1)
+    part = np.where(known[left], inside - times[left], 0.0)
+    until = seconds[left] + part, joules[left] + part * (power[left] + slopes[left] * part / 2)
+    return float(np.diff(until[0]).sum()), float(np.diff(until[1]).sum())
+
+
+def _gaps(times: Floats, known: npt.NDArray[np.bool_], edges: Floats) -> tuple[Span, ...]:
+    """The parts of the spans where power is not known; intervals that touch are one gap."""
+    bounds = np.concatenate([[-np.inf], times, [np.inf]])
+    unknown = np.ones(len(times) + 1, dtype=bool)  # before the first sample, between them, after the last
+    unknown[1:-1] = ~known
+    turns = np.flatnonzero(np.diff(np.concatenate([[False], unknown, [False]]).astype(np.int8)))
+    starts, ends = bounds[turns[::2]], bounds[turns[1::2]]
+    found = []
+    for start, end in edges.tolist():
+        first, last = np.searchsorted(ends, start, side="right"), np.searchsorted(starts, end, side="left")
+        clipped = zip(np.maximum(starts[first:last], start), np.minimum(ends[first:last], end), strict=True)
+        found += [(float(left), float(right)) for left, right in clipped if left < right]
+    return tuple(found)
+
+
+def _places(path: Path, first: list[str], time_column: str | None, power_column: str | None) -> tuple[int, int]:
+    """Places of time and power in a row; `first` is the file's first row, [] of an empty file."""
+    if not first:
+        raise DataError(f"power log {path} is empty; give a CSV with a time and a power column")
+    there = f"the file has {', '.join(map(repr, first))}"
+    if time_column is None and power_column is None and len(first) == 2:
+        return 0, 1
+    if time_column is None or power_column is None:
+        raise DataError(f"power log {path}: name two columns by --time-column and --power-column; {there}")
+    for name in (time_column, power_column):
+        if name not in first:
+            raise DataError(f"power log {path} has no column {name!r}; {there}")
+        if first.count(name) > 1:
+            raise DataError(f"power log {path} has {first.count(name)} columns named {name!r}; give each its own name")
+    return first.index(time_column), first.index(power_column)
+
+
+def _is_value(cell: str) -> bool:
+    for read in (float, datetime.fromisoformat):
+        with suppress(ValueError):
+            read(cell)
+            return True
+    return False
+
+
+def _samples(path: Path, rows: Any, before: Iterable[list[str]], places: tuple[int, int]) -> tuple[Floats, Floats]:
+    """Times and power in the file's order; `rows` is a csv reader, which knows the line, `before` what it gave."""
+    times, power, styles = array("d"), array("d"), set()
+    for row in filter(None, chain(before, rows)):
+        try:
+            if len(row) <= max(places):
+                shown = ",".join(row)[:80]
+                raise ValueError(f"{len(row)} cells ({shown}), {max(places) + 1} needed; mend the row")
+            moment = row[places[0]].strip()
+            time, style = _seconds(moment)
+            styles.add(style)
+            if len(styles) > 1:
+                raise ValueError(f"time {moment!r} is written otherwise than those above; write all in one way")
+            if times and time < times[-1]:
+                raise ValueError(f"time {moment!r} is before the row above by {times[-1] - time:.6g} s; sort the rows")
+            times.append(time)
+            power.append(_power(row[places[1]].strip()))
+        except ValueError as error:
+            raise DataError(f"power log {path}, line {rows.line_num}: {error}") from error
+    if not times:
+        raise DataError(f"power log {path} has a header and no rows; give a log with samples")
+    return np.frombuffer(times), np.frombuffer(power)
+
+
+def _seconds(cell: str) -> tuple[float, str]:
+    """Unix seconds, and how they were written."""
+    try:
+        time = float(cell)
+    except ValueError:
+        try:
+            moment = datetime.fromisoformat(cell)
+        except ValueError as error:
+            raise ValueError(f"time {cell!r} is neither Unix seconds nor ISO 8601; write one of them") from error
+        if moment.tzinfo is None:  # local time of which machine, and summer or winter?
+            cure = "append it, as in 2020-05-01T12:00:00+02:00, or write Unix seconds"
+            raise ValueError(f"time {cell!r} has no offset from UTC; {cure}") from None
+        return moment.timestamp(), "ISO 8601"
+    if not abs(time) < FARTHEST_TIME:
+        raise ValueError(f"time {cell!r} is not in Unix seconds; milliseconds are divided by 1000")
+    return time, "seconds"
+
+
+def _power(cell: str) -> float:
+    if cell.lower() in NO_READING:
+        return float("nan")
+    with suppress(ValueError):
+        if 0 <= (power := float(cell)) < np.inf:
+            return power
+    cure = "write a finite number of 0 or more, with a decimal point, or an empty cell for no reading"
+    raise ValueError(f"power {cell!r}; {cure}")
+
+
+def _mean_of_equal_times(times: Floats, watts: Floats, columns: str) -> PowerLog:
+    """One sample per time, the mean of its readings; NaN where it has none."""
+    first = np.flatnonzero(np.concatenate([[True], np.diff(times) > 0]))
+    read = ~np.isnan(watts)
+    count = np.add.reduceat(read.astype(np.float64), first)
+    total = np.add.reduceat(np.where(read, watts, 0.0), first)
+    return PowerLog(times[first], np.where(count > 0, total / np.maximum(count, 1.0), np.nan), columns)
