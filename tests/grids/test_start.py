@@ -198,13 +198,6 @@ def test_a_corrupt_configuration_is_one_line(tiny_settings, tmp_path: Path, text
         go(tiny_settings("dense"), tmp_path / "run")
 
 
-@pytest.mark.parametrize("text", ["[]", "{", "3"])
-def test_a_record_that_is_no_record_is_named(tmp_path: Path, text: str):
-    (tmp_path / "record.json").write_text(text)
-    with pytest.raises(RunFolderError, match=r"record '.*record\.json'"):
-        RunFolder(tmp_path).record()
-
-
 def test_a_disk_that_refuses_the_metrics_costs_a_warning_and_no_run(tiny_settings, tmp_path: Path, monkeypatch):
     def full(path: Path, data: bytes) -> None:
         if path.name == "metrics.jsonl":

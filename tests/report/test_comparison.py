@@ -263,10 +263,6 @@ def test_methods_that_do_not_fit_get_a_table_of_their_own(make_record):
     assert printed(records, width=200).count("test accuracy %") == 1
 
 
-def test_square_brackets_in_names_are_printed_as_they_are(make_record):
-    assert "net[bold]" in printed([make_record(model="net[bold]")])
-
-
 def test_no_records_give_no_table():
     assert printed([]) == ""
     assert in_markdown([]) == "\n"

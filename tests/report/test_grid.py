@@ -167,11 +167,6 @@ def test_the_text_forms_agree():
     assert found["equal ratio", "thinet"]["n"] == "0" and found["equal ratio", "thinet"]["accuracy"] == ""
 
 
-def test_a_label_with_a_caret_is_text_in_latex():
-    results = results_by_ratio([*ENTRIES, entry("a^b", 0, 850, 700)], "early_bird")
-    assert r"a\textasciicircum{}b" in to_latex(*full_tables(results, "early_bird", "x"))
-
-
 def test_the_runs_as_csv_have_a_line_for_each_also_for_failed_ones():
     rows = list(csv.DictReader(to_csv(runs_table(ENTRIES)).splitlines()))
     assert len(rows) == len(ENTRIES)

@@ -91,19 +91,19 @@ def test_a_frame_of_a_rule_has_no_lines_at_the_sides():
     assert not any("│" in line for line in lines) and "0.5      1" in [line.strip() for line in lines]
 
 
-def test_transposing_turns_columns_into_rows():
-    turned = TABLE.transposed()
+def test_across_has_a_row_for_each_column():
+    (turned,) = TABLE.across(80)
     assert turned.headings() == ["method", "early_bird", "a|b & 50 %"]
     assert [list(row) for row in turned.rows] == [["accuracy %", "93.46", "–"], ["runs", "3", "1"]]
     assert (turned.title, turned.notes) == (TABLE.title, TABLE.notes)
 
 
-def test_splitting_repeats_the_first_column_and_title_and_notes_stand_once():
-    table = Table(named_columns("m", "aaaa", "bbbb", "cccc"), [("x", 1, 2, 3)], "t", ["n"])
+def test_across_in_parts_repeats_the_first_column_and_says_title_and_notes_once():
+    table = Table(named_columns("m", "x"), [("aaaa", 1), ("bbbb", 2), ("cccc", 3)], "t", ["n"])
     # A column takes its letters and three around them: 4 and one at the edge for "m", 7 for each of the others.
-    assert [part.headings() for part in table.split(26)] == [["m", "aaaa", "bbbb", "cccc"]]
-    first, second = table.split(25)
+    assert [part.headings() for part in table.across(26)] == [["m", "aaaa", "bbbb", "cccc"]]
+    first, second = table.across(25)
     assert (first.headings(), second.headings()) == (["m", "aaaa", "bbbb"], ["m", "cccc"])
     assert (first.title, second.title, first.notes, second.notes) == ("t", "", (), ["n"])
-    assert [part.headings() for part in table.split(1)] == [["m", "aaaa"], ["m", "bbbb"], ["m", "cccc"]]
+    assert [part.headings() for part in table.across(1)] == [["m", "aaaa"], ["m", "bbbb"], ["m", "cccc"]]
     assert all(len(line) <= 25 for part in (first, second) for line in printed(part)[2:])

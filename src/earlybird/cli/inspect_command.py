@@ -6,13 +6,11 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from earlybird.cli.options import Parser
 from earlybird.errors import ConfigError
-
-if TYPE_CHECKING:
-    from earlybird.report.table import Table
+from earlybird.report.table import Column, Table, named_columns, print_lines, to_terminal
 
 
 def command(argv: Sequence[str]) -> int:
@@ -109,12 +107,7 @@ def _facts(parsed: argparse.Namespace) -> dict[str, Any]:
 
 
 def _print(facts: dict[str, Any]) -> None:
-    from rich.console import Console
-
-    from earlybird.report.table import print_lines, to_terminal
-
-    console = Console()
-    to_terminal(_groups_table(facts), console)
+    to_terminal(_groups_table(facts))
     if not facts["units"]:
         said = "Nothing can be cut: the table says why, layer by layer."
     elif facts["after"] is None:
@@ -125,15 +118,13 @@ def _print(facts: dict[str, Any]) -> None:
             f"{facts['scored_units']} units that {facts['criterion']} scores), untrained, which says little about a "
             "trained network's widths:"
         )
-    print_lines([said], console)
+    print_lines([said])
     if facts["after"] is not None:
-        to_terminal(_savings_table(facts), console)
+        to_terminal(_savings_table(facts))
 
 
 def _groups_table(facts: dict[str, Any]) -> Table:
     """Groups of layers that are cut together, with the reasons of the channels that stay."""
-    from earlybird.report.table import Column, Table
-
     shape = "x".join(map(str, facts["image_shape"]))
     rows = []
     for row in facts["groups"]:
@@ -152,8 +143,6 @@ def _groups_table(facts: dict[str, Any]) -> Table:
 
 def _savings_table(facts: dict[str, Any]) -> Table:
     """Sizes and, where they were measured, seconds before and after the cut."""
-    from earlybird.report.table import Column, Table, named_columns
-
     before, after = facts["before"], facts["after"]
     counted = {"parameters": "params", "MACs per image": "macs", "MACs per training image": "train_macs"}
     rows = [(name, f"{before[key]:,}", f"{after[key]:,}", after[key] / before[key]) for name, key in counted.items()]

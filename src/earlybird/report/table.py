@@ -93,36 +93,28 @@ class Table:
         """Cells of a row as they are read."""
         return [column.text(cell) for column, cell in zip(self.columns, row, strict=True)]
 
-    def transposed(self) -> Table:
-        """Same table with a row for each column; the first column becomes the headings."""
-        across = [self.headings(), *map(self.texts, self.all_rows())]
-        first, *others = zip(*across, strict=True)
-        return replace(self, columns=named_columns(*first), rows=others, total=None)
+    def across(self, width: int) -> list[Table]:
+        """Transposed: a row for each column, the rows side by side in parts of at most `width` letters.
 
-    def split(self, width: int) -> list[Table]:
-        """Tables of at most `width` letters, yet of at least one column beside the first, which each begins with.
-
-        The title stays with the first of them, the notes with the last.
+        The first column stands at the left of each part, and at least one row beside it. The title stays with the
+        first part, the notes with the last.
         """
-        cells = [self.headings(), *map(self.texts, self.all_rows())]
-        first, *needs = (max(map(len, column)) + 3 for column in zip(*cells, strict=True))  # three letters around it
-        parts: list[list[int]] = []
+        names, *others = [self.headings(), *map(self.texts, self.all_rows())]
+        needs = [max(map(len, texts)) + 3 for texts in (names, *others)]  # three letters around a cell
+        parts: list[list[list[str]]] = []
         room = 0
-        for place, need in enumerate(needs, start=1):
+        for texts, need in zip(others, needs[1:], strict=True):
             if not parts or need > room:
-                parts.append([0])
-                room = width - first - 1  # one more at the left edge
-            parts[-1].append(place)
+                parts.append([names])
+                room = width - needs[0] - 1  # one more at the left edge
+            parts[-1].append(texts)
             room -= need
-        tables = [self._only(places) for places in parts or [[0]]]
-        tables = [replace(table, title=self.title if place == 0 else "") for place, table in enumerate(tables)]
+        tables = []
+        for part in parts or [[names]]:
+            headings, *rows = zip(*part, strict=True)
+            tables.append(Table(named_columns(*headings), rows))
+        tables[0] = replace(tables[0], title=self.title)
         return [*tables[:-1], replace(tables[-1], notes=self.notes)]
-
-    def _only(self, places: Sequence[int]) -> Table:
-        """Columns at these places, without notes."""
-        rows = [[row[place] for place in places] for row in self.rows]
-        total = None if self.total is None else [self.total[place] for place in places]
-        return Table([self.columns[place] for place in places], rows, self.title, total=total)
 
 
 def named_columns(first: str, *others: str, fold_after: int | None = None) -> list[Column]:
@@ -166,13 +158,16 @@ def to_terminal_across(table: Table, console: Console | None = None) -> None:
     from rich.console import Console
 
     console = console or Console()
-    for part in table.transposed().split(console.width):
+    for part in table.across(console.width):
         to_terminal(part, console)
     console.print()
 
 
-def print_lines(lines: Iterable[str], console: Console, *, style: str | None = None) -> None:
+def print_lines(lines: Iterable[str], console: Console | None = None, *, style: str | None = None) -> None:
     """Print text as it is: no markup, no colours for numbers."""
+    from rich.console import Console
+
+    console = console or Console()
     for line in lines:
         console.print(line, style=style, markup=False, highlight=False)
 
