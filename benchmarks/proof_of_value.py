@@ -185,9 +185,7 @@ def reread(old: Path) -> int:
         code = main(["report", str(old)])
     if code or "early_bird" not in table.getvalue():
         wrong.append(f"report: exit code {code}")
-    print(
-        f"{seen} runs evaluated to their recorded loss, 1 resumed, 1 ticket retrained; {len(wrong)} differences"
-    )
+    print(f"{seen} runs evaluated to their recorded loss, 1 resumed, 1 ticket retrained; {len(wrong)} differences")
     print("\n".join(wrong))
     return 1 if wrong else 0
 

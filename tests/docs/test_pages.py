@@ -123,7 +123,7 @@ def tree(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("file", "text", "told"),
     [
-        ("src/earlybird/core/mask.py", "# `docs/method.md` section 1", ["src/earlybird/core/mask.py:1: method.md"]),
+        ("src/earlybird/core/mask.py", "# `method.md` section 1", ["src/earlybird/core/mask.py:1: method.md"]),
         ("src/earlybird/core/mask.py", "# `docs/method.md` section 1", []),
         ("src/earlybird/core/mask.py", "# see https://example.org/gone.md", []),
         ("README.md", "\n[cost](docs/cost.md)", ["README.md:2: docs/cost.md"]),

@@ -101,7 +101,7 @@ def test_resources_out_of_range_are_refused(values, message):
 
 
 def test_without_ray_installed_the_cure_is_named(monkeypatch):
-    from earlybird.runs import ray_engine
+    from earlybird.grids import ray_engine
 
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r"--engine ray needs Ray; pip install 'earlybird\[ray\]'"):
