@@ -52,6 +52,8 @@ TRAINED = {
     "late_rewinding": "--method lottery_ticket --method.rewind_epoch 2",
     "thinet": "--method thinet --method.finetune_steps 3",
 }  # fmt: skip
+# Not `-m earlybird`, which older trees lack.
+COMMAND_LINE = "import sys; from earlybird.cli.main import main; sys.exit(main())"
 CONTROLS = ("uniform", "scratch_longer", "dense_shorter")
 GRID = (
     f"compare {BASE} --methods dense,early_bird,uniform,thinet:finetune_steps=3,lottery_ticket,shuffled "
@@ -93,7 +95,7 @@ def run(out: Path) -> None:
 def _interrupted(folder: Path) -> None:
     """An Early-Bird run that was told to stop in the middle of its retrain."""
     flags = f"train {BASE} --method early_bird --training.checkpoint_every 3 --out {folder}"
-    process = subprocess.Popen([sys.executable, "-m", "earlybird.cli.main", *flags.split()])
+    process = subprocess.Popen([sys.executable, "-c", COMMAND_LINE, *flags.split()])
     while process.poll() is None and not (folder / "ticket.safetensors").is_file():
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from earlybird import __version__
 from earlybird.cli.main import main
+from earlybird.methods.catalog import method_names
 
 
 @pytest.fixture
@@ -55,6 +57,7 @@ def fails(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
         ("retrain --ticket absent.safetensors", r"absent\.safetensors does not exist"),
         ("evaluate absent", r"absent.*does not exist; give the folder of a finished run"),
         ("report absent", "absent"),
+        ("list models", r"topic is 'models'; give methods, or nothing for all names"),
         ("dance", r"unknown command 'dance'; give one of train, search"),
     ],
 )
@@ -157,6 +160,21 @@ def test_list_names_models_data_and_methods(capsys):
     assert "preresnet101" in printed
     assert "cifar100" in printed
     assert "early_bird, dense" in printed
+
+
+def test_list_methods_says_in_a_line_each_what_methods_and_presets_do(capsys):
+    assert main(["list", "methods"]) == 0
+    rows = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert list(rows) == method_names()
+    assert rows["dense"] == "Train the unpruned network for the whole schedule"
+    assert rows["snip_channels"] == "snip with form=channels"
+    assert len(set(rows.values())) == len(rows)
+    assert not [name for name, summary in rows.items() if summary.startswith(("Hyperparameters", "Settings"))]
+
+
+def test_the_package_runs_as_a_module_and_tells_its_version():
+    done = subprocess.run([sys.executable, "-m", "earlybird", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"earlybird {__version__}\n"
 
 
 def test_help_needs_no_torch_and_no_second():

@@ -217,7 +217,7 @@ METHODS = "dense,early_bird,network_slimming,snip,random,shuffled,reinit,lottery
 
 
 def start(flags: list[str], out: Path, workers: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "earlybird.cli.main", *flags, "--methods", METHODS, "--seeds", "0,1,2"]
+    command = [sys.executable, "-m", "earlybird", *flags, "--methods", METHODS, "--seeds", "0,1,2"]
     command += ["--workers", str(workers), "--out", str(out), "--training.checkpoint_every", "3"]
     return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, env=one_thread())
 
@@ -272,7 +272,7 @@ def test_two_of_three_workers_killed_and_the_grid_restarted_every_run_is_done_on
     alone = tmp_path / "alone"
     method, seed = ("dense", "0") if not nodes else (nodes[0].split("-")[0], nodes[0][-1])
     more = ["--methods", f"{method},dense", "--seeds", seed, "--training.checkpoint_every", "3"]
-    command = [sys.executable, "-m", "earlybird.cli.main", *flags, *more, "--out", str(alone)]
+    command = [sys.executable, "-m", "earlybird", *flags, *more, "--out", str(alone)]
     subprocess.run(command, check=True, capture_output=True, env=one_thread())
     for path in alone.glob("*/model.safetensors"):
         assert path.read_bytes() == (out / path.parent.name / path.name).read_bytes(), path.parent.name

@@ -16,7 +16,7 @@ import pytest
 
 def command(tiny: Path, out: Path, epochs: int = 30) -> list[str]:
     return [
-        sys.executable, "-m", "earlybird.cli.main", "train", "--model", f"{tiny}:network", "--data", f"{tiny}:data",
+        sys.executable, "-m", "earlybird", "train", "--model", f"{tiny}:network", "--data", f"{tiny}:data",
         "--epochs", str(epochs), "--batch-size", "10", "--lr", "0.05", "--precision", "fp32", "--round-to", "1",
         "--clock", "epochs", "--method.penalty", "1e-3", "--training.checkpoint_every", "4", "--quiet",
         "--out", str(out),

@@ -26,7 +26,7 @@ TIMED = {
 
 def compare(tiny: Path, out: Path, *more: str) -> list[str]:
     return [
-        sys.executable, "-m", "earlybird.cli.main", "compare", "--model", f"{tiny}:network", "--data", f"{tiny}:data",
+        sys.executable, "-m", "earlybird", "compare", "--model", f"{tiny}:network", "--data", f"{tiny}:data",
         "--data.augment", "flip", "--epochs", "6", "--batch-size", "20", "--lr", "0.05", "--precision", "fp32",
         "--round-to", "1", "--methods", "dense,early_bird,lottery_ticket", "--training.checkpoint_every", "2",
         "--out", str(out), *more,

@@ -24,7 +24,7 @@ COMMANDS = {
     "energy": "`energy import meter.csv --run RUN`: a power meter's log into a run's record",
     "inspect": "what can be cut from a network, what not and why, and what it saves",
     "export": "the network a run ended with, as ONNX or .pt2",
-    "list": "what there is: models, data sets, methods",
+    "list": "models, data sets, methods and presets; `list methods` says what each does",
 }
 
 # Commands whose training steps gain from keeping freed memory; `cost` measures steps as they will be.
@@ -105,7 +105,3 @@ def _complain(message: str) -> None:
 def show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
     """One line, without the path of our source."""
     _complain(f"warning: {message}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

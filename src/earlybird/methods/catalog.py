@@ -55,6 +55,14 @@ def method_class(name: str) -> type[Method]:
     return _IMPORTED[name]
 
 
+def summary_of(name: str) -> str:
+    """First docstring line of a method's class; for a preset, its method and the settings in which it differs."""
+    if name in PRESETS:
+        base, changed = PRESETS[name]
+        return f"{base} with {', '.join(f'{key}={value}' for key, value in changed.items())}"
+    return (method_class(name).__doc__ or "").strip().partition("\n")[0].rstrip(".")
+
+
 def name_of(method: Method) -> str:
     """The name by which `method_class` finds a method's class again."""
     paths = [path for path, kind in _IMPORTED.items() if kind is type(method)]

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Dense:
-    """No hyperparameters: nothing is searched and nothing is cut."""
+    """Train the unpruned network for the whole schedule."""
 
     name: ClassVar[str] = "dense"
 

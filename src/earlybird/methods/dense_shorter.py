@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DenseShorter(MatchedToCost):
-    """The ticket's cost decides how long is trained."""
+    """Train the unpruned network by a shorter schedule, for what Early-Bird cost."""
 
     name: ClassVar[str] = "dense_shorter"
 

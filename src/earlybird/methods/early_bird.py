@@ -30,7 +30,7 @@ DEFAULT_ROUND_TO = 8
 
 @dataclass(frozen=True)
 class EarlyBirdTraining:
-    """Hyperparameters of Early-Bird training.
+    """Search until the mask stops changing, cut, train only the small network (You et al. 2020).
 
     Raises:
         ConfigError: a value is of another type or out of range, or two contradict each other.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LotteryTicket:
-    """Hyperparameters of lottery tickets by magnitude.
+    """Train, keep the largest weights, set them back to where they started, train them alone (Frankle & Carbin 2019).
 
     Raises:
         ConfigError: a value is of another type or out of range, or two contradict each other.

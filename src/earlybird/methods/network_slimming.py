@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NetworkSlimming:
-    """Hyperparameters of network slimming.
+    """Train to the end under the penalty, cut by a global threshold on |gamma|, train again (Liu et al. 2017).
 
     Raises:
         ConfigError: a value is of another type or out of range.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ScratchLonger(MatchedToTicket):
-    """No hyperparameters: ticket and dense schedule decide everything."""
+    """Train the ticket's network from new weights until the dense budget is spent."""
 
     name: ClassVar[str] = "scratch_longer"
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Snip:
-    """Hyperparameters of SNIP.
+    """Keep the weights on which the loss depends most at initialisation, train them alone (Lee et al. 2019).
 
     Raises:
         ConfigError: a value is of another type or out of range.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SoftFilterPruning:
-    """Hyperparameters of soft filter pruning.
+    """Zero the smallest filters after each epoch, go on updating all, cut at the end (He et al. 2018).
 
     Raises:
         ConfigError: a value is of another type or out of range.

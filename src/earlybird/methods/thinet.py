@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ThiNet:
-    """Hyperparameters of ThiNet.
+    """Train, then cut layer by layer what the next layer would miss least (Luo et al. 2017).
 
     Raises:
         ConfigError: a value is of another type or out of range.

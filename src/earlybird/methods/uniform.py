@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Uniform(MatchedToCost):
-    """Hyperparameters of the uniform-width control.
+    """Cut to one width ratio with the ticket's MACs and train new weights for what Early-Bird cost.
 
     Raises:
         ConfigError: a value is of another type or out of range.
