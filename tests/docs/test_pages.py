@@ -17,6 +17,7 @@ CODE = re.compile(r"`[^`\n]*`")
 LINK_TEXT = re.compile(r"\[[^\]]*\](?=\()")
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
 SECTIONS = re.compile(r"method\.md` sections? (\d+)(?: and (\d+))?")
+PROGRAM = re.compile(r"(?<![\w./:-])(?:\.\./)*[\w.-]+/[\w./-]*\w\.py\b")
 # What `earlybird compare` writes into the folder of a comparison is no page of this repository.
 WRITTEN_BY_RUNS = {"table.md"}
 LONGEST_LINE = 120
@@ -25,7 +26,8 @@ GENERATED = "## The tables"
 
 
 def pages(repository: Path) -> list[Path]:
-    found = [repository / "README.md", repository / "CONTRIBUTING.md", *sorted((repository / "docs").rglob("*.md"))]
+    found = [repository / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+    found += sorted((repository / "docs").rglob("*.md"))
     return [path for path in found if path.is_file()]
 
 
@@ -39,6 +41,18 @@ def missing_pages(repository: Path) -> list[str]:
                 if not exists and name not in WRITTEN_BY_RUNS:
                     wrong.append(f"{path.relative_to(repository)}:{number}: {name}")
     return wrong
+
+
+def missing_programs(repository: Path) -> list[str]:
+    """Paths of Python files that a page names and that exist neither from the root nor below the package."""
+    roots = (repository, repository / "src" / "earlybird")
+    return [
+        f"{page.relative_to(repository)}:{number}: {name}"
+        for page in pages(repository)
+        for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1)
+        for name in PROGRAM.findall(LINK_TEXT.sub("", line))
+        if not any((root / name).is_file() for root in (page.parent, *roots))
+    ]
 
 
 def missing_sections(repository: Path) -> list[str]:
@@ -81,10 +95,10 @@ def written_lines(page: Path) -> Iterator[tuple[int, str]]:
             yield number, line
 
 
-def long_lines(folder: Path) -> list[str]:
+def long_lines(repository: Path) -> list[str]:
     return [
-        f"{page.relative_to(folder)}:{number}: {len(line)} letters, at most {LONGEST_LINE}"
-        for page in sorted(folder.rglob("*.md"))
+        f"{page.relative_to(repository)}:{number}: {len(line)} letters, at most {LONGEST_LINE}"
+        for page in pages(repository)
         for number, line in written_lines(page)
         if len(line) > LONGEST_LINE
     ]
@@ -102,8 +116,12 @@ def test_every_link_leads_to_a_file_and_a_heading():
     assert broken_links(REPOSITORY) == []
 
 
-def test_lines_of_the_docs_fit_a_screen():
-    assert long_lines(REPOSITORY / "docs") == []
+def test_every_python_file_that_a_page_names_exists():
+    assert missing_programs(REPOSITORY) == []
+
+
+def test_lines_of_pages_fit_a_screen():
+    assert [line for line in long_lines(REPOSITORY) if not line.startswith("README.md")] == []
 
 
 def test_the_rules_see_the_real_tree():
@@ -136,6 +154,12 @@ def test_a_missing_page_is_found(tree: Path, file: str, text: str, told: list[st
     assert missing_pages(tree) == told
 
 
+def test_a_missing_python_file_is_found(tree: Path):
+    page = tree / "docs" / "method.md"
+    page.write_text("`core/mask.py`, src/earlybird/core/mask.py, my_own.py\n`core/gone.py`, https://x.org/a/gone.py")
+    assert missing_programs(tree) == ["docs/method.md:2: core/gone.py"]
+
+
 def test_a_missing_section_is_found(tree: Path):
     (tree / "docs" / "method.md").write_text("## 1. Search\n## 2. Training\n")
     (tree / "src" / "earlybird" / "core" / "mask.py").write_text("# `docs/method.md` sections 2 and 3")
@@ -159,4 +183,4 @@ def test_a_broken_link_is_found(tree: Path, text: str, told: list[str]):
 def test_a_long_line_is_found_but_no_row_of_a_table_and_nothing_generated(tree: Path):
     page, long = tree / "docs" / "method.md", "x" * 121
     page.write_text(f"{long[1:]}\n{long}\n|{long}|\n{GENERATED}\n{long}\n")
-    assert long_lines(tree / "docs") == ["method.md:2: 121 letters, at most 120"]
+    assert long_lines(tree) == ["docs/method.md:2: 121 letters, at most 120"]
