@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -179,6 +180,16 @@ def test_files_and_functions_are_short():
 
 def test_every_module_is_named_for_its_noun():
     assert homeless_names(REPOSITORY / "src") == []
+
+
+def test_every_dependency_is_imported():
+    declared = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["dependencies"]
+    names = {re.split(r"[<>=]", dependency)[0] for dependency in declared}
+    used = {
+        name.split(".")[0] for path in python_files(REPOSITORY / "src") for name in imports(path, REPOSITORY / "src")
+    }
+    assert names - used == {"pyyaml"}  # which is imported as `yaml`
+    assert "yaml" in used
 
 
 def test_no_file_names_a_path_of_a_development_machine():
