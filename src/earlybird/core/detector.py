@@ -19,9 +19,9 @@ from earlybird.core.criteria import Criterion, bn_scale
 from earlybird.core.distance import mask_distance
 from earlybird.core.drawing import draw_ranked, realised_ratio
 from earlybird.core.groups import ChannelGroups
-from earlybird.core.history import MaskHistory
+from earlybird.core.mask import ChannelMask
 from earlybird.core.ranking import Ranking, TieScore, rank_units, scored_groups
-from earlybird.core.stopping import StopRule, check_rule, earliest_draw
+from earlybird.core.stop_rules import MaskHistory, checked_stop_rule
 from earlybird.core.ticket import Ticket
 from earlybird.errors import ConfigError, MaskError
 
@@ -34,7 +34,7 @@ class EarlyBird:
     Args:
         prune_ratio: fraction of units to remove, in [0, 1), or several.
         groups: what may be cut together (`earlybird.channel_groups`); without them the network must be a plain chain.
-        rule: "paper", "authors_code" or "epi" (`earlybird.core.stopping`).
+        rule: a name in `STOP_RULES`: "paper", "authors_code" or "epi".
         window: distances looked at by "paper", masks looked at by "authors_code".
         epsilon: threshold on the mask distance, in (0, 1].
         criterion: what scores a channel; `bn_scale` by default.
@@ -59,7 +59,7 @@ class EarlyBird:
         prune_ratio: float | Sequence[float],
         groups: ChannelGroups | None = None,
         *,
-        rule: StopRule = "paper",
+        rule: str = "paper",
         window: int = 5,
         epsilon: float = 0.1,
         criterion: Criterion = bn_scale,
@@ -68,19 +68,19 @@ class EarlyBird:
         tie_score: TieScore = "mean",
     ) -> None:
         self.prune_ratios = _checked_ratios(prune_ratio)
-        check_rule(rule, window, epsilon)
+        self._stop_rule = checked_stop_rule(rule, window, epsilon)
         if min_channels < 1 or round_to < 1:
             raise ConfigError(f"min_channels is {min_channels} and round_to {round_to}; give integers >= 1")
         if tie_score not in get_args(TieScore):
             raise ConfigError(f"tie_score is {tie_score!r}; give one of {', '.join(get_args(TieScore))}")
-        if rule != "epi":
+        if self._stop_rule.reads_distances:
             _warn_of_ratios_that_always_fire(self.prune_ratios, epsilon)
         self.groups, self.rule, self.window, self.epsilon = groups, rule, window, epsilon
         self.criterion, self.min_channels, self.round_to, self.tie_score = criterion, min_channels, round_to, tie_score
         self.draws = 0
         self.tickets: dict[float, Ticket] = {}
         self.last_scores: Mapping[str, Tensor] | None = None
-        self._histories = {ratio: MaskHistory(rule, window, epsilon) for ratio in self.prune_ratios}
+        self._histories = {ratio: MaskHistory(self._stop_rule, window, epsilon) for ratio in self.prune_ratios}
         self._fired: dict[float, int] = {}
         self._scored: tuple[tuple[str, ...], ChannelGroups] | None = None
 
@@ -168,7 +168,8 @@ class EarlyBird:
         self._fired = {float(ratio): int(draw) for ratio, draw in state["fired"].items()}
         self.tickets, self.last_scores = {}, None
         for ratio, history in self._histories.items():
-            history.load_state_dict(state["histories"][ratio])
+            saved = state["histories"][ratio]
+            history.restore([ChannelMask(m) for m in saved["masks"]], saved["distances"], saved["epi_values"])
 
     def _ticket(
         self, model: nn.Module, ranking: Ranking, prune_ratio: float, rule: str, flags: tuple[str, ...]
@@ -195,7 +196,7 @@ class EarlyBird:
         )
 
     def _flags_of_firing(self) -> tuple[str, ...]:
-        return ("fired at the rule's minimum",) if self.draws == earliest_draw(self.rule, self.window) else ()
+        return ("fired at the rule's minimum",) if self.draws == self._stop_rule.earliest(self.window) else ()
 
     def _rank(self, model: nn.Module, scores: Mapping[str, Tensor]) -> Ranking:
         names = tuple(scores)

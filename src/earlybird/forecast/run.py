@@ -14,19 +14,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from earlybird.core import ChannelGroups, ChannelMask, Ticket, draw_mask
+from earlybird.core import STOP_RULES, ChannelGroups, ChannelMask, Ticket, draw_mask
 from earlybird.core.drawing import realised_ratio
 from earlybird.cost import ModelCost, count_cost_and_traffic, layer_macs
 from earlybird.cost.plan import PlannedData
 from earlybird.errors import ConfigError, RunFolderError, SlimError
+from earlybird.methods.clock import DRAWS
+from earlybird.methods.early_bird import EarlyBirdTraining
 from earlybird.models.model_file import DESCRIPTION
 from earlybird.runs.record_file import finished_record
 from earlybird.runs.saved_model import NetworkSpec, load_network
 from earlybird.slimming import channel_costs, channel_groups, slim
 from earlybird.slimming.certificate import PolicyChoice
 
-# Draws of the clock `scaled`, and the first at which the rule `paper` can fire (`docs/method.md` section 1).
-DRAWS, FIRST_FIRING_DRAW = 160, 6
 UNIFORM, LEAST, MOST = "uniform", "dearest channels removed first", "cheapest channels removed first"
 
 
@@ -72,7 +72,8 @@ class Scenario:
         """e, as the earliest and the latest that it may be: the rule's first possible draw, and never."""
         if self.ticket_epoch is not None:
             return self.ticket_epoch, self.ticket_epoch
-        return self.epochs * FIRST_FIRING_DRAW / DRAWS, self.epochs
+        usual = EarlyBirdTraining()
+        return self.epochs * STOP_RULES[usual.rule].earliest(usual.window) / DRAWS, self.epochs
 
 
 @dataclass(frozen=True)

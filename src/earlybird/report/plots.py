@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from earlybird.core.stop_rules import STOP_RULES
 from earlybird.errors import RunFolderError
 from earlybird.report.canvas import CUT, DENSE_INK, DENSE_LIGHT, HALO, INK, MUTED, SLIM, save_figure, title
 from earlybird.report.quantities import percent
@@ -139,8 +140,9 @@ def distance_axes(axes: Axes, ticket: Mapping[str, Any], total_epochs: float) ->
 
 
 def _reads_distances(ticket: Mapping[str, Any]) -> bool:
-    """Whether the ticket's rule compares distances with epsilon; `epi` compares kept counts and has no line here."""
-    return ticket.get("rule") != "epi" and ticket.get("epsilon") is not None
+    """True if the ticket's rule compares distances with epsilon; others have no line here."""
+    rule = STOP_RULES.get(str(ticket.get("rule")))
+    return (rule is None or rule.reads_distances) and ticket.get("epsilon") is not None
 
 
 def _draw_epsilon(axes: Axes, ticket: Mapping[str, Any]) -> None:
@@ -159,9 +161,9 @@ def _draw_window(axes: Axes, ticket: Mapping[str, Any]) -> int:
     if not _reads_distances(ticket):
         return 0
     drawn = [place for place, epoch in enumerate(ticket["distance_epochs"]) if epoch <= ticket["epoch"] + 1e-9]
-    window = int(ticket.get("window") or 0)
-    # `window` counts distances in the paper's rule and masks in that of the authors' code.
-    count = {"paper": window, "authors_code": max(window - 1, 0)}.get(str(ticket.get("rule")), 0)
+    rule = STOP_RULES.get(str(ticket.get("rule")))
+    # The first draw has no distance; every other one up to the earliest that fires has one that the rule reads.
+    count = max(rule.earliest(int(ticket.get("window") or 0)) - 1, 0) if rule else 0
     fired = drawn[-count:] if count else []
     epochs, distances = ([ticket[key][place] for place in fired] for key in ("distance_epochs", "distances"))
     axes.plot(
