@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import runpy
 import shlex
@@ -18,6 +19,9 @@ from earlybird.models import build_model
 
 REPOSITORY = Path(__file__).parents[2]
 README = (REPOSITORY / "README.md").read_text()
+USAGE = (REPOSITORY / "docs" / "usage.md").read_text()
+TABLE = REPOSITORY / "docs" / "results" / "compare-cifar10" / "table.csv"
+MOST_LINES = 110  # read in two minutes
 
 
 class TwoBranches(nn.Module):
@@ -36,12 +40,20 @@ class TwoBranches(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
+def python_block(page: str) -> str:
+    (block,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    return block
+
+
 def snippet() -> str:
-    return python_blocks()[0]
+    return python_block(README)
 
 
-def python_blocks() -> list[str]:
-    return re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+def train_commands() -> list[str]:
+    """Those of every page, continued lines joined."""
+    pages = [REPOSITORY / "README.md", *(REPOSITORY / "docs").rglob("*.md")]
+    text = "\n".join(page.read_text() for page in sorted(pages)).replace("\\\n", " ")
+    return [line for line in text.splitlines() if line.startswith("earlybird train -") and ".py:" not in line]
 
 
 def plain_loop() -> dict[str, object]:
@@ -105,20 +117,41 @@ def test_the_snippet_says_so_when_no_mask_is_stable():
         exec(compile(never, "README.md", "exec"), scope)
 
 
-def test_the_second_snippet_saves_a_slim_network_and_loads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_snippet_of_the_usage_page_saves_a_slim_network_and_loads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.chdir(tmp_path)
     dense, x = build_model("torchvision:resnet18", num_classes=10, image_size=64), torch.randn(2, 3, 64, 64)
     groups = channel_groups(dense, x)
     small = slim(dense, draw_mask(bn_scale(dense), 0.5, groups), x, groups).eval()
     scope = {"small": small}
-    (code,) = python_blocks()[1:]
-    exec(compile(code, "README.md", "exec"), scope)
+    exec(compile(python_block(USAGE), "usage.md", "exec"), scope)
     assert scope["small"] is not small
     assert torch.equal(scope["small"](x), small(x))
 
 
-@pytest.mark.parametrize("line", [line for line in README.splitlines() if line.startswith("earlybird train ")])
-def test_every_train_command_of_the_readme_is_understood(line: str):
+def test_the_readme_is_read_in_two_minutes():
+    assert len(README.splitlines()) <= MOST_LINES
+
+
+def test_the_table_of_the_readme_has_the_numbers_of_the_records():
+    rows = [re.split(r" *\| *", line)[1:-1] for line in README.splitlines() if line.endswith(" T | 3 |")]
+    measured = {row["method"]: row for row in csv.DictReader(TABLE.read_text().splitlines()) if at_equal_cost(row)}
+    assert len(rows) == 6
+    for method, accuracy, points, *_ in rows:
+        row = measured[re.search(r"\w+", method).group()]
+        mean, std = (100 * float(row[key]) for key in ("accuracy", "accuracy_std"))
+        assert accuracy == f"{mean:.2f} ± {std:.2f}"
+        if row["points"]:
+            assert points == f"{float(row['points']):+.2f} ± {float(row['points_half_width']):.2f}"
+
+
+def at_equal_cost(row: dict[str, str]) -> bool:
+    return row["prune_ratio"] == "0.5" and (row["comparison"] == "equal cost" or row["method"] == "dense")
+
+
+@pytest.mark.parametrize("line", train_commands())
+def test_every_train_command_of_the_pages_is_understood(line: str):
     arguments = shlex.split(line, comments=True)[2:]
     method = arguments[arguments.index("--method") + 1] if "--method" in arguments else "early_bird"
     parsed = run_parser("train", "", method).parse_args(expand_short_flags(arguments))
