@@ -11,6 +11,7 @@ from typing import Self
 import torch
 
 from earlybird.cost.ledger import PHASES, PhaseCost
+from earlybird.cost.step_time import read_clocks
 from earlybird.cost.work import Work
 from earlybird.energy import EnergyCounter, NoCounter
 from earlybird.errors import ConfigError
@@ -58,7 +59,7 @@ class PhaseMeter:
             torch.cuda.reset_peak_memory_stats(self._device)
         self._counter.start()
         self._open_seconds = 0.0
-        self._started = (time.perf_counter(), time.process_time())
+        self._started = read_clocks(self._device)
         now = time.time()
         self._spans.append((now, now))
         return self
@@ -99,9 +100,7 @@ class PhaseMeter:
         """Add the time and the energy since the last reading, where the meter runs."""
         if self._started is None:
             return
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        wall, cpu = time.perf_counter(), time.process_time()
+        wall, cpu = read_clocks(self._device)
         seconds = wall - self._started[0]
         self._wall_seconds += seconds
         self._cpu_seconds += cpu - self._started[1]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import statistics
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -21,8 +20,9 @@ from torch import nn
 
 from earlybird.copying import copied
 from earlybird.core import bn_l1_subgradient_
-from earlybird.cost import ModelCost
+from earlybird.cost import ModelCost, PhaseMeter, Work
 from earlybird.cost.plan import MethodPlan, Network, PlannedData
+from earlybird.cost.step_time import read_clocks
 from earlybird.data import Augment, Batches, DataBundle, MemoryImages, eval_batches, train_batches
 from earlybird.data.images import IndexedSubset
 from earlybird.energy import EnergyCounter, NoCounter
@@ -189,8 +189,7 @@ class _StepTimer(NoHooks):
         self._seen += 1
         if self._seen < WARM_UP_STEPS:
             return False
-        _synchronise(state.session.compute)
-        self.clocks.append((time.process_time(), time.perf_counter()))
+        self.clocks.append(read_clocks(state.session.compute.device))
         if len(self.clocks) == 1:
             self.counter.start()
         if len(self.clocks) <= self.steps:
@@ -205,18 +204,14 @@ def _training_steps(session: Session, model: nn.Module, steps: int, counter: Ene
     # What the steps cost is known; here it is asked for nothing.
     fit(session, model, Span("train", 0, session.total_steps), ModelCost(0, 0, 0, 0.0), hooks=timer)
     joules = None if timer.joules is None else timer.joules / steps
-    return [Seconds(b[0] - a[0], b[1] - a[1], joules) for a, b in pairwise(timer.clocks)]
+    return [Seconds(cpu=b[1] - a[1], wall=b[0] - a[0], joules=joules) for a, b in pairwise(timer.clocks)]
 
 
 def _evaluation(model: nn.Module, test: Batches, compute: Compute, counter: EnergyCounter) -> Seconds:
-    _synchronise(compute)
-    counter.start()
-    cpu, wall = time.process_time(), time.perf_counter()
-    images = evaluate(model, test, compute).samples
-    _synchronise(compute)
-    took = Seconds(time.process_time() - cpu, time.perf_counter() - wall, counter.take())
-    counter.stop()
-    return took.times(1 / images)
+    with PhaseMeter("evaluate", compute.device, counter) as meter:
+        images = evaluate(model, test, compute).samples
+    took = meter.cost(Work(images))
+    return Seconds(took.cpu_seconds, took.wall_seconds, took.joules).times(1 / images)
 
 
 def _median(pieces: Sequence[Seconds]) -> Seconds:
@@ -226,11 +221,6 @@ def _median(pieces: Sequence[Seconds]) -> Seconds:
         wall=statistics.median(piece.wall for piece in pieces),
         joules=statistics.fmean(joules) if joules else None,
     )
-
-
-def _synchronise(compute: Compute) -> None:
-    if compute.device.type == "cuda":
-        torch.cuda.synchronize(compute.device)
 
 
 def _session(train: Batches, settings: TrainingSettings, compute: Compute, folder: Path, steps: int) -> Session:

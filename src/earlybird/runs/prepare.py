@@ -69,7 +69,7 @@ def prepare(config: RunConfig, folder: RunFolder, resolved: dict[str, Any], stop
     if precision is None:
         shape = (settings.batch_size, *spec.example_input().shape[1:])
         batch = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-        precision = choose_precision(settings.precision, model, batch, bundle.num_classes, device)
+        precision = choose_precision(settings.precision, model, batch, device)
     compute = Compute(device, precision)
     augment = resolve_augment(config.data, bundle)
     session = _session(config, bundle, compute, augment, folder, stop, quiet)

@@ -1,4 +1,4 @@
-"""`Compute`: where and in which numbers a network is trained, and the choice between them.
+"""`Compute`: device and numeric precision of a run, and the choice between them.
 
 bf16 means autocast around forward and loss with fp32 weights. `auto` is answered once by measuring; the answer is
 written into the run's configuration and reused when it resumes, because a run must not change its numbers half-way.
@@ -6,16 +6,15 @@ written into the run's configuration and reused when it resumes, because a run m
 
 from __future__ import annotations
 
-import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from earlybird.copying import copied
+from earlybird.cost.step_time import TrainingStep
 from earlybird.errors import ConfigError
 
 Precision = Literal["fp32", "bf16"]
@@ -69,14 +68,13 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def choose_precision(choice: str, model: nn.Module, batch: Tensor, num_classes: int, device: torch.device) -> Precision:
+def choose_precision(choice: str, model: nn.Module, batch: Tensor, device: torch.device) -> Precision:
     """Resolve "auto" by timing a training step in fp32 and in bf16; anything else is itself.
 
     Args:
         choice: "auto", "fp32" or "bf16".
         model: the dense network; it is not changed.
         batch: float32 `[n, c, h, w]`, a batch like those of the run.
-        num_classes: classes of the labels to invent.
         device: where to measure.
 
     Raises:
@@ -86,29 +84,13 @@ def choose_precision(choice: str, model: nn.Module, batch: Tensor, num_classes: 
         return "fp32" if choice == "fp32" else "bf16"
     if choice != "auto":
         raise ConfigError(f"training.precision is {choice!r}; give auto, fp32 or bf16")
-    fp32 = _step_seconds(model, batch, num_classes, Compute(device, "fp32"))
-    bf16 = _step_seconds(model, batch, num_classes, Compute(device, "bf16"))
+    fp32 = _step_seconds(model, batch, Compute(device, "fp32"))
+    bf16 = _step_seconds(model, batch, Compute(device, "bf16"))
     return "bf16" if bf16 < _WORTHWHILE * fp32 else "fp32"
 
 
-def _step_seconds(model: nn.Module, batch: Tensor, num_classes: int, compute: Compute) -> float:
+def _step_seconds(model: nn.Module, batch: Tensor, compute: Compute) -> float:
     """Best of a few training steps, after one that warms up."""
-    trial = compute.place(copied(model)).train()
-    x = batch.to(compute.device).contiguous(memory_format=compute.memory_format)
-    y = torch.arange(len(batch), device=compute.device) % num_classes
-    seconds = []
-    for _ in range(1 + _TRIALS):
-        _synchronise(compute.device)
-        start = time.perf_counter()
-        with compute.autocast():
-            loss = functional.cross_entropy(trial(x), y)
-        loss.backward()
-        trial.zero_grad(set_to_none=True)
-        _synchronise(compute.device)
-        seconds.append(time.perf_counter() - start)
-    return min(seconds[1:])
-
-
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    images = batch.to(compute.device).contiguous(memory_format=compute.memory_format)
+    step = TrainingStep(compute.place(copied(model)).train(), images, compute.autocast)
+    return min([step.seconds() for _ in range(1 + _TRIALS)][1:])
