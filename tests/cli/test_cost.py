@@ -13,7 +13,7 @@ from earlybird.cli.main import main
 from earlybird.runs.config import RunConfig
 from earlybird.runs.run import run
 
-SMALL = ["cost", "vgg11", "--width", "0.125", "--data-shape", "3x32x32", "--epochs", "10"]
+SMALL = ["cost", "--model", "vgg11", "--width", "0.125", "--epochs", "10"]
 
 
 def said(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -82,30 +82,29 @@ def test_figure_5_is_drawn_the_same_every_time(tmp_path: Path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("cost", "MODEL is missing; give a name that --model of `earlybird train` takes"),
         ("cost --paper table9", "--paper is 'table9'; give one of table3, table2, figure5"),
         ("cost --paper table3 --picture x.svg", "--picture is 'x.svg'; give it with --paper figure5"),
         ("cost --paper figure5 --picture x.doc", "--picture is 'x.doc'; give a file that ends in .svg, .png or .pdf"),
-        ("cost vgg61 --data-shape 3x32x32", "unknown model 'vgg61'"),
-        ("cost vgg16", "--data-shape is None; give channels, height and width of one image, such as 3x32x32"),
-        ("cost vgg16 --data-shape 32x32", "--data-shape is '32x32'; give channels"),
-        ("cost vgg16 --data-shape 3x0x32", "--data-shape is '3x0x32'"),
-        ("cost vgg16 --data-shape 3x32x16 --train-images 9 --test-images 9 --classes 9", "square images"),
-        ("cost vgg16 --data-shape 3x48x48", "--train-images is missing: nothing is usual for images of 3x48x48"),
-        ("cost vgg16 --data-shape 3x32x32 --ratio 1", r"--ratio is 1.0; give a number in \[0, 1\)"),
-        ("cost vgg16 --data-shape 3x32x32 --precision int4", "--precision is 'int4'; give fp32 or bf16"),
-        ("cost vgg16 --data-shape 3x32x32 --epochs ten", "epochs is 'ten'; give a number"),
-        ("cost vgg11 --data-shape 3x32x32 --width 0.1 --ticket-epoch 200", r"ticket epoch is 200; give a number in"),
-        ("cost vgg11 --data-shape 3x32x32 --width 0.1 --calibrate", "--calibrate predicts one training: give --widths"),
-        ("cost vgg16 --data-shape 3x32x32 --widths nowhere", "--widths is 'nowhere'; give uniform, a run folder or a"),
-        ("cost vgg11 --data-shape 3x32x32 --width 0.1 --watts 90", "--watts is 90, but no seconds are predicted; give"),
-        ("cost vgg11 --data-shape 3x32x32 --width 0.1 --method dense,magic", "--method is 'magic'; give one of dense"),
-        ("cost vgg16 --data-shape 3x32x32 --policy some", "residual policy 'some' is unknown; choose auto"),
+        ("cost --model vgg61", "unknown model 'vgg61'"),
+        ("cost vgg16", "'vgg16' belongs to no flag"),
+        ("cost --data cifar11", "unknown data 'cifar11'; did you mean 'cifar10'"),
+        ("cost --data.train_images 60000", "train_images is 60000 but there are 50000; give at most that many"),
+        ("cost --data.val_fraction 1", r"data.val_fraction is 1.0; give a fraction in \[0, 1\)"),
+        ("cost --data-shape 3x32x32", "unknown setting --data-shape"),
+        ("cost --model vgg16 --ratio 1", r"--ratio is 1.0; give a number in \[0, 1\)"),
+        ("cost --model vgg16 --precision int4", "--precision is 'int4'; give fp32 or bf16"),
+        ("cost --model vgg16 --epochs ten", "epochs is 'ten'; give a number"),
+        ("cost --model vgg11 --width 0.1 --ticket-epoch 200", r"ticket epoch is 200; give a number in"),
+        ("cost --model vgg11 --width 0.1 --calibrate", "--calibrate predicts one training: give --widths"),
+        ("cost --model vgg16 --widths nowhere", "--widths is 'nowhere'; give uniform, a run folder or a"),
+        ("cost --model vgg11 --width 0.1 --watts 90", "--watts is 90, but no seconds are predicted; give"),
+        ("cost --model vgg11 --width 0.1 --method dense,magic", "--method is 'magic'; give one of dense"),
+        ("cost --model vgg16 --policy some", "residual policy 'some' is unknown; choose auto"),
         ("energy", "--run is missing|the following arguments are required"),
         ("energy export x", "unknown energy command 'export'; give import"),
         ("energy import x.csv", "--run is missing; give the folder of the finished run"),
         ("energy import x.csv --run r --max-gap nan", "max_gap is 'nan'; give a number or null"),
-        ("cost vgg16 --data-shape 3x32x32 --train-images many", "train_images is 'many'; give an integer or null"),
+        ("cost --data.train_images many", "data.train_images is 'many'; give an integer or null"),
         ("energy import x.csv --run nowhere", "no finished run in 'nowhere'"),
         ("energy import x.csv --run r --power-unit MW", "power.unit is 'MW'; give W, kW"),
     ],
@@ -125,7 +124,7 @@ def finished(tiny_settings, tmp_path: Path) -> Path:
 
 
 def test_a_runs_settings_are_the_defaults_of_its_forecast_and_the_error_is_told(finished, tiny, capsys):
-    flags = ["cost", f"{tiny}:network", "--widths", str(finished), "--calibrate", "--calibration-steps", "5"]
+    flags = ["cost", "--model", f"{tiny}:network", "--widths", str(finished), "--calibrate", "--calibration-steps", "5"]
     facts = json.loads(said([*flags, "--json"], capsys))
     assert (facts["train_images"], facts["image_shape"], facts["epochs"]) == (90, [3, 8, 8], 12)
     check = facts["check"]
@@ -151,21 +150,53 @@ def test_the_plan_of_a_run_is_what_it_executed(tiny_settings, tmp_path: Path, ti
     method = more.get("name", "early_bird")
     more = {key: value for key, value in more.items() if key != "name"}
     run(RunConfig.from_dict(tiny_settings(method, **more)), tmp_path / "run", quiet=True)
-    flags = ["cost", f"{tiny}:network", "--widths", str(tmp_path / "run"), "--calibrate", "--calibration-steps", "5"]
+    flags = [
+        "cost",
+        "--model",
+        f"{tiny}:network",
+        "--widths",
+        str(tmp_path / "run"),
+        "--calibrate",
+        "--calibration-steps",
+        "5",
+    ]
     check = json.loads(said([*flags, "--json"], capsys))["check"]
     assert (check["method"], check["reason"], check["macs"]["error"]) == (planned, None, 0)
 
 
+def test_code_that_only_a_record_names_is_not_run(finished, tiny, capsys):
+    flags = ["cost", "--widths", str(finished)]
+    fails(flags, r"--model is .*tiny.py:network', code that runs only when you name it; add --model", capsys)
+    flags += ["--model", f"{tiny}:network", "--data.val_fraction", "0.1"]
+    fails(flags, r"--data is .*tiny.py:data', code that runs only when you name it; add --data", capsys)
+    facts = json.loads(said([*flags, "--data", f"{tiny}:data", "--json"], capsys))
+    assert (facts["train_images"], facts["val_images"], facts["test_images"]) == (81, 9, 30)
+
+
+@pytest.mark.parametrize(
+    ("data", "sizes"),
+    [
+        ("--data cifar100", (50_000, [3, 32, 32], 100)),
+        ("--data cifar10 --data.train_images 1000 --data.val_fraction 0.1", (900, [3, 32, 32], 10)),
+        ("--data imagenet --data.image_size 64", (1_281_167, [3, 64, 64], 1000)),
+    ],
+)
+def test_data_give_images_and_classes_of_the_plan_without_being_there(data, sizes, capsys):
+    arguments = f"cost --model torchvision:resnet18 {data} --data.root nowhere --widths uniform --ticket-epoch 9 --json"
+    facts = json.loads(said(arguments.split(), capsys))
+    assert (facts["train_images"], facts["image_shape"], facts["classes"]) == sizes
+
+
 def test_a_run_is_not_checked_against_a_plan_of_another_training(finished, tiny, capsys):
-    flags = ["cost", f"{tiny}:network", "--widths", str(finished), "--calibrate", "--calibration-steps", "5"]
-    text = " ".join(said([*flags, "--train-images", "180"], capsys).split())
-    assert "Not checked against run: the plan is of another training than the run: +" in text
+    flags = ["cost", "--model", f"{tiny}:network", "--widths", str(finished), "--calibrate", "--calibration-steps", "5"]
+    text = " ".join(said([*flags, "--data", f"{tiny}:data", "--data.train_images", "60"], capsys).split())
+    assert "Not checked against run: the plan is of another training than the run: -" in text
 
 
 def test_a_tickets_own_ratio_and_schedule_are_the_plans(finished, tiny, capsys):
     ticket = str(finished / "ticket.safetensors")
-    shape = ["--data-shape", "3x8x8", "--train-images", "90", "--test-images", "30", "--classes", "3"]
-    flags = ["cost", f"{tiny}:network", "--widths", ticket, *shape, "--batch-size", "20"]
+    code = ["--model", f"{tiny}:network", "--data", f"{tiny}:data"]
+    flags = ["cost", *code, "--widths", ticket, "--batch-size", "20"]
     facts = json.loads(said([*flags, "--json"], capsys))
     drawn = json.loads((finished / "record.json").read_text())["ticket"]
     assert (facts["epochs"], facts["prune_ratio"]) == (12, 0.5)
@@ -178,7 +209,7 @@ def test_a_tickets_own_ratio_and_schedule_are_the_plans(finished, tiny, capsys):
 def test_a_run_without_a_ticket_has_no_slim_widths(tiny_settings, tmp_path: Path, tiny, capsys):
     run(RunConfig.from_dict(tiny_settings("dense")), tmp_path / "dense", quiet=True)
     fails(
-        ["cost", f"{tiny}:network", "--widths", str(tmp_path / "dense")],
+        ["cost", "--model", f"{tiny}:network", "--widths", str(tmp_path / "dense")],
         r"drew no ticket \(method dense\), so it has no slim widths; give the run of a ticket, or --widths uniform",
         capsys,
     )

@@ -9,7 +9,7 @@ from earlybird.cli.main import main
 
 
 def test_the_table_says_what_can_go_and_what_not(capsys):
-    assert main(["inspect", "preresnet20", "--width", "0.25", "--batch-size", "0"]) == 0
+    assert main(["inspect", "--model", "preresnet20", "--width", "0.25", "--batch-size", "0"]) == 0
     said = capsys.readouterr().out
     assert "preresnet20 on 3x32x32, policy select:" in said
     assert "layer1.0.bn1" in said
@@ -19,7 +19,7 @@ def test_the_table_says_what_can_go_and_what_not(capsys):
 
 def test_json_holds_the_groups_and_the_cost_before_and_after(capsys):
     flags = ["--width", "0.1", "--ratio", "0.3", "--round-to", "2", "--batch-size", "2", "--json"]
-    assert main(["inspect", "vgg11", *flags]) == 0
+    assert main(["inspect", "--model", "vgg11", *flags]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["units"] == sum(row["units"] for row in facts["groups"])
     assert facts["after"]["macs"] < facts["before"]["macs"]
@@ -32,7 +32,7 @@ def test_a_network_that_nothing_can_be_cut_from_is_shown_with_its_reasons(capsys
     source.write_text(
         "from torch import nn\ndef net():\n    return nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))\n"
     )
-    assert main(["inspect", f"{source}:net", "--batch-size", "0"]) == 0
+    assert main(["inspect", "--model", f"{source}:net", "--batch-size", "0"]) == 0
     said = capsys.readouterr().out
     assert "4: it is a network output" in said
     assert "Nothing can be cut" in said
@@ -41,14 +41,19 @@ def test_a_network_that_nothing_can_be_cut_from_is_shown_with_its_reasons(capsys
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("inspect", "model"),
-        ("inspect vgg99", "unknown model 'vgg99'"),
-        ("inspect vgg11 --ratio 1", r"--ratio is 1.0; give a number in [0, 1)"),
-        ("inspect vgg11 --policy both", "residual policy 'both' is unknown; choose auto, inner, tie or select"),
-        ("inspect vgg11 --criterion taylor", "--criterion is 'taylor'; give bn_scale or filter_l1"),
-        ("inspect vgg11 --batch-size 1", "--batch-size is 1; give 2 or more, or 0 for no timing"),
-        ("inspect vgg11 --keep [nothing*]", "keep pattern 'nothing*' matches no norm, conv or linear"),
-        ("inspect torchvision:vgg11", "criterion 'bn_scale' found no BatchNorm with a scale; use criterion=filter_l1"),
+        ("inspect vgg11", "'vgg11' belongs to no flag"),
+        ("inspect --image-size 64", "unknown setting --image-size; did you mean --data.image_size"),
+        ("inspect --data cifar11", "unknown data 'cifar11'"),
+        ("inspect --model vgg99", "unknown model 'vgg99'"),
+        ("inspect --model vgg11 --ratio 1", r"--ratio is 1.0; give a number in [0, 1)"),
+        ("inspect --model vgg11 --policy both", "residual policy 'both' is unknown; choose auto, inner, tie or select"),
+        ("inspect --model vgg11 --criterion taylor", "--criterion is 'taylor'; give bn_scale or filter_l1"),
+        ("inspect --model vgg11 --batch-size 1", "--batch-size is 1; give 2 or more, or 0 for no timing"),
+        ("inspect --model vgg11 --keep [nothing*]", "keep pattern 'nothing*' matches no norm, conv or linear"),
+        (
+            "inspect --model torchvision:vgg11",
+            "criterion 'bn_scale' found no BatchNorm with a scale; use criterion=filter_l1",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(arguments, message, capsys):
@@ -64,8 +69,8 @@ def test_the_ratio_is_of_the_units_that_the_criterion_scores(capsys, tmp_path: P
         "from torch import nn\ndef net():\n    return nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), "
         "nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2))\n"
     )
-    assert main(["inspect", f"{source}:net", "--batch-size", "0", "--json"]) == 0
+    assert main(["inspect", "--model", f"{source}:net", "--batch-size", "0", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert (facts["units"], facts["scored_units"], facts["realised_ratio"]) == (14, 8, 0.5)
-    assert main(["inspect", f"{source}:net", "--batch-size", "0", "--keep", "['1']"]) == 0
+    assert main(["inspect", "--model", f"{source}:net", "--batch-size", "0", "--keep", "['1']"]) == 0
     assert "bn_scale scores none of the 6 units that can go" in capsys.readouterr().out.replace("\n", " ")

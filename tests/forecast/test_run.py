@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from earlybird.cost.plan import PlannedData
+from earlybird.data.sizes import DataSizes
 from earlybird.errors import ConfigError, RunFolderError, SlimError
 from earlybird.forecast.facts import Prices, forecast_facts
-from earlybird.forecast.run import Networks, Scenario, drawn_by, networks_of, settings_of_run
-from earlybird.runs.config import RunConfig
+from earlybird.forecast.run import Networks, Scenario, drawn_by, networks_of, settings_of_run, sizes_of_run
+from earlybird.runs.config import ModelConfig, RunConfig
+from earlybird.runs.prepare import network_spec
 from earlybird.runs.run import run
 from earlybird.runs.saved_model import NetworkSpec
 
@@ -116,9 +118,10 @@ def finished(tmp_path_factory) -> Path:
 
 def scenario_of(folder: Path, **more) -> Scenario:
     record = json.loads((folder / "record.json").read_text())
-    known = settings_of_run(record)
-    spec = NetworkSpec("vgg11", known["classes"], 3, 32, known["width"])
-    data = PlannedData(known["train_images"], known["test_images"], known["batch_size"], known["val_images"])
+    known, sizes = settings_of_run(record), sizes_of_run(record)
+    assert sizes == DataSizes((3, 32, 32), 10, train_images=200, val_images=0, test_images=1000)
+    spec = network_spec(ModelConfig("vgg11", 0.125), sizes)
+    data = PlannedData(sizes.train_images, sizes.test_images, known["batch_size"], sizes.val_images)
     values = {"widths": str(folder), "ticket_epoch": drawn_by(str(folder)).ticket_epoch}
     return Scenario(spec, data, known["epochs"], known["ratio"], known["precision"], **values | more)
 
@@ -152,7 +155,9 @@ def networks_macs(networks: Networks) -> list[int]:
 
 def test_widths_of_another_network_are_refused(finished, tmp_path):
     other = NetworkSpec("vgg11", 10, 3, 32, 0.25)
-    with pytest.raises(RunFolderError, match=r"is of another network \(width 0.125, not 0.25\); give its MODEL"):
+    with pytest.raises(
+        RunFolderError, match=r"is of another network \(width 0.125, not 0.25\); leave --model, --width and --data out"
+    ):
         networks_of(plan(spec=other, widths=str(finished)))
     with pytest.raises(RunFolderError, match="no finished run in .* give the folder of one"):
         networks_of(plan(widths=str(tmp_path)))

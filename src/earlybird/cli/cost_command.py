@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from earlybird.cli.options import Parser
+from jsonargparse import Namespace
+
+from earlybird.cli.network_options import SECTIONS, add_network, planned_network
+from earlybird.cli.options import Parser, expand_short_flags, value_of
 from earlybird.errors import ConfigError
 from earlybird.settings.fields import require
 
@@ -24,29 +25,22 @@ _DESCRIPTION = (
 PAPER = ("table3", "table2", "figure5")
 PICTURES = (".svg", ".png", ".pdf")
 DEFAULTS: dict[str, Any] = {
-    "data_shape": None, "train_images": None, "val_images": 0, "test_images": None, "classes": None, "width": 1.0,
     "epochs": 160.0, "batch_size": 128, "ratio": 0.5, "precision": "fp32", "policy": "auto", "round_to": 8,
 }  # fmt: skip
-# Shape of an image -> the set that everybody means by it: CIFAR-10, ImageNet.
-USUAL_IMAGES = {
-    (3, 32, 32): {"train_images": 50_000, "test_images": 10_000, "classes": 10},
-    (3, 224, 224): {"train_images": 1_281_167, "test_images": 50_000, "classes": 1000},
-}
 
 
 def command(argv: Sequence[str]) -> int:
     """Print a forecast, or a table of the paper."""
-    parsed = _parser().parse_args(list(argv))
+    arguments = expand_short_flags(argv, SECTIONS)
+    record = _record(value_of("--widths", arguments))
+    parsed = _parser(record).parse_args(arguments)
     if parsed.paper is not None:
         return _paper(parsed)
-    if parsed.model is None:
-        raise ConfigError("MODEL is missing; give a name that --model of `earlybird train` takes, or --paper table3")
     from earlybird.cli.cost_tables import print_forecast
     from earlybird.forecast.facts import Prices, forecast_facts
     from earlybird.forecast.run import networks_of
 
-    record = _record(parsed)
-    scenario = _scenario(parsed, record)
+    scenario = _scenario(parsed, arguments, record)
     prices = Prices(parsed.watts, parsed.price_per_hour)
     _check(parsed, scenario)
     networks = networks_of(scenario)
@@ -67,7 +61,7 @@ def command(argv: Sequence[str]) -> int:
     return 0
 
 
-def _check(parsed: argparse.Namespace, scenario: Scenario) -> None:
+def _check(parsed: Namespace, scenario: Scenario) -> None:
     """Refuse what would be left out in silence."""
     needed = {"--widths": scenario.widths, "--ticket-epoch": scenario.ticket_epoch}
     missing = [flag for flag, value in needed.items() if value is None]
@@ -78,24 +72,18 @@ def _check(parsed: argparse.Namespace, scenario: Scenario) -> None:
             raise ConfigError(f"{flag} is {value:g}, but no seconds are predicted; give --calibrate too")
 
 
-def _parser() -> Parser:
+def _parser(record: dict[str, Any] | None) -> Parser:
     parser = Parser("cost", _DESCRIPTION)
-    parser.add_argument("model", type=str, nargs="?", help="a name that --model of `earlybird train` takes")
+    add_network(parser, record)
     parser.add_setting("--paper", str | None, None, f"recompute a table of the paper instead: {', '.join(PAPER)}")
     parser.add_setting("--picture", str | None, None, "with --paper figure5: draw it into this file (.svg, .png)")
-    parser.add_setting("--data-shape", str | None, None, "one image, such as 3x32x32; with --train-images")
-    parser.add_setting("--train-images", int | None, None, "default 50000 for 3x32x32, 1281167 for 3x224x224")
-    parser.add_setting("--test-images", int | None, None, "default 10000 for 3x32x32, 50000 for 3x224x224")
-    parser.add_setting("--val-images", int | None, None, "images to validate on after each epoch; default 0")
-    parser.add_setting("--classes", int | None, None, "default 10 for 3x32x32, 1000 for 3x224x224")
-    parser.add_setting("--width", float | None, None, "width multiplier of the built-in networks; default 1")
     parser.add_setting("--epochs", float | None, None, "T, epochs of one dense training; default 160")
     parser.add_setting("--batch-size", int | None, None, "images per optimizer step; default 128")
     parser.add_setting("--ratio", float | None, None, "fraction of prunable channels to remove; default 0.5")
     parser.add_setting("--precision", str | None, None, "fp32 (default) or bf16")
     parser.add_setting(
         "--widths", str | None, None,
-        "uniform, a run folder or a ticket file; without it the cost is bracketed. A run's settings are its defaults",
+        "uniform, a run folder or a ticket file; without it bracketed. A run's settings are the defaults",
     )  # fmt: skip
     parser.add_setting("--ticket-epoch", float | None, None, "e, when the ticket is drawn; without it bracketed")
     parser.add_setting("--method", str | None, None, "only this method, or several: dense,early_bird")
@@ -110,7 +98,7 @@ def _parser() -> Parser:
     return parser
 
 
-def _paper(parsed: argparse.Namespace) -> int:
+def _paper(parsed: Namespace) -> int:
     if parsed.paper not in PAPER:
         raise ConfigError(f"--paper is {parsed.paper!r}; give one of {', '.join(PAPER)}")
     from earlybird.paper import figure5, table2, table3
@@ -134,39 +122,29 @@ def _paper(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def _record(parsed: argparse.Namespace) -> dict[str, Any] | None:
+def _record(widths: str | None) -> dict[str, Any] | None:
     """The record of the run that --widths names, or None."""
-    if parsed.widths is None or not Path(parsed.widths).is_dir():
+    if not widths or not Path(widths).is_dir():
         return None
     from earlybird.forecast.run import run_record
 
-    return run_record(Path(parsed.widths))
+    return run_record(Path(widths))
 
 
-def _scenario(parsed: argparse.Namespace, record: dict[str, Any] | None) -> Scenario:
+def _scenario(parsed: Namespace, argv: Sequence[str], record: dict[str, Any] | None) -> Scenario:
     from earlybird.cost.plan import PlannedData
     from earlybird.forecast.run import Scenario, settings_of_run
-    from earlybird.runs.saved_model import NetworkSpec
 
     drawn = _drawn(parsed)
     from_ticket = {"ratio": drawn.prune_ratio, "epochs": drawn.epochs}
     known = {name: value for name, value in from_ticket.items() if value is not None}
     settings: dict[str, Any] = {**DEFAULTS, **(settings_of_run(record) if record else {}), **known}
     settings |= {name: value for name in settings if (value := getattr(parsed, name)) is not None}
-    shape = _shape(settings["data_shape"])
-    usual = USUAL_IMAGES.get(shape, {})
-    require("--data-shape", settings["data_shape"], shape[1] == shape[2], "square images, such as 3x32x32")
-    for name in ("train_images", "test_images", "classes"):
-        if settings[name] is None and name not in usual:
-            flag = f"--{name.replace('_', '-')}"
-            raise ConfigError(f"{flag} is missing: nothing is usual for images of {settings['data_shape']}; give it")
-        settings[name] = usual[name] if settings[name] is None else settings[name]
     require("--precision", settings["precision"], settings["precision"] in ("fp32", "bf16"), "fp32 or bf16")
+    spec, sizes = planned_network(parsed, argv, record)
     return Scenario(
-        spec=NetworkSpec(parsed.model, settings["classes"], shape[0], shape[1], float(settings["width"])),
-        data=PlannedData(
-            settings["train_images"], settings["test_images"], settings["batch_size"], settings["val_images"]
-        ),
+        spec=spec,
+        data=PlannedData(sizes.train_images, sizes.test_images, settings["batch_size"], sizes.val_images),
         epochs=settings["epochs"],
         prune_ratio=settings["ratio"],
         precision=settings["precision"],
@@ -181,7 +159,7 @@ def _names(text: str | None) -> list[str]:
     return [name.strip() for name in (text or "").strip("[]").split(",") if name.strip()]
 
 
-def _drawn(parsed: argparse.Namespace) -> Drawn:
+def _drawn(parsed: Namespace) -> Drawn:
     """What the ticket behind --widths says; a flag that contradicts it is refused."""
     from earlybird.forecast.run import UNIFORM, Drawn, drawn_by
 
@@ -198,11 +176,3 @@ def _drawn(parsed: argparse.Namespace) -> Drawn:
 def _refuse_another(flag: str, given: float | None, theirs: float | None, widths: str, cure: str) -> None:
     if given is not None and theirs is not None and given != theirs:
         raise ConfigError(f"{flag} is {given:g}, but the ticket of {widths} is of {theirs:g}; {cure}")
-
-
-def _shape(text: str | None) -> tuple[int, int, int]:
-    match = re.fullmatch(r"(\d+)x(\d+)x(\d+)", text or "")
-    if match is None or "0" in match.groups():
-        raise ConfigError(f"--data-shape is {text!r}; give channels, height and width of one image, such as 3x32x32")
-    channels, height, width = map(int, match.groups())
-    return channels, height, width

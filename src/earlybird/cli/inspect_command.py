@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from earlybird.cli.options import Parser
+from jsonargparse import Namespace
+
+from earlybird.cli.network_options import SECTIONS, add_network, planned_network
+from earlybird.cli.options import Parser, expand_short_flags
 from earlybird.errors import ConfigError
 from earlybird.report.table import Column, Table, named_columns, print_lines, to_terminal
 
 
 def command(argv: Sequence[str]) -> int:
     """Print the groups as a table, or JSON."""
-    parsed = _parser().parse_args(list(argv))
+    arguments = expand_short_flags(argv, SECTIONS)
+    parsed = _parser().parse_args(arguments)
     _check(parsed)
-    facts = _facts(parsed)
+    facts = _facts(parsed, arguments)
     if parsed.json:
         print(json.dumps(facts, indent=1))
     else:
@@ -27,23 +30,19 @@ def command(argv: Sequence[str]) -> int:
 
 def _parser() -> Parser:
     parser = Parser("inspect", "Show what can be cut from a network, and what the cut would save.")
-    parser.add_argument("model", type=str, help="a name that --model of `earlybird train` takes")
+    add_network(parser)
     parser.add_argument("--ratio", type=float, default=0.5, help="fraction of the prunable channels to remove")
     parser.add_argument("--policy", type=str, default="auto", help="residual policy: auto, inner, tie or select")
     parser.add_argument("--round-to", type=int, default=1, help="kept widths are multiples of this")
     parser.add_argument("--min-channels", type=int, default=1, help="channels that stay in every layer")
     parser.add_argument("--keep", type=list[str], default=[], help="names or patterns of layers to leave whole")
     parser.add_argument("--criterion", type=str, default="bn_scale", help="bn_scale or filter_l1")
-    parser.add_argument("--classes", type=int, default=10, help="number of classes")
-    parser.add_argument("--channels", type=int, default=3, help="input channels")
-    parser.add_argument("--image-size", type=int, default=0, help="0: 32, and 224 for torchvision: and timm:")
-    parser.add_argument("--width", type=float, default=1.0, help="width multiplier of the built-in networks")
     parser.add_argument("--batch-size", type=int, default=8, help="images in the measured training step; 0: no timing")
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
 
-def _check(parsed: argparse.Namespace) -> None:
+def _check(parsed: Namespace) -> None:
     if not 0 <= parsed.ratio < 1:
         raise ConfigError(f"--ratio is {parsed.ratio}; give a number in [0, 1)")
     if parsed.criterion not in ("bn_scale", "filter_l1"):
@@ -52,7 +51,7 @@ def _check(parsed: argparse.Namespace) -> None:
         raise ConfigError(f"--batch-size is {parsed.batch_size}; give 2 or more, or 0 for no timing")
 
 
-def _facts(parsed: argparse.Namespace) -> dict[str, Any]:
+def _facts(parsed: Namespace, argv: Sequence[str]) -> dict[str, Any]:
     import torch
 
     from earlybird.core import bn_scale, draw_mask, filter_l1
@@ -60,19 +59,15 @@ def _facts(parsed: argparse.Namespace) -> dict[str, Any]:
     from earlybird.core.ranking import scored_groups
     from earlybird.cost import count_cost
     from earlybird.cost.step_time import step_seconds
-    from earlybird.models import build_model
     from earlybird.slimming import channel_groups, slim
     from earlybird.slimming.inspection import inspect_groups
 
-    size = parsed.image_size or (224 if parsed.model.startswith(("torchvision:", "timm:")) else 32)
-    model = build_model(
-        parsed.model, num_classes=parsed.classes, in_channels=parsed.channels, width=parsed.width, image_size=size
-    )
-    shape = (parsed.channels, size, size)
+    spec, sizes = planned_network(parsed, argv)
+    model, shape = spec.build(seed=0), sizes.image_shape
     example = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
     groups = channel_groups(model, example, parsed.policy, keep=parsed.keep)
     facts: dict[str, Any] = {
-        "model": parsed.model,
+        "model": spec.name,
         "image_shape": list(shape),
         "policy": groups.policy,
         "units": groups.num_units,

@@ -10,7 +10,7 @@ import argparse
 import dataclasses
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -22,7 +22,7 @@ from earlybird.errors import ConfigError
 from earlybird.methods.catalog import METHODS, method_class
 from earlybird.methods.early_bird import EarlyBirdTraining
 from earlybird.methods.presets import PRESETS, method_label, preset_settings
-from earlybird.runs.config import DataConfig, ModelConfig, RunConfig
+from earlybird.runs.config import SECTIONS, DataConfig, ModelConfig, RunConfig
 from earlybird.settings.fields import fits, legal_values
 from earlybird.settings.training import TrainingSettings
 
@@ -116,16 +116,17 @@ def parse_run(command: str, description: str, argv: Sequence[str], more: Any = N
         more(parser)
     parsed = parser.parse_args(argv)
     plain = parsed.as_dict()
-    sections = {name: dict(plain[name] or {}) for name in ("model", "data", "method", "training")}
+    sections = {name: dict(plain[name] or {}) for name in SECTIONS}
     return RunConfig.from_dict(sections), parsed
 
 
-def expand_short_flags(argv: Sequence[str]) -> list[str]:
-    """`--lr 0.1` and `--lr=0.1` become `--training.lr ...`; everything else stays."""
+def expand_short_flags(argv: Sequence[str], sections: Collection[str] = SECTIONS) -> list[str]:
+    """`--lr 0.1` and `--lr=0.1` become `--training.lr ...`, if `sections` has "training"; everything else stays."""
+    shorts = {short: long for short, long in SHORT_FLAGS.items() if long[2:].partition(".")[0] in sections}
     expanded = []
     for argument in argv:
         flag, equals, value = argument.partition("=")
-        expanded.append(SHORT_FLAGS.get(flag, flag) + equals + value)
+        expanded.append(shorts.get(flag, flag) + equals + value)
     return expanded
 
 

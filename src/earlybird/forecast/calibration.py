@@ -157,7 +157,7 @@ def noise_bundle(image_shape: tuple[int, int, int], num_classes: int, images: in
     """
     channels, height, width = image_shape
     if height != width:
-        raise ConfigError(f"images of {height}x{width} cannot be calibrated on; give a square --data-shape")
+        raise ConfigError(f"images of {height}x{width} cannot be calibrated on; give square ones")
     draw = torch.Generator().manual_seed(0)
 
     def split(count: int) -> MemoryImages:

@@ -18,6 +18,7 @@ from earlybird.core import STOP_RULES, ChannelGroups, ChannelMask, Ticket, draw_
 from earlybird.core.drawing import realised_ratio
 from earlybird.cost import ModelCost, count_cost_and_traffic, layer_macs
 from earlybird.cost.plan import PlannedData
+from earlybird.data.sizes import DataSizes
 from earlybird.errors import ConfigError, RunFolderError, SlimError
 from earlybird.methods.clock import DRAWS
 from earlybird.methods.early_bird import EarlyBirdTraining
@@ -169,7 +170,9 @@ def _network_of_run(
             differing = ", ".join(
                 f"{name} {theirs[name]}, not {ours[name]}" for name in theirs if theirs[name] != ours[name]
             )
-            raise RunFolderError(f"run {folder} is of another network ({differing}); give its MODEL and its settings")
+            raise RunFolderError(
+                f"run {folder} is of another network ({differing}); leave --model, --width and --data out"
+            )
         return model, ratio
     kept = {layer["name"]: layer["kept"] for layer in record["layers"]}
     flags = {
@@ -191,16 +194,10 @@ def run_record(folder: Path) -> dict[str, Any]:
 
 
 def settings_of_run(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What a finished run was run with, as settings of a plan; what its record does not say is left out."""
-    config, data = record["config"], record.get("data") or {}
+    """Settings of a finished run that a plan has too; what its method does not have is left out."""
+    config = record["config"]
     method = config["method"]
     found = {
-        "data_shape": "x".join(map(str, data["image_shape"])) if data else None,
-        "train_images": data.get("train_images"),
-        "val_images": data.get("val_images"),
-        "test_images": record["test"]["samples"],
-        "classes": data.get("classes"),
-        "width": config["model"]["width"],
         "epochs": float(config["training"]["epochs"]),
         "batch_size": config["training"]["batch_size"],
         "ratio": method.get("prune_ratio"),
@@ -209,6 +206,16 @@ def settings_of_run(record: Mapping[str, Any]) -> dict[str, Any]:
         "round_to": method.get("round_to"),
     }
     return {name: value for name, value in found.items() if value is not None}
+
+
+def sizes_of_run(record: Mapping[str, Any]) -> DataSizes | None:
+    """Sizes of a finished run's data; None of a run of a version that did not write them down."""
+    data = record.get("data")
+    if not data:
+        return None
+    channels, height, width = data["image_shape"]
+    images = data["train_images"], data["val_images"], record["test"]["samples"]
+    return DataSizes((channels, height, width), data["classes"], *images)
 
 
 @dataclass(frozen=True)

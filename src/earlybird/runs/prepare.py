@@ -15,12 +15,13 @@ from torch import nn
 from earlybird.data import Augment, Batches, DataBundle, MemoryImages, eval_batches, load_data, train_batches
 from earlybird.data.images import subset
 from earlybird.data.randomness import stratified_indices
+from earlybird.data.sizes import PUBLISHED, DataSizes
 from earlybird.energy import find_counter, measure_idle
 from earlybird.errors import ModelError
 from earlybird.methods.early_bird import EarlyBirdTraining
 from earlybird.methods.task import Task
 from earlybird.models import check_model_name
-from earlybird.runs.config import DataConfig, RunConfig
+from earlybird.runs.config import DataConfig, ModelConfig, RunConfig
 from earlybird.runs.folder import RunFolder
 from earlybird.runs.saved_model import NetworkSpec
 from earlybird.training.compute import Compute, choose_device, choose_precision
@@ -97,10 +98,26 @@ def network_and_data(config: RunConfig) -> tuple[NetworkSpec, DataBundle, nn.Mod
     """
     check_model_name(config.model.name)
     bundle = load_bundle(config.data, config.training.seed)
-    spec = NetworkSpec(config.model.name, bundle.num_classes, bundle.in_channels, bundle.image_size, config.model.width)
+    spec = network_spec(config.model, DataSizes.of(bundle))
     model = spec.build(config.training.seed)
     check_network(model, spec)
     return spec, bundle, model
+
+
+def network_spec(model: ModelConfig, sizes: DataSizes) -> NetworkSpec:
+    """The network of a configuration for data of these sizes."""
+    return NetworkSpec(model.name, sizes.classes, sizes.image_shape[0], sizes.image_shape[1], model.width)
+
+
+def data_sizes(data: DataConfig) -> DataSizes:
+    """Sizes of a configuration's data, which are read unless their sizes are published.
+
+    Raises:
+        EarlyBirdError: unknown or missing data, or more training images asked for than there are.
+    """
+    if data.name in PUBLISHED:
+        return PUBLISHED[data.name].split(data.image_size, data.train_images, data.val_fraction)
+    return DataSizes.of(load_bundle(data, seed=0))
 
 
 def _session(
