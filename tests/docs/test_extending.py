@@ -9,9 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
+import earlybird.core
+from earlybird import EarlyBird, channel_groups
 from earlybird.cli.main import main
 from earlybird.cli.options import expand_short_flags, parse_run
+from earlybird.core import STOP_RULES, stop_rules
 
 TEXT = (Path(__file__).parents[2] / "docs" / "extending.md").read_text()
 
@@ -56,6 +61,19 @@ def test_both_appear_in_a_comparison_on_the_network_and_the_data_of_the_page(fil
     assert main(["evaluate", str(folder), *named]) == 0
     assert main(["retrain", "--ticket", str(folder / "ticket.safetensors"), *named, "--out", str(files / "x")]) == 2
     assert "code that runs only when you name it; add --method" in capsys.readouterr().err
+
+
+def test_the_stop_rule_fires_when_the_mean_distance_is_small(files: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(stop_rules, "STOP_RULES", known := dict(STOP_RULES))
+    monkeypatch.setattr(earlybird.core, "STOP_RULES", known, raising=False)
+    exec(compile((files / "stop_rule.py").read_text(), "stop_rule.py", "exec"), {})
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 40, 3), nn.BatchNorm2d(40), nn.ReLU(), nn.Conv2d(40, 2, 3))
+    nn.init.uniform_(net[1].weight)
+    detector = EarlyBird(0.5, channel_groups(net, torch.zeros(1, 3, 8, 8)), rule="mean", window=2)
+    # Nothing changes, so both distances are 0 at the third draw, the first at which the rule can fire.
+    assert [detector.update(net) is not None for _ in range(3)] == [False, False, True]
+    assert detector.tickets[0.5].rule == "mean"
 
 
 def test_the_settings_of_a_method_of_ones_own_are_flags(files: Path):
