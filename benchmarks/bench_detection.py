@@ -13,8 +13,8 @@ import torch
 from torch.nn import functional
 
 from earlybird import EarlyBird, bn_scale, channel_groups, draw_mask, mask_distance
-from earlybird.methods.clock import DRAWS
 from earlybird.models import build_model
+from earlybird.settings.clock import DRAWS
 
 RATIOS = (0.3, 0.5, 0.7)
 IMAGES, BATCH_SIZE = 50_000, 128

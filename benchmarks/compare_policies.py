@@ -24,11 +24,13 @@ import torch
 from earlybird import Ticket, channel_groups, draw_mask, slim
 from earlybird.core import ChannelGroups, ChannelMask
 from earlybird.cost import count_cost
-from earlybird.methods.dense import Dense
-from earlybird.methods.early_bird import EarlyBirdTraining
 from earlybird.models import build_model
-from earlybird.runs.config import DataConfig, ModelConfig, RunConfig
+from earlybird.runs.config import RunConfig
 from earlybird.runs.run import run, run_search
+from earlybird.settings.controls import Dense
+from earlybird.settings.data import DataConfig
+from earlybird.settings.early_bird import EarlyBirdTraining
+from earlybird.settings.model import ModelConfig
 from earlybird.settings.training import TrainingSettings
 
 SHAPE = (3, 32, 32)

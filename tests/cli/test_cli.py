@@ -13,7 +13,7 @@ import yaml
 
 from earlybird import __version__
 from earlybird.cli.main import main
-from earlybird.methods.catalog import method_names
+from earlybird.settings.catalog import method_names
 
 
 @pytest.fixture

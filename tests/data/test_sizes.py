@@ -10,8 +10,8 @@ import torch
 from earlybird.data import DataBundle, MemoryImages
 from earlybird.data.sizes import PUBLISHED, DataSizes
 from earlybird.errors import DataError
-from earlybird.runs.config import DataConfig
 from earlybird.runs.prepare import data_sizes
+from earlybird.settings.data import DataConfig
 
 
 def images(count: int) -> MemoryImages:

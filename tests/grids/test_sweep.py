@@ -18,8 +18,8 @@ from earlybird.grids.grid import Block, Grid, nodes_of
 from earlybird.grids.node import events_since, execute, locked, new_token, state_of
 from earlybird.grids.start import check_methods, with_precision
 from earlybird.grids.sweep import Sweep, failures, open_sweep, read_grid, refuse_methods_of_file, unfinished, work
-from earlybird.methods.requests import TicketRequest
 from earlybird.runs.record_file import recorded_training_macs
+from earlybird.settings.tickets import TicketRequest
 from earlybird.training.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

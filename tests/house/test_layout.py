@@ -6,6 +6,7 @@ Each rule is a function from a tree of files to its violations, so that it is sh
 from __future__ import annotations
 
 import ast
+import graphlib
 import re
 import sys
 import tomllib
@@ -91,7 +92,8 @@ def wrong_imports(source: Path) -> list[str]:
             if len(path.relative_to(source / PACKAGE).parts) > 1:
                 wrong.append(f"{path}: this package has no place in the import direction")
             continue  # the top-level modules: the package's front door, and errors
-        for name in sorted(imports(path, source)):
+        # The contract of a method names, for type checkers, what stands above the settings.
+        for name in sorted(imports(path, source, with_types=layer != "settings")):
             other = layer_of(name)
             if other not in (None, layer) and other not in BELOW[layer]:
                 wrong.append(f"{path}: {layer} imports {name}")
@@ -110,9 +112,9 @@ def foreign_imports_of_core(source: Path) -> list[str]:
 
 
 def ways_to_torch(source: Path) -> list[str]:
-    """Chains of imports by which a module of report loads torch; packages on the way count with their `__init__`."""
+    """Chains of imports by which a module of report or settings loads torch; the `__init__` of each package counts."""
     files = {module_name(path, source): path for path in python_files(source / PACKAGE)}
-    chains = {name: name for name in files if layer_of(name) == "report"}
+    chains = {name: name for name in files if layer_of(name) in ("report", "settings")}
     queue, found = list(chains), []
     while queue:
         module = queue.pop()
@@ -125,6 +127,17 @@ def ways_to_torch(source: Path) -> list[str]:
                     chains[parent] = f"{chains[module]} -> {parent}"
                     queue.append(parent)
     return found
+
+
+def import_circles(source: Path) -> list[str]:
+    """A circle of modules that import each other, in functions too; empty where there is none."""
+    files = {module_name(path, source): path for path in python_files(source / PACKAGE)}
+    graph = {name: imports(path, source, with_types=False) & {*files} - {name} for name, path in files.items()}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return [" -> ".join(error.args[1])]
+    return []
 
 
 def oversized(*folders: Path) -> list[str]:
@@ -170,8 +183,17 @@ def test_core_stands_on_torch_alone():
     assert foreign_imports_of_core(REPOSITORY / "src") == []
 
 
-def test_report_never_loads_torch():
+def test_report_and_settings_never_load_torch():
     assert ways_to_torch(REPOSITORY / "src") == []
+
+
+def test_no_modules_import_each_other_in_a_circle(tree):
+    assert import_circles(REPOSITORY / "src") == []
+    tree("core/mask.py", "def f():\n    from earlybird.core import ticket")
+    circle = import_circles(tree("core/ticket.py", "import earlybird.core.mask"))
+    assert (
+        circle == ["earlybird.core.mask -> earlybird.core.ticket -> earlybird.core.mask"] or "core.ticket" in circle[0]
+    )
 
 
 def test_files_and_functions_are_short():

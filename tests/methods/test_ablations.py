@@ -14,10 +14,10 @@ from torch import Tensor
 
 from earlybird.methods import pipeline
 from earlybird.methods.candidate import Candidate
-from earlybird.methods.last_training import HoldHooks
-from earlybird.methods.requests import TicketRequest
+from earlybird.methods.masked_weights import HoldHooks
 from earlybird.runs.config import RunConfig
 from earlybird.runs.run import run, run_requests, run_search
+from earlybird.settings.tickets import TicketRequest
 from earlybird.slimming import masked
 from earlybird.training.checkpoint import Checkpoints
 from earlybird.training.journal import Journal

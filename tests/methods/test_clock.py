@@ -5,9 +5,9 @@ from itertools import pairwise
 import pytest
 
 from earlybird.errors import ConfigError
-from earlybird.methods.catalog import METHODS, method_class
-from earlybird.methods.clock import DRAWS, PAPER_STEPS, Clock
-from earlybird.methods.early_bird import EarlyBirdTraining
+from earlybird.settings.catalog import METHODS, method_class
+from earlybird.settings.clock import DRAWS, PAPER_STEPS, Clock
+from earlybird.settings.early_bird import EarlyBirdTraining
 
 
 def draws(clock: Clock) -> list[int]:

@@ -15,11 +15,11 @@ from earlybird.core import ChannelGroups, Ticket
 from earlybird.errors import ConfigError, MethodError, TicketError
 from earlybird.methods.budget import images_by, steps_that_buy
 from earlybird.methods.budget import training_macs as training_macs_of
-from earlybird.methods.lots import at_random, shuffled
-from earlybird.methods.uniform import Uniform
-from earlybird.methods.uniform_widths import uniform_mask
+from earlybird.methods.random_masks import at_random, shuffled
+from earlybird.methods.uniform import uniform_mask
 from earlybird.runs.config import RunConfig
 from earlybird.runs.run import run, run_search
+from earlybird.settings.controls import Uniform
 from earlybird.slimming import channel_groups
 
 

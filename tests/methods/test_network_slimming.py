@@ -12,10 +12,10 @@ from torch import nn
 
 from earlybird.core import Ticket
 from earlybird.errors import ConfigError, MethodError, TicketError
-from earlybird.methods.network_slimming import NetworkSlimming
-from earlybird.methods.requests import TicketRequest, check_requests
 from earlybird.runs.config import RunConfig
 from earlybird.runs.run import run, run_requests
+from earlybird.settings.network_slimming import NetworkSlimming
+from earlybird.settings.tickets import TicketRequest, check_requests
 
 
 def go(settings: dict[str, Any], out: Path, **more: Any) -> dict[str, Any]:

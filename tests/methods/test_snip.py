@@ -13,11 +13,11 @@ from torch.nn import functional
 
 from earlybird.core import WeightMask
 from earlybird.errors import ConfigError, MethodError, OutOfMemoryError
-from earlybird.methods import snip_search
-from earlybird.methods.snip import Snip
-from earlybird.methods.snip_search import channel_sums, sensitivities
+from earlybird.methods import snip
+from earlybird.methods.snip import channel_sums, sensitivities
 from earlybird.runs.config import RunConfig
 from earlybird.runs.run import run
+from earlybird.settings.snip import Snip
 
 
 def network() -> nn.Sequential:
@@ -159,7 +159,7 @@ def test_memory_that_runs_out_while_scoring_is_one_line_with_the_cure(tiny_setti
     def full(*_: Any, **__: Any) -> None:
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
 
-    monkeypatch.setattr(snip_search.functional, "cross_entropy", full)
+    monkeypatch.setattr(snip.functional, "cross_entropy", full)
     with pytest.raises(OutOfMemoryError, match="out of memory in SNIP's scoring; lower --batch-size or raise --train"):
         go(tiny_settings("snip"), tmp_path / "run")
 

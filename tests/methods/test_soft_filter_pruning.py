@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from earlybird.core import ChannelGroups, Ticket, filter_l2
 from earlybird.errors import ConfigError
-from earlybird.methods.soft_filter_pruning import SoftFilterPruning
-from earlybird.methods.soft_zeroing import filter_mask, zero_filters_
+from earlybird.methods.soft_filter_pruning import filter_mask, zero_filters_
 from earlybird.runs.config import RunConfig
 from earlybird.runs.run import run
+from earlybird.settings.soft_filter_pruning import SoftFilterPruning
 from earlybird.slimming import channel_groups, masked
 from earlybird.training import loop
 

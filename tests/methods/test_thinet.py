@@ -15,14 +15,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from earlybird.errors import ConfigError, MethodError, SlimError
-from earlybird.methods import thinet_search
-from earlybird.methods.thinet import ThiNet
-from earlybird.methods.thinet_choice import contributions, least_squares_weights, removed_greedily
-from earlybird.methods.thinet_layers import prunable_layers
-from earlybird.methods.thinet_search import kept_count
+from earlybird.methods import thinet
+from earlybird.methods.contributions import contributions, least_squares_weights, removed_greedily
+from earlybird.methods.thinet import kept_count, prunable_layers
 from earlybird.models import build_model
 from earlybird.runs.config import RunConfig
 from earlybird.runs.run import run
+from earlybird.settings.thinet import ThiNet
 from earlybird.slimming import channel_groups
 from earlybird.training import loop
 
@@ -272,7 +271,7 @@ def output_of(net: nn.Module, layer: str, x: Tensor) -> Tensor:
 def test_the_rescaled_layer_gives_more_of_what_it_gave_than_the_cut_alone(tiny_settings, tmp_path: Path, monkeypatch):
     """The least squares do what they are for, also on images that are augmented otherwise than those they saw."""
     outputs: list[list[Tensor]] = []
-    original, cut = thinet_search._choose, thinet_search._cut
+    original, cut = thinet._choose, thinet._cut
 
     def spy(method: Any, task: Any, model: nn.Module, layer: Any, number: int, floors: Any) -> Tensor:
         dense = copy.deepcopy(model)
@@ -282,7 +281,7 @@ def test_the_rescaled_layer_gives_more_of_what_it_gave_than_the_cut_alone(tiny_s
         outputs.append([output_of(net, layer.reader, x) for net in (dense, plain, rescaled)])
         return removed
 
-    monkeypatch.setattr(thinet_search, "_choose", spy)
+    monkeypatch.setattr(thinet, "_choose", spy)
     go(tiny_settings("thinet", round_to=1, finetune_steps=0), tmp_path / "run")
     ((dense, plain, rescaled),) = outputs
     assert (rescaled - dense).square().sum() < 0.9 * (plain - dense).square().sum()

@@ -91,7 +91,7 @@ def test_a_configuration_survives_yaml():
         ({"modle": {}}, r"unknown section: 'modle'; did you mean 'model'"),
         ({"training": {"epoch": 3}}, r"unknown key in 'training': 'epoch'; did you mean 'epochs'"),
         ({"method": {"name": "dense", "prune_ratio": 0.5}}, r"unknown key in 'method': 'prune_ratio'"),
-        ({"data": {"val_fraction": 1.0}}, r"data\.val_fraction is 1\.0; give a fraction in \[0, 1\)"),
+        ({"data": {"val_fraction": 1.0}}, r"data\.val_fraction is 1\.0; give a number in \[0, 1\)"),
     ],
 )
 def test_an_unknown_or_illegal_value_names_the_legal_ones(plain: dict, message: str):

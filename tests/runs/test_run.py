@@ -14,7 +14,7 @@ import torch
 
 from earlybird.core import Ticket
 from earlybird.errors import CheckpointError, ConfigError, EarlyBirdError, RunFolderError, TicketError
-from earlybird.methods import cut, pipeline
+from earlybird.methods import pipeline, retrain
 from earlybird.runs.config import RunConfig
 from earlybird.runs.run import run, run_evaluation, run_search
 from earlybird.runs.saved_model import load_network
@@ -107,7 +107,7 @@ def test_killed_anywhere_it_ends_with_the_same_bits(tiny_settings, tmp_path: Pat
 def test_killed_between_the_ticket_and_the_first_slim_checkpoint(tiny_settings, tmp_path: Path, monkeypatch):
     go(tiny_settings(), tmp_path / "whole")
     with monkeypatch.context() as patch:
-        patch.setattr(cut, "slim", lambda *a: (_ for _ in ()).throw(Killed()))
+        patch.setattr(retrain, "slim", lambda *a: (_ for _ in ()).throw(Killed()))
         with pytest.raises(Killed):
             go(tiny_settings(), tmp_path / "killed")
     assert (tmp_path / "killed" / "ticket.safetensors").is_file()

@@ -5,9 +5,10 @@ from typing import Literal
 import pytest
 
 from earlybird.errors import ConfigError
-from earlybird.methods.early_bird import EarlyBirdTraining
-from earlybird.runs.config import DataConfig, ModelConfig
+from earlybird.settings.data import DataConfig
+from earlybird.settings.early_bird import EarlyBirdTraining
 from earlybird.settings.fields import fits, legal_values
+from earlybird.settings.model import ModelConfig
 from earlybird.settings.training import TrainingSettings
 
 

@@ -13,11 +13,11 @@ import torch
 from earlybird.core import ChannelMask, filter_l1
 from earlybird.core.drawing import draw_mask
 from earlybird.methods.candidate import Candidate
-from earlybird.methods.catalog import METHODS, method_class
-from earlybird.methods.cut import Retrain, cut, leave_ticket, ticket_in
-from earlybird.methods.dense import Dense
-from earlybird.methods.presets import PRESETS, preset_settings
+from earlybird.methods.retrain import Retrain, cut, leave_ticket, ticket_in
 from earlybird.methods.task import Task
+from earlybird.settings.catalog import METHODS, method_class
+from earlybird.settings.controls import Dense
+from earlybird.settings.presets import PRESETS, preset_settings
 from earlybird.testing import check_method
 from earlybird.training.loop import fit
 from earlybird.training.state import Span

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from earlybird.cli.options import Parser
-from earlybird.methods.catalog import METHODS, method_names, summary_of
-from earlybird.methods.presets import PRESETS
+from earlybird.settings.catalog import METHODS, method_names, summary_of
 from earlybird.settings.fields import require
+from earlybird.settings.presets import PRESETS
 
 
 def command(argv: Sequence[str]) -> int:

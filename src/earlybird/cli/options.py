@@ -19,11 +19,13 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from earlybird.errors import ConfigError
-from earlybird.methods.catalog import METHODS, method_class
-from earlybird.methods.early_bird import EarlyBirdTraining
-from earlybird.methods.presets import PRESETS, method_label, preset_settings
-from earlybird.runs.config import SECTIONS, DataConfig, ModelConfig, RunConfig
+from earlybird.runs.config import SECTIONS, RunConfig
+from earlybird.settings.catalog import METHODS, method_class
+from earlybird.settings.data import DataConfig
+from earlybird.settings.early_bird import EarlyBirdTraining
 from earlybird.settings.fields import fits, legal_values
+from earlybird.settings.model import ModelConfig
+from earlybird.settings.presets import PRESETS, method_label, preset_settings
 from earlybird.settings.training import TrainingSettings
 
 SHORT_FLAGS = {
@@ -159,7 +161,8 @@ def add_section(parser: Parser, section: str, kind: Any, preset: dict[str, Any] 
         note = f" (short: {shorts[flag]})" if flag in shorts else ""
         default = (preset or {}).get(field.name, field.default)
         default = list(default) if isinstance(default, tuple) else default
-        parser.add_setting(flag, types[field.name], default, field.metadata.get("help", "") + note)
+        within = f"; {within}" if (within := field.metadata.get("within")) else ""
+        parser.add_setting(flag, types[field.name], default, field.metadata.get("help", "") + within + note)
 
 
 def _method_name(argv: Sequence[str]) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from earlybird.methods.early_bird import EarlyBirdTraining
-from earlybird.methods.presets import method_label
+from earlybird.settings.early_bird import EarlyBirdTraining
+from earlybird.settings.presets import method_label
 
 # Counts of the same training agree; another share of validation images or another schedule shows here.
 _SAME_MACS = 1e-3

@@ -15,11 +15,11 @@ from earlybird.cost.plan import THINET_FINETUNE_STEPS, Network
 from earlybird.grids.equal_cost import LEAST_LAST_TRAINING
 from earlybird.grids.grid import Node
 from earlybird.grids.sweep import Sweep
-from earlybird.methods.clock import DRAWS
-from earlybird.methods.method import Method
-from earlybird.methods.requests import DrawAt
 from earlybird.runs.config import RunConfig
 from earlybird.runs.record_file import finished_record
+from earlybird.settings.clock import DRAWS
+from earlybird.settings.method import Method
+from earlybird.settings.tickets import DrawAt
 
 TICKET_AT = 0.1
 

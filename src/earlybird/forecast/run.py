@@ -20,11 +20,11 @@ from earlybird.cost import ModelCost, count_cost_and_traffic, layer_macs
 from earlybird.cost.plan import PlannedData
 from earlybird.data.sizes import DataSizes
 from earlybird.errors import ConfigError, RunFolderError, SlimError
-from earlybird.methods.clock import DRAWS
-from earlybird.methods.early_bird import EarlyBirdTraining
 from earlybird.models.model_file import DESCRIPTION
 from earlybird.runs.record_file import finished_record
 from earlybird.runs.saved_model import NetworkSpec, load_network
+from earlybird.settings.clock import DRAWS
+from earlybird.settings.early_bird import EarlyBirdTraining
 from earlybird.slimming import channel_costs, channel_groups, slim
 from earlybird.slimming.certificate import PolicyChoice
 

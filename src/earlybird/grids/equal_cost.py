@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from earlybird.methods.lottery_ticket import LotteryTicket
-from earlybird.methods.method import StartsFromTicket
-from earlybird.methods.thinet import ThiNet
 from earlybird.runs.config import RunConfig
 from earlybird.runs.record_file import recorded_training_macs
+from earlybird.settings.lottery_ticket import LotteryTicket
+from earlybird.settings.method import StartsFromTicket
+from earlybird.settings.thinet import ThiNet
 
 # A search is kept where the last training gets at least this share of what Early-Bird's got, and the last training of a
 # shortened schedule is at least this share of the schedule.

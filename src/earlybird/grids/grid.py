@@ -19,15 +19,14 @@ from typing import Any, Literal, cast
 import yaml
 
 from earlybird.errors import ConfigError
-from earlybird.methods.catalog import method_class
-from earlybird.methods.dense import Dense
-from earlybird.methods.early_bird import EarlyBirdTraining
-from earlybird.methods.matched import MatchedToCost, MatchedToTicket
-from earlybird.methods.method import Method, StartsFromDense, StartsFromTicket
-from earlybird.methods.presets import preset_settings
-from earlybird.methods.requests import TicketRequest
 from earlybird.runs.config import RunConfig
+from earlybird.settings.catalog import method_class
+from earlybird.settings.controls import Dense, MatchedToCost, MatchedToTicket
+from earlybird.settings.early_bird import EarlyBirdTraining
 from earlybird.settings.fields import require
+from earlybird.settings.method import Method, StartsFromDense, StartsFromTicket
+from earlybird.settings.presets import preset_settings
+from earlybird.settings.tickets import TicketRequest
 
 EARLY_BIRD = EarlyBirdTraining.name
 

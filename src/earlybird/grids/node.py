@@ -21,10 +21,10 @@ from earlybird.atomic import write_atomically
 from earlybird.errors import ConfigError, EarlyBirdError, SweepError
 from earlybird.grids.equal_cost import EqualCost, at_equal_cost
 from earlybird.grids.grid import Node
-from earlybird.methods.requests import TICKET_FILE, TicketRequest
 from earlybird.runs.config import RunConfig
 from earlybird.runs.folder import read_search
 from earlybird.runs.record_file import finished_record
+from earlybird.settings.tickets import TICKET_FILE, TicketRequest
 from earlybird.training.checkpoint import Checkpoints
 
 State = Literal["open", "done", "failed"]
@@ -217,7 +217,7 @@ def _ticket_of(root: Path, node: Node, config: RunConfig) -> Path | None:
     path = root / node.search / node.request.file_name([TicketRequest(ratio, draw) for ratio, draw in asked])
     if path.is_file():
         return path
-    from earlybird.methods.early_bird import EarlyBirdTraining
+    from earlybird.settings.early_bird import EarlyBirdTraining
 
     if isinstance(config.method, EarlyBirdTraining) and config.method.on_no_ticket == "finish":
         return None  # It searches by itself: in vain, and ends with the dense network, as it would alone.

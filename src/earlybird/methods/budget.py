@@ -16,7 +16,7 @@ from earlybird.core import ChannelGroups, Ticket
 from earlybird.cost import CostLedger, ModelCost
 from earlybird.data import Batches
 from earlybird.methods.candidate import Candidate
-from earlybird.methods.cut import check_groups, check_notes, refuse_foreign_ticket
+from earlybird.methods.retrain import check_groups, check_notes, refuse_foreign_ticket
 from earlybird.methods.task import Task
 from earlybird.slimming.certificate import PolicyChoice
 from earlybird.training.session import Session

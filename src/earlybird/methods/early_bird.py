@@ -1,197 +1,208 @@
 """`early_bird`: search until the mask stops changing, cut, train only the small network (You et al. 2020, Algorithm 1).
 
-The hyperparameters are here, in plain values; the search itself is `early_bird_search`, imported when it starts, so
-that the command line can show its options without loading torch. The re-initialised variant and the controls that take
-the ticket's own search (`random`, `shuffled`, a ticket of a chosen draw) are presets of this method (`catalog.py`).
+`draw_tickets` is the search: one dense training under the penalty that leaves every ticket that is asked for.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+import io
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn
 
-from earlybird.errors import ConfigError
-from earlybird.methods.requests import DrawAt
-from earlybird.settings.fields import check_types, require
-from earlybird.user_code import is_code
+import numpy as np
+from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
+from earlybird.atomic import write_atomically
+from earlybird.core import ChannelGroups, EarlyBird, Ticket
+from earlybird.errors import ConfigError, EarlyBirdError, MaskError, SlimError
+from earlybird.methods.candidate import Candidate
+from earlybird.methods.criteria import find_criterion, scored_units
+from earlybird.methods.random_masks import with_random_mask
+from earlybird.methods.retrain import Retrain, cut, refuse_foreign_ticket, ticket_in
+from earlybird.methods.search_hooks import SearchHooks, momentum_file, rewind_files
+from earlybird.methods.task import Task
+from earlybird.settings.clock import Clock
+from earlybird.settings.early_bird import EarlyBirdTraining
+from earlybird.settings.tickets import TicketRequest
+from earlybird.slimming import channel_groups
+from earlybird.training.loop import fit
+from earlybird.training.session import Session
+from earlybird.training.state import Span
 
-    from earlybird.core import Ticket
-    from earlybird.methods.candidate import Candidate
-    from earlybird.methods.task import Task
 
-CRITERION_NAMES = ("bn_scale", "filter_l1", "filter_l2", "taylor")
-
-# What runs without a paper preset snap widths to: odd channel counts are slow (`docs/method.md` section 9).
-DEFAULT_ROUND_TO = 8
+def check_network(method: EarlyBirdTraining, model: nn.Module, example_input: Tensor) -> None:
+    """Raise unless there are channels to cut and scores to rank them by."""
+    if method.criterion == "taylor" and method.draw_at == 0:
+        raise MaskError("criterion 'taylor' reads gradients, of which there are none at draw 0; give a later draw")
+    refuse_nothing_to_cut(method.criterion, model, channel_groups(model, example_input, method.policy))
 
 
-@dataclass(frozen=True)
-class EarlyBirdTraining:
-    """Search until the mask stops changing, cut, train only the small network (You et al. 2020).
+def search(method: EarlyBirdTraining, task: Task, resume: dict[str, Any] | None) -> Candidate:
+    """Train dense with the penalty until the rule fires, save the ticket, cut.
 
     Raises:
-        ConfigError: a value is of another type or out of range, or two contradict each other.
+        EarlyBirdError: nothing fired and `on_no_ticket` is "error".
     """
-
-    name: ClassVar[str] = "early_bird"
-
-    prune_ratio: float = field(default=0.5, metadata={"help": "fraction of prunable channels to remove, in [0, 1)"})
-    weights: Literal["inherit", "rewind", "reinit"] = field(
-        default="inherit", metadata={"help": "weights of the ticket: trained, of an earlier epoch, or new"}
-    )
-    schedule: Literal["auto", "continue", "restart"] = field(
-        default="auto",
-        metadata={"help": "retrain schedule; auto = continue for inherit and rewind, restart for reinit"},
-    )
-    rewind_epoch: int = field(default=0, metadata={"help": "epoch whose weights and schedule 'rewind' goes back to"})
-    carry_momentum: bool = field(
-        default=False,
-        metadata={"help": "with inherit: the retrain starts with the search's momentum, cut like the weights"},
-    )
-    clock: Literal["scaled", "epochs"] = field(
-        default="scaled", metadata={"help": "scaled: 160 draws over the schedule; epochs: one draw per epoch"}
-    )
-    rule: Literal["paper", "authors_code", "epi"] = field(default="paper", metadata={"help": "stop rule"})
-    window: int = field(default=5, metadata={"help": "distances (paper) or masks (authors_code) the rule looks at"})
-    epsilon: float = field(default=0.1, metadata={"help": "threshold on the mask distance"})
-    penalty: float = field(default=1e-4, metadata={"help": "L1 strength s on BatchNorm scales; scaled by the clock"})
-    penalty_form: Literal["subgradient", "proximal"] = field(default="subgradient", metadata={"help": "form of the L1"})
-    retrain_penalty: float = field(default=0.0, metadata={"help": "L1 strength in the retrain, as it stands"})
-    criterion: str = field(
-        default="bn_scale",
-        metadata={"help": f"channel score: {', '.join(CRITERION_NAMES)}, pkg.mod:function, file.py:function"},
-    )
-    policy: Literal["auto", "inner", "tie", "select"] = field(default="auto", metadata={"help": "residual policy"})
-    tie_score: Literal["mean", "max", "sum"] = field(
-        default="mean", metadata={"help": "what channels that are cut together score"}
-    )
-    min_channels: int = field(default=1, metadata={"help": "channels that stay in every layer"})
-    round_to: int = field(
-        default=DEFAULT_ROUND_TO, metadata={"help": "kept widths are multiples of this; 1 = the paper's exact count"}
-    )
-    draw_at: DrawAt = field(
-        default="rule",
-        metadata={"help": "rule: when the stop rule fires; N: at draw N, 0 before the first step; last: at the end"},
-    )
-    channels: Literal["ranked", "shuffled", "random"] = field(
-        default="ranked",
-        metadata={
-            "help": "which channels go: the lowest ranked; as many in each layer, by lot; as many in all, by lot"
-        },
-    )
-    max_search_epochs: int = field(default=0, metadata={"help": "stop drawing after this many epochs; 0 = T"})
-    on_no_ticket: Literal["finish", "draw", "error"] = field(
-        default="finish",
-        metadata={"help": "a search that never fires: finish the dense training, draw anyway, or fail"},
+    hooks, model = draw_tickets(method, task, [TicketRequest(method.prune_ratio, method.draw_at)], resume)
+    if hooks.has_all_tickets():
+        return restore(method, task)
+    if method.on_no_ticket == "error":
+        raise_no_ticket(hooks)
+    session, distances = task.session, tuple(hooks.detector.distances[method.prune_ratio])
+    last = _shown(distances[-method.window :])
+    session.progress.say(f"ticket: none (last mask distances {last}, epsilon {method.epsilon:g})")
+    total, why = session.total_steps, "the rule never fired"
+    if method.draw_at != "rule":
+        why = f"only {hooks.detector.draws} draws told channels apart, draw {method.draw_at} was asked for"
+    return Candidate(
+        model,
+        phase="retrain",
+        start_step=total,
+        end_step=total,
+        distances=distances,
+        draw_steps=tuple(hooks.draw_steps),
+        flags=(f"no ticket: {why}",),
     )
 
-    def __post_init__(self) -> None:
-        check_types("method", self)
-        require("method.prune_ratio", self.prune_ratio, 0 <= self.prune_ratio < 1, "a number in [0, 1)")
-        require("method.rewind_epoch", self.rewind_epoch, self.rewind_epoch >= 0, "an integer >= 0")
-        least_window = 2 if self.rule == "authors_code" else 1
-        require("method.window", self.window, self.window >= least_window, f"an integer >= {least_window}")
-        require("method.epsilon", self.epsilon, 0 < self.epsilon <= 1, "a number in (0, 1]")
-        require("method.penalty", self.penalty, 0 <= self.penalty < float("inf"), "a number >= 0")
-        retrain_penalty = self.retrain_penalty
-        require("method.retrain_penalty", retrain_penalty, 0 <= retrain_penalty < float("inf"), "a number >= 0")
-        require("method.min_channels", self.min_channels, self.min_channels >= 1, "an integer >= 1")
-        require("method.round_to", self.round_to, self.round_to >= 1, "an integer >= 1")
-        is_draw = isinstance(self.draw_at, str) or self.draw_at >= 0
-        require("method.draw_at", self.draw_at, is_draw, "rule, last, or a number of draws >= 0")
-        known = self.criterion in CRITERION_NAMES or is_code(self.criterion, "criterion")
-        require(
-            "method.criterion", self.criterion, known,
-            f"one of {', '.join(CRITERION_NAMES)}, pkg.mod:function or file.py:function",
-        )  # fmt: skip
-        require("method.max_search_epochs", self.max_search_epochs, self.max_search_epochs >= 0, "an integer >= 0")
-        if self.carry_momentum and self.weights != "inherit":
-            raise ConfigError(
-                f"method.carry_momentum contradicts method.weights {self.weights!r}: momentum belongs to the weights "
-                "that it moved; give inherit"
-            )
-        if self.weights == "rewind" and self.schedule == "restart":
-            raise ConfigError(
-                "method.schedule 'restart' contradicts method.weights 'rewind'; rewind to epoch 0 instead"
-            )
 
-    @property
-    def resolved_schedule(self) -> Literal["continue", "restart"]:
-        """What "auto" means for these weights."""
-        if self.schedule == "auto":
-            return "restart" if self.weights == "reinit" else "continue"
-        return self.schedule
+def restore(method: EarlyBirdTraining, task: Task) -> Candidate:
+    """Rebuild the candidate from the ticket in the run folder."""
+    ticket = with_random_mask(task, ticket_in(task.folder), method)
+    retrain = Retrain(
+        weights=method.weights,
+        schedule=method.resolved_schedule,
+        rewind_epoch=method.rewind_epoch,
+        carry_momentum=method.carry_momentum,
+        penalty=method.retrain_penalty,
+        policy=method.policy,
+    )
+    candidate = cut(task, ticket, retrain)
+    if candidate.start_step >= candidate.end_step:
+        flag = "drawn when the schedule was over: nothing was trained after the cut"
+        return replace(candidate, flags=(*candidate.flags, flag))
+    return candidate
 
-    @property
-    def retrain_start(self) -> int | Literal["ticket"]:
-        """The epoch of the schedule at which training goes on after the cut; "ticket" where it was drawn."""
-        if self.weights == "rewind":
-            return self.rewind_epoch
-        return 0 if self.resolved_schedule == "restart" else "ticket"
 
-    def check_network(self, model: nn.Module, example_input: Tensor) -> None:
-        """Raise unless there are channels to cut and scores to rank them by."""
-        from earlybird.errors import MaskError
-        from earlybird.methods.early_bird_search import refuse_nothing_to_cut
-        from earlybird.slimming import channel_groups
+def from_ticket(method: EarlyBirdTraining, task: Task, ticket: Ticket) -> Candidate:
+    """Candidate of a ticket that another search left; that search is charged.
 
-        if self.criterion == "taylor" and self.draw_at == 0:
-            raise MaskError("criterion 'taylor' reads gradients, of which there are none at draw 0; give a later draw")
-        refuse_nothing_to_cut(self.criterion, model, channel_groups(model, example_input, self.policy))
+    Raises:
+        TicketError: another method left it.
+    """
+    refuse_foreign_ticket(ticket, method.name)
+    task.session.journal.load_state_dict(ticket.notes["journal"])
+    return restore(method, task)
 
-    def search(self, task: Task, resume: dict[str, Any] | None) -> Candidate:
-        """Train dense with the penalty until the rule fires, save the ticket, cut.
 
-        Raises:
-            EarlyBirdError: nothing fired and `on_no_ticket` is "error".
-        """
-        from earlybird.methods.early_bird_search import candidate_from_search
+def draw_tickets(
+    method: EarlyBirdTraining,
+    task: Task,
+    requests: Sequence[TicketRequest],
+    resume: dict[str, Any] | None,
+    *,
+    end_step: int | None = None,
+) -> tuple[SearchHooks, nn.Module]:
+    """Train dense under the penalty until every ticket that is asked for lies in the folder, or the steps end.
 
-        return candidate_from_search(self, task, resume)
+    Args:
+        method: the hyperparameters.
+        task: network, data and places.
+        requests: the tickets to leave; the ratio and draw of `method` itself are not looked at.
+        resume: a checkpoint of this search to go on from.
+        end_step: where training ends if something never fires; by default with the schedule.
 
-    def restore(self, task: Task) -> Candidate:
-        """The candidate again, from the ticket in the run folder."""
-        from earlybird.methods.cut import Retrain, cut, ticket_in
-        from earlybird.methods.lots import drawn_by_lot
+    Returns:
+        The hooks, which know the detector and the log, and the dense network as the search left it.
 
-        ticket = drawn_by_lot(task, ticket_in(task.folder), self)
-        retrain = Retrain(
-            weights=self.weights,
-            schedule=self.resolved_schedule,
-            rewind_epoch=self.rewind_epoch,
-            carry_momentum=self.carry_momentum,
-            penalty=self.retrain_penalty,
-            policy=self.policy,
-        )
-        candidate = cut(task, ticket, retrain)
-        if candidate.start_step >= candidate.end_step:
-            flag = "drawn when the schedule was over: nothing was trained after the cut"
-            return replace(candidate, flags=(*candidate.flags, flag))
-        return candidate
+    Raises:
+        ConfigError: a draw is asked for that the search does not come to.
+    """
+    session = task.session
+    model = task.build()
+    groups = task.groups(model, method.policy)
+    detector = EarlyBird(
+        list(dict.fromkeys(request.prune_ratio for request in requests)),
+        groups,
+        rule=method.rule,
+        window=method.window,
+        epsilon=method.epsilon,
+        criterion=find_criterion(method.criterion),
+        min_channels=method.min_channels,
+        tie_score=method.tie_score,
+        round_to=method.round_to,
+    )
+    clock = Clock(method.clock, session.steps_per_epoch, session.total_steps)
+    hooks = SearchHooks(method, detector, clock, search_steps(method, session), task.folder, requests)
+    _refuse_draws_past_the_end(requests, clock, hooks.max_steps)
+    if resume is None:
+        _remove_leftovers(task.folder, requests)
+    span = Span("search", 0, session.total_steps if end_step is None else end_step)
+    fit(session, model, span, task.cost(model), hooks=hooks, resume=resume)
+    save_scores(hooks, task.folder)
+    return hooks, model
 
-    def from_ticket(self, task: Task, ticket: Ticket) -> Candidate:
-        """The candidate of a ticket that another search left; that search is charged.
 
-        Raises:
-            TicketError: another method left it.
-        """
-        from earlybird.methods.cut import refuse_foreign_ticket
+def _remove_leftovers(folder: Path, requests: Sequence[TicketRequest]) -> None:
+    """What another configuration left here (--force) is no ticket of this search, and belongs to none."""
+    tickets = [folder / request.file_name(requests) for request in requests]
+    for path in (*tickets, *map(momentum_file, tickets), *rewind_files(folder)):
+        path.unlink(missing_ok=True)
 
-        refuse_foreign_ticket(ticket, self.name)
-        task.session.journal.load_state_dict(ticket.notes["journal"])
-        return self.restore(task)
 
-    def shared_search(self) -> EarlyBirdTraining:
-        """This method as far as its search goes."""
-        rewinds = self.weights == "rewind"
-        return replace(
-            self,
-            weights="rewind" if rewinds else "inherit",
-            rewind_epoch=self.rewind_epoch if rewinds else 0,
-            schedule="auto",
-            retrain_penalty=0.0,
-            channels="ranked",
-        )
+def _refuse_draws_past_the_end(requests: Sequence[TicketRequest], clock: Clock, max_steps: int) -> None:
+    last = clock.draws_within(max_steps)
+    for request in requests:
+        if isinstance(request.draw_at, int) and request.draw_at > last:
+            raise ConfigError(f"method.draw_at is {request.draw_at}; this search has {last} draws: give 0 to {last}")
+
+
+def refuse_nothing_to_cut(criterion: str, model: nn.Module, groups: ChannelGroups) -> None:
+    """Say before any training that there is nothing to search for.
+
+    Raises:
+        SlimError: no channel of the network may go.
+        MaskError: the criterion cannot score this network.
+    """
+    groups = scored_units(criterion, model, groups)
+    if not groups.num_units:
+        reasons = Counter(why for channels in groups.protected.values() for why in channels.values())
+        most = "; ".join(why for why, _ in reasons.most_common(2))
+        raise SlimError(f"nothing can be cut from this network ({most}); `earlybird inspect` says why, layer by layer")
+
+
+def search_steps(method: EarlyBirdTraining, session: Session) -> int:
+    """Steps during which masks are drawn: `max_search_epochs`, at most the schedule."""
+    epochs = session.settings.epochs
+    return min(method.max_search_epochs or epochs, epochs) * session.steps_per_epoch
+
+
+def raise_no_ticket(hooks: SearchHooks) -> NoReturn:
+    """Say for which ratios nothing fired, and how far it was.
+
+    Raises:
+        EarlyBirdError: always.
+    """
+    detector = hooks.detector
+    missing = [request.prune_ratio for request in hooks.missing()]
+    last = _shown(detector.distances[missing[0]][-detector.window :])
+    raise EarlyBirdError(
+        f"no ticket for ratio {', '.join(f'{ratio:g}' for ratio in missing)}: the search never fired, its last mask "
+        f"distances are {last} against epsilon {detector.epsilon:g}; raise --method.epsilon or --epochs, or give "
+        "--on-no-ticket finish or draw"
+    )
+
+
+def save_scores(hooks: SearchHooks, folder: Path) -> None:
+    """Write `scales.npz`: per layer the scores `[draws, channels]`, and `steps` `[draws]`."""
+    buffer = io.BytesIO()
+    arrays = {name: scores.numpy() for name, scores in hooks.scores_by_layer().items()}
+    np.savez(buffer, steps=np.asarray(hooks.draw_steps), **arrays)  # type: ignore[arg-type]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "scales.npz", buffer.getvalue())
+
+
+def _shown(distances: Sequence[float]) -> str:
+    return ", ".join(f"{d:.3f}" for d in distances) or "none"

@@ -7,76 +7,110 @@ keeps the network's shape, so every training costs a dense one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from pathlib import Path
+from typing import Any
 
-from earlybird.errors import ConfigError
-from earlybird.settings.fields import check_types, require
+from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
+from earlybird.core import WeightMask, keep_largest, prunable_weights
+from earlybird.methods.candidate import Candidate, DenseRun
+from earlybird.methods.masked_weights import WEIGHT_MASK_FILE, HoldHooks, weight_candidate
+from earlybird.methods.retrain import REINIT_SEED_OFFSET, weights_of_epoch
+from earlybird.methods.search_hooks import keep_weights_of_epoch
+from earlybird.methods.task import Task
+from earlybird.settings.fields import require
+from earlybird.settings.lottery_ticket import LotteryTicket
+from earlybird.training.loop import fit
+from earlybird.training.state import FitState, Span
 
-    from earlybird.methods.candidate import Candidate
-    from earlybird.methods.task import Task
-    from earlybird.methods.trained import TrainedDense
+
+def check_network(method: LotteryTicket, model: nn.Module, example_input: Tensor) -> None:
+    """Raise unless there are weights to remove."""
+    prunable_weights(model)
 
 
-@dataclass(frozen=True)
-class LotteryTicket:
-    """Train, keep the largest weights, set them back to where they started, train them alone (Frankle & Carbin 2019).
+def search(method: LotteryTicket, task: Task, resume: dict[str, Any] | None) -> Candidate:
+    """Train and prune, round by round, each from the weights that the last training will start from."""
+    epochs = task.session.settings.epochs
+    require("method.rewind_epoch", method.rewind_epoch, method.rewind_epoch < epochs, f"an integer in [0, {epochs})")
+    train_rounds(method, task, resume, first_round=0)
+    return restore(method, task)
 
-    Raises:
-        ConfigError: a value is of another type or out of range, or two contradict each other.
+
+def restore(method: LotteryTicket, task: Task) -> Candidate:
+    """Rebuild the candidate from the weight mask in the run folder: the start weights, the mask held."""
+    start = method.rewind_epoch * task.session.steps_per_epoch
+    return weight_candidate(task, _start_weights(method, task), start_step=start)
+
+
+def from_dense(method: LotteryTicket, task: Task, dense: DenseRun) -> Candidate:
+    """Candidate, with the first training taken from a finished dense run and charged."""
+    model = dense.load_into(task.build())
+    task.session.journal.load_state_dict(dict(dense.journal))
+    _prune(method, task, prunable_weights(model), None, 0)
+    train_rounds(method, task, None, first_round=1)
+    return restore(method, task)
+
+
+def train_rounds(method: LotteryTicket, task: Task, resume: dict[str, Any] | None, *, first_round: int) -> None:
+    """Train and prune from `first_round` (or the checkpoint's) on, until the last mask lies in the folder."""
+    session = task.session
+    for number in range(first_round if resume is None else resume["round"], method.rounds):
+        start = method.rewind_epoch * session.steps_per_epoch if number else 0
+        model = task.build() if number == 0 else _start_weights(method, task)
+        mask = None if number == 0 else WeightMask.load(_mask_file(task.folder, number))[0]
+        hooks = _RoundHooks(model, mask, task.folder, method.rewind_epoch if number == 0 else 0)
+        span = Span("search", start, session.total_steps)
+        fit(session, model, span, task.cost(model), hooks=hooks, carry={"round": number}, resume=resume)
+        resume = None
+        _prune(method, task, prunable_weights(model), mask, number)
+
+
+def round_ratio(prune_ratio: float, number: int, rounds: int) -> float:
+    """Fraction removed after round `number` (0-based) of `rounds`: each keeps the same share of what is left.
+
+    Example:
+        >>> [round(round_ratio(0.75, number, 2), 3) for number in (0, 1)]
+        [0.5, 0.75]
     """
+    # The last exactly as asked for, whatever powers round to.
+    return prune_ratio if number + 1 == rounds else 1.0 - (1.0 - prune_ratio) ** ((number + 1) / rounds)
 
-    name: ClassVar[str] = "lottery_ticket"
 
-    prune_ratio: float = field(
-        default=0.5, metadata={"help": "fraction of conv and linear weights to remove, in [0, 1)"}
-    )
-    weights: Literal["rewind", "reinit"] = field(
-        default="rewind", metadata={"help": "weights of the ticket: of the rewind epoch, or new"}
-    )
-    rewind_epoch: int = field(default=0, metadata={"help": "epoch whose weights and schedule 'rewind' goes back to"})
-    rounds: int = field(default=1, metadata={"help": "trainings that are pruned, one after another; 1 = one-shot"})
+def _prune(
+    method: LotteryTicket, task: Task, weights: dict[str, nn.Parameter], within: WeightMask | None, number: int
+) -> None:
+    scores: dict[str, Tensor] = {name: weight.detach().abs() for name, weight in weights.items()}
+    mask = keep_largest(scores, round_ratio(method.prune_ratio, number, method.rounds), within)
+    is_last = number + 1 == method.rounds
+    path = task.folder / WEIGHT_MASK_FILE if is_last else _mask_file(task.folder, number + 1)
+    task.folder.mkdir(parents=True, exist_ok=True)
+    mask.save(path, prune_ratio=method.prune_ratio, step=task.session.total_steps)
 
-    def __post_init__(self) -> None:
-        check_types("method", self)
-        require("method.prune_ratio", self.prune_ratio, 0 <= self.prune_ratio < 1, "a number in [0, 1)")
-        require("method.rewind_epoch", self.rewind_epoch, self.rewind_epoch >= 0, "an integer >= 0")
-        require("method.rounds", self.rounds, self.rounds >= 1, "an integer >= 1")
-        if self.weights == "reinit" and self.rewind_epoch:
-            raise ConfigError("method.rewind_epoch contradicts method.weights 'reinit'; give one of the two")
 
-    def check_network(self, model: nn.Module, example_input: Tensor) -> None:
-        """Raise unless there are weights to remove."""
-        from earlybird.core import prunable_weights
+def _start_weights(method: LotteryTicket, task: Task) -> nn.Module:
+    """The dense network with the weights that every training after the first starts from."""
+    if method.weights == "reinit":
+        return task.build(task.seed + REINIT_SEED_OFFSET)
+    model = task.build()
+    if method.rewind_epoch:
+        model.load_state_dict(weights_of_epoch(task, method.rewind_epoch, "run the search again"))
+    return model
 
-        prunable_weights(model)
 
-    def search(self, task: Task, resume: dict[str, Any] | None) -> Candidate:
-        """Train and prune, round by round, each from the weights that the last training will start from."""
-        from earlybird.methods.lottery_search import train_rounds
+def _mask_file(folder: Path, number: int) -> Path:
+    """Where the mask that round `number` trains with lies; the last training's is `WEIGHT_MASK_FILE`."""
+    return folder / f"weight-mask-round{number}.safetensors"
 
-        epochs = task.session.settings.epochs
-        require("method.rewind_epoch", self.rewind_epoch, self.rewind_epoch < epochs, f"an integer in [0, {epochs})")
-        train_rounds(self, task, resume, first_round=0)
-        return self.restore(task)
 
-    def restore(self, task: Task) -> Candidate:
-        """The candidate again, from the weight mask in the run folder."""
-        from earlybird.methods.lottery_search import candidate_of_rounds
+class _RoundHooks(HoldHooks):
+    """Holds the round's mask, and keeps the weights of the epoch to rewind to."""
 
-        return candidate_of_rounds(self, task)
+    def __init__(self, model: nn.Module, mask: WeightMask | None, folder: Path, rewind_epoch: int) -> None:
+        super().__init__(model, mask=mask)
+        self._folder, self._rewind_epoch = folder, rewind_epoch
 
-    def starts_from_dense(self) -> bool:
-        """The first round is the dense training; weights of an epoch are not in a finished run."""
-        return self.rewind_epoch == 0
-
-    def from_dense(self, task: Task, trained: TrainedDense) -> Candidate:
-        """The candidate, with the first training taken from a finished dense run and charged."""
-        from earlybird.methods.lottery_search import prune_dense, train_rounds
-
-        prune_dense(self, task, trained)
-        train_rounds(self, task, None, first_round=1)
-        return self.restore(task)
+    def after_step(self, state: FitState) -> bool:
+        """Keep the weights when the epoch comes."""
+        keep_weights_of_epoch(state, self._folder, self._rewind_epoch)
+        return super().after_step(state)

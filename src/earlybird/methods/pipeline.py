@@ -12,12 +12,11 @@ from earlybird.cost import evaluation_work
 from earlybird.data import Batches
 from earlybird.errors import MaskError, MethodError, SlimError
 from earlybird.methods.budget import budget_carry, within_budget
-from earlybird.methods.candidate import Candidate
-from earlybird.methods.last_training import HoldHooks
-from earlybird.methods.method import ChecksNetwork, Method, StartsFromDense, StartsFromTicket
-from earlybird.methods.requests import TICKET_FILE
+from earlybird.methods.candidate import Candidate, DenseRun
+from earlybird.methods.masked_weights import HoldHooks
+from earlybird.methods.retrain import ticket_in
 from earlybird.methods.task import Task
-from earlybird.methods.trained import TrainedDense
+from earlybird.settings.method import ChecksNetwork, Method, StartsFromDense, StartsFromTicket
 from earlybird.training.evaluate import Evaluation, evaluate
 from earlybird.training.loop import fit
 from earlybird.training.state import Span
@@ -43,7 +42,7 @@ def run_method(
     task: Task,
     test: Batches,
     candidate: Candidate | None = None,
-    trained: TrainedDense | None = None,
+    dense: DenseRun | None = None,
 ) -> Outcome:
     """Run a method from wherever its checkpoints stand to its result.
 
@@ -52,7 +51,7 @@ def run_method(
         task: network, data and places.
         test: the test set, read once, at the end.
         candidate: start from this one instead of searching (a ticket that was drawn before).
-        trained: a finished dense training to start from.
+        dense: a finished dense training to start from.
 
     Raises:
         MethodError: the method cannot handle this network, or cannot start from what it was given.
@@ -62,7 +61,7 @@ def run_method(
     if candidate is None and resume is None:
         check_network(method, task.build(), task.example_input())
     if candidate is None:
-        candidate = _searched(method, task, resume, trained) if searching else method.restore(task)
+        candidate = _searched(method, task, resume, dense) if searching else method.restore(task)
     begun = None if searching else resume
     candidate = within_budget(task, candidate, begun)
     train_candidate(task, candidate, begun)
@@ -90,19 +89,17 @@ def start_from_ticket(method: Method, task: Task) -> Candidate:
     Raises:
         MethodError: the method takes no ticket.
     """
-    from earlybird.core import Ticket
-
     if not isinstance(method, StartsFromTicket):
         raise MethodError(f"method {method.name} takes no ticket; leave --ticket out, or give another --method")
-    return method.from_ticket(task, Ticket.load(task.folder / TICKET_FILE))
+    return method.from_ticket(task, ticket_in(task.folder))
 
 
-def _searched(method: Method, task: Task, resume: dict[str, Any] | None, trained: TrainedDense | None) -> Candidate:
-    if trained is None:
+def _searched(method: Method, task: Task, resume: dict[str, Any] | None, dense: DenseRun | None) -> Candidate:
+    if dense is None:
         return method.search(task, resume)
     if not isinstance(method, StartsFromDense) or not method.starts_from_dense():
         raise MethodError(f"method {method.name}, as it is set, cannot start from a dense run; leave --dense-run out")
-    return method.from_dense(task, trained)
+    return method.from_dense(task, dense)
 
 
 def train_candidate(task: Task, candidate: Candidate, resume: dict[str, Any] | None) -> None:

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from earlybird.atomic import write_atomically
 from earlybird.core import EarlyBird, Ticket, bn_l1_proximal_, bn_l1_subgradient_
 from earlybird.errors import ConfigError, NonFiniteError, TicketError
-from earlybird.methods.clock import Clock
-from earlybird.methods.early_bird import EarlyBirdTraining
-from earlybird.methods.requests import DrawAt, TicketRequest
+from earlybird.settings.clock import Clock
+from earlybird.settings.early_bird import EarlyBirdTraining
+from earlybird.settings.tickets import DrawAt, TicketRequest
 from earlybird.training.hooks import NoHooks
 from earlybird.training.schedule import drop_steps
 from earlybird.training.state import FitState

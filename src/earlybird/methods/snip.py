@@ -7,72 +7,128 @@ and the network is cut.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import Iterable
+from itertools import islice
+from typing import Any
 
-from earlybird.methods.early_bird import DEFAULT_ROUND_TO
-from earlybird.settings.fields import check_types, require
+from torch import Tensor, nn
+from torch.nn import functional
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
+from earlybird.copying import copied
+from earlybird.core import draw_mask, keep_largest, prunable_weights
+from earlybird.core.criteria import WEIGHTED, per_filter
+from earlybird.core.ranking import scored_groups
+from earlybird.cost import training_work
+from earlybird.errors import MethodError
+from earlybird.methods.candidate import Candidate
+from earlybird.methods.early_bird import refuse_nothing_to_cut
+from earlybird.methods.masked_weights import WEIGHT_MASK_FILE, weight_candidate
+from earlybird.methods.retrain import Retrain, cut, leave_ticket, ticket_in
+from earlybird.methods.task import Task
+from earlybird.settings.fields import require
+from earlybird.settings.snip import Snip
+from earlybird.slimming import channel_groups
+from earlybird.training.out_of_memory import SMALLER_STEPS, naming_the_place
 
-    from earlybird.methods.candidate import Candidate
-    from earlybird.methods.task import Task
+
+def check_network(method: Snip, model: nn.Module, example_input: Tensor) -> None:
+    """Raise unless there are weights, or channels, to remove."""
+    if method.form == "channels":
+        refuse_nothing_to_cut("filter_l1", model, channel_groups(model, example_input, method.policy))
+    prunable_weights(model)
 
 
-@dataclass(frozen=True)
-class Snip:
-    """Keep the weights on which the loss depends most at initialisation, train them alone (Lee et al. 2019).
+def search(method: Snip, task: Task, resume: dict[str, Any] | None) -> Candidate:
+    """Score on the first batches of the first epoch and leave the mask; it takes seconds, so a kill repeats it."""
+    leave_mask(method, task)
+    return restore(method, task)
+
+
+def restore(method: Snip, task: Task) -> Candidate:
+    """Rebuild the candidate from the mask or ticket in the run folder."""
+    if method.form == "weights":
+        return weight_candidate(task, task.build())
+    return cut(task, ticket_in(task.folder), Retrain(weights="inherit", schedule="restart", policy=method.policy))
+
+
+def sensitivities(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], micro_batches: int = 1
+) -> dict[str, Tensor]:
+    """|w * dL/dw| of every conv and linear weight, divided by their sum: parameter name -> float32, on the CPU.
+
+    L is the mean cross-entropy over all images, in float32 with the network in eval mode, so that several batches give
+    what one large batch would (Lee et al. 2019, Section 4). Weights that an evaluation does not reach, as those of an
+    auxiliary head, are not scored. The network is left as found.
+
+    Args:
+        model: any network.
+        batches: float32 `[b, c, h, w]` and int64 `[b]`.
+        micro_batches: parts of each batch, to save memory; they change nothing.
 
     Raises:
-        ConfigError: a value is of another type or out of range.
+        MethodError: there are no batches, or the loss depends on no weight.
+        MaskError: the network has no conv and no linear layer.
     """
+    model = copied(model).eval().requires_grad_(False)
+    weights = {name: parameter.requires_grad_(True) for name, parameter in prunable_weights(model).items()}
+    images = 0
+    for x, y in batches:
+        for x_part, y_part in zip(x.chunk(micro_batches), y.chunk(micro_batches), strict=True):
+            functional.cross_entropy(model(x_part).double(), y_part, reduction="sum").backward()
+        images += len(y)
+    if not images:
+        raise MethodError("SNIP was given no batch; give at least one")
+    found = {
+        # In double: products of small numbers vanish in float32.
+        name: (w.detach().double() * w.grad.double() / images).abs().cpu()
+        for name, w in weights.items()
+        if w.grad is not None
+    }
+    total = sum(float(score.sum()) for score in found.values())
+    if not total > 0:
+        raise MethodError("the loss depends on no weight of this network as it is initialised: all sensitivities are 0")
+    return {name: (score / total).float() for name, score in found.items()}
 
-    name: ClassVar[str] = "snip"
 
-    prune_ratio: float = field(
-        default=0.5, metadata={"help": "fraction of weights, or of prunable channels, to remove, in [0, 1)"}
+def leave_mask(method: Snip, task: Task) -> None:
+    """Score the network at its initialisation and write the weight mask, or the ticket, into the run folder."""
+    session, model = task.session, task.build()
+    most = session.steps_per_epoch
+    require("method.batches", method.batches, method.batches <= most, f"an integer in [1, {most}]: an epoch has {most}")
+    with session.meter("search") as meter, naming_the_place("in SNIP's scoring", SMALLER_STEPS):
+        batches = list(islice(session.train.epoch(0), method.batches))
+        scores = sensitivities(model, batches, session.settings.micro_batches)
+    images = sum(len(y) for _, y in batches)
+    session.journal.ledger.add(meter.cost(training_work(task.cost(model), images, len(batches))))
+    task.folder.mkdir(parents=True, exist_ok=True)
+    if method.form == "weights":
+        mask = keep_largest(scores, method.prune_ratio)
+        mask.save(task.folder / WEIGHT_MASK_FILE, prune_ratio=method.prune_ratio, step=0)
+        return
+    groups = task.groups(model, method.policy)
+    channels = channel_sums(model, scores)
+    scored = scored_groups(channels, groups)
+    least, multiple = method.min_channels, method.round_to
+    leave_ticket(
+        task,
+        draw_mask(channels, method.prune_ratio, groups, tie_score="sum", min_channels=least, round_to=multiple),
+        groups,
+        model.state_dict(),
+        scored=scored,
+        rule=method.name,
+        prune_ratio=method.prune_ratio,
+        step=0,
+        criterion="snip",
+        tie_score="sum",
+        min_channels=least,
+        round_to=multiple,
     )
-    form: Literal["weights", "channels"] = field(
-        default="weights", metadata={"help": "weights: single ones are held at zero; channels: the network is cut"}
-    )
-    batches: int = field(default=1, metadata={"help": "batches whose mean loss is looked at"})
-    policy: Literal["auto", "inner", "tie", "select"] = field(
-        default="auto", metadata={"help": "with channels: residual policy"}
-    )
-    min_channels: int = field(default=1, metadata={"help": "with channels: how many stay in every layer"})
-    round_to: int = field(
-        default=DEFAULT_ROUND_TO, metadata={"help": "with channels: kept widths are multiples of this; 1 = exact"}
-    )
 
-    def __post_init__(self) -> None:
-        check_types("method", self)
-        require("method.prune_ratio", self.prune_ratio, 0 <= self.prune_ratio < 1, "a number in [0, 1)")
-        for name in ("batches", "min_channels", "round_to"):
-            require(f"method.{name}", getattr(self, name), getattr(self, name) >= 1, "an integer >= 1")
 
-    def check_network(self, model: nn.Module, example_input: Tensor) -> None:
-        """Raise unless there are weights, or channels, to remove."""
-        from earlybird.core import prunable_weights
-        from earlybird.methods.early_bird_search import refuse_nothing_to_cut
-        from earlybird.slimming import channel_groups
-
-        if self.form == "channels":
-            refuse_nothing_to_cut("filter_l1", model, channel_groups(model, example_input, self.policy))
-        prunable_weights(model)
-
-    def search(self, task: Task, resume: dict[str, Any] | None) -> Candidate:
-        """Score on the first batches of the first epoch and leave the mask; it takes seconds, so a kill repeats it."""
-        from earlybird.methods.snip_search import leave_mask
-
-        leave_mask(self, task)
-        return self.restore(task)
-
-    def restore(self, task: Task) -> Candidate:
-        """The candidate again, from the mask or ticket in the run folder."""
-        from earlybird.methods.cut import Retrain, cut, ticket_in
-        from earlybird.methods.weight_candidate import weight_candidate
-
-        if self.form == "weights":
-            return weight_candidate(task, task.build())
-        return cut(task, ticket_in(task.folder), Retrain(weights="inherit", schedule="restart", policy=self.policy))
+def channel_sums(model: nn.Module, scores: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Scores of weights added up over each output channel: conv or linear name -> float32 `[out channels]`."""
+    return {
+        name: per_filter(module, scores[f"{name}.weight" if name else "weight"])
+        for name, module in model.named_modules()
+        if isinstance(module, WEIGHTED) and (f"{name}.weight" if name else "weight") in scores
+    }

@@ -12,74 +12,113 @@ sqrt(eps) = 316: here that broke the training (docs/decisions.md).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from dataclasses import replace
+from typing import Any
 
-from earlybird.methods.early_bird import DEFAULT_ROUND_TO
-from earlybird.settings.fields import check_types, require
+import torch
+from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
+from earlybird.core import ChannelGroups, ChannelMask, draw_mask_per_layer, filter_l2
+from earlybird.core.ranking import scored_groups
+from earlybird.methods.candidate import Candidate
+from earlybird.methods.early_bird import refuse_nothing_to_cut
+from earlybird.methods.retrain import Retrain, cut, leave_ticket, load_ticket_weights, ticket_in
+from earlybird.methods.task import Task
+from earlybird.settings.soft_filter_pruning import SoftFilterPruning
+from earlybird.slimming import channel_groups, zero_channels_
+from earlybird.training.hooks import NoHooks
+from earlybird.training.loop import fit
+from earlybird.training.state import FitState, Span
 
-    from earlybird.methods.candidate import Candidate
-    from earlybird.methods.task import Task
+
+def check_network(method: SoftFilterPruning, model: nn.Module, example_input: Tensor) -> None:
+    """Raise unless there are filters that can be cut."""
+    groups = channel_groups(model, example_input, method.policy)
+    refuse_nothing_to_cut("filter_l2", model, groups)
+    scored_groups(conv_norms(model), groups)  # which refuses a network whose convolutions all stay
 
 
-@dataclass(frozen=True)
-class SoftFilterPruning:
-    """Zero the smallest filters after each epoch, go on updating all, cut at the end (He et al. 2018).
+def search(method: SoftFilterPruning, task: Task, resume: dict[str, Any] | None) -> Candidate:
+    """Train to the end, zeroing after each epoch, and leave the ticket of the last zeroing."""
+    train_softly(method, task, resume)
+    return restore(method, task)
 
-    Raises:
-        ConfigError: a value is of another type or out of range.
-    """
 
-    name: ClassVar[str] = "soft_filter_pruning"
+def restore(method: SoftFilterPruning, task: Task) -> Candidate:
+    """Rebuild the candidate from the ticket in the run folder; nothing is left to train."""
+    ticket = ticket_in(task.folder)
+    uncut = task.build()
+    load_ticket_weights(uncut, ticket)
+    candidate = cut(task, ticket, Retrain(weights="inherit", schedule="continue", policy=method.policy))
+    return replace(candidate, uncut=uncut)
 
-    prune_ratio: float = field(default=0.5, metadata={"help": "fraction of each layer's filters to zero, in [0, 1)"})
-    zero_at_start: bool = field(
-        default=True, metadata={"help": "zero before the first epoch too, as the authors' code does"}
+
+def train_softly(method: SoftFilterPruning, task: Task, resume: dict[str, Any] | None) -> None:
+    """Train over the whole schedule and leave the ticket of the filters that are zero at its end."""
+    session, model = task.session, task.build()
+    groups = task.groups(model, method.policy)
+    hooks = ZeroingHooks(method, groups, session.total_steps)
+    fit(session, model, Span("search", 0, session.total_steps), task.cost(model), hooks=hooks, resume=resume)
+    leave_ticket(
+        task,
+        filter_mask(method, model, groups),  # the same once more: zeros are the smallest filters there are
+        groups,
+        model.state_dict(),
+        scored=scored_groups(conv_norms(model), groups),
+        rule=method.name,
+        prune_ratio=method.prune_ratio,
+        step=session.total_steps,
+        criterion="filter_l2",
+        min_channels=method.min_channels,
+        round_to=method.round_to,
     )
-    every_epochs: int = field(default=1, metadata={"help": "epochs between two zeroings; the last epoch always zeroes"})
-    policy: Literal["auto", "inner", "tie", "select"] = field(
-        default="select", metadata={"help": "residual policy of the cut"}
+
+
+def conv_norms(model: nn.Module) -> dict[str, Tensor]:
+    """Norms of the filters of convolutions; linear layers have none to prune softly."""
+    linears = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    return {name: score for name, score in filter_l2(model).items() if name not in linears}
+
+
+def filter_mask(method: SoftFilterPruning, model: nn.Module, groups: ChannelGroups) -> ChannelMask:
+    """The filters that stay: in each layer all but the share with the smallest norm."""
+    return draw_mask_per_layer(
+        conv_norms(model),
+        method.prune_ratio,
+        groups,
+        min_channels=method.min_channels,
+        round_to=method.round_to,
     )
-    min_channels: int = field(default=1, metadata={"help": "channels that stay in every layer"})
-    round_to: int = field(
-        default=DEFAULT_ROUND_TO, metadata={"help": "kept widths are multiples of this; 1 = the exact count"}
-    )
 
-    def __post_init__(self) -> None:
-        check_types("method", self)
-        require("method.prune_ratio", self.prune_ratio, 0 <= self.prune_ratio < 1, "a number in [0, 1)")
-        for name in ("every_epochs", "min_channels", "round_to"):
-            require(f"method.{name}", getattr(self, name), getattr(self, name) >= 1, "an integer >= 1")
 
-    def check_network(self, model: nn.Module, example_input: Tensor) -> None:
-        """Raise unless there are filters that can be cut."""
-        from earlybird.core.ranking import scored_groups
-        from earlybird.methods.early_bird_search import refuse_nothing_to_cut
-        from earlybird.methods.soft_zeroing import conv_norms
-        from earlybird.slimming import channel_groups
+@torch.no_grad()
+def zero_filters_(model: nn.Module, mask: ChannelMask, groups: ChannelGroups) -> None:
+    """Set the filters (and biases) that make removed channels to zero, in place; norms are left alone."""
+    keep = torch.cat([groups.keep_units(mask), torch.ones(1, dtype=torch.bool)])  # -1 reads the last: it stays
+    units: dict[str, Tensor] = {**groups.producer_unit_of, **groups.unit_of}
+    for name, module in model.named_modules():
+        if name in units and not isinstance(module, nn.modules.batchnorm._NormBase):
+            zero_channels_(module, keep[units[name]])
 
-        groups = channel_groups(model, example_input, self.policy)
-        refuse_nothing_to_cut("filter_l2", model, groups)
-        scored_groups(conv_norms(model), groups)  # which refuses a network whose convolutions all stay
 
-    def search(self, task: Task, resume: dict[str, Any] | None) -> Candidate:
-        """Train to the end, zeroing after each epoch, and leave the ticket of the last zeroing."""
-        from earlybird.methods.soft_zeroing import train_softly
+class ZeroingHooks(NoHooks):
+    """Zeroes the smallest filters after every `every_epochs` epochs and after the last, and before the first."""
 
-        train_softly(self, task, resume)
-        return self.restore(task)
+    def __init__(self, method: SoftFilterPruning, groups: ChannelGroups, total_steps: int) -> None:
+        self.method, self.groups, self.total_steps = method, groups, total_steps
 
-    def restore(self, task: Task) -> Candidate:
-        """The candidate again, from the ticket in the run folder; nothing is left to train."""
-        from dataclasses import replace
+    def at_start(self, state: FitState) -> bool:
+        """Zero before the first step, where the method says so."""
+        if self.method.zero_at_start:
+            self._zero(state)
+        return False
 
-        from earlybird.methods.cut import Retrain, cut, load_ticket_weights, ticket_in
+    def after_step(self, state: FitState) -> bool:
+        """Zero where an epoch is over."""
+        period = self.method.every_epochs * state.session.steps_per_epoch
+        if state.step % period == 0 or state.step == self.total_steps:
+            self._zero(state)
+        return False
 
-        ticket = ticket_in(task.folder)
-        uncut = task.build()
-        load_ticket_weights(uncut, ticket)
-        candidate = cut(task, ticket, Retrain(weights="inherit", schedule="continue", policy=self.policy))
-        return replace(candidate, uncut=uncut)
+    def _zero(self, state: FitState) -> None:
+        zero_filters_(state.model, filter_mask(self.method, state.model, self.groups), self.groups)

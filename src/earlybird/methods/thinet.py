@@ -8,82 +8,279 @@ whole schedule. In residual networks these are the layers inside a block, such a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+import dataclasses
+import math
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
 
-from earlybird.methods.early_bird import DEFAULT_ROUND_TO
-from earlybird.settings.fields import check_types, require
+import numpy as np
+import torch
+from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
+from earlybird.core import ChannelGroups
+from earlybird.core.snapping import nearest_count
+from earlybird.cost import evaluation_work
+from earlybird.errors import SlimError
+from earlybird.methods.candidate import Candidate, DenseRun
+from earlybird.methods.contributions import contributions, least_squares_weights, removed_greedily
+from earlybird.methods.retrain import Retrain, cut, leave_ticket, ticket_in
+from earlybird.methods.task import Task
+from earlybird.settings.thinet import ThiNet
+from earlybird.slimming import channel_groups, expanded, kept_indices, slim
+from earlybird.training.loop import fit
+from earlybird.training.state import Span
 
-    from earlybird.methods.candidate import Candidate
-    from earlybird.methods.task import Task
-    from earlybird.methods.trained import TrainedDense
+# The draws of samples must not repeat those of the run's initial weights.
+_SEED_OFFSET = 3_000_017
+
+
+def check_network(method: ThiNet, model: nn.Module, example_input: Tensor) -> None:
+    """Raise unless some layer has one reader whose outputs can be sampled."""
+    prunable_layers(model, channel_groups(model, example_input, method.policy), example_input)
+
+
+def search(method: ThiNet, task: Task, resume: dict[str, Any] | None) -> Candidate:
+    """Train dense, then choose, cut and fine-tune layer by layer."""
+    is_cutting = resume is not None and "layers_done" in resume
+    dense = None if is_cutting else train_dense(task, resume)
+    cut_layers(method, task, dense, resume if is_cutting else None)
+    return restore(method, task)
+
+
+def restore(method: ThiNet, task: Task) -> Candidate:
+    """Rebuild the candidate from the ticket in the run folder."""
+    return cut(task, ticket_in(task.folder), Retrain(weights="inherit", schedule="restart", policy=method.policy))
+
+
+def from_dense(method: ThiNet, task: Task, dense: DenseRun) -> Candidate:
+    """Candidate, with the dense training taken from a finished run and charged."""
+    model = dense.load_into(task.build())
+    task.session.journal.load_state_dict(dict(dense.journal))
+    cut_layers(method, task, model, None)
+    return restore(method, task)
+
+
+def train_dense(task: Task, resume: dict[str, Any] | None) -> nn.Module:
+    """The unpruned network, trained over the whole schedule."""
+    session, model = task.session, task.build()
+    fit(session, model, Span("search", 0, session.total_steps), task.cost(model), resume=resume)
+    return model
+
+
+def cut_layers(method: ThiNet, task: Task, dense: nn.Module | None, resume: dict[str, Any] | None) -> None:
+    """Cut every layer that can be, and leave the ticket.
+
+    Args:
+        method: the hyperparameters.
+        task: the run.
+        dense: the trained network; not needed where a checkpoint is taken up.
+        resume: a checkpoint of the training after one of the layers.
+    """
+    shape = task.build()
+    groups = task.groups(shape, method.policy)
+    layers = prunable_layers(shape, groups, task.example_input())
+    keep = torch.ones(groups.num_units, dtype=torch.bool)
+    done, model = 0, dense
+    if resume is not None:
+        done, keep = int(resume["layers_done"]), resume["keep"]
+        model = _slim_to(task, shape, groups, keep)
+        _finetune(method, task, model, done, keep, resume)
+    assert model is not None
+    for number in range(done, len(layers)):
+        removed = _choose(method, task, model, layers[number], number, _Floors(groups, keep, method.min_channels))
+        if bool(removed.any()):
+            keep[layers[number].units[removed]] = False
+            model = _cut(method, task, model, layers[number].reader, removed)
+            _finetune(method, task, model, number + 1, keep, None)
+    mask = groups.mask_of(keep)
+    indices = kept_indices(shape, mask, task.example_input(), groups)
+    trained = model.state_dict()
+    weights = {name: expanded(trained[name], old.shape, indices[name]) for name, old in shape.state_dict().items()}
+    end = task.session.total_steps
+    leave_ticket(
+        task, mask, groups, weights, rule=method.name, prune_ratio=method.prune_ratio, step=end, criterion="thinet",
+        flags=_flags(method, task, layers), min_channels=method.min_channels, round_to=method.round_to,
+    )  # fmt: skip
+
+
+def kept_count(width: int, prune_ratio: float, min_channels: int = 1, round_to: int = 1) -> int:
+    """Channels that stay of a layer: `int((1 - p) * width)`, within floor and rounding.
+
+    Example:
+        >>> kept_count(64, 0.3), kept_count(10, 0.9), kept_count(64, 0.3, round_to=8)
+        (44, 1, 48)
+    """
+    # (1 - 0.9) * 10 is a bit below 1, which the floor must not see.
+    kept = max(min(min_channels, width), math.floor((1 - prune_ratio) * width + 1e-9))
+    return nearest_count(kept, width, round_to, min_channels)
+
+
+def _slim_to(task: Task, shape: nn.Module, groups: ChannelGroups, keep: Tensor) -> nn.Module:
+    """A network of the shape that is left, its weights of no account."""
+    small = slim(shape, groups.mask_of(keep), task.example_input(), groups, check=False)
+    return task.session.compute.place(small)
+
+
+class _Floors:
+    """How many channels each layer that makes or norms units can still lose.
+
+    Behind a concatenation a reader has units of several convolutions, of which one might lose all.
+    """
+
+    def __init__(self, groups: ChannelGroups, keep: Tensor, min_channels: int) -> None:
+        self.layers_of = groups.layers_of
+        units, layers = groups.memberships
+        lost = np.bincount(layers[~keep.numpy()[units]], minlength=groups.layer_widths.size)
+        self.spare = groups.layer_widths - lost - min_channels
+
+    def of(self, units: Tensor) -> list[tuple[int, ...]]:
+        """The layers of each unit, once for each of its channels there."""
+        return [self.layers_of[unit] for unit in units.tolist()]
+
+
+def _choose(method: ThiNet, task: Task, model: nn.Module, layer: ReadLayer, number: int, floors: _Floors) -> Tensor:
+    """Which of the layer's units go, bool `[units]`; the reader's weights of the others are rescaled in place."""
+    session, width = task.session, len(layer.units)
+    count = width - kept_count(width, method.prune_ratio, method.min_channels, method.round_to)
+    if not count:
+        return torch.zeros(width, dtype=torch.bool)
+    place = layer.place_of_input
+    rng = torch.Generator().manual_seed(task.seed + _SEED_OFFSET + number)
+    batches = task.sample(min(method.images_per_class * task.classes, session.train.num_samples))
+    with session.meter("search") as meter:
+        parts = contributions(model, layer.reader, place, batches.epoch(0), method.locations, rng)
+        removed = removed_greedily(parts, count, floors.of(layer.units), floors.spare)
+        factors = torch.ones(width, dtype=torch.float64)
+        factors[~removed] = least_squares_weights(parts, ~removed)
+        _rescale_(model.get_submodule(layer.reader), factors, place)
+    work = evaluation_work(task.cost(model), batches.num_samples, batches.steps_per_epoch)
+    session.journal.ledger.add(meter.cost(work))
+    return removed
+
+
+@torch.no_grad()
+def _rescale_(reader: nn.Module, factors: Tensor, place_of_input: Tensor) -> None:
+    """Fold the units' factors into the weights that read them."""
+    weight = reader.weight
+    assert isinstance(weight, Tensor)
+    by_input = torch.where(place_of_input >= 0, factors[place_of_input.clamp_min(0)], 1.0).to(weight)
+    weight.mul_(by_input.view(1, -1, *[1] * (weight.dim() - 2)))
+
+
+def _cut(method: ThiNet, task: Task, model: nn.Module, reader: str, removed: Tensor) -> nn.Module:
+    """The network without the removed units of one layer, which has its full width still."""
+    groups = task.groups(model, method.policy)
+    layer = ReadLayer(reader, groups.reader_unit_of[reader])
+    keep = torch.ones(groups.num_units, dtype=torch.bool)
+    keep[layer.units[removed]] = False
+    small = slim(model, groups.mask_of(keep), task.example_input(), groups)
+    return task.session.compute.place(small)
+
+
+def _finetune(
+    method: ThiNet, task: Task, model: nn.Module, done: int, keep: Tensor, resume: dict[str, Any] | None
+) -> None:
+    """Train a little at a constant rate, on batches that come after those of the schedule."""
+    if not method.finetune_steps:
+        return
+    settings = dataclasses.replace(task.session.settings, lr=method.finetune_lr, schedule="constant", warmup=0.0)
+    session = dataclasses.replace(task.session, settings=settings)
+    end = session.total_steps + done * method.finetune_steps
+    span = Span("search", end - method.finetune_steps, end)
+    fit(session, model, span, task.cost(model), carry={"layers_done": done, "keep": keep.clone()}, resume=resume)
+
+
+def _flags(method: ThiNet, task: Task, layers: list[ReadLayer]) -> tuple[str, ...]:
+    images = min(method.images_per_class * task.classes, task.session.train.num_samples)
+    samples = images * method.locations
+    widest = max(len(layer.units) for layer in layers)
+    if samples >= widest:
+        return ()
+    return (f"{samples} samples for layers of up to {widest} channels: the least squares have many solutions",)
 
 
 @dataclass(frozen=True)
-class ThiNet:
-    """Train, then cut layer by layer what the next layer would miss least (Luo et al. 2017).
+class ReadLayer:
+    """A set of units that go or stay one by one, and what reads them.
 
-    Raises:
-        ConfigError: a value is of another type or out of range.
+    Attributes:
+        reader: path of the conv or linear that sums over them.
+        unit_of_input: int64 `[in channels]` of the reader: which unit each input belongs to, or -1 where it stays.
     """
 
-    name: ClassVar[str] = "thinet"
+    reader: str
+    unit_of_input: Tensor
 
-    prune_ratio: float = field(default=0.5, metadata={"help": "fraction of each layer's channels to remove, in [0, 1)"})
-    images_per_class: int = field(default=10, metadata={"help": "training images per class to sample"})
-    locations: int = field(default=10, metadata={"help": "(output channel, position) pairs to sample in each image"})
-    finetune_steps: int = field(default=100, metadata={"help": "training steps after each layer"})
-    finetune_lr: float = field(default=1e-3, metadata={"help": "learning rate of these steps"})
-    policy: Literal["inner", "tie"] = field(
-        default="inner", metadata={"help": "residual policy: what crosses an add stays, or is cut together"}
+    @property
+    def units(self) -> Tensor:
+        """Int64 `[C]`: the units, ascending."""
+        ascending: Tensor = torch.unique(self.unit_of_input[self.unit_of_input >= 0])
+        return ascending
+
+    @property
+    def place_of_input(self) -> Tensor:
+        """Int64 `[in channels]`: the place of each input's unit in `units`, or -1."""
+        place = torch.searchsorted(self.units, self.unit_of_input.clamp_min(0))
+        return torch.where(self.unit_of_input >= 0, place, -1)
+
+
+def prunable_layers(model: nn.Module, groups: ChannelGroups, example_input: Tensor) -> list[ReadLayer]:
+    """The layers that ThiNet can cut, in the order in which the network runs their readers.
+
+    Args:
+        model: the network; it is left as found.
+        groups: its units.
+        example_input: images to run it on in eval mode, as sampling does.
+
+    Raises:
+        SlimError: there is none; the message says why.
+    """
+    modules = dict(model.named_modules())
+    readers_of = Counter(
+        unit for units in groups.reader_unit_of.values() for unit in units[units >= 0].unique().tolist()
     )
-    min_channels: int = field(default=1, metadata={"help": "channels that stay in every layer"})
-    round_to: int = field(
-        default=DEFAULT_ROUND_TO, metadata={"help": "kept widths are multiples of this; 1 = int((1 - p) * C)"}
-    )
+    evaluated = _run_in_eval_mode(model, example_input)
+    found, refused = [], []
+    for name, units in groups.reader_unit_of.items():
+        mine = units[units >= 0].unique().tolist()
+        if not mine:
+            continue
+        if any(readers_of[unit] > 1 for unit in mine):
+            refused.append(f"what {name!r} reads is read by another layer too")
+        elif name not in evaluated:
+            refused.append(f"{name!r} runs in training only")
+        elif (why := _why_not_sampled(modules[name])) is not None:
+            refused.append(f"{name!r} is {why}")
+        else:
+            found.append(ReadLayer(name, units))
+    if not found:
+        why = "; ".join(refused[:2]) or "no layer has channels that may go; `earlybird inspect` says why"
+        raise SlimError(f"no layer has channels that one 2-d convolution or linear layer alone reads ({why})")
+    return found
 
-    def __post_init__(self) -> None:
-        check_types("method", self)
-        require("method.prune_ratio", self.prune_ratio, 0 <= self.prune_ratio < 1, "a number in [0, 1)")
-        for name in ("images_per_class", "locations", "min_channels", "round_to"):
-            require(f"method.{name}", getattr(self, name), getattr(self, name) >= 1, "an integer >= 1")
-        require("method.finetune_steps", self.finetune_steps, self.finetune_steps >= 0, "an integer >= 0")
-        require("method.finetune_lr", self.finetune_lr, 0 < self.finetune_lr < float("inf"), "a number > 0")
 
-    def check_network(self, model: nn.Module, example_input: Tensor) -> None:
-        """Raise unless some layer has one reader whose outputs can be sampled."""
-        from earlybird.methods.thinet_layers import prunable_layers
-        from earlybird.slimming import channel_groups
+@torch.no_grad()
+def _run_in_eval_mode(model: nn.Module, example_input: Tensor) -> set[str]:
+    """Paths of the modules that an evaluation calls."""
+    called: set[str] = set()
+    handles = [
+        module.register_forward_pre_hook(lambda _, __, path=path: called.add(path))
+        for path, module in model.named_modules()
+    ]
+    was_training = model.training
+    try:
+        model.eval()(example_input)
+    finally:
+        model.train(was_training)
+        for handle in handles:
+            handle.remove()
+    return called
 
-        prunable_layers(model, channel_groups(model, example_input, self.policy), example_input)
 
-    def search(self, task: Task, resume: dict[str, Any] | None) -> Candidate:
-        """Train dense, then choose, cut and fine-tune layer by layer."""
-        from earlybird.methods.thinet_search import cut_layers, train_dense
-
-        is_cutting = resume is not None and "layers_done" in resume
-        dense = None if is_cutting else train_dense(task, resume)
-        cut_layers(self, task, dense, resume if is_cutting else None)
-        return self.restore(task)
-
-    def restore(self, task: Task) -> Candidate:
-        """The candidate again, from the ticket in the run folder."""
-        from earlybird.methods.cut import Retrain, cut, ticket_in
-
-        return cut(task, ticket_in(task.folder), Retrain(weights="inherit", schedule="restart", policy=self.policy))
-
-    def starts_from_dense(self) -> bool:
-        """Whatever the settings, the dense training comes first."""
-        return True
-
-    def from_dense(self, task: Task, trained: TrainedDense) -> Candidate:
-        """The candidate, with the dense training taken from a finished run and charged."""
-        from earlybird.methods.thinet_search import cut_layers
-
-        dense = trained.load_into(task.build())
-        task.session.journal.load_state_dict(dict(trained.journal))
-        cut_layers(self, task, dense, None)
-        return self.restore(task)
+def _why_not_sampled(reader: nn.Module) -> str | None:
+    if isinstance(reader, nn.Linear):
+        return None
+    if not isinstance(reader, nn.Conv2d):
+        return f"a {type(reader).__name__}, whose outputs are not sampled here"
+    return "a grouped convolution" if reader.groups > 1 else None

@@ -1,43 +1,94 @@
-"""`uniform`: one width ratio everywhere, as many MACs as the ticket, new weights, trained for what Early-Bird cost.
-
-The control that asks whether the search is worth anything: it is handed the size and the budget, and knows no mask.
-"""
+"""`uniform`: the one width ratio at which a network costs what a ticket's network costs."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Callable
+from dataclasses import replace
+from typing import cast
 
-from earlybird.methods.matched import MatchedToCost
-from earlybird.settings.fields import require
+import torch
+from torch import nn
 
-if TYPE_CHECKING:
-    from earlybird.core import Ticket
-    from earlybird.methods.candidate import Candidate
-    from earlybird.methods.task import Task
+from earlybird.core import ChannelGroups, ChannelMask, Ticket
+from earlybird.core.drawing import draw_ranked, realised_ratio
+from earlybird.core.ranking import Ranking, rank_units
+from earlybird.cost import count_cost
+from earlybird.methods.budget import early_bird_macs, groups_of_ticket, steps_that_buy
+from earlybird.methods.candidate import Candidate
+from earlybird.methods.retrain import Retrain, cut
+from earlybird.methods.task import Task
+from earlybird.settings.controls import Uniform
+from earlybird.slimming import slim
+from earlybird.slimming.certificate import PolicyChoice
 
 
-@dataclass(frozen=True)
-class Uniform(MatchedToCost):
-    """Cut to one width ratio with the ticket's MACs and train new weights for what Early-Bird cost.
+def from_ticket(method: Uniform, task: Task, ticket: Ticket) -> Candidate:
+    """The dense network at the one width whose MACs are the ticket's, to be trained anew for Early-Bird's cost."""
+    dense = task.build()
+    groups = groups_of_ticket(task, ticket, dense, method.name)
 
-    Raises:
-        ConfigError: a value is of another type or out of range.
+    def network(mask: ChannelMask) -> nn.Module:
+        return slim(dense, mask, task.example_input(), groups, check=False)
+
+    def macs(mask: ChannelMask) -> int:
+        return count_cost(network(mask), task.image_shape).macs  # the traffic is not asked for, and takes longer
+
+    tickets = task.cost(network(ticket.mask))
+    target = tickets.macs
+    mask, round_to = uniform_mask(groups, target, macs, ticket, method.tolerance)
+    budget = early_bird_macs(task, ticket, tickets, method.early_bird_start)
+    mine = task.cost(network(mask))
+    is_off = abs(mine.macs - target) > method.tolerance * target
+    own = replace(
+        ticket, mask=mask, realised_ratio=realised_ratio(mask, groups), drawn_after=0, rule="uniform", distances=(),
+        round_to=round_to, notes={**ticket.notes, "step": 0, "draw_steps": []},
+        flags=(f"{mine.macs / target:.3f} of the ticket's MACs",) if is_off else (),
+    )  # fmt: skip
+    steps = steps_that_buy(budget, mine, task.session)
+    policy = cast(PolicyChoice, groups.policy)
+    retrain = Retrain(weights="initial", schedule="restart", policy=policy, schedule_steps=steps)
+    candidate = cut(task, own, retrain)
+    return replace(candidate, phase="train", notes={"matched_macs": target, "macs": mine.macs, "budget_macs": budget})
+
+
+def uniform_mask(
+    groups: ChannelGroups, target: int, macs: Callable[[ChannelMask], int], like: Ticket, tolerance: float
+) -> tuple[ChannelMask, int]:
+    """The mask of uniform widths whose MACs come nearest to `target`, and the multiple that its widths have.
+
+    Widths are multiples of what the ticket's are, or of half, a quarter, ... of it where multiples so coarse do not
+    come within `tolerance` of the target.
+
+    Args:
+        groups: what may be cut.
+        target: MACs of one image.
+        macs: MACs of one image under a mask.
+        like: the ticket, for its floor and rounding.
+        tolerance: relative difference in MACs that is near enough.
     """
+    # All scores equal: the tie rule ranks by place in the layer: uniform widths (`docs/method.md` section 1).
+    ranking = rank_units({name: torch.ones(units.numel()) for name, units in groups.unit_of.items()}, groups)
+    round_to = like.round_to
+    while True:
+        mask, found = _nearest(ranking, target, macs, like.min_channels, round_to)
+        if abs(found - target) <= tolerance * target or round_to == 1:
+            return mask, round_to
+        round_to //= 2
 
-    name: ClassVar[str] = "uniform"
 
-    tolerance: float = field(
-        default=0.01,
-        metadata={"help": "how near to the ticket's MACs: widths are rounded as its were, or finer until they come so"},
-    )
+def _nearest(
+    ranking: Ranking, target: int, macs: Callable[[ChannelMask], int], min_channels: int, round_to: int
+) -> tuple[ChannelMask, int]:
+    """Bisection over the number of units removed: masks are nested, so MACs never rise with it."""
+    units = ranking.groups.num_units
+    floors = sum(max(0, block.size - min_channels) for block in ranking.groups.blocks)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require("method.tolerance", self.tolerance, 0 < self.tolerance < 1, "a number in (0, 1)")
+    def of(removed: int) -> tuple[ChannelMask, int]:
+        mask = draw_ranked(ranking, removed / units, min_channels=min_channels, round_to=round_to)
+        return mask, macs(mask)
 
-    def from_ticket(self, task: Task, ticket: Ticket) -> Candidate:
-        """The dense network at the one width whose MACs are the ticket's, to be trained anew for Early-Bird's cost."""
-        from earlybird.methods.uniform_widths import uniform_candidate
-
-        return uniform_candidate(self, task, ticket)
+    low, high = 0, floors  # the most MACs, and the least
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if of(middle)[1] >= target else (low, middle)
+    return min((of(low), of(high)), key=lambda pair: abs(pair[1] - target))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from earlybird.methods.presets import method_label as name_of_settings
+from earlybird.settings.presets import method_label as name_of_settings
 
 
 def model_label(record: Mapping[str, Any]) -> str:

@@ -10,16 +10,17 @@ import dataclasses
 import difflib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
 from earlybird.errors import ConfigError
-from earlybird.methods.catalog import method_class, name_of
-from earlybird.methods.early_bird import EarlyBirdTraining
-from earlybird.methods.method import Method
-from earlybird.methods.presets import preset_settings
-from earlybird.settings.fields import check_types, require
+from earlybird.settings.catalog import method_class, name_of
+from earlybird.settings.data import DataConfig
+from earlybird.settings.early_bird import EarlyBirdTraining
+from earlybird.settings.method import Method
+from earlybird.settings.model import ModelConfig
+from earlybird.settings.presets import preset_settings
 from earlybird.settings.training import TrainingSettings
 from earlybird.user_code import Kind, is_code
 
@@ -29,64 +30,6 @@ CODE_FLAGS: Mapping[str, Kind] = {
     "--model": "model", "--data": "data", "--method": "method", "--methods": "method",
     "--method.criterion": "criterion",
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """Which network.
-
-    Raises:
-        ConfigError: `width` is not positive, or a value is of another type.
-    """
-
-    name: str = field(
-        default="vgg16",
-        metadata={"help": "`earlybird list`, torchvision:NAME, timm:NAME, pkg.mod:callable, file.py:callable"},
-    )
-    width: float = field(default=1.0, metadata={"help": "width multiplier of the built-in networks"})
-
-    def __post_init__(self) -> None:
-        check_types("model", self)
-        require("model.width", self.width, 0 < self.width < 100, "a number in (0, 100)")
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Which images, and how they are split and augmented.
-
-    Raises:
-        ConfigError: a value is of another type or out of range.
-    """
-
-    name: str = field(
-        default="cifar10",
-        metadata={"help": "digits, cifar10, cifar100, hf:NAME-or-folder, imagefolder:PATH, pkg.mod:callable"},
-    )
-    root: str | None = field(default=None, metadata={"help": "folder of cifar10 / cifar100"})
-    download: bool = field(default=False, metadata={"help": "download cifar10 / cifar100 where absent"})
-    val_fraction: float = field(default=0.0, metadata={"help": "part of the training images set aside for validation"})
-    train_images: int | None = field(
-        default=None, metadata={"help": "train on a fixed, stratified subset of this size"}
-    )
-    image_size: int | None = field(
-        default=None, metadata={"help": "height and width of a batch, where it can be chosen"}
-    )
-    augment: Literal["auto", "crop_flip", "flip", "none", "imagenet"] = field(
-        default="auto",
-        metadata={"help": "auto: crop_flip for images in memory (none for digits), imagenet for folders"},
-    )
-    workers: int = field(default=0, metadata={"help": "data processes, for sets too large for memory"})
-    cache: str | None = field(
-        default=None, metadata={"help": "where decoded images are kept; default ~/.cache/earlybird"}
-    )
-
-    def __post_init__(self) -> None:
-        check_types("data", self)
-        require("data.val_fraction", self.val_fraction, 0 <= self.val_fraction < 1, "a fraction in [0, 1)")
-        for name in ("train_images", "image_size"):
-            value = getattr(self, name)
-            require(f"data.{name}", value, value is None or value >= 1, "an integer >= 1")
-        require("data.workers", self.workers, self.workers >= 0, "an integer >= 0")
 
 
 @dataclass(frozen=True)

@@ -16,20 +16,21 @@ from earlybird.cost import count_cost
 from earlybird.data import eval_batches
 from earlybird.errors import ConfigError, MethodError, RunFolderError, TicketError
 from earlybird.methods.candidate import Candidate
-from earlybird.methods.cut import check_notes
-from earlybird.methods.early_bird import EarlyBirdTraining
-from earlybird.methods.early_bird_search import raise_no_ticket, search, search_steps
+from earlybird.methods.early_bird import draw_tickets, raise_no_ticket, search_steps
 from earlybird.methods.pipeline import check_network, run_method, start_from_ticket
-from earlybird.methods.requests import TICKET_FILE, TicketRequest, check_requests, requests_of
+from earlybird.methods.retrain import check_notes
 from earlybird.methods.search_hooks import momentum_file, rewind_file
 from earlybird.methods.task import Task
-from earlybird.runs.config import DataConfig, RunConfig, refuse_unnamed_code
+from earlybird.runs.config import RunConfig, refuse_unnamed_code
 from earlybird.runs.folder import RunFolder, read_search
 from earlybird.runs.prepare import load_bundle, prepare
 from earlybird.runs.record import make_record
 from earlybird.runs.record_file import finished_record
 from earlybird.runs.saved_model import load_network, save_network
 from earlybird.runs.trained import load_trained
+from earlybird.settings.data import DataConfig
+from earlybird.settings.early_bird import EarlyBirdTraining
+from earlybird.settings.tickets import TICKET_FILE, TicketRequest, check_requests, requests_of
 from earlybird.training.compute import Compute, choose_device
 from earlybird.training.evaluate import Evaluation, evaluate
 from earlybird.training.interrupt import StopFlag, stop_on_signals
@@ -134,7 +135,7 @@ def run_requests(
             if resume is None:
                 check_network(method, task.build(), task.example_input())
             # Nobody wants the dense network here: without a ticket the training ends when the draws do.
-            hooks, _ = search(method, task, requests, resume, end_step=search_steps(method, task.session))
+            hooks, _ = draw_tickets(method, task, requests, resume, end_step=search_steps(method, task.session))
             if method.on_no_ticket == "error" and not hooks.has_all_tickets():
                 raise_no_ticket(hooks)
             summary = {

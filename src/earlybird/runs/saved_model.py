@@ -6,7 +6,7 @@ The files are those of `earlybird.save`; here the factory's arguments are what e
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -17,29 +17,25 @@ from earlybird.errors import CheckpointError
 from earlybird.models import build_model
 from earlybird.models.model_file import DESCRIPTION, load, read_description, save
 from earlybird.runs.config import refuse_unnamed_code
-from earlybird.settings.fields import check_types, require
+from earlybird.settings.fields import check_settings
 
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """What `build_model` needs to make the dense network again.
+    """Arguments of `build_model` that make the dense network again.
 
     Raises:
         ConfigError: a value is of another type or out of range.
     """
 
     name: str
-    num_classes: int
-    in_channels: int
-    image_size: int
-    width: float
+    num_classes: int = field(metadata={"within": "[1, 1000000]"})
+    in_channels: int = field(metadata={"within": "[1, 1000]"})
+    image_size: int = field(metadata={"within": "[1, 10000]"})
+    width: float = field(metadata={"within": "(0, 100)"})
 
     def __post_init__(self) -> None:
-        check_types("network", self)
-        for name, most in (("num_classes", 1_000_000), ("in_channels", 1000), ("image_size", 10_000)):
-            value = getattr(self, name)
-            require(f"network.{name}", value, 1 <= value <= most, f"an integer in [1, {most}]")
-        require("network.width", self.width, 0 < self.width < 100, "a number in (0, 100)")
+        check_settings("network", self)
 
     def build(self, seed: int) -> nn.Module:
         """The dense network with the initial weights of a seed."""

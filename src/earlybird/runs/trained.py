@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from earlybird.errors import MethodError, RunFolderError
-from earlybird.methods.dense import Dense
-from earlybird.methods.trained import TrainedDense
+from earlybird.methods.candidate import DenseRun
 from earlybird.runs.config import RunConfig, differences, with_younger_settings
 from earlybird.runs.record_file import finished_record
 from earlybird.runs.saved_model import load_network
+from earlybird.settings.controls import Dense
 
 # Settings that change no weight: a dense run that differs in them is the same training.
 _WITHOUT_EFFECT = (
@@ -17,7 +17,7 @@ _WITHOUT_EFFECT = (
 )  # fmt: skip
 
 
-def load_trained(folder: Path, config: RunConfig, precision: str) -> TrainedDense:
+def load_trained(folder: Path, config: RunConfig, precision: str) -> DenseRun:
     """The end of the dense run in `folder`, of the same network, data and training as `config`.
 
     Args:
@@ -51,4 +51,4 @@ def load_trained(folder: Path, config: RunConfig, precision: str) -> TrainedDens
     model, _ = load_network(folder, trusted=(config.model.name,))  # the user has named it
     rows = [{**row, "phase": "search"} for row in record["metrics"]]
     ledger = [{**record["cost"]["phases"]["train"], "phase": "search"}]
-    return TrainedDense(model.state_dict(), {"rows": rows, "ledger": ledger})
+    return DenseRun(model.state_dict(), {"rows": rows, "ledger": ledger})

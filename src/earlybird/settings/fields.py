@@ -1,4 +1,4 @@
-"""Types of settings: what a field of a settings dataclass may hold, and how that is said.
+"""Fields of settings dataclasses: type, default, help and range in one place, and how a wrong value is refused.
 
 One place for the words, so that a wrong value reads the same in Python, in YAML and on the command line.
 """
@@ -6,42 +6,96 @@ One place for the words, so that a wrong value reads the same in Python, in YAML
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from earlybird.errors import ConfigError
 
 _WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
 
 
-def require(name: str, value: object, holds: bool, legal: str) -> None:
-    """Raise unless the value is legal.
+Value = TypeVar("Value")
+
+
+def setting(default: Value, help: str, within: str = "") -> Value:
+    """Field of a settings dataclass.
+
+    Args:
+        default: its value where none is given.
+        help: one line for `--help`.
+        within: interval of its numbers, "[0, 1)" or ">= 1"; they are finite in any case. Empty for no bounds.
+    """
+    # To type checkers a default, as `dataclasses.field` is; at run time the field.
+    field: Any = dataclasses.field(default=default, metadata={"help": help, "within": within})
+    return field  # type: ignore[no-any-return]
+
+
+def require(name: str, value: object, holds: bool, expected: str) -> None:
+    """Raise unless a condition on a value holds.
 
     Raises:
-        ConfigError: `holds` is False; the message has the name, the value and the legal values.
+        ConfigError: `holds` is False; the message has the name, the value and what is expected.
     """
     if not holds:
-        raise ConfigError(f"{name} is {value!r}; give {legal}")
+        raise ConfigError(f"{name} is {value!r}; give {expected}")
 
 
-def check_types(section: str, settings: Any) -> None:
-    """Raise unless every field of a settings dataclass holds what its annotation says.
+def check_settings(section: str, settings: Any) -> None:
+    """Raise unless every field of a settings dataclass has the type and lies in the range that it was declared with.
 
     Args:
         section: what stands before the dot in messages, such as "training".
         settings: an instance; ints pass for floats, lists for tuples, nothing else is converted.
 
     Raises:
-        ConfigError: a field has another type, or is none of its choices.
+        ConfigError: a field has another type, is none of its choices or lies outside its range.
     """
     hints = get_type_hints(type(settings))
-    for field in dataclasses.fields(settings):
+    fields = {field: f"{section}.{field.name}" for field in dataclasses.fields(settings)}
+    for field, name in fields.items():
         value, kind = getattr(settings, field.name), hints[field.name]
-        require(f"{section}.{field.name}", value, fits(value, kind), legal_values(kind))
+        require(name, value, fits(value, kind), legal_values(kind))
+    for field, name in fields.items():
+        value, within = getattr(settings, field.name), field.metadata.get("within", "")
+        # Text and null beside numbers ("rule", "ticket") have no place in an interval.
+        if within and isinstance(value, (int, float)):
+            require(name, value, lies_within(value, within), expected_in(hints[field.name], within))
+
+
+def lies_within(value: float, within: str) -> bool:
+    """True if a finite number lies in an interval as `setting` takes it.
+
+    Example:
+        >>> lies_within(1, "[0, 1)"), lies_within(1, ">= 1"), lies_within(float("inf"), "> 0")
+        (False, True, False)
+    """
+    if not math.isfinite(value):
+        return False
+    if within.startswith(">"):
+        sign, bound = within.split()
+        return value > float(bound) if sign == ">" else value >= float(bound)
+    low, high = (float(bound) for bound in within[1:-1].split(", "))
+    above = low <= value if within[0] == "[" else low < value
+    return above and (value <= high if within[-1] == "]" else value < high)
+
+
+def expected_in(kind: Any, within: str) -> str:
+    """Words for a number of this annotation in an interval, with what may stand instead of it.
+
+    Example:
+        >>> expected_in(int, ">= 1"), expected_in(int | Literal["ticket"], ">= 0")
+        ('an integer >= 1', 'an integer >= 0, or ticket')
+    """
+    options = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+    number = next(option for option in options if option in (int, float))
+    words = [legal_values(option) for option in options if get_origin(option) is Literal]
+    interval = f"in {within}" if within[0] in "[(" else within
+    return ", or ".join([f"{_WORDS[number]} {interval}", *words])
 
 
 def fits(value: object, kind: Any) -> bool:
-    """Is `value` of this annotation? Knows plain types, `X | None`, `Literal` and lists or tuples of one type."""
+    """True if `value` is of this annotation: plain types, `X | None`, `Literal`, lists or tuples of one type."""
     if get_origin(kind) in (Union, types.UnionType):
         return any(fits(value, option) for option in get_args(kind))
     if get_origin(kind) is Literal:
@@ -56,7 +110,7 @@ def fits(value: object, kind: Any) -> bool:
 
 
 def legal_values(kind: Any) -> str:
-    """What a setting of this annotation may be, in words.
+    """Words for what a setting of this annotation may be.
 
     Example:
         >>> legal_values(int | None), legal_values(Literal["step", "cosine"])

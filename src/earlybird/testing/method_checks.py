@@ -17,13 +17,15 @@ from torch import Tensor
 
 from earlybird.core import Ticket, WeightMask
 from earlybird.cost import PHASES
-from earlybird.methods.early_bird import EarlyBirdTraining
-from earlybird.methods.method import Method, StartsFromTicket
-from earlybird.methods.requests import TICKET_FILE, TicketRequest
-from earlybird.methods.weight_candidate import WEIGHT_MASK_FILE
-from earlybird.runs.config import DataConfig, ModelConfig, RunConfig
+from earlybird.methods.masked_weights import WEIGHT_MASK_FILE
+from earlybird.runs.config import RunConfig
 from earlybird.runs.run import run, run_requests
 from earlybird.runs.saved_model import load_network
+from earlybird.settings.data import DataConfig
+from earlybird.settings.early_bird import EarlyBirdTraining
+from earlybird.settings.method import Method, StartsFromTicket
+from earlybird.settings.model import ModelConfig
+from earlybird.settings.tickets import TICKET_FILE, TicketRequest
 from earlybird.settings.training import TrainingSettings
 from earlybird.training import loop
 

@@ -1,4 +1,4 @@
-"""When masks are drawn and how strong the penalty is (`docs/method.md` section 1, "Clock").
+"""`Clock`: draws and strength of the penalty over a schedule (`docs/method.md` section 1, "Clock").
 
 Under `scaled` a run of any length is the paper's protocol in fractions: 160 draws at equal step intervals, and the
 penalty scaled so that an idle BatchNorm scale shrinks over the same fraction of the schedule. On the paper's own CIFAR

@@ -1,7 +1,4 @@
-"""Which methods there are, by name: the classes, presets of them, and the user's own by path.
-
-Their dataclasses hold plain values; the work is imported when it starts.
-"""
+"""Methods by name: the built-in classes, presets of them, and the user's own by path."""
 
 from __future__ import annotations
 
@@ -9,18 +6,15 @@ import dataclasses
 from typing import Any
 
 from earlybird.errors import ConfigError
-from earlybird.methods.dense import Dense
-from earlybird.methods.dense_shorter import DenseShorter
-from earlybird.methods.early_bird import EarlyBirdTraining
-from earlybird.methods.lottery_ticket import LotteryTicket
-from earlybird.methods.method import Method
-from earlybird.methods.network_slimming import NetworkSlimming
-from earlybird.methods.presets import PRESETS
-from earlybird.methods.scratch_longer import ScratchLonger
-from earlybird.methods.snip import Snip
-from earlybird.methods.soft_filter_pruning import SoftFilterPruning
-from earlybird.methods.thinet import ThiNet
-from earlybird.methods.uniform import Uniform
+from earlybird.settings.controls import Dense, DenseShorter, ScratchLonger, Uniform
+from earlybird.settings.early_bird import EarlyBirdTraining
+from earlybird.settings.lottery_ticket import LotteryTicket
+from earlybird.settings.method import Method
+from earlybird.settings.network_slimming import NetworkSlimming
+from earlybird.settings.presets import PRESETS
+from earlybird.settings.snip import Snip
+from earlybird.settings.soft_filter_pruning import SoftFilterPruning
+from earlybird.settings.thinet import ThiNet
 from earlybird.user_code import find_callable, is_code
 
 _CLASSES: tuple[type[Method], ...] = (

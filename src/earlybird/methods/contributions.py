@@ -1,4 +1,4 @@
-"""What ThiNet computes for one layer: sampled contributions, the greedy choice, the least-squares weights."""
+"""Contributions of channels to what the next layer computes: sampling, greedy choice, least squares (ThiNet)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def contributions(
     place_of_input: Tensor,
     batches: Iterable[tuple[Tensor, Tensor]],
     locations: int,
-    lot: torch.Generator,
+    rng: torch.Generator,
 ) -> Tensor:
     """What each unit adds to sampled outputs of the reader: float64 `[samples, units]`, on the CPU.
 
@@ -31,14 +31,14 @@ def contributions(
             stay, which are left out of the rows.
         batches: images float32 `[b, c, h, w]` and labels.
         locations: pairs of output channel and position to sample in each image.
-        lot: draws them.
+        rng: draws them.
     """
     module = model.get_submodule(reader)
     sample = _sampled_conv if isinstance(module, nn.Conv2d) else _sampled_linear
     rows: list[Tensor] = []
 
     def look(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        rows.append(_by_unit(sample(module, inputs[0].float(), locations, lot), place_of_input))
+        rows.append(_by_unit(sample(module, inputs[0].float(), locations, rng), place_of_input))
 
     was_training = model.training
     handle = module.register_forward_pre_hook(look)
@@ -52,7 +52,7 @@ def contributions(
     return torch.cat(rows)
 
 
-def _sampled_conv(module: nn.Module, x: Tensor, locations: int, lot: torch.Generator) -> Tensor:
+def _sampled_conv(module: nn.Module, x: Tensor, locations: int, rng: torch.Generator) -> Tensor:
     """Float64 `[b * locations, in channels]`: each input channel's part of the sampled outputs."""
     assert isinstance(module, nn.Conv2d)
     (kh, kw), (sh, sw), (dh, dw) = module.kernel_size, module.stride, module.dilation
@@ -62,7 +62,7 @@ def _sampled_conv(module: nn.Module, x: Tensor, locations: int, lot: torch.Gener
     count = len(x) * locations
     image = torch.arange(len(x)).repeat_interleave(locations)
     channel, row, column = (
-        torch.randint(0, most, (count,), generator=lot) for most in (module.out_channels, height, width)
+        torch.randint(0, most, (count,), generator=rng) for most in (module.out_channels, height, width)
     )
     rows = (row * sh)[:, None] + dh * torch.arange(kh)
     columns = (column * sw)[:, None] + dw * torch.arange(kw)
@@ -72,13 +72,13 @@ def _sampled_conv(module: nn.Module, x: Tensor, locations: int, lot: torch.Gener
     return torch.einsum("nhwc,nchw->nc", patches.double(), weight.double())
 
 
-def _sampled_linear(module: nn.Module, x: Tensor, locations: int, lot: torch.Generator) -> Tensor:
+def _sampled_linear(module: nn.Module, x: Tensor, locations: int, rng: torch.Generator) -> Tensor:
     """The same for a linear layer, whose positions are whatever lies between the batch and the features."""
     assert isinstance(module, nn.Linear)
     features = x.cpu().reshape(len(x), -1, x.shape[-1])
     image = torch.arange(len(x)).repeat_interleave(locations)
-    position = torch.randint(0, features.shape[1], (len(image),), generator=lot)
-    output = torch.randint(0, module.out_features, (len(image),), generator=lot)
+    position = torch.randint(0, features.shape[1], (len(image),), generator=rng)
+    output = torch.randint(0, module.out_features, (len(image),), generator=rng)
     return features[image, position].double() * module.weight.detach().cpu()[output].double()
 
 

@@ -1,4 +1,4 @@
-"""What the last training of a candidate holds: an L1 penalty, and single weights at zero."""
+"""Training with single weights held at zero: the candidate of a weight mask, and the hooks that hold it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,33 @@ import torch
 from torch import Tensor, nn
 
 from earlybird.core import WeightMask, bn_l1_subgradient_, mask_weights_
+from earlybird.methods.candidate import Candidate
+from earlybird.methods.task import Task
 from earlybird.training.hooks import NoHooks
 from earlybird.training.state import FitState
+
+WEIGHT_MASK_FILE = "weight-mask.safetensors"
+
+
+def weight_candidate(task: Task, model: nn.Module, *, start_step: int = 0) -> Candidate:
+    """`model` with the folder's weight mask applied and to be held, trained to the end of the schedule.
+
+    Raises:
+        TicketError: the folder has no intact weight mask.
+        MaskError: the mask is of another network.
+    """
+    mask, notes = WeightMask.load(task.folder / WEIGHT_MASK_FILE)
+    mask_weights_(model, mask)
+    empty = [name for name, kept in mask.kept_counts().items() if kept == 0]
+    return Candidate(
+        model,
+        phase="retrain",
+        start_step=start_step,
+        end_step=task.session.total_steps,
+        weight_mask=mask,
+        flags=(f"no weight is left in {', '.join(empty)}",) if empty else (),
+        notes={"prune_ratio": notes["prune_ratio"], "mask_step": notes["step"]},
+    )
 
 
 class HoldHooks(NoHooks):

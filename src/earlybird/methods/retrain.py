@@ -16,9 +16,9 @@ from earlybird.core import STOP_RULES, ChannelGroups, ChannelMask, Ticket, reali
 from earlybird.cost import Work
 from earlybird.errors import TicketError
 from earlybird.methods.candidate import Candidate
-from earlybird.methods.requests import TICKET_FILE
 from earlybird.methods.search_hooks import momentum_file, rewind_file
 from earlybird.methods.task import Task
+from earlybird.settings.tickets import TICKET_FILE
 from earlybird.slimming import kept_indices, sliced, slim
 from earlybird.slimming.certificate import PolicyChoice
 

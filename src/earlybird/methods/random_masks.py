@@ -1,9 +1,8 @@
-"""Random masks: controls that tell whether it matters which channels a ticket keeps (`docs/method.md` section 5)."""
+"""Random masks: the controls for the choice of channels in a ticket (`docs/method.md` section 5)."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,17 +11,15 @@ from earlybird.core import ChannelGroups, ChannelMask, Ticket, draw_mask
 from earlybird.core.drawing import realised_ratio
 from earlybird.errors import TicketError
 from earlybird.methods.criteria import scored_units
+from earlybird.methods.task import Task
+from earlybird.settings.early_bird import EarlyBirdTraining
 
-if TYPE_CHECKING:
-    from earlybird.methods.early_bird import EarlyBirdTraining
-    from earlybird.methods.task import Task
-
-# Lots must not repeat the numbers that the run's initial weights were drawn with.
-_LOT_SEED_OFFSET = 2_000_003
+# Random masks must not repeat the numbers that the run's initial weights were drawn with.
+_SEED_OFFSET = 2_000_003
 
 
-def drawn_by_lot(task: Task, ticket: Ticket, method: EarlyBirdTraining) -> Ticket:
-    """The ticket with its mask drawn anew as `method.channels` says; the same lot for the same seed and ticket.
+def with_random_mask(task: Task, ticket: Ticket, method: EarlyBirdTraining) -> Ticket:
+    """The ticket with its mask drawn anew as `method.channels` says; the same one for the same seed and ticket.
 
     Raises:
         TicketError: the ticket is of another network.
@@ -33,16 +30,16 @@ def drawn_by_lot(task: Task, ticket: Ticket, method: EarlyBirdTraining) -> Ticke
     groups = task.groups(model, method.policy)
     if ticket.mask.widths() != groups.widths():
         raise TicketError("the ticket belongs to another network; give the --model it was drawn from")
-    lot = np.random.default_rng(task.seed + _LOT_SEED_OFFSET)
+    rng = np.random.default_rng(task.seed + _SEED_OFFSET)
     groups = scored_units(method.criterion, model, groups)
     if method.channels == "shuffled":
-        mask, how = shuffled(ticket.mask, groups, lot), "as many channels in each layer, drawn by lot"
+        mask, how = shuffled(ticket.mask, groups, rng), "as many channels in each layer, drawn by lot"
     else:
-        mask, how = at_random(ticket, groups, lot), "channels drawn by lot over the whole network"
+        mask, how = at_random(ticket, groups, rng), "channels drawn by lot over the whole network"
     return replace(ticket, mask=mask, realised_ratio=realised_ratio(mask, groups), flags=(*ticket.flags, how))
 
 
-def shuffled(mask: ChannelMask, groups: ChannelGroups, lot: np.random.Generator) -> ChannelMask:
+def shuffled(mask: ChannelMask, groups: ChannelGroups, rng: np.random.Generator) -> ChannelMask:
     """A mask that keeps as many channels in each layer, but others; tied channels go together.
 
     Raises:
@@ -50,13 +47,13 @@ def shuffled(mask: ChannelMask, groups: ChannelGroups, lot: np.random.Generator)
     """
     keep = groups.keep_units(mask).numpy().copy()
     for block in groups.blocks:
-        keep[block] = lot.permutation(keep[block])
+        keep[block] = rng.permutation(keep[block])
     return groups.mask_of(torch.from_numpy(keep))
 
 
-def at_random(ticket: Ticket, groups: ChannelGroups, lot: np.random.Generator) -> ChannelMask:
-    """A mask of the ticket's ratio, floor and rounding, its units drawn by lot over the whole network."""
+def at_random(ticket: Ticket, groups: ChannelGroups, rng: np.random.Generator) -> ChannelMask:
+    """A mask of the ticket's ratio, floor and rounding, its units drawn at random over the whole network."""
     # One number for each unit, however many channels it ties; the last is what -1, protected, points at.
-    chance = torch.from_numpy(np.append(lot.random(groups.num_units), 1.0))
+    chance = torch.from_numpy(np.append(rng.random(groups.num_units), 1.0))
     scores = {name: chance[units] for name, units in groups.unit_of.items()}
     return draw_mask(scores, ticket.prune_ratio, groups, min_channels=ticket.min_channels, round_to=ticket.round_to)

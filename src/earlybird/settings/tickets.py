@@ -1,4 +1,4 @@
-"""`TicketRequest`: which tickets one dense training is to leave: of which ratio, drawn when."""
+"""`TicketRequest`: a ticket that a search is asked for: its prune ratio and its draw."""
 
 from __future__ import annotations
 

@@ -1,0 +1,119 @@
+"""`EarlyBirdTraining`: settings of Early-Bird training (You et al. 2020, Algorithm 1).
+
+The variants with other weights and the controls that take the ticket's own search (`random`, `shuffled`, a ticket of a
+chosen draw) are presets of it (`presets.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+from earlybird.errors import ConfigError
+from earlybird.settings.clock import ClockName
+from earlybird.settings.fields import require, setting
+from earlybird.settings.method import TicketSettings
+from earlybird.settings.tickets import DrawAt
+from earlybird.user_code import is_code
+
+CRITERION_NAMES = ("bn_scale", "filter_l1", "filter_l2", "taylor")
+Policy = Literal["auto", "inner", "tie", "select"]
+TieScore = Literal["mean", "max", "sum"]
+PenaltyForm = Literal["subgradient", "proximal"]
+
+# What runs without a paper preset snap widths to: odd channel counts are slow (`docs/method.md` section 9).
+DEFAULT_ROUND_TO = 8
+
+
+@dataclass(frozen=True)
+class EarlyBirdTraining(TicketSettings):
+    """Search until the mask stops changing, cut, train only the small network.
+
+    Raises:
+        ConfigError: a value is of another type or out of range, or two contradict each other.
+    """
+
+    name: ClassVar[str] = "early_bird"
+    module: ClassVar[str] = "earlybird.methods.early_bird"
+
+    prune_ratio: float = setting(0.5, "fraction of prunable channels to remove", "[0, 1)")
+    weights: Literal["inherit", "rewind", "reinit"] = setting(
+        "inherit", "weights of the ticket: trained, of an earlier epoch, or new"
+    )
+    schedule: Literal["auto", "continue", "restart"] = setting(
+        "auto", "retrain schedule; auto = continue for inherit and rewind, restart for reinit"
+    )
+    rewind_epoch: int = setting(0, "epoch whose weights and schedule 'rewind' goes back to", ">= 0")
+    carry_momentum: bool = setting(
+        False, "with inherit: the retrain starts with the search's momentum, cut like the weights"
+    )
+    clock: ClockName = setting("scaled", "scaled: 160 draws over the schedule; epochs: one draw per epoch")
+    rule: Literal["paper", "authors_code", "epi"] = setting("paper", "stop rule")
+    window: int = setting(5, "distances (paper) or masks (authors_code) the rule looks at")
+    epsilon: float = setting(0.1, "threshold on the mask distance", "(0, 1]")
+    penalty: float = setting(1e-4, "L1 strength s on BatchNorm scales; scaled by the clock", ">= 0")
+    penalty_form: PenaltyForm = setting("subgradient", "form of the L1")
+    retrain_penalty: float = setting(0.0, "L1 strength in the retrain, as it stands", ">= 0")
+    criterion: str = setting(
+        "bn_scale", f"channel score: {', '.join(CRITERION_NAMES)}, pkg.mod:function, file.py:function"
+    )
+    policy: Policy = setting("auto", "residual policy")
+    tie_score: TieScore = setting("mean", "score of channels that are cut together")
+    min_channels: int = setting(1, "channels that stay in every layer", ">= 1")
+    round_to: int = setting(DEFAULT_ROUND_TO, "kept widths are multiples of this; 1 = the paper's exact count", ">= 1")
+    draw_at: DrawAt = setting(
+        "rule", "rule: when the stop rule fires; N: at draw N, 0 before the first step; last: at the end"
+    )
+    channels: Literal["ranked", "shuffled", "random"] = setting(
+        "ranked",
+        "channels that go: the lowest ranked; as many at random in each layer; as many at random in the whole network",
+    )
+    max_search_epochs: int = setting(0, "stop drawing after this many epochs; 0 = T", ">= 0")
+    on_no_ticket: Literal["finish", "draw", "error"] = setting(
+        "finish", "a search that never fires: finish the dense training, draw anyway, or fail"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        least_window = 2 if self.rule == "authors_code" else 1
+        require("method.window", self.window, self.window >= least_window, f"an integer >= {least_window}")
+        is_draw = isinstance(self.draw_at, str) or self.draw_at >= 0
+        require("method.draw_at", self.draw_at, is_draw, "rule, last, or a number of draws >= 0")
+        known = self.criterion in CRITERION_NAMES or is_code(self.criterion, "criterion")
+        expected = f"one of {', '.join(CRITERION_NAMES)}, pkg.mod:function or file.py:function"
+        require("method.criterion", self.criterion, known, expected)
+        if self.carry_momentum and self.weights != "inherit":
+            raise ConfigError(
+                f"method.carry_momentum contradicts method.weights {self.weights!r}: momentum belongs to the weights "
+                "that it moved; give inherit"
+            )
+        if self.weights == "rewind" and self.schedule == "restart":
+            raise ConfigError(
+                "method.schedule 'restart' contradicts method.weights 'rewind'; rewind to epoch 0 instead"
+            )
+
+    @property
+    def resolved_schedule(self) -> Literal["continue", "restart"]:
+        """Schedule of the retrain, "auto" resolved for these weights."""
+        if self.schedule == "auto":
+            return "restart" if self.weights == "reinit" else "continue"
+        return self.schedule
+
+    @property
+    def retrain_start(self) -> int | Literal["ticket"]:
+        """The epoch of the schedule at which training goes on after the cut; "ticket" where it was drawn."""
+        if self.weights == "rewind":
+            return self.rewind_epoch
+        return 0 if self.resolved_schedule == "restart" else "ticket"
+
+    def shared_search(self) -> EarlyBirdTraining:
+        """This method as far as its search goes."""
+        rewinds = self.weights == "rewind"
+        return replace(
+            self,
+            weights="rewind" if rewinds else "inherit",
+            rewind_epoch=self.rewind_epoch if rewinds else 0,
+            schedule="auto",
+            retrain_penalty=0.0,
+            channels="ranked",
+        )

@@ -1,0 +1,131 @@
+"""`Method`: the contract between a method and the pipeline, the command line and a comparison.
+
+A method is a frozen dataclass whose fields are its hyperparameters, each with a default. `search` and `restore` are all
+that it must have; the other protocols are asked for by the one who needs them. `MethodSettings` is the base of the
+built-in ones: it imports `methods/NAME.py` when work begins, so that settings are read without torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+
+from earlybird.settings.fields import check_settings
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from earlybird.core import Ticket
+    from earlybird.methods.candidate import Candidate, DenseRun
+    from earlybird.methods.task import Task
+    from earlybird.settings.early_bird import EarlyBirdTraining
+
+
+class Method(Protocol):
+    """Find a network and train it."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+    name: ClassVar[str]
+
+    def search(self, task: Task, resume: dict[str, Any] | None) -> Candidate:
+        """Find the network that is trained last, charging what that costs.
+
+        Args:
+            task: the network, its data and the run folder.
+            resume: a checkpoint of phase "search" to go on from, or None at the beginning.
+        """
+        ...
+
+    def restore(self, task: Task) -> Candidate:
+        """Rebuild the candidate from what the search left in the folder: its last training was interrupted."""
+        ...
+
+
+@runtime_checkable
+class ChecksNetwork(Protocol):
+    """A method that knows before any training whether it can handle a network."""
+
+    def check_network(self, model: nn.Module, example_input: Tensor) -> None:
+        """Raise `SlimError` or `MaskError` where it cannot; the network is left as found."""
+
+
+@runtime_checkable
+class StartsFromTicket(Protocol):
+    """A method that can start from a ticket that was drawn before, or that must."""
+
+    def from_ticket(self, task: Task, ticket: Ticket) -> Candidate:
+        """Candidate of a ticket, which lies in the run folder already; what it owes for the search is charged."""
+        ...
+
+    def shared_search(self) -> EarlyBirdTraining | None:
+        """The search that draws its ticket, its own prune ratio included; None: that of the `early_bird` beside it."""
+        ...
+
+
+@runtime_checkable
+class StartsFromDense(Protocol):
+    """A method whose first training is the unpruned one, so that a finished `dense` run can stand for it."""
+
+    def from_dense(self, task: Task, dense: DenseRun) -> Candidate:
+        """Candidate, given the trained dense network; its training is charged in full."""
+        ...
+
+    def starts_from_dense(self) -> bool:
+        """True if these settings can use it: weights of an earlier epoch, for one, are not in a finished run."""
+        ...
+
+
+@dataclass(frozen=True)
+class MethodSettings:
+    """Settings of a built-in method; its file in `methods` does the work.
+
+    Raises:
+        ConfigError: a value is of another type or out of range.
+    """
+
+    name: ClassVar[str]
+    module: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        check_settings("method", self)
+
+    @property
+    def work(self) -> Any:
+        """The method's module: `search`, `restore` and what else it can do, each a function of these settings."""
+        return import_module(self.module)
+
+    def check_network(self, model: nn.Module, example_input: Tensor) -> None:
+        """Raise `SlimError` or `MaskError` unless the method can handle the network; some can handle any."""
+        if check := getattr(self.work, "check_network", None):
+            check(self, model, example_input)
+
+    def search(self, task: Task, resume: dict[str, Any] | None) -> Candidate:
+        """Find the network that is trained last, from the beginning or from a checkpoint of phase "search"."""
+        found: Candidate = self.work.search(self, task, resume)
+        return found
+
+    def restore(self, task: Task) -> Candidate:
+        """Rebuild the candidate from what the search left in the folder."""
+        found: Candidate = self.work.restore(self, task)
+        return found
+
+
+@dataclass(frozen=True)
+class TicketSettings(MethodSettings):
+    """Settings of a method that can start from a ticket."""
+
+    def from_ticket(self, task: Task, ticket: Ticket) -> Candidate:
+        """Candidate of a ticket that another search left; what it owes for that search is charged."""
+        found: Candidate = self.work.from_ticket(self, task, ticket)
+        return found
+
+
+@dataclass(frozen=True)
+class DenseStartSettings(MethodSettings):
+    """Settings of a method whose first training is the unpruned one."""
+
+    def from_dense(self, task: Task, dense: DenseRun) -> Candidate:
+        """Candidate, with the dense training taken from a finished run and charged."""
+        found: Candidate = self.work.from_dense(self, task, dense)
+        return found
