@@ -19,8 +19,8 @@ REPOSITORY = Path(__file__).parents[2]
 PACKAGE = "earlybird"
 
 # cli -> paper, report -> forecast -> grids -> runs -> methods -> training -> (models data precision cost energy)
-# -> slimming -> core; settings lie below all.
-BELOW: dict[str, set[str]] = {"settings": set(), "core": {"settings"}, "slimming": {"core", "settings"}}
+# -> slimming -> core; settings lie below all but core, whose stop rules they name.
+BELOW: dict[str, set[str]] = {"core": set(), "settings": {"core"}, "slimming": {"core", "settings"}}
 MIDDLE = {"models", "data", "precision", "cost", "energy"}
 BELOW |= {name: {"slimming", "core", "settings"} for name in MIDDLE}
 BELOW["cost"] |= {"energy"}  # its meters read the counters; energy takes and gives plain numbers

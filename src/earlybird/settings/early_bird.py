@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
+from earlybird.core.stop_rules import STOP_RULES
 from earlybird.errors import ConfigError
 from earlybird.settings.clock import ClockName
 from earlybird.settings.fields import require, setting
@@ -48,7 +49,7 @@ class EarlyBirdTraining(TicketSettings):
         False, "with inherit: the retrain starts with the search's momentum, cut like the weights"
     )
     clock: ClockName = setting("scaled", "scaled: 160 draws over the schedule; epochs: one draw per epoch")
-    rule: Literal["paper", "authors_code", "epi"] = setting("paper", "stop rule")
+    rule: str = setting("paper", f"stop rule: {', '.join(STOP_RULES)}")
     window: int = setting(5, "distances (paper) or masks (authors_code) the rule looks at")
     epsilon: float = setting(0.1, "threshold on the mask distance", "(0, 1]")
     penalty: float = setting(1e-4, "L1 strength s on BatchNorm scales; scaled by the clock", ">= 0")
@@ -75,7 +76,8 @@ class EarlyBirdTraining(TicketSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        least_window = 2 if self.rule == "authors_code" else 1
+        require("method.rule", self.rule, self.rule in STOP_RULES, f"one of {', '.join(STOP_RULES)}")
+        least_window = STOP_RULES[self.rule].least_window
         require("method.window", self.window, self.window >= least_window, f"an integer >= {least_window}")
         is_draw = isinstance(self.draw_at, str) or self.draw_at >= 0
         require("method.draw_at", self.draw_at, is_draw, "rule, last, or a number of draws >= 0")
