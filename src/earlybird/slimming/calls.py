@@ -84,6 +84,7 @@ class Call:
         where: path of the module it stands in, or of the module called.
         operation: class or function name, for messages.
         result: what it gave on the example input, tensors on `meta`.
+        is_in_place: it writes its result into its first argument.
         mutates_live_value: it writes in place into a tensor that a later operation reads.
         breaks_ties: residual policy `select`.
     """
@@ -95,6 +96,7 @@ class Call:
     kwargs: Mapping[str, Any]
     result: Any
     module: nn.Module | None = None
+    is_in_place: bool = False
     mutates_live_value: bool = False
     breaks_ties: bool = False
 

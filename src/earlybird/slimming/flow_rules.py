@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from earlybird.slimming.aliasing import may_return_input
 from earlybird.slimming.calls import (
     Call,
     Channels,
@@ -21,12 +22,16 @@ from earlybird.slimming.calls import (
 )
 from earlybird.slimming.slots import Pin, SlotBook
 
-_IN_PLACE = frozenset({"iadd", "isub", "imul", "itruediv"})
-
 
 def keeps_zero(call: Call, book: SlotBook) -> Channels:
     """Element by element with f(0) = 0."""
     return replace(only_input(call), shape=call.shape)
+
+
+@may_return_input
+def passes_on(call: Call, book: SlotBook) -> Channels:
+    """The same values, often the very tensor: identity, dropout, conversions."""
+    return keeps_zero(call, book)
 
 
 def loses_zero(call: Call, book: SlotBook) -> Channels:
@@ -146,8 +151,7 @@ def _own_dim(call: Call, tensor: Any, place: int) -> int | None:
     """The dimension to narrow of a parameter that is multiplied or added; None where it must stay as it is."""
     if not isinstance(tensor, OwnTensor) or tensor.along is None:
         return None
-    is_overwritten = tensor is call.args[0] and (call.operation in _IN_PLACE or call.operation.endswith("_"))
-    return None if is_overwritten else tensor.along[place]
+    return None if call.is_in_place and tensor is call.args[0] else tensor.along[place]
 
 
 def _broadcast(call: Call, book: SlotBook, a: Channels, b: Channels) -> tuple[Channels, Channels]:

@@ -27,6 +27,7 @@ from earlybird.slimming.flow_rules import (
     loses_zero,
     multiply,
     pad,
+    passes_on,
     pooling,
     power,
     softmax,
@@ -64,9 +65,9 @@ LAYER_RULES: dict[type[nn.Module], Rule] = {
 
 MODULE_RULES: dict[type[nn.Module], Rule] = {
     **dict.fromkeys([nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.RReLU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Mish], keeps_zero),
-    **dict.fromkeys([nn.ELU, nn.CELU, nn.SELU, nn.Tanh, nn.Softsign, nn.Tanhshrink, nn.Identity], keeps_zero),
+    **dict.fromkeys([nn.ELU, nn.CELU, nn.SELU, nn.Tanh, nn.Softsign, nn.Tanhshrink], keeps_zero),
     **dict.fromkeys([nn.Hardshrink, nn.Softshrink], keeps_zero),
-    **dict.fromkeys([nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d], keeps_zero),
+    **dict.fromkeys([nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d], passes_on),
     **dict.fromkeys([nn.Sigmoid, nn.Hardsigmoid, nn.LogSigmoid, nn.Softplus], loses_zero),
     nn.Hardtanh: clamp,
     **dict.fromkeys([nn.Softmax, nn.LogSoftmax], softmax),
@@ -86,7 +87,7 @@ FUNCTION_RULES: dict[Callable[..., Any], Rule] = {
     **dict.fromkeys([F.hardswish, F.elu, F.celu, F.selu, F.mish, F.softsign, F.tanhshrink], keeps_zero),
     **dict.fromkeys([torch.tanh, F.tanh, torch.abs, torch.neg, torch.sin, torch.sqrt, torch.square], keeps_zero),
     **dict.fromkeys([torch.clone, torch.erf, operator.neg, operator.abs], keeps_zero),
-    **dict.fromkeys([F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, torch.dropout], keeps_zero),
+    **dict.fromkeys([F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, torch.dropout], passes_on),
     **dict.fromkeys([torch.sigmoid, F.sigmoid, F.hardsigmoid, F.softplus, F.logsigmoid, torch.exp], loses_zero),
     **dict.fromkeys([F.hardtanh, torch.clamp], clamp),
     **dict.fromkeys([operator.pow, torch.pow], power),
@@ -118,7 +119,7 @@ FUNCTION_RULES: dict[Callable[..., Any], Rule] = {
 
 METHOD_RULES: dict[str, Rule] = {
     **dict.fromkeys(["relu", "relu_", "tanh", "tanh_", "abs", "neg", "sqrt", "square", "clone"], keeps_zero),
-    **dict.fromkeys(["contiguous", "detach", "float", "half", "double", "bfloat16", "to", "type_as"], keeps_zero),
+    **dict.fromkeys(["contiguous", "detach", "float", "half", "double", "bfloat16", "to", "type_as"], passes_on),
     **dict.fromkeys(["sigmoid", "sigmoid_", "exp"], loses_zero),
     **dict.fromkeys(["clamp", "clamp_"], clamp),
     **dict.fromkeys(["pow"], power),

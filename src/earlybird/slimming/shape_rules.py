@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from earlybird.slimming.aliasing import may_return_input
 from earlybird.slimming.calls import Call, Channels, Opaque, OwnTensor, Size, Unfollowed, named, only_input, values_of
 from earlybird.slimming.slots import SlotBook
 
@@ -164,6 +165,7 @@ def split(call: Call, book: SlotBook) -> tuple[Channels, ...]:
     return tuple(replace(x, shape=tuple(part.shape)) for part in call.result)
 
 
+@may_return_input
 def channel_shuffle(call: Call, book: SlotBook) -> Channels:
     """Groups of channels interleaved; each group must keep as many, so they are tied place by place."""
     x = only_input(call)
@@ -201,6 +203,7 @@ def metadata(call: Call, book: SlotBook) -> Any:
     return call.result
 
 
+@may_return_input
 def item(call: Call, book: SlotBook) -> Any:
     """An element of a tuple or dict; of a tensor only slices around the channels."""
     x, index = call.args[0], call.args[1]
@@ -265,6 +268,7 @@ def created(call: Call, book: SlotBook) -> Opaque:
     return Opaque(call.shape, f"{named(call)} made it at full width")
 
 
+@may_return_input
 def named_tuple(call: Call, book: SlotBook) -> Any:
     """A network's structured output."""
     return (*call.args, *call.kwargs.values())

@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from earlybird.errors import SlimError
+from earlybird.slimming.aliasing import IN_PLACE_OPERATORS
 from earlybird.slimming.select import SELECTING_NORMS
 from earlybird.slimming.values import Values, comes_from_shapes, traced_value
 
@@ -87,17 +88,13 @@ class Value(fx.Proxy):
             raise TraceError("a tensor's numbers are not known while it is traced")
         return self.tracer.value_of(self.tracer.create_proxy("call_function", asked, (self,), {}).node)
 
-    def __iadd__(self, other: Any) -> fx.Proxy:
-        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
 
-    def __isub__(self, other: Any) -> fx.Proxy:
-        return self.tracer.create_proxy("call_function", operator.isub, (self, other), {})
+def _in_place(function: Callable[..., Any]) -> Callable[[Value, Any], fx.Proxy]:
+    return lambda value, other: value.tracer.create_proxy("call_function", function, (value, other), {})
 
-    def __imul__(self, other: Any) -> fx.Proxy:
-        return self.tracer.create_proxy("call_function", operator.imul, (self, other), {})
 
-    def __itruediv__(self, other: Any) -> fx.Proxy:
-        return self.tracer.create_proxy("call_function", operator.itruediv, (self, other), {})
+for _function in IN_PLACE_OPERATORS:
+    setattr(Value, f"__{_function.__name__}__", _in_place(_function))
 
 
 class ValueAttribute(Value, fx.proxy.Attribute):

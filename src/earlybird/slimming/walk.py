@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor, fx, nn
 
+from earlybird.slimming.aliasing import Aliasing, is_in_place
 from earlybird.slimming.calls import Call, Channels, Opaque, OwnTensor, Rule, Size, Unfollowed, named, values_of
-from earlybird.slimming.flow_rules import add, divide, keeps_zero, multiply, unfollowed_channels
+from earlybird.slimming.flow_rules import add, divide, multiply, passes_on, unfollowed_channels
 from earlybird.slimming.graph import TracedNetwork
-from earlybird.slimming.memory import Memory
 from earlybird.slimming.rules import FUNCTION_RULES, LAYER_RULES, METHOD_RULES, MODULE_RULES, layer_of
 from earlybird.slimming.shape_rules import (
     WIDTHLESS_ATTRIBUTES,
@@ -66,7 +66,7 @@ def _walk_graphs(network: TracedNetwork, book: SlotBook, breaks_ties: bool) -> N
         book.keep_whole(path, reason)
     for mode, graph in network.graphs.items():
         values: dict[fx.Node, Any] = {}
-        memory = Memory(graph)
+        aliasing = Aliasing(graph)
         for node in graph.nodes:
             if node.op == "placeholder":
                 values[node] = _network_input(node, book, mode)
@@ -76,11 +76,13 @@ def _walk_graphs(network: TracedNetwork, book: SlotBook, breaks_ties: bool) -> N
                 path, _, name = str(node.target).rpartition(".")
                 values[node] = _own_tensor(network.modules[path], path, name, tuple(traced_value(node).shape))
             else:
-                values[node] = _applied(_call_of(node, network, values, mode, breaks_ties, memory), node, network, book)
+                values[node] = _applied(
+                    _call_of(node, network, values, mode, breaks_ties, aliasing), node, network, book
+                )
 
 
 def _call_of(
-    node: fx.Node, network: TracedNetwork, values: dict[fx.Node, Any], mode: str, breaks_ties: bool, memory: Memory
+    node: fx.Node, network: TracedNetwork, values: dict[fx.Node, Any], mode: str, breaks_ties: bool, aliasing: Aliasing
 ) -> Call:
     module = network.modules[str(node.target)] if node.op == "call_module" else None
     return Call(
@@ -91,7 +93,8 @@ def _call_of(
         kwargs=_filled(node.kwargs, values),
         result=traced_value(node),
         module=module,
-        mutates_live_value=memory.overwrites_live_value(node, module),
+        is_in_place=is_in_place(node, module),
+        mutates_live_value=aliasing.overwrites_live_value(node, module, _rule_of(node, network)),
         breaks_ties=breaks_ties,
     )
 
@@ -210,7 +213,7 @@ def _rule_of(node: fx.Node, network: TracedNetwork) -> Rule | None:
     if isinstance(node.target, type) and issubclass(node.target, tuple):
         return named_tuple
     if getattr(node.target, "__name__", "") == "stochastic_depth":  # torchvision's; slimming does not import it.
-        return keeps_zero
+        return passes_on
     return FUNCTION_RULES.get(node.target) if callable(node.target) else None
 
 
