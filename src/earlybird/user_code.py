@@ -96,7 +96,7 @@ def _import_module(name: str, source: str, kind: Kind, error: type[EarlyBirdErro
     except Exception as raised:
         legal = ", ".join(filter(None, [other_forms, "pkg.mod:callable (installed or on PYTHONPATH)"]))
         raise error(
-            f"{kind} {name!r}: importing {source!r} raised {one_line(raised)}; legal are {legal} and file.py:callable"
+            f"{kind} {name!r}: importing {source!r} raised {one_line(raised)}; expected {legal} or file.py:callable"
         ) from raised
 
 

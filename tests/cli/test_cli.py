@@ -38,7 +38,7 @@ def fails(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
     ("arguments", "message"),
     [
         ("train --model vgg61", r"unknown model 'vgg61'.*vgg16.*torchvision:NAME"),
-        ("train --data cifar11", r"unknown data 'cifar11'; did you mean 'cifar10'\? legal are digits, cifar10"),
+        ("train --data cifar11", r"unknown data 'cifar11'; did you mean 'cifar10'\? expected digits, cifar10"),
         ("train --learning-rate 0.1", r"unknown setting --learning-rate;.*`earlybird train --help` lists all"),
         ("train --modle vgg16", r"unknown setting --modle; did you mean --model"),
         ("train --epochs three", r"training\.epochs is 'three'; give an integer"),

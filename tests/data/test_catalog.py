@@ -79,8 +79,8 @@ def test_digits_train_end_to_end(digits: DataBundle) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("cifar-10", r"unknown data 'cifar-10'; did you mean 'cifar10'\? legal are digits, cifar10, cifar100, hf:NAME"),
-        ("zzz", "unknown data 'zzz'; legal are digits"),
+        ("cifar-10", r"unknown data 'cifar-10'; did you mean 'cifar10'\? expected digits, cifar10, cifar100, hf:NAME"),
+        ("zzz", "unknown data 'zzz'; expected digits"),
         ("imagefolder:", "ends at the colon"),
         ("no_such_module_here:make", "importing 'no_such_module_here' raised ModuleNotFoundError"),
         ("no_such_file.py:make", "no file 'no_such_file.py'"),
@@ -97,7 +97,7 @@ def test_a_wrong_name_says_what_is_legal(name: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"val_fraction": 1.0}, "val_fraction is 1.0; legal are 0 <= val_fraction < 1"),
+        ({"val_fraction": 1.0}, "val_fraction is 1.0; expected 0 <= val_fraction < 1"),
         ({"val_fraction": -0.1}, "val_fraction is -0.1"),
         ({"val_fraction": float("nan")}, "val_fraction is nan"),
         ({"val_fraction": 1e-6}, "leaves 0 for validation"),
@@ -172,7 +172,7 @@ def test_a_file_with_a_function_gives_the_bundle(tmp_path: Path) -> None:
         ({"num_classes": 3}, "names 2 classes but num_classes is 3"),
         ({"std": (0.0,)}, "std above 0"),
         ({"image_size": 5}, r"expected \(channels, height, width\) = \(1, 5, 5\)"),
-        ({"num_classes": 1, "class_names": ("a",)}, r"labels 0\.\.1; legal are 0\.\.0"),
+        ({"num_classes": 1, "class_names": ("a",)}, r"labels 0\.\.1; expected 0\.\.0"),
     ],
 )
 def test_a_bundle_refuses_what_disagrees(change: dict[str, object], message: str) -> None:

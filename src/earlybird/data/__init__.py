@@ -1,4 +1,4 @@
-"""Data sets, and batches that are the same whatever the batch size, workers, device or point of resumption.
+"""Data sets, and batches that do not depend on batch size, workers, device or point of resumption.
 
 `load_data` finds a set by name, `train_batches` and `eval_batches` iterate over it.
 """

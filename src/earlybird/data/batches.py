@@ -1,4 +1,4 @@
-"""Batches for training and evaluation: the two functions a training loop calls, and what they return."""
+"""Batches for training and evaluation: `train_batches`, `eval_batches` and the protocol `Batches`."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def _checked(
     batch_size: int, workers: int, memory_format: torch.memory_format, device: torch.device | str
 ) -> torch.device:
     if batch_size < 1 or workers < 0:
-        raise DataError(f"batch_size is {batch_size} and workers is {workers}; legal are batch_size >= 1, workers >= 0")
+        raise DataError(f"batch_size is {batch_size} and workers is {workers}; expected batch_size >= 1, workers >= 0")
     if memory_format not in (torch.contiguous_format, torch.channels_last):
-        raise DataError(f"memory_format is {memory_format}; legal are torch.contiguous_format, torch.channels_last")
+        raise DataError(f"memory_format is {memory_format}; expected torch.contiguous_format or torch.channels_last")
     return torch.device(device)

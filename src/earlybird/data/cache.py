@@ -55,12 +55,12 @@ def _flat(channel: torch.Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 
 def cache_root(cache_dir: str | None) -> Path:
-    """Where caches live: the argument, else $EARLYBIRD_CACHE, else ~/.cache/earlybird."""
+    """Cache folder: the argument, else $EARLYBIRD_CACHE, else ~/.cache/earlybird."""
     return Path(cache_dir or os.environ.get("EARLYBIRD_CACHE") or "~/.cache/earlybird").expanduser()
 
 
 def file_marks(root: Path, files: Iterable[Path]) -> list[list[Any]]:
-    """[path below root, size in bytes, modification time in ns] of each file, sorted: a fingerprint without reading."""
+    """Fingerprint of files without reading them: sorted [path below root, size in bytes, modification time in ns]."""
     marks = []
     for file in files:
         status = file.stat()
@@ -71,7 +71,7 @@ def file_marks(root: Path, files: Iterable[Path]) -> list[list[Any]]:
 def cached(
     root: Path, name: str, source: Mapping[str, Any], decode: Callable[[], DecodedSet | None]
 ) -> DecodedSet | None:
-    """The decoded set from the cache under `root`, else from `decode`, kept for next time.
+    """Decoded set from the cache under `root`, else from `decode`, kept for next time.
 
     source: plain JSON values that change whenever the pictures would. `decode` returns None for a set that does not fit
     in memory; nothing is kept then. A cache that cannot be written is a warning, not an error: the images are used from
@@ -109,7 +109,7 @@ def _arrays(decoded: DecodedSet) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def _publish(folder: Path, decoded: DecodedSet, source: Mapping[str, Any]) -> DecodedSet:
-    """Write beside the final place, move in by rename, and return the mapped copy (ours or a faster rival's)."""
+    """Write beside the final place, move in by rename, and return the mapped copy, ours or a faster process's."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(folder)
     own = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -146,7 +146,7 @@ def _write(folder: Path, decoded: DecodedSet, source: Mapping[str, Any]) -> None
 
 
 def _load(folder: Path) -> DecodedSet | None:
-    """The set in this folder, or None where there is none or a file is missing, cut short or altered."""
+    """Set in this folder; None if there is none or a file is missing, cut short or altered."""
     try:
         meta = json.loads((folder / "meta.json").read_text())
         arrays = {name: _verified(folder / f"{name}.npy", sha256) for name, sha256 in meta["sha256"].items()}
@@ -172,7 +172,7 @@ def _verified(file: Path, sha256: str) -> np.ndarray[Any, Any]:
 
 
 def _discard(folder: Path) -> None:
-    """Move a broken folder aside before removing it, so that nobody sees it half removed."""
+    """Move a broken folder aside before removing it: no process sees it half removed."""
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         folder.rename(aside / "broken")
@@ -183,7 +183,7 @@ def _discard(folder: Path) -> None:
 
 
 def _remove_abandoned(folder: Path) -> None:
-    """Remove what killed processes left: temporary folders of this name more than a day old."""
+    """Remove temporary folders of this name that killed processes left, if more than a day old."""
     for left in folder.parent.glob(f".{folder.name}-*"):
         try:
             if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:

@@ -33,7 +33,7 @@ _SUBSET_SEED = 0  # of `train_images`: the same images for every seed of a run
 
 @dataclass(frozen=True)
 class _Request:
-    """Where a set lies and what size it is wanted in."""
+    """Place and image size of a requested data set."""
 
     root: Path
     download: bool
@@ -43,7 +43,7 @@ class _Request:
 
 
 def data_names() -> list[str]:
-    """The legal values of `load_data`'s name; capitals stand for what the user fills in."""
+    """Names that `load_data` takes; capitals stand for a part that the user fills in."""
     return ["digits", "cifar10", "cifar100", "hf:NAME", "hf:FOLDER", "imagefolder:PATH", "MODULE:FUNCTION"]
 
 
@@ -58,7 +58,7 @@ def load_data(
     cache_dir: str | None = None,
     train_images: int | None = None,
 ) -> DataBundle:
-    """A data set by name; see `data_names`.
+    """Load a data set by name (`data_names`).
 
     root: folder of the torchvision sets (default: `torchvision` in the cache). image_size: pixels to resize to; None
     keeps the pictures' own size (digits: 32). val_fraction in [0, 1): part of the training images set apart, by class,
@@ -85,11 +85,11 @@ def load_data(
 
 def _check_settings(image_size: int | None, val_fraction: float, train_images: int | None) -> None:
     if image_size is not None and image_size < 1:
-        raise DataError(f"image_size is {image_size}; legal are whole numbers of pixels >= 1, or none")
+        raise DataError(f"image_size is {image_size}; expected a number of pixels >= 1, or none")
     if not 0 <= val_fraction < 1:
-        raise DataError(f"val_fraction is {val_fraction}; legal are 0 <= val_fraction < 1, such as 0.1")
+        raise DataError(f"val_fraction is {val_fraction}; expected 0 <= val_fraction < 1, such as 0.1")
     if train_images is not None and train_images < 1:
-        raise DataError(f"train_images is {train_images}; legal are whole numbers >= 1, or none for all")
+        raise DataError(f"train_images is {train_images}; expected a whole number >= 1, or none for all")
 
 
 def _find(name: str, request: _Request) -> DataBundle:
@@ -101,7 +101,7 @@ def _find(name: str, request: _Request) -> DataBundle:
         return _cifar("cifar100", request)
     prefix, colon, rest = name.partition(":")
     if colon and not rest:
-        raise DataError(f"data '{name}' ends at the colon; legal are {', '.join(data_names())}")
+        raise DataError(f"data '{name}' ends at the colon; expected {', '.join(data_names())}")
     if prefix == "hf":
         return _hub(rest, request)
     if prefix == "imagefolder":
@@ -110,7 +110,7 @@ def _find(name: str, request: _Request) -> DataBundle:
         return user_bundle(name)
     close = difflib.get_close_matches(name, data_names(), n=1, cutoff=0.5)
     hint = f"did you mean '{close[0]}'? " if close else ""
-    raise DataError(f"unknown data '{name}'; {hint}legal are {', '.join(data_names())}")
+    raise DataError(f"unknown data '{name}'; {hint}expected {', '.join(data_names())}")
 
 
 def _cifar(name: CifarName, request: _Request) -> DataBundle:
@@ -150,7 +150,7 @@ def _source(place: str, marks: Any, request: _Request) -> dict[str, Any]:
 
 
 def _prepared(name: str, source: dict[str, Any], read: Callable[[], SourceSplits], request: _Request) -> DataBundle:
-    """In memory through the cache where the set fits there, else as it is."""
+    """Bundle in memory, through the cache, if the set fits there; else one that decodes as it is read."""
     read_splits: list[SourceSplits] = []
 
     def decode() -> DecodedSet | None:

@@ -18,7 +18,7 @@ _FOLDERS: dict[CifarName, str] = {"cifar10": "cifar-10-batches-py", "cifar100": 
 
 
 def cifar_files(name: CifarName, root: Path) -> list[Path]:
-    """The data files below `root`, for a fingerprint.
+    """Data files below `root`, for a fingerprint.
 
     Raises:
         DataError: the set is not there.
@@ -49,7 +49,7 @@ def fetch_cifar(name: CifarName, root: Path) -> None:
 
 
 def cifar_splits(name: CifarName, root: Path) -> SourceSplits:
-    """The official train and test images, 3 x 32 x 32.
+    """Official train and test images, 3 x 32 x 32.
 
     Raises:
         DataError: a file is missing or its checksum is wrong.

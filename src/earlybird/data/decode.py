@@ -1,4 +1,4 @@
-"""From encoded pictures of any size to uint8 arrays of one size."""
+"""Decoding: encoded pictures of any size to uint8 arrays of one size."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _COMMON_FORMATS = ("JPEG", "PNG", "WEBP")
 
 @dataclass(frozen=True, eq=False)
 class SourceSplits:
-    """What a source offers before anything is decoded."""
+    """Splits and class names of a source, not yet decoded."""
 
     train: IndexedImages
     test: IndexedImages
@@ -45,7 +45,7 @@ def open_picture(data: bytes | Path, where: str, channels: int) -> Tensor:
 
 
 def is_grey(data: bytes | Path, where: str) -> bool:
-    """Whether a picture (encoded bytes, or a file) has one grey channel, by its header.
+    """True if a picture (encoded bytes, or a file) has one grey channel by its header.
 
     Raises:
         DataError: it cannot be read; `where` is named.
@@ -72,7 +72,7 @@ def _opened(data: bytes | Path) -> Image.Image:
 
 
 def fit_square(image: Tensor, size: int) -> Tensor:
-    """Shorter side to `size` (bilinear, antialiased), then centre crop: uint8 [c, h, w] to [c, size, size]."""
+    """Resize the shorter side of uint8 [c, h, w] to `size`, antialiased, and crop the centre to [c, size, size]."""
     if tuple(image.shape[1:]) == (size, size):
         return image
     from torchvision.transforms.v2 import functional  # here, because importing it takes a second
@@ -83,7 +83,7 @@ def fit_square(image: Tensor, size: int) -> Tensor:
 
 
 def memory_size(splits: SourceSplits, image_size: int | None) -> int | None:
-    """Pixels that the set has in memory, judged by its first picture; None where it does not belong there."""
+    """Pixels that the set has in memory, judged by its first picture; None if it does not belong there."""
     channels, height, width = splits.train[0][0].shape
     if image_size is None and height != width:
         return None
@@ -93,7 +93,7 @@ def memory_size(splits: SourceSplits, image_size: int | None) -> int | None:
 
 
 def decode_set(splits: SourceSplits, image_size: int | None) -> DecodedSet | None:
-    """Both splits decoded, brought to image_size pixels where it is given.
+    """Decode both splits, resized to image_size pixels if given.
 
     None where the set does not belong in memory: above `MEMORY_LIMIT_BYTES`, or, with image_size None, pictures that
     are not square or not all of one size.

@@ -1,4 +1,4 @@
-"""The demo set: 1,797 handwritten digits of 8x8 pixels that come with scikit-learn (extra `[demo]`)."""
+"""Demo data set: 1,797 handwritten digits of 8x8 pixels that come with scikit-learn (extra `[demo]`)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TEST_EVERY = 5
 
 
 def digits(image_size: int) -> DecodedSet:
-    """The digits at image_size x image_size pixels (bilinear), 1 channel, values 0..16 scaled to 0..255.
+    """Digits at image_size x image_size pixels (bilinear), 1 channel, values 0..16 scaled to 0..255.
 
     Raises:
         DataError: scikit-learn is not installed.

@@ -29,7 +29,7 @@ _HUB_URL = "//datasets/"
 
 
 def local_folder(name: str) -> Path | None:
-    """The folder that `hf:NAME` means, or None for a name on the hub.
+    """Local folder that `hf:NAME` means, or None for a name on the hub.
 
     NAME with a path separator, or that starts with '.' or '~', is a folder and is never looked up on a hub; so is the
     name of an existing folder. `hf://datasets/OWNER/NAME`, the hub's own address form, never is.
@@ -42,7 +42,7 @@ def local_folder(name: str) -> Path | None:
 
 
 def parquet_files(folder: Path) -> list[Path]:
-    """The parquet files of a local set, anywhere below its folder.
+    """Parquet files of a local set, anywhere below its folder.
 
     Raises:
         DataError: there is no such folder, or no parquet file in it.
@@ -112,7 +112,7 @@ class HubImages:
 
     @property
     def fingerprint(self) -> str:
-        """The library's hash of the content."""
+        """Hash of the content by the library."""
         return str(self.dataset._fingerprint)
 
     def __len__(self) -> int:
@@ -188,7 +188,7 @@ def _class_names(feature: Any, labels: Tensor) -> tuple[str, ...]:
 
 
 def _channels(dataset: Any, image_column: str, name: str) -> int:
-    """1 where 64 pictures spread over the split are all grey, else 3: photo sets have the odd grey picture."""
+    """Number of channels: 1 if 64 pictures spread over the split are grey, else 3; photo sets hold a few grey ones."""
     column = dataset.data.column(image_column)
     for row in np.linspace(0, len(dataset) - 1, min(64, len(dataset))).astype(int).tolist():
         where = f"hf:{name} train row {row}"
@@ -199,7 +199,7 @@ def _channels(dataset: Any, image_column: str, name: str) -> int:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bars from the library while it prepares its tables; put back as found."""
+    """Switch the library's progress bars off inside; restored afterwards."""
     import datasets
 
     shown = not datasets.are_progress_bars_disabled()

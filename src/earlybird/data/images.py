@@ -1,4 +1,4 @@
-"""The nouns of a data set: images in memory, images behind an index, and the bundle of splits.
+"""Images in memory, images behind an index, and `DataBundle`, the splits of a data set.
 
 No reading, no augmentation and no order live here.
 """
@@ -51,7 +51,7 @@ class MemoryImages:
 
 
 class IndexedImages(Protocol):
-    """Images that are decoded when asked for: sets too large for memory.
+    """Images that are decoded as they are read: sets too large for memory.
 
     `labels` is int64 [n]; an item is (uint8 [c, h, w] of any size, class index). An item that cannot be decoded raises
     a `DataError` that names its path. Instances are pickled to data workers.
@@ -71,7 +71,7 @@ ImageSet: TypeAlias = MemoryImages | IndexedImages
 
 @dataclass(frozen=True)
 class IndexedSubset:
-    """The images of an indexed set at `indices` (int64 [m]), in that order."""
+    """Images of an indexed set at `indices` (int64 [m]), in that order."""
 
     source: IndexedImages
     indices: Tensor
@@ -90,7 +90,7 @@ class IndexedSubset:
 
 
 def subset(images: ImageSet, indices: Tensor) -> ImageSet:
-    """The images at `indices` (int64 [m]); a copy for images in memory, a view for indexed ones."""
+    """Images at `indices` (int64 [m]); a copy for images in memory, a view for indexed ones."""
     if isinstance(images, MemoryImages):
         return MemoryImages(images.images[indices], images.labels[indices])
     return IndexedSubset(images, indices)
@@ -143,7 +143,7 @@ class DataBundle:
         if lowest < 0 or highest >= self.num_classes:
             raise DataError(
                 f"data '{self.name}': split '{split}' has labels {lowest}..{highest}; "
-                f"legal are 0..{self.num_classes - 1}"
+                f"expected 0..{self.num_classes - 1}"
             )
         expected = (self.in_channels, self.image_size, self.image_size)
         if isinstance(images, MemoryImages) and tuple(images.images.shape[1:]) != expected:

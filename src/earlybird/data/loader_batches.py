@@ -1,4 +1,4 @@
-"""Batches from images that are decoded when asked for: a DataLoader with torchvision transforms.
+"""Batches from images that are decoded as they are read: a DataLoader with torchvision transforms.
 
 For sets too large for memory, and for the ImageNet augmentation, whose crops differ in size. Every sample is
 transformed under a generator seeded from (seed, epoch, index), so 0, 1 or 2 workers give the same batches.
@@ -23,14 +23,14 @@ _Batch: TypeAlias = "tuple[Tensor, Tensor] | DataError"
 
 
 def eval_transform(image_size: int) -> Transform:
-    """Shorter side to image_size * 256 / 224, centre crop of image_size: the ImageNet validation protocol."""
+    """ImageNet validation protocol: shorter side to image_size * 256 / 224, centre crop of image_size."""
     from torchvision.transforms import v2  # here, because importing it takes a second
 
     return _composed([v2.Resize(round(image_size * 256 / 224), antialias=True), v2.CenterCrop(image_size)])
 
 
 def train_transform(augment: Literal["crop_flip", "flip", "none", "imagenet"], image_size: int) -> Transform:
-    """uint8 [c, h, w] of any size to uint8 [c, image_size, image_size], drawing from the global generator."""
+    """Augmentation of uint8 [c, h, w] to [c, image_size, image_size], drawn from the global generator."""
     from torchvision.transforms import v2
 
     if augment == "imagenet":
@@ -60,7 +60,7 @@ class _Samples(Dataset[_Batch]):
         self._epoch = epoch
 
     def __getitems__(self, indices: list[int]) -> _Batch:
-        """uint8 [b, c, h, w] and int64 [b]; a picture that cannot be decoded is returned as its error.
+        """Batch of uint8 [b, c, h, w] and int64 [b]; a picture that cannot be decoded is returned as its error.
 
         An error that a worker *raises* reaches the user with the worker's traceback pasted into its one line.
         """

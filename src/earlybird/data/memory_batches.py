@@ -64,13 +64,13 @@ def crop(images: Tensor, top: Tensor, left: Tensor) -> Tensor:
 
 
 def flip(images: Tensor, flipped: Tensor) -> Tensor:
-    """Mirror left-right the images [b, h, w, c] where `flipped` (bool [b]) is true."""
+    """Mirror the images [b, h, w, c] left to right, those with `flipped` (bool [b]) true."""
     return torch.where(flipped.view(-1, 1, 1, 1), images.flip(2), images)
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """One epoch's draws by sample index, on the device; None where nothing is drawn."""
+    """Draws of one epoch by sample index, on the device; None if nothing is drawn."""
 
     order: Tensor
     corners: tuple[Tensor, Tensor] | None
@@ -139,7 +139,7 @@ class MemoryBatches:
 
 
 def check_position(epoch: int, start_step: int, steps_per_epoch: int) -> None:
-    """Refuse a place that no epoch has.
+    """Raise if no epoch has this position.
 
     Raises:
         DataError: epoch below 0, or start_step outside 0..steps_per_epoch (equal: nothing is left).

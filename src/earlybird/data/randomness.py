@@ -42,7 +42,7 @@ def _below(draws: NDArray[np.uint64], bound: int) -> Tensor:
 
 
 def epoch_order(num_samples: int, seed: int, epoch: int) -> Tensor:
-    """The order of the samples in this epoch: a permutation, int64 [num_samples]."""
+    """Order of the samples in this epoch: a permutation, int64 [num_samples]."""
     draws = _draws(_ORDER, seed, epoch, np.arange(num_samples, dtype=np.int64))
     return torch.from_numpy(np.argsort(draws, kind="stable").astype(np.int64))
 
@@ -56,7 +56,7 @@ def crop_offsets(num_samples: int, seed: int, epoch: int, positions: int) -> tup
 
 
 def flips(num_samples: int, seed: int, epoch: int) -> Tensor:
-    """Whether each sample is mirrored in this epoch: bool [num_samples], true with probability 1/2."""
+    """Mirroring of each sample in this epoch: bool [num_samples], true with probability 1/2."""
     return _below(_draws(_FLIP, seed, epoch, np.arange(num_samples, dtype=np.int64)), 2).bool()
 
 
@@ -66,7 +66,7 @@ def sample_seed(seed: int, epoch: int, index: int) -> int:
 
 
 def stratified_indices(labels: Tensor, count: int, seed: int) -> Tensor:
-    """`count` sample indices in rising order, each class by its share to within one image; int64 [count].
+    """Indices of `count` samples, rising, each class by its share to within one image; int64 [count].
 
     labels: int64 [n]. The samples of each class are shuffled; the r-th of m gets the place (r + 1/2) / m, and the
     lowest places of all classes are taken. A pure function of (labels, count, seed).

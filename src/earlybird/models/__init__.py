@@ -1,4 +1,4 @@
-"""Networks to train: the paper's CIFAR nets, and everything that a name can reach (`catalog.py`)."""
+"""Networks by name: the paper's CIFAR networks, torchvision's, timm's and the user's own (`catalog.py`)."""
 
 from earlybird.models.catalog import build_model, check_model_name, model_names
 from earlybird.models.model_file import load, save

@@ -1,4 +1,4 @@
-"""From a name on the command line to a network with seeded weights.
+"""Networks by name, with seeded random weights.
 
 Five kinds of name: the built-in CIFAR nets, `torchvision:NAME`, `timm:NAME` (extra `timm`), and two ways to a callable
 of the user's, `pkg.mod:callable` and `file.py:callable` (`custom.py` finds those). No pretrained weights are loaded:
@@ -36,18 +36,18 @@ BUILT_IN: dict[str, Callable[..., nn.Module]] = {
 
 
 def model_names() -> list[str]:
-    """Names of the built-in networks; the prefixed forms (`torchvision:NAME` and so on) come on top of these."""
+    """Names of the built-in networks, without the prefixed forms (`torchvision:NAME`, ...)."""
     return list(BUILT_IN)
 
 
 def check_model_name(name: str) -> None:
-    """Raise `ModelError` for a name of no known form; cheap, so that a typing mistake is met before data are read."""
+    """Raise `ModelError` for a name of no known form; cheap, so that a typo is found before data are read."""
     if name not in BUILT_IN and ":" not in name:
         raise _unknown_name(name, model_names(), f"{', '.join(model_names())}, {OTHER_FORMS}")
 
 
 def build_named(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
-    """Build the named network with these arguments: `build_model`'s own, or whatever code of the user's takes.
+    """Build the named network with these arguments: those of `build_model`, or of the user's own code.
 
     Raises:
         ModelError: as `build_model`; or an argument is missing or not known.
@@ -165,4 +165,4 @@ def _refuse_width(name: str, width: float) -> None:
 def _unknown_name(full_name: str, choices: Sequence[str], legal: str) -> ModelError:
     close = difflib.get_close_matches(full_name.rpartition(":")[2].lower(), choices)
     hint = f" Did you mean {' or '.join(close)}?" if close else ""
-    return ModelError(f"unknown model {full_name!r}.{hint} Legal: {legal}")
+    return ModelError(f"unknown model {full_name!r}.{hint} Expected: {legal}")

@@ -122,7 +122,7 @@ def load(folder: str | Path, *, into: nn.Module | None = None, factory: Factory 
 
 
 def factory_name(factory: Factory) -> str:
-    """A name by which the factory is found again.
+    """Name by which the factory is found again.
 
     Raises:
         ConfigError: it has none: a lambda, a method, something made inside a function or in the script itself.
@@ -139,7 +139,7 @@ def factory_name(factory: Factory) -> str:
 
 
 def read_description(path: Path) -> dict[str, Any]:
-    """The parsed `config.json`.
+    """Parse `config.json`.
 
     Raises:
         CheckpointError: it is missing, no JSON object, or of another format version.
@@ -172,7 +172,7 @@ def _skeleton(description: dict[str, Any], tensors: dict[str, Tensor], named: Fa
 
 
 def _refuse_huge(factory: str, kwargs: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Raise where the dense network would be far larger than what is left of it; nothing is allocated to find out."""
+    """Raise if the dense network would be far larger than the saved one, without allocating it."""
     for name, most in _MOST.items():
         if name in kwargs and not 0 < kwargs[name] <= most:
             raise CheckpointError(f"{path.parent}: {name} is {kwargs[name]!r}; a number up to {most} is believed")

@@ -19,7 +19,7 @@ EXPANSION = 4  # a block writes four times as many channels as its 3x3 convoluti
 
 
 class PreActBottleneck(nn.Module):
-    """x + conv1x1(conv3x3(conv1x1(x))) with BN-ReLU before each convolution.
+    """Bottleneck block, x + conv1x1(conv3x3(conv1x1(x))), with BN-ReLU before each convolution.
 
     [n, c, h, w] becomes [n, 4 * planes, h / stride, w / stride]. The first block of a stage (`downsample=True`) adds a
     strided 1x1 convolution of the raw stream instead of x.
@@ -74,7 +74,7 @@ class PreResNet(nn.Module):
         init_convs_and_norms_(self)
 
     def initialise_(self) -> None:
-        """Draw new weights at the widths the network has now, which may be a ticket's."""
+        """Draw new weights at the present widths, which may be a ticket's."""
         init_convs_and_norms_(self)
         self.fc.reset_parameters()
 

@@ -44,7 +44,7 @@ class ResNet(nn.Module):
         self.initialise_()
 
     def initialise_(self) -> None:
-        """Draw new weights at the widths the network has now: conv N(0, 2 / (k*k*C_out)), scales 0.5, shifts 0."""
+        """Draw new weights at the present widths: conv N(0, 2 / (k*k*C_out)), scales 0.5, shifts 0."""
         init_convs_and_norms_(self)
         nn.init.normal_(self.fc.weight, std=0.01)
         nn.init.zeros_(self.fc.bias)
@@ -58,7 +58,7 @@ class ResNet(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and what they are added to; a 1x1 convolution with norm where the shape changes."""
+    """Two 3x3 convolutions with a shortcut: the input, or a 1x1 convolution with norm if the shape changes."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -72,6 +72,6 @@ class BasicBlock(nn.Module):
             self.downsample = nn.Sequential(conv, nn.BatchNorm2d(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[n, in_channels, h, w] to [n, out_channels, h / stride, w / stride]."""
+        """Map [n, in_channels, h, w] to [n, out_channels, h / stride, w / stride]."""
         y = self.bn2(self.conv2(functional.relu(self.bn1(self.conv1(x)))))
         return functional.relu(y + (x if self.downsample is None else self.downsample(x)))

@@ -48,7 +48,7 @@ class VGG(nn.Module):
         self.initialise_()
 
     def initialise_(self) -> None:
-        """Draw new weights at the widths the network has now, which may be a ticket's."""
+        """Draw new weights at the present widths, which may be a ticket's."""
         init_convs_and_norms_(self)
         nn.init.normal_(self.classifier.weight, std=0.01)
         nn.init.zeros_(self.classifier.bias)
