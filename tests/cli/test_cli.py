@@ -166,7 +166,7 @@ def test_list_methods_says_in_a_line_each_what_methods_and_presets_do(capsys):
     assert main(["list", "methods"]) == 0
     rows = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert list(rows) == method_names()
-    assert rows["dense"] == "Train the unpruned network for the whole schedule"
+    assert rows["dense"].startswith("Train the unpruned network")
     assert rows["snip_channels"] == "snip with form=channels"
     assert len(set(rows.values())) == len(rows)
     assert not [name for name, summary in rows.items() if summary.startswith(("Hyperparameters", "Settings"))]
