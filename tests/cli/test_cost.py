@@ -89,7 +89,7 @@ def test_figure_5_is_drawn_the_same_every_time(tmp_path: Path, capsys):
         ("cost vgg16", "'vgg16' belongs to no flag"),
         ("cost --data cifar11", "unknown data 'cifar11'; did you mean 'cifar10'"),
         ("cost --data.train_images 60000", "train_images is 60000 but there are 50000; give at most that many"),
-        ("cost --data.val_fraction 1", r"data.val_fraction is 1.0; give a fraction in \[0, 1\)"),
+        ("cost --data.val_fraction 1", r"data.val_fraction is 1.0; give a number in \[0, 1\)"),
         ("cost --data-shape 3x32x32", "unknown setting --data-shape"),
         ("cost --model vgg16 --ratio 1", r"--ratio is 1.0; give a number in \[0, 1\)"),
         ("cost --model vgg16 --precision int4", "--precision is 'int4'; give fp32 or bf16"),

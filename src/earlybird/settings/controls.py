@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Dense(MethodSettings):
-    """Train the unpruned network over the whole schedule; no hyperparameters."""
+    """Train the unpruned network for the whole schedule."""
 
     name: ClassVar[str] = "dense"
     module: ClassVar[str] = "earlybird.methods.dense"
@@ -68,7 +68,7 @@ class MatchedToCost(MatchedToTicket):
 
 @dataclass(frozen=True)
 class Uniform(MatchedToCost):
-    """One width ratio everywhere, as many MACs as the ticket, new weights, trained for what Early-Bird cost.
+    """Cut to one width ratio with the ticket's MACs, train new weights for what Early-Bird cost.
 
     The control for the value of the search: it is given the size and the budget, and no mask.
     """
@@ -83,7 +83,7 @@ class Uniform(MatchedToCost):
 
 @dataclass(frozen=True)
 class ScratchLonger(MatchedToTicket):
-    """The ticket's network from new weights, trained until the dense budget is spent ("Scratch-B", Liu et al. 2019).
+    """Train the ticket's network from new weights until the dense budget is spent ("Scratch-B", Liu et al. 2019).
 
     If it does as well, the weights that the search had trained were of no account. No hyperparameters.
     """
@@ -94,7 +94,7 @@ class ScratchLonger(MatchedToTicket):
 
 @dataclass(frozen=True)
 class DenseShorter(MatchedToCost):
-    """The unpruned network, its schedule shortened until it costs what Early-Bird cost."""
+    """Train the unpruned network by a shorter schedule, for what Early-Bird cost."""
 
     name: ClassVar[str] = "dense_shorter"
     module: ClassVar[str] = "earlybird.methods.dense_shorter"
