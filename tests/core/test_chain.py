@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from earlybird.core.chain import why_not_a_plain_chain
+from earlybird.core.detector import why_not_a_plain_chain
 
 
 class Joined(nn.Module):

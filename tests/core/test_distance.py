@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from earlybird.core import ChannelGroups, ChannelMask, chance_distance, draw_mask, mask_distance, relative_to_chance
-from earlybird.errors import ConfigError, MaskError
+from earlybird.core import ChannelGroups, ChannelMask, draw_mask, mask_distance
+from earlybird.errors import MaskError
 
 
 def bits(*values: int) -> torch.Tensor:
@@ -73,29 +73,7 @@ def test_masks_of_other_layers_are_refused():
         mask_distance(random_mask(0), random_mask(1), ChannelGroups({"a": torch.tensor([0])}))
 
 
-@pytest.mark.parametrize(("prune_ratio", "expected"), [(0.0, 0.0), (0.1, 0.18), (0.5, 0.5), (0.9, 0.18)])
-def test_chance_distance(prune_ratio, expected):
-    assert chance_distance(prune_ratio) == pytest.approx(expected)
-
-
 def test_random_masks_of_one_ratio_lie_at_the_chance_distance():
     random = torch.Generator().manual_seed(0)
     a, b = (draw_mask({"bn": torch.rand(20_000, generator=random)}, 0.3) for _ in range(2))
-    assert mask_distance(a, b) == pytest.approx(chance_distance(0.3), abs=0.01)
-
-
-def test_a_tenth_is_half_of_chance_at_one_tenth_and_a_fifth_at_one_half():
-    assert relative_to_chance(0.1, 0.1) == pytest.approx(0.5556, abs=1e-4)
-    assert relative_to_chance(0.1, 0.5) == pytest.approx(0.2)
-    assert relative_to_chance(0.0, 0.5) == 0.0
-
-
-@pytest.mark.parametrize("prune_ratio", [-0.1, 1.0, float("nan")])
-def test_chance_needs_a_ratio(prune_ratio):
-    with pytest.raises(ConfigError, match=r"give a number in \[0, 1\)"):
-        chance_distance(prune_ratio)
-
-
-def test_ratio_zero_has_no_chance_to_compare_with():
-    with pytest.raises(ConfigError, match="prune_ratio is 0: every mask is the same"):
-        relative_to_chance(0.0, 0.0)
+    assert mask_distance(a, b) == pytest.approx(2 * 0.3 * (1 - 0.3), abs=0.01)

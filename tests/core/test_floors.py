@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from earlybird.core import ChannelGroups
-from earlybird.core.floors import remove_lowest
+from earlybird.core.drawing import remove_lowest
 from earlybird.core.groups import one_unit_per_channel
 from earlybird.core.ranking import Ranking
 

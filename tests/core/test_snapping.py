@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from earlybird.core import ChannelGroups
+from earlybird.core.drawing import nearest_count, snap_widths
 from earlybird.core.groups import one_unit_per_channel
 from earlybird.core.ranking import Ranking
-from earlybird.core.snapping import nearest_count, snap_widths
 
 
 def ascending(groups: ChannelGroups) -> Ranking:

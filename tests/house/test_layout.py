@@ -33,6 +33,7 @@ BELOW["paper"] = BELOW["report"] | {"report"}
 BELOW["integrations"] = BELOW["testing"] = BELOW["paper"] | {"paper"}
 BELOW["cli"] = BELOW["integrations"] | {"integrations"}
 
+LOWEST = (f"{PACKAGE}.errors", f"{PACKAGE}.atomic")
 CORE_MAY_IMPORT = set(sys.stdlib_module_names) | {"torch", "numpy", "safetensors"}
 BANNED_NAMES = {"utils", "util", "common", "base", "helpers", "helper", "misc"}
 MOST_FILE_LINES, MOST_FUNCTION_LINES = 400, 60
@@ -101,11 +102,11 @@ def wrong_imports(source: Path) -> list[str]:
 
 
 def foreign_imports_of_core(source: Path) -> list[str]:
-    """What core imports beyond torch, numpy, safetensors, the standard library, itself, settings and errors."""
+    """Imports of core beyond torch, numpy, safetensors, the standard library, itself, settings, errors and atomic."""
     wrong = []
     for path in python_files(source / PACKAGE / "core"):
         for name in sorted(imports(path, source)):
-            own = name == PACKAGE or layer_of(name) in ("core", "settings") or name.startswith(f"{PACKAGE}.errors")
+            own = name == PACKAGE or layer_of(name) in ("core", "settings") or name.startswith(LOWEST)
             if not own and name.split(".")[0] not in CORE_MAY_IMPORT:
                 wrong.append(f"{path}: core imports {name}")
     return wrong

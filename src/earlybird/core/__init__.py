@@ -1,7 +1,7 @@
 """The idea, usable in any training loop: masks, groups, criteria, drawing, detection, penalty, tickets.
 
-Imports torch, safetensors and `earlybird.errors`, nothing else of ours. The names below are imported when first used,
-so that settings can read `stop_rules` without torch.
+Imports torch, safetensors and `earlybird.errors` and `atomic`, nothing else of ours. The names below are imported when
+first used, so that settings can read `stop_rules` without torch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from earlybird.core.criteria import Criterion, bn_scale, filter_l1, filter_l2, taylor
     from earlybird.core.detector import EarlyBird
-    from earlybird.core.distance import chance_distance, mask_distance, relative_to_chance
+    from earlybird.core.distance import mask_distance
     from earlybird.core.drawing import draw_mask, draw_mask_per_layer, realised_ratio
     from earlybird.core.groups import ChannelGroups
     from earlybird.core.mask import ChannelMask
@@ -35,7 +35,6 @@ __all__ = [
     "bn_l1_proximal_",
     "bn_l1_subgradient_",
     "bn_scale",
-    "chance_distance",
     "draw_mask",
     "draw_mask_per_layer",
     "filter_l1",
@@ -46,7 +45,6 @@ __all__ = [
     "mask_weights_",
     "prunable_weights",
     "realised_ratio",
-    "relative_to_chance",
     "taylor",
 ]
 

@@ -1,4 +1,4 @@
-"""What scores a channel: higher = keep.
+"""Criteria: functions that score channels, higher = keep.
 
 A criterion is any callable `model -> {module name: scores [out channels]}`. `bn_scale` is keyed by norm layer;
 `filter_l1`, `filter_l2` and `taylor` are keyed by the conv or linear that makes the channel and need `ChannelGroups` to

@@ -7,14 +7,16 @@ because snapping would hide or invent changes near the threshold.
 
 from __future__ import annotations
 
+import operator
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
-from earlybird.core.chain import why_not_a_plain_chain
 from earlybird.core.criteria import Criterion, bn_scale
 from earlybird.core.distance import mask_distance
 from earlybird.core.drawing import draw_ranked, realised_ratio
@@ -26,6 +28,7 @@ from earlybird.core.ticket import Ticket
 from earlybird.errors import ConfigError, MaskError
 
 _GIVE_GROUPS = "give groups=channel_groups(model, example_input)"
+_ADDS = {operator.add, operator.iadd, torch.add}
 
 
 class EarlyBird:
@@ -207,7 +210,7 @@ class EarlyBird:
         return rank_units(scores, self._scored[1], self.tie_score)
 
     def _check(self, model: nn.Module, scores: Mapping[str, Tensor], scored: ChannelGroups) -> None:
-        """What only has to be said once: at the first scores, and where a criterion comes to see other layers."""
+        """Refuse scores that fit no network, warn of units without one; once for each set of scored layers."""
         if self.groups is None:
             _check_without_groups(model, scores)
             return
@@ -232,6 +235,28 @@ def _check_without_groups(model: nn.Module, scores: Mapping[str, Tensor]) -> Non
         warnings.warn(
             f"no groups were given and the network may be no plain chain: {reason}; {_GIVE_GROUPS}", stacklevel=5
         )
+
+
+def why_not_a_plain_chain(model: nn.Module) -> str | None:
+    """One clause that says why channels may be tied in this network; None for a plain chain.
+
+    Only a warning hangs on it: the exact answer is `earlybird.slimming.channel_groups`.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, _ConvNd) and module.groups > 1:
+            return f"{name!r} is a grouped convolution, which ties what it reads to what it writes"
+    try:
+        graph = fx.Tracer().trace(model)
+    except Exception as error:  # Tracing runs foreign code, which may raise anything.
+        return f"it cannot be traced to tell ({type(error).__name__})"
+    for node in graph.nodes:
+        is_add = (node.op == "call_function" and node.target in _ADDS) or (
+            node.op == "call_method" and node.target in ("add", "add_")
+        )
+        # A parameter that is added (`get_attr`) is no second value.
+        if is_add and sum(source.op != "get_attr" for source in node.all_input_nodes) == 2:
+            return f"it adds two values at {node.name!r}, which ties their channels"
+    return None
 
 
 def _checked_ratios(prune_ratio: float | Sequence[float]) -> tuple[float, ...]:

@@ -1,4 +1,4 @@
-"""`draw_mask`: scores and a ratio become a `ChannelMask`.
+"""`draw_mask`: scores and a ratio become a `ChannelMask`, within floors and rounding.
 
 The units of the whole network are ranked together and `round(p * N)` of the lowest go (You et al. 2020, Section 3.1);
 `draw_mask_per_layer` removes the same share of every layer instead.
@@ -14,11 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from earlybird.core.floors import remove_lowest
 from earlybird.core.groups import ChannelGroups
 from earlybird.core.mask import ChannelMask
 from earlybird.core.ranking import Ranking, TieScore, rank_units, scored_groups
-from earlybird.core.snapping import nearest_count, snap_widths
 from earlybird.errors import ConfigError
 
 
@@ -33,9 +31,9 @@ def draw_mask(
 ) -> ChannelMask:
     """Remove the `round(prune_ratio * N)` units with the lowest scores.
 
-    Of equal scores the larger (index + 1) / width goes first, then
-    the earlier layer, so that all-equal scores give uniform widths. A unit whose removal would leave a layer with fewer
-    than `min_channels` channels is skipped and the next lowest goes.
+    Of equal scores the larger (index + 1) / width goes first, then the earlier layer, so that all-equal scores give
+    uniform widths. A unit whose removal would leave a layer with fewer than `min_channels` channels is skipped and the
+    next lowest goes.
 
     Args:
         scores: layer name -> `[channels]`, higher = keep (see `earlybird.core.criteria`).
@@ -98,7 +96,7 @@ def draw_mask_per_layer(
 
 
 def removed_count(size: int, prune_ratio: float, min_channels: int = 1, round_to: int = 1) -> int:
-    """How many of a layer's `size` units go at a ratio: `floor(prune_ratio * size)`, within floor and rounding.
+    """Units of a layer of `size` that go at a ratio: `floor(prune_ratio * size)`, within floor and rounding.
 
     Example:
         >>> removed_count(10, 0.35), removed_count(10, 0.7), removed_count(64, 0.3, round_to=8)
@@ -135,6 +133,74 @@ def realised_ratio(mask: ChannelMask, groups: ChannelGroups | None = None) -> fl
     """
     keep = mask.flat() if groups is None else groups.keep_units(mask)
     return 1.0 - float(keep.double().mean()) if keep.numel() else 0.0
+
+
+def remove_lowest(ranking: Ranking, target: int, min_channels: int) -> np.ndarray:
+    """Bool `[N]`, True = removed: the lowest `target` units that no floor holds back, fewer where floors leave fewer.
+
+    A unit whose removal would leave one of its layers fewer than `min_channels` channels is skipped. A layer here is a
+    mask key or a conv or linear that feeds one: behind a concatenation a norm can keep channels while one of the convs
+    in front of it would lose all.
+    """
+    removed = np.zeros(ranking.lowest_first.size, dtype=bool)
+    removed[ranking.lowest_first[:target]] = True
+    return removed if _all_floors_hold(ranking, removed, min_channels) else _one_by_one(ranking, target, min_channels)
+
+
+def _all_floors_hold(ranking: Ranking, removed: np.ndarray, min_channels: int) -> bool:
+    units, layers = ranking.groups.memberships
+    widths = ranking.groups.layer_widths
+    lost = np.bincount(layers[removed[units]], minlength=widths.size)
+    return bool(((lost == 0) | (widths - lost >= min_channels)).all())
+
+
+def _one_by_one(ranking: Ranking, target: int, min_channels: int) -> np.ndarray:
+    layers_of = ranking.groups.layers_of
+    spare = (ranking.groups.layer_widths - min_channels).tolist()
+    removed, count = np.zeros(ranking.lowest_first.size, dtype=bool), 0
+    for unit in ranking.lowest_first.tolist():
+        if count == target:
+            break
+        layers = layers_of[unit]
+        if all(spare[layer] >= layers.count(layer) for layer in layers):
+            removed[unit] = True
+            count += 1
+            for layer in layers:
+                spare[layer] -= 1
+    return removed
+
+
+def snap_widths(keep: np.ndarray, ranking: Ranking, *, round_to: int, min_channels: int) -> np.ndarray:
+    """Bool `[N]`, True = keep, with the kept count of every block (`ChannelGroups.blocks`) at the nearest multiple.
+
+    Odd channel counts are slow (`docs/method.md` section 9). Units nearest the threshold are taken back or given up.
+
+    Args:
+        keep: bool `[N]`, the units kept so far.
+        ranking: the units in order.
+        round_to: the multiple, > 1.
+        min_channels: floor per layer; a block is never snapped below it.
+    """
+    snapped = np.zeros_like(keep)
+    rank = np.empty(keep.size, dtype=np.int64)
+    rank[ranking.lowest_first] = np.arange(keep.size)
+    for block in ranking.groups.blocks:
+        count = nearest_count(int(keep[block].sum()), block.size, round_to, min_channels)
+        # The highest ranked stay: against the kept set this gives up or takes back the units nearest the threshold.
+        snapped[block[np.argsort(-rank[block])[:count]]] = True
+    return snapped
+
+
+def nearest_count(kept: int, size: int, round_to: int, min_channels: int = 1) -> int:
+    """The count nearest to `kept` that is a multiple of `round_to` or the full `size`; of two equally near the larger.
+
+    Example:
+        >>> nearest_count(13, 16, 8), nearest_count(3, 6, 8), nearest_count(2, 64, 8)
+        (16, 6, 8)
+    """
+    multiples = range(round_to, size, round_to)
+    allowed: list[int] = [count for count in (*multiples, size) if count >= min(min_channels, size)]
+    return min(allowed, key=lambda count: (abs(count - kept), -count))
 
 
 def _check_arguments(prune_ratio: float, min_channels: int, round_to: int) -> None:

@@ -1,4 +1,4 @@
-"""`ChannelGroups`: what may be cut, and together with what.
+"""`ChannelGroups`: the channels of a network that may be cut, each with those that must go together with it.
 
 A *unit* is the set of channels that are cut together: one BatchNorm channel where nothing is tied, the members of every
 tied layer at one index otherwise. Ratios and distances count units. The value lives here; `earlybird.slimming` finds it
@@ -122,7 +122,7 @@ class ChannelGroups:
         return self.unit_of.get(name, self.producer_unit_of.get(name))
 
     def keep_units(self, mask: ChannelMask) -> Tensor:
-        """Bool `[num_units]`: which units a mask keeps.
+        """Bool `[num_units]`: the units that a mask keeps.
 
         Raises:
             MaskError: the mask names other layers or widths, cuts a protected channel, or disagrees inside a unit.

@@ -1,4 +1,4 @@
-"""`ChannelMask`: which channels of which layers stay.
+"""`ChannelMask`: the channels of each layer that stay.
 
 A mask is a value: it is born checked and never changes. It lives in the dense network's coordinates, at full width, so
 that masks of different epochs can be compared (You et al. 2020, Section 3.3). Nothing here knows a network.

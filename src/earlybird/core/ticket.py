@@ -1,7 +1,4 @@
-"""`Ticket`: what the detector hands out, and its file.
-
-A ticket is a mask, the dense weights of the moment it was drawn, and how it was drawn. On disk it is one sealed file.
-"""
+"""`Ticket`: a mask, the dense weights of the moment it was drawn, and how it was drawn; one file on disk."""
 
 from __future__ import annotations
 
@@ -11,17 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from earlybird.core.mask import ChannelMask
-from earlybird.core.sealed import SealedKind
-from earlybird.errors import MaskError, TicketError
+from earlybird.core.tensor_file import TensorFormat
 
 FORMAT_VERSION = 2
-_FILE = SealedKind(
+_FILE = TensorFormat(
     "ticket", "earlybird_ticket", FORMAT_VERSION, "draw it again or restore the file", "ticket.safetensors"
 )
 # How a field's type reads in JSON.
@@ -96,15 +90,13 @@ class Ticket:
         Raises:
             TicketError: the file is missing, no ticket, truncated, of another format version, or fails its sha256.
         """
-        path = Path(path)
-        header, data = _FILE.read(path)
-        try:
-            tensors = safetensors.torch.load(data)
+
+        def parse(header: dict[str, Any], tensors: dict[str, Tensor]) -> Ticket:
             mask = ChannelMask({name: tensors[f"mask.{name}"].bool() for name in header["layers"]})
             weights = {name.removeprefix("weights."): t for name, t in tensors.items() if name.startswith("weights.")}
             return cls(mask=mask, weights=weights, **_plain_fields(header))
-        except (KeyError, TypeError, ValueError, RuntimeError, MaskError, SafetensorError) as error:
-            raise TicketError(f"ticket {path} lacks a part ({_first_line(error)}); {_FILE.mend}") from error
+
+        return _FILE.load(Path(path), parse)
 
 
 def _plain() -> list[dataclasses.Field[Any]]:
@@ -119,7 +111,3 @@ def _plain_fields(header: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(values[f.name], _JSON_TYPES[str(f.type)]):
             raise TypeError(f"{f.name} is {values[f.name]!r}")
     return values | {"distances": tuple(values["distances"]), "flags": tuple(values["flags"])}
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

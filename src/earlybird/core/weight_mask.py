@@ -1,4 +1,4 @@
-"""`WeightMask`: which single weights stay. The unstructured counterpart of `ChannelMask`.
+"""`WeightMask`: the single weights that stay, the unstructured counterpart of `ChannelMask`.
 
 A masked network keeps its shape: removed weights are zeros that training must hold at zero. That saves no work on dense
 hardware; it is how the lottery ticket (Frankle & Carbin 2019) and SNIP (Lee et al. 2019) were defined.
@@ -10,16 +10,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from earlybird.core.criteria import WEIGHTED
-from earlybird.core.sealed import SealedKind
-from earlybird.errors import ConfigError, MaskError, NonFiniteError, TicketError
+from earlybird.core.tensor_file import TensorFormat
+from earlybird.errors import ConfigError, MaskError, NonFiniteError
 
-_FILE = SealedKind("weight mask", "earlybird_weight_mask", 1, "run the search again", "weight-mask.safetensors")
+_FILE = TensorFormat("weight mask", "earlybird_weight_mask", 1, "run the search again", "weight-mask.safetensors")
 
 
 class WeightMask(Mapping[str, Tensor]):
@@ -106,14 +104,12 @@ class WeightMask(Mapping[str, Tensor]):
         Raises:
             TicketError: the file is missing, of another kind, truncated, or fails its sha256.
         """
-        path = Path(path)
-        header, data = _FILE.read(path)
-        try:
-            tensors = safetensors.torch.load(data)
+
+        def parse(header: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[WeightMask, dict[str, Any]]:
             mask = cls({name: tensors[f"keep.{name}"].bool() for name in header["parameters"]})
             return mask, dict(header["notes"])
-        except (KeyError, TypeError, ValueError, MaskError, SafetensorError) as error:
-            raise TicketError(f"weight mask {path} lacks a part ({error}); {_FILE.mend}") from error
+
+        return _FILE.load(Path(path), parse)
 
 
 def prunable_weights(model: nn.Module) -> dict[str, nn.Parameter]:

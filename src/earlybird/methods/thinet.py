@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from earlybird.core import ChannelGroups
-from earlybird.core.snapping import nearest_count
+from earlybird.core.drawing import nearest_count
 from earlybird.cost import evaluation_work
 from earlybird.errors import SlimError
 from earlybird.methods.candidate import Candidate, DenseRun

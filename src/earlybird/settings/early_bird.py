@@ -49,8 +49,8 @@ class EarlyBirdTraining(TicketSettings):
         False, "with inherit: the retrain starts with the search's momentum, cut like the weights"
     )
     clock: ClockName = setting("scaled", "scaled: 160 draws over the schedule; epochs: one draw per epoch")
-    rule: str = setting("paper", f"stop rule: {', '.join(STOP_RULES)}")
-    window: int = setting(5, "distances (paper) or masks (authors_code) the rule looks at")
+    rule: str = setting("paper", "; ".join(f"{name}: {rule.summary}" for name, rule in STOP_RULES.items()))
+    window: int = setting(5, "window of the stop rule, in distances or masks")
     epsilon: float = setting(0.1, "threshold on the mask distance", "(0, 1]")
     penalty: float = setting(1e-4, "L1 strength s on BatchNorm scales; scaled by the clock", ">= 0")
     penalty_form: PenaltyForm = setting("subgradient", "form of the L1")

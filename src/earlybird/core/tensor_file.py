@@ -1,4 +1,4 @@
-"""Sealed files: tensors and JSON in one safetensors file in which no byte can change unnoticed.
+"""`TensorFormat`: tensors and JSON in one safetensors file in which no byte can change unnoticed.
 
 The header carries JSON that begins with the sha256 of the whole file, taken with zeros in the digest's own place.
 Nothing in such a file can execute.
@@ -8,30 +8,33 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
-from earlybird.errors import TicketError
+from earlybird.atomic import write_atomically
+from earlybird.errors import MaskError, TicketError
+
+Parsed = TypeVar("Parsed")
 
 _NO_DIGEST = b"0" * 64
 
 
 @dataclass(frozen=True)
-class SealedKind:
-    """A kind of sealed file.
+class TensorFormat:
+    """Format of a file of tensors and JSON, sealed by a sha256.
 
     Attributes:
-        what: what it holds, for messages: "ticket".
+        what: its content in a word, for messages: "ticket".
         key: name of our JSON in the file's metadata.
         version: format version that is written, and the only one that is read.
-        mend: how to come by another file, for messages.
+        mend: remedy for a bad file, for messages.
         give: a file to give instead, for messages.
     """
 
@@ -48,22 +51,14 @@ class SealedKind:
             TicketError: the header is no JSON.
             OSError: the disk is full or refuses; an older file is intact.
         """
-        data = self._sealed(header, tensors)
-        temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-        try:
-            with open(temporary, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_atomically(path, self._sealed(header, tensors))
 
-    def read(self, path: Path) -> tuple[dict[str, Any], bytes]:
-        """Our JSON, and the file's bytes, of a file that is as it was written.
+    def load(self, path: Path, parse: Callable[[dict[str, Any], dict[str, Tensor]], Parsed]) -> Parsed:
+        """Value that `parse` makes of the JSON and the tensors of a file that is as it was written.
 
         Raises:
-            TicketError: the file is missing, of another kind or format version, truncated, or fails its sha256.
+            TicketError: the file is missing, of another kind or format version, truncated, lacks a part, or fails its
+                sha256.
         """
         if not path.exists():
             raise TicketError(f"{self.what} {path} does not exist; give the path of a {self.give}")
@@ -71,7 +66,12 @@ class SealedKind:
             data = path.read_bytes()
         except OSError as error:
             raise TicketError(f"{self.what} {path} cannot be read ({error.strerror}); give a {self.give}") from error
-        return self._checked_header(path, data), data
+        header = self._checked_header(path, data)
+        try:
+            return parse(header, safetensors.torch.load(data))
+        except (KeyError, TypeError, ValueError, RuntimeError, MaskError, SafetensorError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise TicketError(f"{self.what} {path} lacks a part ({reason}); {self.mend}") from error
 
     def _sealed(self, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
         # The digest first, so that nothing before it can look like it.
