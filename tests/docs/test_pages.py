@@ -51,7 +51,7 @@ def missing_programs(repository: Path) -> list[str]:
         for page in pages(repository)
         for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1)
         for name in PROGRAM.findall(LINK_TEXT.sub("", line))
-        if not any((root / name).is_file() for root in (page.parent, *roots))
+        if "NAME" not in name and not any((root / name).is_file() for root in (page.parent, *roots))
     ]
 
 
@@ -156,7 +156,9 @@ def test_a_missing_page_is_found(tree: Path, file: str, text: str, told: list[st
 
 def test_a_missing_python_file_is_found(tree: Path):
     page = tree / "docs" / "method.md"
-    page.write_text("`core/mask.py`, src/earlybird/core/mask.py, my_own.py\n`core/gone.py`, https://x.org/a/gone.py")
+    page.write_text(
+        "`core/mask.py`, src/earlybird/core/mask.py, my_own.py\n`core/gone.py`, https://x.org/a/gone.py, core/NAME.py"
+    )
     assert missing_programs(tree) == ["docs/method.md:2: core/gone.py"]
 
 
