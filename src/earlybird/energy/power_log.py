@@ -158,7 +158,7 @@ def _union(spans: Sequence[Span]) -> Floats:
 
 
 def _known_intervals(times: Floats, watts: Floats, max_gap_seconds: float | None) -> npt.NDArray[np.bool_]:
-    """Whether power is known between each sample and the next, shape [samples - 1]."""
+    """True if power is known between a sample and the next one, shape [samples - 1]."""
     intervals = np.diff(times)
     if max_gap_seconds is None:
         max_gap_seconds = max(2.0, 5.0 * float(np.median(intervals))) if len(intervals) else 2.0

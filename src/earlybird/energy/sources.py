@@ -19,7 +19,7 @@ RAPL_FOLDERS = ("/sys/class/powercap/intel-rapl", "/zeus_sys/class/powercap/inte
 
 
 def unsupported_reason(device: torch.device) -> str | None:
-    """The reason why nothing can count on this machine, or None where zeus must be asked, which takes two seconds."""
+    """Reason why this machine has no counter; None if zeus must be asked, which takes two seconds."""
     is_pc = sys.platform == "linux" and platform.machine() in ("x86_64", "i686")  # hence no Jetson, no Apple silicon
     if device.type == "cpu" and is_pc and not any(Path(folder).exists() for folder in RAPL_FOLDERS):
         return f"RAPL: no {RAPL_FOLDERS[0]}"
@@ -59,7 +59,7 @@ class EnergySource:
 
 
 def chip_source() -> tuple[str, EnergySource] | None:
-    """The whole chip as one source: an engine that idles at zero must not hold up the rest."""
+    """Source of the whole chip: an engine that idles at zero must not hold up the rest."""
     from zeus.device import get_soc
     from zeus.device.soc.common import ZeusSoCInitError
 
@@ -145,7 +145,7 @@ def rapl_sources(notes: list[str]) -> dict[int, list[EnergySource]]:
 
 
 def _package_sources(index: int, zone: Path, reading: Any, notes: list[str]) -> list[EnergySource]:
-    """The package and its DRAM; a virtual machine may show counters that stand at zero, and they are left out."""
+    """Sources of the package and its DRAM; counters that stand at zero (virtual machines) are left out."""
     if not (_text(zone / "name") or "package").startswith("package"):
         return []  # psys, which counts the packages again
     if not reading.cpu_mj:
@@ -161,7 +161,7 @@ def _package_sources(index: int, zone: Path, reading: Any, notes: list[str]) -> 
 
 
 def _range_uj(zone: Path) -> int | None:
-    """The counter's range, which everybody may read; None where the zone is out of sight (zeusd in a container)."""
+    """Range of the counter, which everybody may read; None where the zone is out of sight (zeusd in a container)."""
     text = _text(zone / "max_energy_range_uj")
     return int(text) if text is not None and text.isdigit() and int(text) > 0 else None
 
@@ -174,5 +174,5 @@ def _text(path: Path) -> str | None:
 
 
 def one_line(error: Exception) -> str:
-    """An error in one line."""
+    """Text of an error in one line."""
     return " ".join(str(error).split())[:160] or type(error).__name__

@@ -1,1 +1,1 @@
-"""Bridges to other software: exchange formats (`export`)."""
+"""Exchange with other software: exported networks (`export`)."""

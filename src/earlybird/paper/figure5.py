@@ -48,7 +48,7 @@ class Figure5Row(Setting):
 
 
 def recompute() -> Recomputed:
-    """Numbers of Figure 5, a table a network and data set, and which settings bear out the text."""
+    """Numbers of Figure 5, one table per network and data set, and the settings that support the text."""
     claimed, settings = claimed_reductions(), settings_by_claim()
     inside, outside, unfitted = (", ".join(found) or "none" for found in settings.values())
     verdict = (

@@ -1,4 +1,4 @@
-"""Table 2 (CIFAR, 160 epochs): all 96 totals, each with what our sums can say about it.
+"""Table 2 (CIFAR, 160 epochs): all 96 totals, printed and recomputed.
 
 Lottery ticket and SNIP follow from the counted dense F, ThiNet on VGG16 from a network built at its widths. The slim F
 of network slimming is searched, and so are the draw epoch and slim F that give the re-initialised and the
@@ -40,7 +40,7 @@ LABELS = {
 
 @dataclass(frozen=True)
 class Table2Cell:
-    """One total in PFLOPs as printed and as recomputed, rounded alike; None where nothing of ours gives it.
+    """Total in PFLOPs as printed and as recomputed, rounded alike; None if it cannot be recomputed.
 
     `status` is "exact", "off by 0.05" or another distance, "fitted", "fitted, tie down", "no fit", "implied F only" or
     "not derived". `slim_gflops` are the values of F that the cell alone implies, for network slimming.
@@ -99,7 +99,7 @@ def thinet_vgg16_gflops(prune_ratio: float) -> Decimal:
 
 
 def implied_slim_gflops(dense: Decimal, printed: Decimal) -> tuple[Decimal, ...]:
-    """Every slim F with which 160 dense and 160 slim epochs round to the printed total of network slimming."""
+    """All slim F for which 160 dense and 160 slim epochs round to the printed total of network slimming."""
     return tuple(slim for slim in slim_grid(dense) if may_print(printed, cifar_petaflops(EPOCHS * (dense + slim))))
 
 

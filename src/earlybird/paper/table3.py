@@ -1,4 +1,4 @@
-"""Table 3 (ImageNet, 90 epochs): each printed total beside the sum that gives it, and how that sum was come by.
+"""Table 3 (ImageNet, 90 epochs): each printed total, the sum that gives it, and the status of that sum.
 
 F of the dense networks is counted, what other papers published is a claim of theirs, and the rest is searched: a slim
 F or a draw epoch that gives the printed number is a fit, not a derivation.
@@ -26,7 +26,7 @@ LABELS = {"network_slimming": "NS", "thinet": "ThiNet", "soft_filter_pruning": "
 
 @dataclass(frozen=True)
 class Table3Row:
-    """One row of Table 3 in PFLOPs; `difference` is recomputed - printed, and both are None where nothing gives it.
+    """One row of Table 3 in PFLOPs; `difference` is recomputed - printed, and both are None if it cannot be recomputed.
 
     `fits` holds every searched (draw epoch, slim F) of an Early-Bird row at the counted dense F, also of a row that is
     not derived.
@@ -58,7 +58,7 @@ def table3_rows() -> tuple[Table3Row, ...]:
 
 
 def slimming_fits(claim: Claim) -> tuple[Decimal, ...]:
-    """Every slim F (GFLOP per image) with which 90 dense and 90 slim epochs cost what the claim says."""
+    """All slim F (GFLOP per image) for which 90 dense and 90 slim epochs cost the claimed total."""
     dense = dense_gflops(claim.model)
     return tuple(slim for slim in slim_grid(dense) if _total(EPOCHS * (dense + slim)) == claim.value)
 
@@ -66,7 +66,7 @@ def slimming_fits(claim: Claim) -> tuple[Decimal, ...]:
 def early_bird_fits(
     claim: Claim, dense: Decimal, epochs: int, slims: Iterable[Decimal] | None = None
 ) -> tuple[DrawFit, ...]:
-    """Every draw epoch and slim F, among `slims` if given, with which `epochs` in all cost what the claim says."""
+    """All pairs of draw epoch and slim F (of `slims` if given) for which `epochs` in all cost the claimed total."""
 
     def matches(epoch: int, slim: Decimal) -> bool:
         return _total(epoch * dense + (epochs - epoch) * slim) == claim.value
@@ -89,7 +89,7 @@ def _row(claim: Claim) -> Table3Row:
 
 
 def _sum(claim: Claim, fits: Sequence[DrawFit]) -> tuple[Decimal | None, str]:
-    """Sum over epochs of F in GFLOP, and the same in words; None and "" where nothing gives it."""
+    """Sum over epochs of F in GFLOP, and the same in words; None and "" if it cannot be recomputed."""
     dense = dense_gflops(claim.model)
     if claim.method == "unpruned":
         return EPOCHS * dense, f"{EPOCHS}*{dense}"

@@ -64,7 +64,7 @@ def petaflops(gflop_epochs: Decimal, images: int) -> Decimal:
 
 
 def to_hundredths(pflops: Decimal) -> Decimal:
-    """Rounded to 0.01, half up: how Table 3 prints its totals."""
+    """Rounded to 0.01, half up, as Table 3 prints its totals."""
     return pflops.quantize(HUNDREDTH, ROUND_HALF_UP)
 
 
@@ -107,7 +107,7 @@ def three_digits(pflops: Decimal, rounding: str = ROUND_HALF_UP) -> Decimal:
 
 
 def slim_grid(dense: Decimal) -> Iterator[Decimal]:
-    """Every F that a slim network may have: multiples of 0.01 GFLOP above 0, up to the dense network's."""
+    """All F that a slim network may have: multiples of 0.01 GFLOP above 0, up to the dense network's."""
     return (hundredths * HUNDREDTH for hundredths in range(1, int(dense / HUNDREDTH) + 1))
 
 

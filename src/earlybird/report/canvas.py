@@ -1,4 +1,4 @@
-"""Look that all figures share, and their way into a file: the same record gives the same bytes, anywhere.
+"""Style and file output of all figures: the same record gives the same bytes, anywhere.
 
 Grey is the dense network, blue the slim one, red the moment of the cut, in every figure.
 """
@@ -63,7 +63,7 @@ def save_figure(build: Callable[[Figure], None], path: str | Path, *, inches: tu
 
 
 def title(figure: Figure, heading: str, caption: str, *, x: float = 0.02) -> None:
-    """A bold heading and a muted caption at the top left; they take the top 0.62 inches of the figure."""
+    """Draw a bold heading and a muted caption at the top left, in the top 0.62 inches of the figure."""
     height = figure.get_figheight()
     figure.text(x, 1 - 0.14 / height, heading, ha="left", va="top", fontsize=13, fontweight="bold")
     figure.text(x, 1 - 0.42 / height, caption, ha="left", va="top", fontsize=9.5, color=MUTED)

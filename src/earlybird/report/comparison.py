@@ -171,7 +171,7 @@ def row_of(record: Mapping[str, Any], dense: Mapping[str, Any] | None) -> Row:
 
 
 def timed_alike(record: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two runs were timed on the same device and, on a CPU, with as many threads (where both say)."""
+    """True if two runs were timed on the same device and, on a CPU, with as many threads (if both say)."""
     threads = {(run.get("device") or {}).get("threads") for run in (record, other)} - {None}
     is_cpu = (record.get("device") or {}).get("type") == "cpu"
     return device_label(record) == device_label(other) and not (is_cpu and len(threads) > 1)
@@ -188,7 +188,7 @@ def _ratio(value: float | None, dense: float | None) -> float | None:
 
 
 def _dense_partner(record: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The first dense record of the same model, data, epochs and seed, preferring one whose training is the same."""
+    """First dense record of the same model, data, epochs and seed; one of the same training is preferred."""
     if method_label(record) == "dense":
         return record
     partners = [
@@ -206,7 +206,7 @@ def _training(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _has_budget(record: Mapping[str, Any]) -> bool:
-    """Whether it was trained for another time than its schedule says."""
+    """True if a budget of MACs set the length of its training."""
     return bool((record["config"].get("training") or {}).get("budget_macs"))
 
 
@@ -236,7 +236,7 @@ def _rank(group: Sequence[Row]) -> tuple[bool, str, float]:
 
 
 def _named(groups: Sequence[list[Row]]) -> list[RunGroup]:
-    """Groups that the table would print alike (same method and p) are told apart by the settings that differ."""
+    """Name groups that the table would print alike (same method and p) by the settings that differ."""
     named = []
     for group in groups:
         first = group[0]

@@ -16,7 +16,7 @@ WHOLE = 0.995  # what rounds to all of a run's seconds
 
 
 def energy_facts(record: Mapping[str, Any]) -> Row:
-    """Joules, the share of the run's seconds that each counter covered, and why something is missing.
+    """Joules, the share of the run's seconds that each counter covered, and the reasons for what is missing.
 
     Only what the record has: one of an older version has no joules, and None for every reason.
     """
@@ -63,7 +63,7 @@ def energy_columns(rows: Sequence[Row]) -> dict[str, Callable[[RunGroup], str]]:
 
 
 def _measured_cell(method: str) -> Callable[[RunGroup], str]:
-    """Column of what one counter measured, with its coverage where that is not all of the run."""
+    """Column of one counter's joules, with the coverage where that is not all of the run."""
 
     def cell(group: RunGroup) -> str:
         shown, coverage = si_text(group, MEASURED + method, "J"), group.spread(COVERAGE + method)
@@ -78,7 +78,7 @@ def _estimated_cell(group: RunGroup) -> str:
 
 
 def energy_notes(rows: Sequence[Row]) -> list[str]:
-    """Why energy was not measured or not estimated, and the source of an estimate."""
+    """Reasons why energy was not measured or not estimated, and the source of an estimate."""
     reasons, missing, tables = (
         sorted({row[key] for row in rows} - {None}) for key in ("energy_reason", "estimate_reason", "estimate_source")
     )

@@ -21,7 +21,7 @@ DENSE = "dense"
 
 @dataclass(frozen=True)
 class GridEntry:
-    """One run of a grid: its record, or why there is none.
+    """Run of a grid: its record, or the reason why there is none.
 
     Attributes:
         label: the method as it was asked for.
@@ -77,7 +77,7 @@ class RatioResults:
 
 
 def grid_rows(entries: Sequence[GridEntry]) -> list[tuple[GridEntry, Row]]:
-    """Every finished run with its row; ratios are to the dense run of the same seed and the grid's full schedule."""
+    """Finished runs with their rows; ratios are to the dense run of the same seed and the grid's full schedule."""
     dense = {e.seed: e.record for e in entries if e.label == DENSE and e.record and not e.is_equal_cost}
     found = []
     for entry in entries:

@@ -110,7 +110,7 @@ def _panel(axes: Axes, points: Sequence[Point], reference: str, ratio: float) ->
 
 
 def in_view(points: Sequence[Point]) -> list[Point]:
-    """Points without those so far below that they would press the rest together; these are named all the same."""
+    """Points without those so far below that they would compress the axis; these are named all the same."""
     values = sorted(point.accuracy for point in points)
     middle, best = values[len(values) // 2], values[-1]
     least = middle - max(10.0, 4 * (best - middle))
@@ -118,7 +118,7 @@ def in_view(points: Sequence[Point]) -> list[Point]:
 
 
 def _name(axes: Axes, points: Sequence[Point], shown: Sequence[Point], reference: str) -> None:
-    """Names to the right of the panel in the order of their accuracies, each with a line to its point."""
+    """Draw the names to the right of the panel in the order of their accuracies, each with a line to its point."""
     low, high = axes.get_ylim()
     ordered = sorted(points, key=lambda point: (-point.accuracy, point.name))
     step = (high - low) / max(len(ordered), 1)

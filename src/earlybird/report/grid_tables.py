@@ -85,7 +85,7 @@ BRIEF = _NAME | {
 
 
 def full_tables(results: Sequence[RatioResults], reference: str, topic: str) -> list[Table]:
-    """Every quantity: for each ratio a table at equal ratio, and one at equal total cost where there is any.
+    """Tables with every quantity: for each ratio one at equal ratio, and one at equal total cost if there is any.
 
     Args:
         results: as `results_by_ratio` makes them.
@@ -100,7 +100,7 @@ def full_tables(results: Sequence[RatioResults], reference: str, topic: str) -> 
 
 
 def brief_tables(results: Sequence[RatioResults], reference: str, topic: str) -> list[Table]:
-    """Same tables with the quantities that decide, narrow enough for a terminal of 80 letters; see `full_tables`."""
+    """Tables of `full_tables` with the main quantities, narrow enough for a terminal of 80 letters."""
     columns, tables = named_columns(*BRIEF, fold_after=_NAME_WIDTH), []
     for title, _, lines, notes in _sections(results, reference, topic):
         energy = energy_notes([row for line in lines for row in line.rows])  # of columns that are not shown here
@@ -152,7 +152,7 @@ def runs_table(entries: Sequence[GridEntry]) -> Table:
 
 
 def _parts(value: object, *names: str) -> list[Cell]:
-    """Attributes of a value; None for each where there is no value."""
+    """Attributes of a value; None for each if there is no value."""
     return [getattr(value, name, None) for name in names]
 
 
@@ -163,7 +163,7 @@ def _table(
 
 
 def _with_expenses(cells: Cells, lines: Sequence[GridLine]) -> Cells:
-    """Cells, and after the seconds those of CPUs where all was computed on CPUs, and the energies that are known."""
+    """Insert CPU seconds (if all was computed on CPUs) and the known energies after the seconds."""
     rows = [row for line in lines for row in line.rows]
     is_cpu = bool(rows) and all(row["device"].startswith("cpu") for row in rows)
     expenses = ({"CPU seconds": seconds_cell("cpu_seconds")} if is_cpu else {}) | energy_columns(rows)

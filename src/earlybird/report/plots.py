@@ -34,7 +34,7 @@ _Points = list[tuple[float, Mapping[str, Any]]]  # epochs trained so far in all,
 
 
 def plot_run(record: Mapping[str, Any], folder: str | Path) -> list[Path]:
-    """Write the figures that this run has facts for; returns the files written.
+    """Draw the figures of a run as far as its record has the numbers; returns the files written.
 
     `accuracy.svg` always; `mask_distance.svg` where masks were drawn; `kept_channels.svg` where channels were cut.
     """
@@ -48,7 +48,7 @@ def plot_run(record: Mapping[str, Any], folder: str | Path) -> list[Path]:
 
 
 def plot_mask_distance(record: Mapping[str, Any], path: str | Path) -> Path:
-    """Mask distance between consecutive draws against completed epochs, with epsilon, the window and the cut.
+    """Draw the mask distance between consecutive draws against completed epochs, with epsilon, window and cut.
 
     Raises:
         RunFolderError: the run drew fewer than two masks, so that it has no distance.
@@ -66,7 +66,7 @@ def plot_mask_distance(record: Mapping[str, Any], path: str | Path) -> Path:
 
 
 def plot_accuracy(record: Mapping[str, Any], path: str | Path) -> Path:
-    """Training, validation and final test accuracy in percent against epochs trained, phase after phase."""
+    """Draw training, validation and final test accuracy in percent against epochs trained, phase after phase."""
 
     def build(figure: Figure) -> None:
         title(figure, "Accuracy while training", _caption(record))
@@ -76,7 +76,7 @@ def plot_accuracy(record: Mapping[str, Any], path: str | Path) -> Path:
 
 
 def plot_kept_channels(record: Mapping[str, Any], path: str | Path) -> Path:
-    """One bar per layer: channels of the dense network (light) and channels kept (dark), with percentages.
+    """Draw a bar per layer: channels of the dense network (light) and channels kept (dark), with percentages.
 
     Raises:
         RunFolderError: the run lists no layers, as a dense run does.
@@ -183,13 +183,13 @@ def _cut_words(ticket: Mapping[str, Any], total_epochs: float, fired: int) -> li
 
 
 def _draw_note(axes: Axes, epoch: float, words: str) -> None:
-    """Red words beside the line at that epoch, on the side that has more room."""
+    """Draw a red note beside the line at that epoch, on the side that has more room."""
     is_left = epoch > 0.5 * axes.get_xlim()[1]
     _red_label(axes, words, (epoch, 1), (9, -5), is_left=is_left, va="top", linespacing=1.4)
 
 
 def _share_of_schedule(axes: Axes, total_epochs: float) -> None:
-    """A second axis on top, in percent of the schedule: how early is the point of the figure."""
+    """Add a second axis on top, in percent of the schedule."""
     if not total_epochs:
         return
     to_percent, to_epochs = 100 / total_epochs, total_epochs / 100
@@ -228,7 +228,7 @@ def accuracy_axes(axes: Axes, record: Mapping[str, Any]) -> None:
 
 
 def _draw_curve(axes: Axes, points: _Points, key: str, color: str, label: str, style: Mapping[str, Any]) -> None:
-    """One accuracy of one phase, where it was measured."""
+    """Draw one accuracy of one phase, where it was measured."""
     measured = [(epoch, 100 * row[key]) for epoch, row in points if row.get(key) is not None]
     if measured:
         epochs, values = zip(*measured, strict=True)
@@ -257,14 +257,14 @@ def _epochs_trained(metrics: Sequence[Mapping[str, Any]], cut: float | None) -> 
 
 
 def _phase_look(phase: str, has_ticket: bool, is_slim: bool, phases: int) -> tuple[str, str]:
-    """Colour and words of a phase: grey is dense, blue is slim."""
+    """Colour and label of a phase: grey is dense, blue is slim."""
     if has_ticket and phase == "retrain":
         return SLIM, "slim network" if is_slim else "retraining"
     return DENSE_INK, "dense network" if has_ticket or phases == 1 else phase
 
 
 def _draw_test(axes: Axes, record: Mapping[str, Any], last: float) -> None:
-    """The test accuracy, read once after the last epoch, as a labelled star on the last epoch."""
+    """Draw the test accuracy, read once after the last epoch, as a labelled star on the last epoch."""
     accuracy = (record.get("test") or {}).get("accuracy")
     if accuracy is None:
         return
@@ -299,7 +299,7 @@ def kept_axes(axes: Axes, layers: Sequence[Mapping[str, Any]], rows: int, widest
 
 
 def _label_layer(axes: Axes, place: int, layer: Mapping[str, Any], size: float) -> None:
-    """The share kept at the end of the bar, the counts at the right edge of the axes."""
+    """Write the share kept at the end of the bar, the counts at the right edge of the axes."""
     box = {"boxstyle": "square,pad=0.2", "facecolor": "white", "edgecolor": "none"}  # interrupts the row's line
     share, at = _whole_percent(layer), (layer["dense"], place)
     _label(axes, share, at, (4, 0), va="center", fontsize=size, bbox=box, color=INK, zorder=3)
@@ -308,7 +308,7 @@ def _label_layer(axes: Axes, place: int, layer: Mapping[str, Any], size: float) 
 
 
 def _whole_percent(layer: Mapping[str, Any]) -> str:
-    """Whole percent kept; 100 % is said only of a layer that lost nothing."""
+    """Whole percent kept; 100 % only for a layer that lost nothing."""
     whole = int(100 * layer["kept"] / layer["dense"] + 0.5)
     return f"{min(whole, 99) if layer['kept'] < layer['dense'] else whole} %"
 
@@ -328,7 +328,7 @@ def _cut_line(axes: Axes, epoch: float) -> None:
 
 
 def _label(axes: Axes, words: str, at: tuple[float, float], offset: tuple[float, float], **style: Any) -> None:
-    """Words in a white box at an offset in points; `style` goes to matplotlib's `annotate`."""
+    """Draw text in a white box at an offset in points; `style` goes to matplotlib's `annotate`."""
     look: dict[str, Any] = {"textcoords": "offset points", "fontsize": 9.5, "bbox": HALO, "zorder": 4}
     axes.annotate(words, xy=at, xytext=offset, **(look | style))
 
@@ -336,7 +336,7 @@ def _label(axes: Axes, words: str, at: tuple[float, float], offset: tuple[float,
 def _red_label(
     axes: Axes, words: str, at: tuple[float, float], offset: tuple[float, float], *, is_left: bool, **style: Any
 ) -> None:
-    """Red words beside a vertical line; `at` is an epoch and a height in [0, 1] of the axes."""
+    """Draw red text beside a vertical line; `at` is an epoch and a height in [0, 1] of the axes."""
     side = {"ha": "right" if is_left else "left", "xycoords": axes.get_xaxis_transform()}
     offset = (-offset[0], offset[1]) if is_left else offset
     _label(axes, words, at, offset, color=CUT, fontweight="bold", **side, **style)

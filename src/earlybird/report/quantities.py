@@ -12,7 +12,7 @@ PREFIXES = ((1e18, " E"), (1e15, " P"), (1e12, " T"), (1e9, " G"), (1e6, " M"), 
 
 
 def percent(share: float) -> str:
-    """Fraction in [0, 1] as percent with as many digits as it deserves: `59 %`, `10.6 %`, `2.1 %`."""
+    """Fraction in [0, 1] as percent, a zero decimal left out: `59 %`, `10.6 %`, `2.1 %`."""
     value = 100 * share
     return f"{value:.0f} %" if abs(value - round(value)) < 0.05 else f"{value:.1f} %"
 
@@ -31,7 +31,7 @@ def _si_form(value: float, unit: str) -> tuple[str, float, str]:
 
 
 def mean_text(group: RunGroup, key: str, form: str, *, scale: float = 1.0, suffix: str = "") -> str:
-    """`mean ± std`, the mean alone where all agree, and an n of its own where not all runs have the quantity."""
+    """`mean ± std`; the mean alone if all runs agree; with its own n if not all runs have the quantity."""
     spread = group.spread(key)
     if spread is None:
         return MISSING
@@ -95,6 +95,6 @@ def emergence_cell(group: RunGroup) -> str:
 
 
 def flag_notes(group: RunGroup) -> list[str]:
-    """Note below a table that says what a † means, if the group has one."""
+    """Note below a table that explains a †, if the group has one."""
     flags = group.flags()
     return [f"† {group.name}: {'; '.join(flags)}."] if flags else []

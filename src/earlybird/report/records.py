@@ -34,7 +34,7 @@ def scheduled_epochs(record: Mapping[str, Any]) -> int:
 
 
 def seed_of(record: Mapping[str, Any]) -> int | None:
-    """Seed that all others were set from; None where the record does not say."""
+    """Seed that all others follow from; None if the record does not say."""
     places = (record.get("seeds") or {}, record["config"], record["config"].get("training", {}))
     return next((int(place["seed"]) for place in places if place.get("seed") is not None), None)
 
@@ -59,7 +59,7 @@ def realised_ratio(record: Mapping[str, Any]) -> float | None:
 
 
 def is_cut(record: Mapping[str, Any]) -> bool:
-    """Whether any layer ended narrower than it began."""
+    """True if any layer ended narrower than it began."""
     return any(layer["kept"] < layer["dense"] for layer in record.get("layers") or [])
 
 

@@ -28,7 +28,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class RunGroup:
-    """Rows that differ in nothing but the seed, under the name that tells them from other groups of the comparison."""
+    """Rows that differ in nothing but the seed, and their name in the comparison."""
 
     name: str
     rows: tuple[Row, ...]
@@ -41,7 +41,7 @@ class RunGroup:
         return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
 
     def flags(self) -> list[str]:
-        """Everything to know of its runs, once each."""
+        """Flags of its runs, once each."""
         return sorted({flag for row in self.rows for flag in row["flags"]})
 
 

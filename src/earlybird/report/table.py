@@ -43,7 +43,7 @@ class Column:
     fold_after: int | None = None
 
     def text(self, cell: Cell) -> str:
-        """Cell as it is read: a number by `form`, a dash for None."""
+        """Text of a cell: a number by `form`, a dash for None."""
         if cell is None:
             return MISSING
         return cell if isinstance(cell, str) else format(cell, self.form)
@@ -90,7 +90,7 @@ class Table:
         return [column.heading for column in self.columns]
 
     def texts(self, row: Sequence[Cell]) -> list[str]:
-        """Cells of a row as they are read."""
+        """Texts of the cells of a row."""
         return [column.text(cell) for column, cell in zip(self.columns, row, strict=True)]
 
     def across(self, width: int) -> list[Table]:

@@ -1,4 +1,4 @@
-"""Conformance checks that anybody can run on a criterion or a method of their own.
+"""Conformance checks for criteria and methods, for anybody's own.
 
 Each raises `AssertionError` with one sentence that says what does not hold. They need seconds, no data and no GPU.
 

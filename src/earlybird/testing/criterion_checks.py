@@ -1,4 +1,4 @@
-"""What every criterion must keep to: `model -> {module name: scores [out channels]}`, higher = keep."""
+"""Conformance checks of a criterion: `model -> {module name: scores [out channels]}`, higher = keep."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _width(module: nn.Module) -> int | None:
 
 
 def _scores_that_leave_alone(criterion: Criterion, model: nn.Module) -> dict[str, Tensor]:
-    """The scores of a network that is found afterwards as it was before."""
+    """Scores of a network, checked to be left as it was found."""
     before = {name: value.clone() for name, value in model.state_dict().items()}
     gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     mode, random_state = model.training, torch.get_rng_state()

@@ -1,4 +1,4 @@
-"""What every method must keep to, tried in whole runs of a tiny network in a temporary folder."""
+"""Conformance checks of a method: whole runs of a tiny network in a temporary folder."""
 
 from __future__ import annotations
 
@@ -63,18 +63,18 @@ class _Trial:
         self.method, self.folder = method, folder
 
     def run(self, name: str, method: Method | None = None) -> dict[str, Any]:
-        """A run in the subfolder `name`, from wherever it stands."""
+        """Run, or go on with, the run in the subfolder `name`."""
         method = method or self.method
         config = _config(method)
         return run(config, self.folder / name, ticket=self._ticket(method), quiet=True)
 
     def weights(self, name: str) -> dict[str, Tensor]:
-        """Tensors of the network that a run ended with."""
+        """Tensors of a run's final network."""
         model, _ = load_network(self.folder / name, trusted=(f"{TINY}:network",))
         return model.state_dict()
 
     def _ticket(self, method: Method) -> Path | None:
-        """A ticket for a method that searches none itself."""
+        """Ticket for a method that searches none itself."""
         if not isinstance(method, StartsFromTicket) or method.shared_search() is not None:
             return None
         ratio = float(getattr(method, "prune_ratio", 0.5))
@@ -118,7 +118,7 @@ def _check_record(record: dict[str, Any]) -> None:
 
 
 def _check_network(folder: Path, record: dict[str, Any]) -> None:
-    """The network is what the ticket or the weight mask says."""
+    """Raise unless the network is as its ticket or weight mask says."""
     weights = load_network(folder, trusted=(f"{TINY}:network",))[0].state_dict()
     for layer in record["layers"]:
         kept = next((w.shape[0] for n, w in weights.items() if n == f"{layer['name']}.weight"), None)
@@ -133,7 +133,7 @@ def _check_network(folder: Path, record: dict[str, Any]) -> None:
 
 
 def _check_it_repeats(trial: _Trial) -> int:
-    """The number of training steps of a run."""
+    """Raise unless two runs end with the same bits; returns the training steps of a run."""
     torch.manual_seed(12345)  # Whoever draws from the global generator shows here.
     with _counted_steps() as count:
         trial.run("again")
@@ -162,7 +162,7 @@ def _check_it_survives_kills(trial: _Trial, whole: dict[str, Any], of: int) -> N
 
 
 def _check_ratio_zero(trial: _Trial) -> None:
-    """A ratio of 0 removes nothing."""
+    """Raise if a ratio of 0 removes anything."""
     if "prune_ratio" not in {field.name for field in dataclasses.fields(cast(Any, trial.method))}:
         return
     nothing = dataclasses.replace(cast(Any, trial.method), prune_ratio=0.0)
@@ -178,12 +178,12 @@ def _same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 
 class _Killed(Exception):
-    """Stands for a SIGKILL: nothing is saved on the way out."""
+    """Stand-in for a SIGKILL: nothing is saved on the way out."""
 
 
 @contextmanager
 def _killed_after(steps: int) -> Iterator[None]:
-    """Training stops dead after so many steps."""
+    """Kill training after so many steps."""
     done, original = [0], loop._train_step
 
     def step(*arguments: Any) -> None:
@@ -198,7 +198,7 @@ def _killed_after(steps: int) -> Iterator[None]:
 
 @contextmanager
 def _counted_steps() -> Iterator[list[int]]:
-    """A list whose only entry is the number of training steps done inside."""
+    """Count the training steps done inside, in a list of one number."""
     count, original = [0], loop._train_step
 
     def step(*arguments: Any) -> None:

@@ -1,4 +1,4 @@
-"""A data set and a network so small that a whole run takes half a second; named by path, as a user's own are."""
+"""Data set and network of a run of half a second; named by path, as a user's own are."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CLASSES = 3
 
 
 def data() -> DataBundle:
-    """Three classes of 8x8 pictures, told apart by which colour is bright: 90 to train on, 30 to test on."""
+    """Three classes of 8x8 pictures, told apart by their bright colour: 90 to train on, 30 to test on."""
 
     def split(count: int, seed: int) -> MemoryImages:
         draw = torch.Generator().manual_seed(seed)
@@ -42,7 +42,7 @@ class TinyNetwork(nn.Module):
         self.head = nn.Linear(10, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[n, 3, 8, 8] to logits [n, classes]."""
+        """Map images [n, 3, 8, 8] to logits [n, classes]."""
         x = torch.relu(self.stem(x))
         x = torch.relu(self.left(x) + self.right(x))
         x = torch.relu(self.tail(x))
