@@ -50,13 +50,13 @@ def test_draws_and_penalty_end_with_max_search_epochs_and_the_rest_is_plain_trai
 
 
 def test_a_ticket_at_the_rules_minimum_is_flagged_once(tiny_settings, tmp_path: Path, capsys):
-    from earlybird.cli.finish import finish_run
+    from earlybird.cli.train_command import show_finished_run
 
     record = go(tiny_settings(epsilon=1.0, window=2), tmp_path / "run")
     assert record["ticket"]["draw"] == 3
     assert record["ticket"]["flags"] == record["flags"] == ["fired at the rule's minimum"]
     capsys.readouterr()
-    finish_run(record, str(tmp_path / "run"))
+    show_finished_run(record, str(tmp_path / "run"))
     assert capsys.readouterr().out.count("fired at the rule's minimum") == 1
 
 

@@ -10,19 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
 
-from earlybird.cli.network_options import SECTIONS, add_network, planned_network
+from earlybird.cli.network_options import SECTIONS, add_network, has_data_of, planned_network
 from earlybird.cli.options import Parser, expand_short_flags, value_of
 from earlybird.errors import ConfigError
+from earlybird.settings.data import DataConfig
 from earlybird.settings.fields import require
+from earlybird.settings.training import TrainingSettings
 
 if TYPE_CHECKING:
-    from earlybird.forecast.run import Drawn, Scenario
+    from earlybird.forecast.calibration import Calibration
+    from earlybird.forecast.run import Drawn, Networks, Scenario
 
 _DESCRIPTION = (
     "What a training will cost before it is run, for every method side by side: MACs as executed, FLOPs in the paper's "
     "count, energy by a published table, and with --calibrate seconds on this machine."
 )
 PAPER = ("table3", "table2", "figure5")
+# Enough that no turn of a calibration comes to the end of an epoch, where a checkpoint is written.
+IMAGES_IN_BATCHES = 40
 PICTURES = (".svg", ".png", ".pdf")
 DEFAULTS: dict[str, Any] = {
     "epochs": 160.0, "batch_size": 128, "ratio": 0.5, "precision": "fp32", "policy": "auto", "round_to": 8,
@@ -36,19 +41,15 @@ def command(argv: Sequence[str]) -> int:
     parsed = _parser(record).parse_args(arguments)
     if parsed.paper is not None:
         return _paper(parsed)
-    from earlybird.cli.cost_tables import print_forecast
     from earlybird.forecast.facts import Prices, forecast_facts
     from earlybird.forecast.run import networks_of
+    from earlybird.report.forecast import print_forecast
 
     scenario = _scenario(parsed, arguments, record)
     prices = Prices(parsed.watts, parsed.price_per_hour)
     _check(parsed, scenario)
     networks = networks_of(scenario)
-    calibration = None
-    if parsed.calibrate:
-        from earlybird.cli.cost_calibration import calibrated
-
-        calibration = calibrated(parsed, scenario, networks, record)
+    calibration = _calibration(parsed, scenario, networks, record) if parsed.calibrate else None
     facts = forecast_facts(scenario, networks, _names(parsed.method), calibration, prices)
     if record is not None and calibration is not None:
         from earlybird.forecast.check import check_against
@@ -153,6 +154,28 @@ def _scenario(parsed: Namespace, argv: Sequence[str], record: dict[str, Any] | N
         policy=settings["policy"],
         round_to=settings["round_to"],
     )
+
+
+def _calibration(
+    parsed: Namespace, scenario: Scenario, networks: Networks, record: dict[str, Any] | None
+) -> Calibration:
+    """Measured steps of the scenario's dense and slim network, on noise, augmented as the run or the flags say."""
+    from earlybird.energy import find_counter
+    from earlybird.forecast.calibration import calibrate, noise_bundle
+    from earlybird.runs.prepare import resolve_augment
+    from earlybird.training.compute import Compute, choose_device
+
+    compute = Compute(choose_device(parsed.device), "bf16" if scenario.precision == "bf16" else "fp32")
+    micro_batches = record["config"]["training"].get("micro_batches", 1) if record else 1
+    settings = TrainingSettings(batch_size=scenario.data.batch_size, micro_batches=micro_batches)
+    images = min(scenario.data.train_images, IMAGES_IN_BATCHES * scenario.data.batch_size)
+    bundle = noise_bundle(scenario.image_shape, scenario.spec.num_classes, images)
+    data = DataConfig(**parsed.data.as_dict())
+    augment = record["resolved"]["augment"] if record and has_data_of(record, data) else resolve_augment(data, bundle)
+    return calibrate(
+        {"dense": networks.dense, "slim": next(iter(networks.slim.values()))}, bundle, settings, compute,
+        augment=augment, steps=parsed.calibration_steps, counter=find_counter(compute.device),
+    )  # fmt: skip
 
 
 def _names(text: str | None) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from earlybird.cli.options import Parser, expand_short_flags, parse_run, value_of
+from earlybird.cli.train_command import show_finished_run
 from earlybird.errors import ConfigError
 from earlybird.runs.config import SECTIONS, refuse_unnamed_code
 from earlybird.settings.catalog import method_class
@@ -29,12 +30,11 @@ _CODE = (
 
 
 def command(argv: Sequence[str]) -> int:
-    """Retrain, then print where the record and the pictures are."""
+    """Retrain, then show the finished run."""
     arguments = expand_short_flags(argv)
     if {"-h", "--help"} & set(arguments):
         parse_run("retrain", _DESCRIPTION, arguments, _add_ticket)
     path = _ticket_path(arguments)
-    from earlybird.cli.finish import finish_run
     from earlybird.core import Ticket
     from earlybird.runs.run import run
 
@@ -51,7 +51,7 @@ def command(argv: Sequence[str]) -> int:
     label = "retrain" if name in (None, "early_bird") else name.rpartition(":")[2]
     out = parsed.out or str(path.parent / f"{label}-p{ticket.prune_ratio:g}")
     record = run(config, out, ticket=path, force=parsed.force, quiet=parsed.quiet)
-    finish_run(record, out)
+    show_finished_run(record, out)
     return 0
 
 

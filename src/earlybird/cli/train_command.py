@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from earlybird.cli.options import Parser, default_out, parse_run
 
@@ -13,15 +15,24 @@ _DESCRIPTION = (
 
 
 def command(argv: Sequence[str]) -> int:
-    """Run, then print where the record and the pictures are."""
+    """Train, then show the finished run."""
     config, parsed = parse_run("train", _DESCRIPTION, argv, _add_dense_run)
-    from earlybird.cli.finish import finish_run
     from earlybird.runs.run import run
 
     out = parsed.out or default_out(config)
     record = run(config, out, dense_run=parsed.dense_run, force=parsed.force, quiet=parsed.quiet)
-    finish_run(record, out)
+    show_finished_run(record, out)
     return 0
+
+
+def show_finished_run(record: Mapping[str, Any], out: str) -> None:
+    """Draw the figures, print the table and name the folder."""
+    from earlybird.report.comparison import print_comparison
+    from earlybird.report.plots import plot_run
+
+    pictures = plot_run(record, out)
+    print_comparison([record])
+    print(f"{out}: record.json, model.safetensors, {', '.join(Path(picture).name for picture in pictures)}")
 
 
 def _add_dense_run(parser: Parser) -> None:
