@@ -16,8 +16,9 @@ from earlybird.errors import MaskError
 
 Criterion = Callable[[nn.Module], dict[str, Tensor]]
 
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, *_TRANSPOSED)
+CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED_CONVS = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+WEIGHTED = (*CONVS, nn.Linear, *TRANSPOSED_CONVS)
 
 
 def bn_scale(model: nn.Module) -> dict[str, Tensor]:
@@ -80,6 +81,6 @@ def taylor(model: nn.Module) -> dict[str, Tensor]:
 
 def per_filter(module: nn.Module, values: Tensor) -> Tensor:
     """Sums over each output filter, on the CPU; a transposed conv has its outputs on dimension 1, group by group."""
-    if isinstance(module, _TRANSPOSED):
+    if isinstance(module, TRANSPOSED_CONVS):
         values = values.unflatten(0, (module.groups, -1)).transpose(1, 2).flatten(0, 1)
     return values.flatten(1).sum(dim=1).cpu()

@@ -22,7 +22,7 @@ from earlybird.atomic import write_atomically
 from earlybird.core import ChannelMask
 from earlybird.errors import CheckpointError, ConfigError
 from earlybird.models.catalog import build_named
-from earlybird.slimming.sizes import layer_sizes, match_dtypes_, reshape_
+from earlybird.slimming.rebuild import layer_sizes, match_dtypes_, reshape_
 from earlybird.user_code import is_code
 
 FORMAT_VERSION = 2

@@ -8,15 +8,14 @@ Adding an operation means adding a line here, and a function only where the fami
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from earlybird.slimming.calls import Call, OwnTensor, Rule
+from earlybird.slimming.calls import Rule
 from earlybird.slimming.flow_rules import (
     add,
     clamp,
@@ -33,8 +32,6 @@ from earlybird.slimming.flow_rules import (
     softmax,
     spatial_mean,
 )
-from earlybird.slimming.layer_rules import batch_norm, conv, instance_norm, linear, prelu, transposed_conv
-from earlybird.slimming.select import GATHERING, SELECTING_NORMS, Norm
 from earlybird.slimming.shape_rules import (
     attribute,
     channel_shuffle,
@@ -53,15 +50,6 @@ from earlybird.slimming.shape_rules import (
     transpose,
     unsqueeze,
 )
-
-LAYER_RULES: dict[type[nn.Module], Rule] = {
-    **dict.fromkeys([nn.Conv1d, nn.Conv2d, nn.Conv3d], conv),
-    **dict.fromkeys([nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d], transposed_conv),
-    nn.Linear: linear,
-    **dict.fromkeys([*GATHERING, *SELECTING_NORMS], batch_norm),
-    **dict.fromkeys([nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d], instance_norm),
-    nn.PReLU: prelu,
-}
 
 MODULE_RULES: dict[type[nn.Module], Rule] = {
     **dict.fromkeys([nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.RReLU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Mish], keeps_zero),
@@ -143,44 +131,3 @@ METHOD_RULES: dict[str, Rule] = {
     **dict.fromkeys(["new_zeros", "new_ones", "new_full", "new_empty"], created),
     **dict.fromkeys(["dim", "ndimension", "is_floating_point"], metadata),
 }
-
-# Function -> the module class whose forward it is, its rule, and where it takes that module's tensors.
-_LAYER_FUNCTIONS: dict[Callable[..., Any], tuple[type[nn.Module], Rule, Mapping[str, int]]] = {
-    F.conv1d: (nn.Conv1d, conv, {"weight": 1, "bias": 2}),
-    F.conv2d: (nn.Conv2d, conv, {"weight": 1, "bias": 2}),
-    F.conv3d: (nn.Conv3d, conv, {"weight": 1, "bias": 2}),
-    F.linear: (nn.Linear, linear, {"weight": 1, "bias": 2}),
-    F.batch_norm: (Norm, batch_norm, {"running_mean": 1, "running_var": 2, "weight": 3, "bias": 4}),
-}
-
-
-def layer_of(call: Call, target: Any, modules: Mapping[str, nn.Module]) -> tuple[Call, Rule | None]:
-    """The call as the call of a layer, with the layer's rule; as it is, with None, where it is no layer.
-
-    A function that takes all its tensors from one module of the right class is that module's call: so subclasses with a
-    forward of their own are followed (a BatchNorm with an activation inside, a conv that pads by itself).
-    """
-    if call.module is not None:
-        return call, LAYER_RULES.get(type(call.module))
-    if not callable(target) or target not in _LAYER_FUNCTIONS:
-        return call, None
-    kind, rule, places = _LAYER_FUNCTIONS[target]
-    tensors = {name: call.argument(place, name) for name, place in places.items()}
-    paths = {tensor.path for tensor in tensors.values() if isinstance(tensor, OwnTensor)}
-    module = modules.get(paths.pop()) if len(paths) == 1 else None
-    if module is None or not isinstance(module, kind) or not _is_its_forward(call, module, tensors):
-        return call, None
-    path = next(tensor.path for tensor in tensors.values() if isinstance(tensor, OwnTensor))
-    return replace(call, module=module, where=path, args=(call.argument(0, "input"),), kwargs={}), rule
-
-
-def _is_its_forward(call: Call, module: nn.Module, tensors: Mapping[str, Any]) -> bool:
-    """Whether weight and bias are the module's own, and its groups."""
-    for name, tensor in tensors.items():
-        if isinstance(tensor, OwnTensor) and tensor.name != name:
-            return False
-        if name in ("weight", "bias") and (tensor is None) != (getattr(module, name) is None):
-            return False
-        if tensor is not None and not isinstance(tensor, OwnTensor):
-            return False
-    return call.argument(6, "groups", 1) == getattr(module, "groups", 1) or isinstance(module, Norm)

@@ -22,11 +22,9 @@ from earlybird.slimming.certificate import Certificate, Policy, certify_channels
 from earlybird.slimming.check import check_cut, difference
 from earlybird.slimming.graph import ExampleInput
 from earlybird.slimming.groups import groups_of
+from earlybird.slimming.layers import kind_of
 from earlybird.slimming.select import SELECTING_NORMS, Norm, let_gather_, let_scatter_
 from earlybird.slimming.slots import Flags
-
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
 
 KeptIndices = dict[str, tuple[Tensor | None, ...]]
 
@@ -168,7 +166,8 @@ def zero_channels_(module: nn.Module, keep: Tensor) -> None:
 
 def _by_output(module: nn.Module, weight: Tensor) -> Tensor:
     """The weight with its output channels first; a view, so that zeros reach the parameter."""
-    return weight.transpose(0, 1) if isinstance(module, _TRANSPOSED) else weight
+    kind = kind_of(module)
+    return weight.transpose(0, 1) if kind is not None and kind.is_transposed else weight
 
 
 @dataclass(frozen=True)
@@ -267,25 +266,22 @@ def _own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
                 yield name, tensor
 
 
-# The tensors of a layer that have a place for each channel; a subclass may hold others, which stay.
-_PER_CHANNEL = frozenset({"weight", "bias", "running_mean", "running_var", "index"})
-
-
 def _indices_of(module: nn.Module, name: str, cut: _Cut, whole: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
-    """Dimension 0 is the module's output and dimension 1 its input; the other way round in a transposed conv."""
-    if name not in _PER_CHANNEL or not whole:
+    """Indices of the layer's own tensors; a subclass may hold others, which stay."""
+    kind = kind_of(module)
+    if kind is None or name not in kind.tensors or not whole:
         return whole
     entries = list(whole)
     entries[0] = _index(cut.keep_out)
     if len(entries) > 1:
         entries[1] = _index(_inputs_of_one_group(module, cut))
-        if isinstance(module, _TRANSPOSED):
+        if kind.is_transposed:
             entries[:2] = entries[1], entries[0]
     return tuple(entries)
 
 
 def _inputs_of_one_group(module: nn.Module, cut: _Cut) -> Flags:
-    """Every group of a grouped conv reads the same places of its own inputs (`layer_rules.py`)."""
+    """Every group of a grouped conv reads the same places of its own inputs (`layers.py`)."""
     groups = int(getattr(module, "groups", 1))
     if groups == len(cut.keep_in):  # Depthwise: each reads its one.
         return np.ones(1, dtype=bool)
@@ -310,17 +306,14 @@ def _narrowed(model: nn.Module, indices: KeptIndices) -> dict[int, Tensor]:
 
 
 def _tell_sizes_(module: nn.Module, cut: _Cut) -> None:
+    kind = kind_of(module)
+    assert kind is not None
     inputs, outputs = int(cut.keep_in.sum()), int(cut.keep_out.sum())
-    if isinstance(module, (Norm, nn.modules.instancenorm._InstanceNorm)):
-        module.num_features = outputs
-    elif isinstance(module, nn.PReLU):
-        module.num_parameters = outputs
-    elif isinstance(module, nn.Linear):
-        module.in_features, module.out_features = inputs, outputs
-    elif isinstance(module, _CONVS):
-        if 1 < module.groups == module.in_channels:
-            module.groups = inputs
-        module.in_channels, module.out_channels = inputs, outputs
+    sizes = {kind.outputs: outputs} | ({kind.inputs: inputs} if kind.inputs else {})
+    if 1 < getattr(module, "groups", 1) == len(cut.keep_in):  # Depthwise.
+        sizes["groups"] = inputs
+    for name, size in sizes.items():
+        setattr(module, name, size)
 
 
 def _let_select_(norm: Norm, cut: _Cut) -> None:

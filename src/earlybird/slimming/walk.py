@@ -17,7 +17,8 @@ from earlybird.slimming.aliasing import Aliasing, is_in_place
 from earlybird.slimming.calls import Call, Channels, Opaque, OwnTensor, Rule, Size, Unfollowed, named, values_of
 from earlybird.slimming.flow_rules import add, divide, multiply, passes_on, unfollowed_channels
 from earlybird.slimming.graph import TracedNetwork
-from earlybird.slimming.rules import FUNCTION_RULES, LAYER_RULES, METHOD_RULES, MODULE_RULES, layer_of
+from earlybird.slimming.layers import LayerKind, kind_of, layer_of
+from earlybird.slimming.rules import FUNCTION_RULES, METHOD_RULES, MODULE_RULES
 from earlybird.slimming.shape_rules import (
     WIDTHLESS_ATTRIBUTES,
     expand,
@@ -100,11 +101,11 @@ def _call_of(
 
 
 def _applied(call: Call, node: fx.Node, network: TracedNetwork, book: SlotBook) -> Any:
-    call, layer = layer_of(call, node.target, network.modules)
-    if layer is not None:
+    call, kind = layer_of(call, node.target, network.modules)
+    if kind is not None:
         if node.op == "call_function":
             book.by_function.add(call.where)
-        call = _with_channels(call, book)
+        call = _with_channels(call, kind, book)
     elif (part := part_of_own_size(call)) is not None:
         return part
     elif (view := view_of_own(call)) is not None:
@@ -115,7 +116,7 @@ def _applied(call: Call, node: fx.Node, network: TracedNetwork, book: SlotBook) 
         why = next((x.why for x in values_of(Opaque, [call.args, call.kwargs])), f"{named(call)} is not followed")
         _keep_inside_whole(call, network, book, why)
         return _as_value(call.result, why)
-    rule = layer or _rule_of(node, network)
+    rule = kind.rule if kind is not None else _rule_of(node, network)
     try:
         if call.where in network.hooked and call.module is not None:
             raise Unfollowed(
@@ -154,12 +155,12 @@ def _give_out(outputs: Any, book: SlotBook) -> None:
         book.keep_whole(tensor.path, "its tensor is a network output")
 
 
-def _with_channels(call: Call, book: SlotBook) -> Call:
+def _with_channels(call: Call, kind: LayerKind, book: SlotBook) -> Call:
     """A layer that reads what is not followed reads channels that stay."""
     if len(call.args) != 1 or call.kwargs or not isinstance(call.args[0], Opaque):
         return call
     x = call.args[0]
-    dim = len(x.shape) - 1 if isinstance(call.module, nn.Linear) else 1
+    dim = kind.channel_dim % len(x.shape) if x.shape else 0
     return replace(call, args=(unfollowed_channels(call, book, x, dim, "input"),)) if dim < len(x.shape) else call
 
 
@@ -179,7 +180,7 @@ def _keep_inside_whole(call: Call, network: TracedNetwork, book: SlotBook, reaso
 
 
 def _own_tensor(module: nn.Module, path: str, name: str, shape: tuple[int, ...]) -> OwnTensor:
-    is_layer = isinstance(module, tuple(LAYER_RULES)) or type(module).__module__.startswith("torch.nn")
+    is_layer = kind_of(module) is not None or type(module).__module__.startswith("torch.nn")
     is_free = name in module._parameters and not is_layer
     return OwnTensor(path, name, shape, tuple(range(len(shape))) if is_free else None)
 

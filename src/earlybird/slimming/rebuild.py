@@ -1,4 +1,4 @@
-"""The sizes of a network's layers as plain numbers, and a network brought to other sizes: how a slim one is rebuilt.
+"""Rebuild a slim network: the sizes of its layers as plain numbers, and a dense network brought to them.
 
 No tracing: a skeleton of the dense network is narrowed layer by layer to what was written down. Which norms gather or
 scatter is part of the sizes.
@@ -13,36 +13,23 @@ import torch
 from torch import Tensor, nn
 
 from earlybird.errors import SlimError
-from earlybird.slimming.select import GATHERING, GATHERING_NORMS, SCATTERING_NORMS, Norm, let_gather_, let_scatter_
+from earlybird.slimming.layers import LAYER_KINDS, kind_of
+from earlybird.slimming.select import GATHERING, GATHERING_NORMS, Norm, let_gather_, let_scatter_
 
 Sizes = dict[str, dict[str, Any]]
 
-_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-# Kind -> classes, attributes that tell its size. The first that fits counts.
-_KINDS: dict[str, tuple[tuple[type[nn.Module], ...], tuple[str, ...]]] = {
-    "gather": (GATHERING_NORMS, ("num_features",)),
-    "scatter": (SCATTERING_NORMS, ("num_features", "width")),
-    "norm": ((Norm,), ("num_features",)),
-    "instance_norm": ((nn.modules.instancenorm._InstanceNorm,), ("num_features",)),
-    "conv": (_CONVS, ("in_channels", "out_channels", "groups")),
-    "transposed_conv": (_TRANSPOSED, ("in_channels", "out_channels", "groups")),
-    "linear": ((nn.Linear,), ("in_features", "out_features")),
-    "prelu": ((nn.PReLU,), ("num_parameters",)),
-}
-
-
 # Kind of a module that is none of these but holds parameters, such as a layer scale; its sizes are their shapes.
 _OWN = "own"
+_KINDS = {kind.name: kind for kind in LAYER_KINDS}
 
 
 def layer_sizes(model: nn.Module) -> Sizes:
     """Path of each module that slimming may narrow -> its kind and its sizes."""
     found: Sizes = {}
     for path, module in model.named_modules():
-        kind = _kind_of(module)
+        kind = kind_of(module)
         if kind is not None:
-            found[path] = {"kind": kind} | {name: int(getattr(module, name)) for name in _KINDS[kind][1]}
+            found[path] = {"kind": kind.name} | {name: int(getattr(module, name)) for name in kind.sizes}
         elif _may_be_narrowed(module):
             shapes = {name: list(p.shape) for name, p in module._parameters.items() if p is not None}
             found[path] = {"kind": _OWN, "shapes": shapes}
@@ -81,7 +68,7 @@ def match_dtypes_(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 def _may_be_narrowed(module: nn.Module) -> bool:
     """Whether parameters of its own stand in a module of the user's: torch's own keep theirs, or are layers."""
-    return bool(module._parameters) and _kind_of(module) is None and not type(module).__module__.startswith("torch.nn")
+    return bool(module._parameters) and kind_of(module) is None and not type(module).__module__.startswith("torch.nn")
 
 
 def _resize_own_(module: nn.Module, path: str, shapes: Any, tensors: Mapping[str, Tensor]) -> None:
@@ -98,20 +85,20 @@ def _resize_own_(module: nn.Module, path: str, shapes: Any, tensors: Mapping[str
         _replace_tensor_(module._parameters, name, tensor, stored)
 
 
-def _kind_of(module: nn.Module) -> str | None:
-    return next((kind for kind, (classes, _) in _KINDS.items() if isinstance(module, classes)), None)
-
-
 def _resize_(module: nn.Module, path: str, size: dict[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    kind, own = size.get("kind"), _kind_of(module)
-    becomes_selecting = kind in ("gather", "scatter") and type(module) in GATHERING
-    if kind not in _KINDS or not (own == kind or becomes_selecting):
-        raise SlimError(f"layer {path!r} is a {type(module).__name__} here and {kind!r} in the file")
-    numbers = {name: size.get(name) for name in _KINDS[kind][1]}
+    own, kind = kind_of(module), _KINDS.get(size.get("kind", ""))
+    selects = kind is not None and kind.name in ("gather", "scatter")
+    if kind is None or not (own is kind or (selects and type(module) in GATHERING)):
+        raise SlimError(f"layer {path!r} is a {type(module).__name__} here and {size.get('kind')!r} in the file")
+    numbers = {name: size.get(name) for name in kind.sizes}
     if any(not isinstance(number, int) or isinstance(number, bool) or number < 1 for number in numbers.values()):
         raise SlimError(f"layer {path!r}: its sizes in the file are {numbers}; they must be integers from 1 on")
     # What a gathering norm reads from is not written down; the file's hash and its own check must do.
-    dense_width = None if own == "gather" else int(getattr(module, "width", getattr(module, "num_features", 0)))
+    dense_width = (
+        None
+        if isinstance(module, GATHERING_NORMS)
+        else int(getattr(module, "width", getattr(module, "num_features", 0)))
+    )
     for name, number in numbers.items():
         if name != "width":
             setattr(module, name, number)
@@ -121,24 +108,16 @@ def _resize_(module: nn.Module, path: str, size: dict[str, Any], tensors: Mappin
             if tensor is not None and stored is not None and name != "index":
                 _check_shape(path, name, module, stored)
                 _replace_tensor_(own_tensors, name, tensor, stored)
-    if kind in ("gather", "scatter"):
+    if selects:
         _let_select_(module, path, numbers, tensors, dense_width)
 
 
 def _check_shape(path: str, name: str, module: Any, stored: Tensor) -> None:
     """Only what the layer's own sizes demand; kernels are compared when the tensors are loaded."""
-    kind = _kind_of(module)
+    kind = kind_of(module)
     if name != "weight" or kind is None:
         return
-    wanted: tuple[int, ...]
-    if kind == "conv":
-        wanted = module.out_channels, module.in_channels // module.groups
-    elif kind == "transposed_conv":
-        wanted = module.in_channels, module.out_channels // module.groups
-    elif kind == "linear":
-        wanted = module.out_features, module.in_features
-    else:
-        wanted = (module.num_parameters if kind == "prelu" else module.num_features,)
+    wanted = kind.weight_shape(module)
     if tuple(stored.shape[: len(wanted)]) != wanted:
         raise SlimError(f"layer {path!r}: its weight has shape {list(stored.shape)}, its sizes say {list(wanted)}")
 

@@ -1,15 +1,65 @@
-"""Rules for layers with tensors of their own: conv, linear, norm, PReLU. They read, write and mask channels."""
+"""Layer kinds: what a conv, linear, norm or PReLU does with channels, and where it keeps their number.
+
+A kind is one row of `LAYER_KINDS`. Propagation reads its rule, surgery its tensors and sizes, `rebuild.py` its name and
+sizes. How a layer's channels are scored stands in `core/criteria.py`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import torch.nn.functional as F
+from torch import nn
 
-from earlybird.slimming.calls import Call, Channels, Unfollowed, only_input, refuse_other_ranks
-from earlybird.slimming.select import GATHERING_NORMS, SCATTERING_NORMS, Norm
+from earlybird.core.criteria import CONVS, TRANSPOSED_CONVS
+from earlybird.slimming.calls import Call, Channels, OwnTensor, Rule, Unfollowed, only_input, refuse_other_ranks
+from earlybird.slimming.select import GATHERING, GATHERING_NORMS, SCATTERING_NORMS, Norm
 from earlybird.slimming.slots import Flags, SlotBook, Slots
+
+
+@dataclass(frozen=True)
+class LayerKind:
+    """A kind of layer whose tensors have a place for each channel.
+
+    Attributes:
+        name: as files of slim networks call it.
+        rule: what a call does with channels.
+        classes: and their subclasses; only calls of these very classes are followed as modules.
+        outputs: attribute with the number of output channels.
+        inputs: attribute with the number of input channels, where it is another one.
+        other_sizes: further attributes that tell its size.
+        tensors: those with a place for each output channel, in the order a function takes them after the input.
+        is_transposed: its weight has the inputs on dimension 0 and the outputs on dimension 1.
+        channel_dim: of its input.
+        functions: function -> class whose forward it is.
+    """
+
+    name: str
+    rule: Rule
+    classes: tuple[type[nn.Module], ...]
+    outputs: str
+    inputs: str | None = None
+    other_sizes: tuple[str, ...] = ()
+    tensors: tuple[str, ...] = ("weight", "bias")
+    is_transposed: bool = False
+    channel_dim: int = 1
+    functions: Mapping[Callable[..., Any], type[nn.Module]] = field(default_factory=dict)
+
+    @property
+    def sizes(self) -> tuple[str, ...]:
+        """Attributes that tell its size."""
+        return (*([self.inputs] if self.inputs else []), self.outputs, *self.other_sizes)
+
+    def weight_shape(self, module: nn.Module) -> tuple[int, ...]:
+        """First dimensions of the weight, by the sizes of `module`; kernels left out."""
+        outputs = int(getattr(module, self.outputs))
+        if self.inputs is None:
+            return (outputs,)
+        inputs, groups = int(getattr(module, self.inputs)), int(getattr(module, "groups", 1))
+        return (inputs, outputs // groups) if self.is_transposed else (outputs, inputs // groups)
 
 
 def conv(call: Call, book: SlotBook) -> Channels:
@@ -156,3 +206,72 @@ def _input_on(call: Call, dim: int) -> Channels:
     if x.dim != dim:
         raise Unfollowed(f"the channels must lie on dimension {dim}")
     return x
+
+
+_STATISTICS = ("running_mean", "running_var", "weight", "bias")
+_CHANNELS: dict[str, Any] = {"inputs": "in_channels", "outputs": "out_channels", "other_sizes": ("groups",)}
+
+# The first kind that fits counts.
+LAYER_KINDS = (
+    LayerKind("gather", batch_norm, GATHERING_NORMS, "num_features", tensors=(*_STATISTICS, "index")),
+    LayerKind("scatter", batch_norm, SCATTERING_NORMS, "num_features", None, ("width",), (*_STATISTICS, "index")),
+    LayerKind(
+        "norm", batch_norm, (*GATHERING, Norm), "num_features", tensors=_STATISTICS, functions={F.batch_norm: Norm}
+    ),
+    LayerKind(
+        "instance_norm",
+        instance_norm,
+        (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+        "num_features",
+        tensors=_STATISTICS,
+    ),
+    LayerKind(
+        "conv", conv, CONVS, **_CHANNELS, functions=dict(zip((F.conv1d, F.conv2d, F.conv3d), CONVS, strict=True))
+    ),
+    LayerKind("transposed_conv", transposed_conv, TRANSPOSED_CONVS, **_CHANNELS, is_transposed=True),
+    LayerKind(
+        "linear", linear, (nn.Linear,), "out_features", "in_features", channel_dim=-1, functions={F.linear: nn.Linear}
+    ),
+    LayerKind("prelu", prelu, (nn.PReLU,), "num_parameters", tensors=("weight",)),
+)
+_KIND_OF_CLASS = {kind_class: kind for kind in reversed(LAYER_KINDS) for kind_class in kind.classes}
+_KIND_OF_FUNCTION = {function: kind for kind in LAYER_KINDS for function in kind.functions}
+
+
+def kind_of(module: nn.Module) -> LayerKind | None:
+    """Kind of a layer or of a subclass of one; None for another module."""
+    return next((kind for kind in LAYER_KINDS if isinstance(module, kind.classes)), None)
+
+
+def layer_of(call: Call, target: Any, modules: Mapping[str, nn.Module]) -> tuple[Call, LayerKind | None]:
+    """The call as the call of a layer, with the layer's kind; as it is, with None, where it is no layer.
+
+    A function that takes all its tensors from one module of the right class is that module's call: so subclasses with a
+    forward of their own are followed (a BatchNorm with an activation inside, a conv that pads by itself).
+    """
+    if call.module is not None:
+        return call, _KIND_OF_CLASS.get(type(call.module))
+    kind = _KIND_OF_FUNCTION.get(target) if callable(target) else None
+    if kind is None:
+        return call, None
+    tensors = {name: call.argument(place, name) for place, name in enumerate(kind.tensors, 1)}
+    paths = {tensor.path for tensor in tensors.values() if isinstance(tensor, OwnTensor)}
+    path = paths.pop() if len(paths) == 1 else None
+    module = modules.get(path) if path is not None else None
+    if path is None or module is None or not isinstance(module, kind.functions[target]):
+        return call, None
+    if not _is_its_forward(call, module, tensors):
+        return call, None
+    return replace(call, module=module, where=path, args=(call.argument(0, "input"),), kwargs={}), kind
+
+
+def _is_its_forward(call: Call, module: nn.Module, tensors: Mapping[str, Any]) -> bool:
+    """Whether weight and bias are the module's own, and its groups."""
+    for name, tensor in tensors.items():
+        if isinstance(tensor, OwnTensor) and tensor.name != name:
+            return False
+        if name in ("weight", "bias") and (tensor is None) != (getattr(module, name) is None):
+            return False
+        if tensor is not None and not isinstance(tensor, OwnTensor):
+            return False
+    return call.argument(6, "groups", 1) == getattr(module, "groups", 1) or isinstance(module, Norm)
