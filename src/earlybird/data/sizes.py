@@ -1,4 +1,4 @@
-"""Sizes of a data set: what a plan must know of it, published for sets that everybody means by their name."""
+"""Sizes of a data set, as plans need them; those of well-known sets are published here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run folders: configuration, the folder itself, the record, and the one function that fills them.
+"""One run: configuration, run folder, record, and `run`, which trains to the record.
 
 Import from the modules: `config` must stay readable without importing torch.
 """

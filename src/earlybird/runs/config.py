@@ -1,4 +1,4 @@
-"""`RunConfig`: everything that decides a run, in frozen dataclasses of plain values.
+"""`RunConfig`: all settings of a run, in frozen dataclasses of plain values.
 
 The same values are flags, YAML and the record. Reading them imports no torch.
 """
@@ -74,7 +74,7 @@ class RunConfig:
 
 
 def refuse_unnamed_code(flag: str, name: str, trusted: Collection[str]) -> None:
-    """Raise where a file names code that the user has not named: code runs only on the user's own word.
+    """Raise if a file names code that the user has not named: only the user decides that code runs.
 
     Args:
         flag: what gives the name on the command line.
@@ -89,7 +89,7 @@ def refuse_unnamed_code(flag: str, name: str, trusted: Collection[str]) -> None:
 
 
 def differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
-    """Lines `section.key: old -> new` for every setting on which two configurations differ."""
+    """Lines `section.key: old -> new` for every setting in which two configurations differ."""
     lines = []
     for section in {**a, **b}:
         old, new = _section(a, section), _section(b, section)
@@ -100,7 +100,7 @@ def differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
 
 
 def with_younger_settings(stored: dict[str, Any], config: RunConfig) -> dict[str, Any]:
-    """A stored configuration with the defaults of settings that did not exist when it was written."""
+    """Stored configuration with the defaults of settings that did not exist when it was written."""
     method = stored.get("method")
     name = str(method.get("name", "")) if isinstance(method, dict) else ""
     if is_code(name, "method") and name != name_of(config.method):
@@ -112,7 +112,7 @@ def with_younger_settings(stored: dict[str, Any], config: RunConfig) -> dict[str
 
 
 def _section(plain: dict[str, Any], name: str) -> dict[str, Any]:
-    """A copy of one section; an empty one where YAML has the name and nothing below it."""
+    """Copy of one section; empty if YAML has the name and nothing below it."""
     section = plain.get(name) or {}
     if not isinstance(section, dict):
         raise ConfigError(f"section {name!r} is {section!r}; give keys and values, such as {name}.name")
@@ -129,4 +129,4 @@ def _refuse_unknown(what: str, given: dict[str, Any], legal: Any) -> None:
         if key not in legal:
             close = difflib.get_close_matches(str(key), legal, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
-            raise ConfigError(f"unknown {what}: {key!r}; {hint}legal: {', '.join(legal)}")
+            raise ConfigError(f"unknown {what}: {key!r}; {hint}expected one of {', '.join(legal)}")

@@ -22,7 +22,7 @@ EXTERNAL_METER = "external_meter"
 
 
 def energy_facts(ledger: CostLedger, counter: EnergyCounter, traffic_reason: str = "") -> dict[str, Any]:
-    """The record's `energy`: measured by the run's own counters, or why not, and the estimate beside it.
+    """`energy` of a record: joules by the run's own counters, or the reason why not, and the estimate.
 
     Args:
         ledger: all phases of the run.
@@ -167,7 +167,7 @@ def import_power_log(folder: Path, reading: MeterReading) -> dict[str, Any]:
 
 
 def _phases(record: Mapping[str, Any], folder: Path) -> dict[str, PhaseCost]:
-    """The phases of a record, each with the moments when it ran.
+    """Phases of a record, each with the moments when it ran.
 
     Raises:
         RunFolderError: the record does not say when, or is no record.

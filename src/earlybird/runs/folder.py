@@ -45,11 +45,11 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Checkpoints:
-        """The run's checkpoints."""
+        """Checkpoints of the run."""
         return Checkpoints(self.path / "checkpoints")
 
     def open(self, config: RunConfig, *, force: bool = False) -> dict[str, Any]:
-        """Look whether this configuration may run here. A folder is not made yet: a wrong model must leave none.
+        """Check that this configuration may run here; the folder is not made yet, so that a wrong model leaves none.
 
         Returns:
             What earlier starts resolved (precision, ...), or an empty dict.
@@ -76,7 +76,7 @@ class RunFolder:
         return resolved
 
     def write_config(self, config: RunConfig, resolved: dict[str, Any]) -> None:
-        """Write `config.yaml`: the settings, and under `resolved` what "auto" turned out to mean."""
+        """Write `config.yaml`: the settings, and under `resolved` the value of each "auto"."""
         self.path.mkdir(parents=True, exist_ok=True)
         for leftover in self.path.glob(".*.tmp-*"):  # of a write that was killed
             leftover.unlink(missing_ok=True)
@@ -84,7 +84,7 @@ class RunFolder:
         write_atomically(self.path / "config.yaml", text.encode())
 
     def discard_failed_start(self) -> None:
-        """Remove what a start has written that failed before its first checkpoint, if nothing was here before it."""
+        """Remove the files of a start that failed before its first checkpoint, if the folder was empty before it."""
         if not self._is_new or self.checkpoints.exist():
             return
         self.checkpoints.clear()
@@ -107,7 +107,7 @@ class RunFolder:
         write_record(self.path, record)
 
     def write_rows(self, rows: list[dict[str, Any]]) -> None:
-        """Mirror the metrics rows into `metrics.jsonl`; a disk that refuses costs a warning: checkpoints hold them."""
+        """Mirror the metrics rows into `metrics.jsonl`; a failed write is a warning only: checkpoints hold them."""
         text = "".join(json.dumps(row) + "\n" for row in rows)
         path = self.path / "metrics.jsonl"
         try:
@@ -121,7 +121,7 @@ class RunFolder:
             file.write(line + "\n")
 
     def _refuse_another_method(self, changes: list[str]) -> None:
-        """Raise where a method is forced upon what another has begun, or new settings upon a search that is over."""
+        """Raise if another method has begun the run, or if a search that is over would get new settings."""
         changed = [change for change in changes if change.startswith("method.")]
         state = self.checkpoints.latest() if changed else None
         if state is None:
@@ -137,7 +137,7 @@ class RunFolder:
             )
 
     def _holds_anything(self) -> bool:
-        """Are there files, other than what a killed write left?"""
+        """True if there are files, other than temporary ones of a killed write."""
         return self.path.is_dir() and any(".tmp-" not in path.name for path in self.path.iterdir())
 
     def _stored_config(self) -> dict[str, Any]:
@@ -166,7 +166,7 @@ class RunFolder:
 
 
 def read_search(folder: Path) -> dict[str, Any]:
-    """The summary of the finished search in a folder: `ratios`, `tickets`, `fired`, `distances`, ...
+    """Summary of the finished search in a folder: `ratios`, `tickets`, `fired`, `distances`, ...
 
     Raises:
         RunFolderError: there is none, or it cannot be read.

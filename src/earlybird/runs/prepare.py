@@ -1,4 +1,4 @@
-"""From a configuration to a `Task`: data, device, network, precision, session.
+"""Preparation of a run, configuration to `Task`: data, device, network, precision, session.
 
 What "auto" means is settled here, once.
 """
@@ -35,7 +35,7 @@ from earlybird.training.session import Session
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run that is ready to go."""
+    """Prepared run: the task, and what the record needs of its network and data."""
 
     task: Task
     spec: NetworkSpec
@@ -44,7 +44,7 @@ class Prepared:
     workers: int
 
     def test_batches(self) -> Batches:
-        """The test set; read it once."""
+        """Batches of the test set; read it once."""
         compute, settings = self.task.session.compute, self.task.session.settings
         return eval_batches(
             self.bundle, "test", batch_size=settings.eval_batch_size, device=compute.device, workers=self.workers,
@@ -53,7 +53,7 @@ class Prepared:
 
 
 def prepare(config: RunConfig, folder: RunFolder, resolved: dict[str, Any], stop: StopFlag, quiet: bool) -> Prepared:
-    """Load data and network, settle device and precision, and write what "auto" meant into the folder.
+    """Load data and network, settle device and precision, and write the value of each "auto" into the folder.
 
     Args:
         config: the settings.
@@ -93,7 +93,7 @@ def prepare(config: RunConfig, folder: RunFolder, resolved: dict[str, Any], stop
 
 
 def network_and_data(config: RunConfig) -> tuple[NetworkSpec, DataBundle, nn.Module]:
-    """The network, as its name and as it is initialised, and the data that it takes.
+    """Build the network of a configuration and load its data.
 
     Raises:
         EarlyBirdError: unknown or missing model or data, or a network that cannot take these images.
@@ -107,12 +107,12 @@ def network_and_data(config: RunConfig) -> tuple[NetworkSpec, DataBundle, nn.Mod
 
 
 def network_spec(model: ModelConfig, sizes: DataSizes) -> NetworkSpec:
-    """The network of a configuration for data of these sizes."""
+    """Network of a configuration for data of these sizes."""
     return NetworkSpec(model.name, sizes.classes, sizes.image_shape[0], sizes.image_shape[1], model.width)
 
 
 def data_sizes(data: DataConfig) -> DataSizes:
-    """Sizes of a configuration's data, which are read unless their sizes are published.
+    """Sizes of a configuration's data; the data are read unless their sizes are published.
 
     Raises:
         EarlyBirdError: unknown or missing data, or more training images asked for than there are.
@@ -149,7 +149,7 @@ def _session(
 
 
 def _sample(config: RunConfig, bundle: DataBundle, compute: Compute, images: int) -> Batches:
-    """So many training images, each class by its share, not augmented; the same ones for the same seed."""
+    """Sample of training images, each class by its share, not augmented; the same ones for the same seed."""
     chosen = stratified_indices(bundle.train.labels, images, config.training.seed)
     return eval_batches(
         replace(bundle, train=subset(bundle.train, chosen)), "train", batch_size=config.training.eval_batch_size,
@@ -158,7 +158,7 @@ def _sample(config: RunConfig, bundle: DataBundle, compute: Compute, images: int
 
 
 def load_bundle(data: DataConfig, seed: int) -> DataBundle:
-    """The data set of a configuration."""
+    """Load the data set of a configuration."""
     return load_data(
         data.name, root=data.root, download=data.download, image_size=data.image_size, val_fraction=data.val_fraction,
         seed=seed, cache_dir=data.cache, train_images=data.train_images,
@@ -166,7 +166,7 @@ def load_bundle(data: DataConfig, seed: int) -> DataBundle:
 
 
 def resolve_augment(data: DataConfig, bundle: DataBundle) -> Augment:
-    """What `augment: auto` means for this data set: digits are not mirrored, folders get the ImageNet protocol."""
+    """Augmentation for `auto`: digits are not mirrored, folders get the ImageNet protocol."""
     if data.augment != "auto":
         return data.augment
     if not isinstance(bundle.train, MemoryImages):

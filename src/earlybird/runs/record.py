@@ -33,7 +33,7 @@ def make_record(
     classes: int,
     folder: Path,
 ) -> dict[str, Any]:
-    """The record of a finished run (schema in `docs/run-folder.md`)."""
+    """Record of a finished run (schema in `docs/run-folder.md`)."""
     candidate, session = outcome.candidate, task.session
     final = task.cost(candidate.model)
     ledger = session.journal.ledger
@@ -145,6 +145,6 @@ def _cost(cost: ModelCost) -> dict[str, Any]:
 
 
 def device_facts(device: torch.device) -> dict[str, Any]:
-    """What a run is timed on."""
+    """Device that a run is timed on."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {"type": device.type, "name": name, "threads": torch.get_num_threads(), "platform": sys.platform}

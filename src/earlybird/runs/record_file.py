@@ -1,4 +1,4 @@
-"""`record.json`: where it lies, its schema version, reading and writing it. Loads no torch, so that reports can.
+"""`record.json`: path, schema version, reading and writing. Loads no torch: reports read it.
 
 A record is a plain dictionary of JSON types; fractions lie in [0, 1]. What is read here is checked once, so that others
 may rely on the keys they use.
@@ -55,12 +55,12 @@ def finished_record(folder: Path) -> Record | None:
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
-    """Write the record of a run into its folder, the old one standing until the new one is complete."""
+    """Write the record of a run into its folder, replacing the old one in one step."""
     write_atomically(folder / RECORD_NAME, json.dumps(record, indent=1).encode())
 
 
 def find_records(paths: Iterable[str | Path]) -> list[Path]:
-    """Every `record.json` named by, in, or anywhere below the paths; each once, in path order.
+    """Paths of all `record.json` named by, in, or anywhere below the paths; each once, in path order.
 
     Args:
         paths: record files, run folders, or folders of run folders.
@@ -92,6 +92,6 @@ def load_records(paths: Iterable[str | Path]) -> list[Record]:
 
 
 def recorded_training_macs(record: Mapping[str, Any]) -> int:
-    """MACs of a finished run, search included and without its final evaluation: every run pays its own."""
+    """MACs of a finished run, search included, final evaluation left out."""
     evaluation = record["cost"]["phases"].get("evaluate") or {}
     return int(record["cost"]["total"]["macs"]) - int(evaluation.get("macs", 0))

@@ -1,4 +1,4 @@
-"""`run`: configuration in, finished run folder out. Call it again after a kill and it goes on."""
+"""`run`: train a configuration to a finished run folder; called again after a kill, it resumes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def run(
     force: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Train a configuration to its record, from wherever the folder stands.
+    """Train a configuration to its record, or resume the run in the folder.
 
     Args:
         config: what to run.
@@ -111,7 +111,7 @@ def run_search(
 def run_requests(
     config: RunConfig, requests: Sequence[TicketRequest], out: str | Path, *, force: bool = False, quiet: bool = False
 ) -> dict[TicketRequest, Path | None]:
-    """Leave all the tickets that are asked for, in one dense training.
+    """Write all requested tickets, in one dense training.
 
     Returns:
         Request -> path of its ticket, or None where the rule never fired.
@@ -162,7 +162,7 @@ def _refuse_other_requests(folder: RunFolder, summary: dict[str, Any], requests:
 
 
 def run_evaluation(out: str | Path, *, device: str = "auto", trusted: Collection[str] = ()) -> Evaluation:
-    """Read the test set once more with the network that a run ended with.
+    """Evaluate a finished run's network on the test set once more.
 
     Args:
         out: the run folder; nothing is written.
@@ -192,7 +192,7 @@ def run_evaluation(out: str | Path, *, device: str = "auto", trusted: Collection
 
 @contextmanager
 def _started(folder: RunFolder) -> Iterator[StopFlag]:
-    """Signals are heeded inside, and a start that fails leaves no folder behind."""
+    """Heed signals inside; a start that fails leaves no folder behind."""
     try:
         with stop_on_signals() as stop:
             yield stop

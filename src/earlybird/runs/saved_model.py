@@ -1,4 +1,4 @@
-"""A finished network on disk: `model.safetensors` beside `config.json`, rebuilt by shape.
+"""Final network of a run on disk: `model.safetensors` beside `config.json`, rebuilt by shape.
 
 The files are those of `earlybird.save`; here the factory's arguments are what every network is told.
 """
@@ -38,7 +38,7 @@ class NetworkSpec:
         check_settings("network", self)
 
     def build(self, seed: int) -> nn.Module:
-        """The dense network with the initial weights of a seed."""
+        """Dense network with the initial weights of a seed."""
         return build_model(
             self.name,
             num_classes=self.num_classes,
@@ -54,13 +54,13 @@ class NetworkSpec:
 
 
 def save_network(folder: Path, model: nn.Module, spec: NetworkSpec, mask: ChannelMask | None) -> None:
-    """Write both files."""
+    """Write the two files of a network."""
     kwargs = {key: value for key, value in asdict(spec).items() if key != "name"}
     save(model, folder, factory=spec.name, kwargs=kwargs, mask=mask)
 
 
 def load_network(folder: Path, *, trusted: Collection[str] = ()) -> tuple[nn.Module, NetworkSpec]:
-    """Rebuild the network that a run ended with, in eval mode.
+    """Rebuild the final network of a run, in eval mode.
 
     Args:
         folder: the folder of a finished run.

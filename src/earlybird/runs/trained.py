@@ -1,4 +1,4 @@
-"""Taking the trained dense network, and the bill for it, from a finished `dense` run."""
+"""The trained dense network of a finished `dense` run, and its recorded training cost."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _WITHOUT_EFFECT = (
 
 
 def load_trained(folder: Path, config: RunConfig, precision: str) -> DenseRun:
-    """The end of the dense run in `folder`, of the same network, data and training as `config`.
+    """Final state of the dense run in `folder`, of the same network, data and training as `config`.
 
     Args:
         folder: a finished run of method `dense`.
