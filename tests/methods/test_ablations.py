@@ -20,10 +20,9 @@ from earlybird.runs.run import run, run_requests, run_search
 from earlybird.settings.tickets import TicketRequest
 from earlybird.slimming import masked
 from earlybird.training.checkpoint import Checkpoints
-from earlybird.training.journal import Journal
 from earlybird.training.loop import fit
 from earlybird.training.progress import Progress
-from earlybird.training.session import Session
+from earlybird.training.session import Journal, Session
 from earlybird.training.state import Span
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # a ratio of 0 always fires

@@ -14,13 +14,11 @@ from earlybird.settings.training import TrainingSettings
 from earlybird.training.checkpoint import Checkpoints
 from earlybird.training.compute import Compute, choose_device, choose_precision
 from earlybird.training.evaluate import evaluate
-from earlybird.training.hooks import NoHooks
-from earlybird.training.journal import Journal
 from earlybird.training.loop import fit
 from earlybird.training.progress import Progress
 from earlybird.training.schedule import learning_rate
-from earlybird.training.session import Session
-from earlybird.training.state import Span
+from earlybird.training.session import Journal, Session
+from earlybird.training.state import Hooks, Span
 
 STEPS_PER_EPOCH = 3  # 50 images in batches of 20
 
@@ -100,7 +98,7 @@ class Killed(Exception):
     """Stands for a SIGKILL: nothing is saved on the way out."""
 
 
-class KillAt(NoHooks):
+class KillAt(Hooks):
     def __init__(self, step: int) -> None:
         self.step = step
 
@@ -151,7 +149,7 @@ def test_clipping_bounds_the_first_step(tmp_path: Path):
 
 
 def test_a_non_finite_loss_stops_with_its_step_and_leaves_the_last_good_checkpoint(tmp_path: Path):
-    class Poison(NoHooks):
+    class Poison(Hooks):
         def after_step(self, state) -> bool:
             if state.step == 5:
                 with torch.no_grad():
@@ -167,7 +165,7 @@ def test_a_non_finite_loss_stops_with_its_step_and_leaves_the_last_good_checkpoi
 
 
 def test_a_hook_ends_the_phase_and_the_next_goes_on_at_that_step(tmp_path: Path):
-    class EndAt4(NoHooks):
+    class EndAt4(Hooks):
         def after_step(self, state) -> bool:
             return state.step == 4
 
@@ -230,7 +228,7 @@ def test_memory_that_runs_out_in_an_evaluation_names_the_evaluation(tmp_path: Pa
         evaluate(network(), batches, Compute(torch.device("cpu"), "fp32"))
 
 
-class EndAt(NoHooks):
+class EndAt(Hooks):
     def __init__(self, step: int) -> None:
         self.step, self.settled = step, list[tuple[int, int]]()
 

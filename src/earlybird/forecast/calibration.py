@@ -32,12 +32,10 @@ from earlybird.settings.training import TrainingSettings
 from earlybird.training.checkpoint import Checkpoints
 from earlybird.training.compute import Compute
 from earlybird.training.evaluate import evaluate
-from earlybird.training.hooks import NoHooks
-from earlybird.training.journal import Journal
 from earlybird.training.loop import fit
 from earlybird.training.progress import Progress
-from earlybird.training.session import Session
-from earlybird.training.state import FitState, Span
+from earlybird.training.session import Journal, Session
+from earlybird.training.state import FitState, Hooks, Span
 
 WARM_UP_STEPS = 2
 ROUNDS = 5
@@ -171,7 +169,7 @@ def noise_bundle(image_shape: tuple[int, int, int], num_classes: int, images: in
     )  # fmt: skip
 
 
-class _StepTimer(NoHooks):
+class _StepTimer(Hooks):
     """Penalises as a search does, reads the clocks after every step, and ends the phase after enough of them."""
 
     def __init__(self, steps: int, counter: EnergyCounter) -> None:

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from earlybird.core import WeightMask, bn_l1_subgradient_, mask_weights_
 from earlybird.methods.candidate import Candidate
 from earlybird.methods.task import Task
-from earlybird.training.hooks import NoHooks
-from earlybird.training.state import FitState
+from earlybird.training.state import FitState, Hooks
 
 WEIGHT_MASK_FILE = "weight-mask.safetensors"
 
@@ -35,7 +34,7 @@ def weight_candidate(task: Task, model: nn.Module, *, start_step: int = 0) -> Ca
     )
 
 
-class HoldHooks(NoHooks):
+class HoldHooks(Hooks):
     """Penalises scales, and keeps removed weights exactly zero, through momentum and weight decay.
 
     Args:

@@ -19,12 +19,11 @@ from earlybird.errors import ConfigError, NonFiniteError, TicketError
 from earlybird.settings.clock import Clock
 from earlybird.settings.early_bird import EarlyBirdTraining
 from earlybird.settings.tickets import DrawAt, TicketRequest
-from earlybird.training.hooks import NoHooks
 from earlybird.training.schedule import drop_steps
-from earlybird.training.state import FitState
+from earlybird.training.state import FitState, Hooks
 
 
-class SearchHooks(NoHooks):
+class SearchHooks(Hooks):
     """Penalises, draws, and ends the phase when every ratio has its ticket.
 
     Args:

@@ -26,9 +26,8 @@ from earlybird.methods.retrain import Retrain, cut, leave_ticket, load_ticket_we
 from earlybird.methods.task import Task
 from earlybird.settings.soft_filter_pruning import SoftFilterPruning
 from earlybird.slimming import channel_groups, zero_channels_
-from earlybird.training.hooks import NoHooks
 from earlybird.training.loop import fit
-from earlybird.training.state import FitState, Span
+from earlybird.training.state import FitState, Hooks, Span
 
 
 def check_network(method: SoftFilterPruning, model: nn.Module, example_input: Tensor) -> None:
@@ -101,7 +100,7 @@ def zero_filters_(model: nn.Module, mask: ChannelMask, groups: ChannelGroups) ->
             zero_channels_(module, keep[units[name]])
 
 
-class ZeroingHooks(NoHooks):
+class ZeroingHooks(Hooks):
     """Zeroes the smallest filters after every `every_epochs` epochs and after the last, and before the first."""
 
     def __init__(self, method: SoftFilterPruning, groups: ChannelGroups, total_steps: int) -> None:

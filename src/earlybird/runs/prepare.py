@@ -28,9 +28,8 @@ from earlybird.settings.early_bird import EarlyBirdTraining
 from earlybird.settings.model import ModelConfig
 from earlybird.training.compute import Compute, choose_device, choose_precision
 from earlybird.training.interrupt import StopFlag
-from earlybird.training.journal import Journal
 from earlybird.training.progress import Progress
-from earlybird.training.session import Session
+from earlybird.training.session import Journal, Session
 
 
 @dataclass(frozen=True)

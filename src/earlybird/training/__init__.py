@@ -1,4 +1,4 @@
-"""The one training loop and what it stands on.
+"""The one training loop, its state and its checkpoints.
 
 Import from the modules: `settings` must stay readable without importing torch, so nothing is re-exported here.
 """

@@ -1,4 +1,4 @@
-"""Checkpoints: written beside the old one, proved by sha256, replaced atomically, read without executing anything.
+"""Checkpoints: written beside the old one, sealed by sha256, replaced atomically, read without executing anything.
 
 A checkpoint is `NUMBER.pt` plus `NUMBER.json`, its manifest. The manifest is written last, so a checkpoint without one
 was never finished and is not read. The newest two are kept; where the newest fails its hash the one before is used,
@@ -87,7 +87,7 @@ class Checkpoints:
         return None
 
     def exist(self) -> bool:
-        """Is there any checkpoint, intact or not?"""
+        """True if there is any checkpoint, intact or not."""
         return bool(self._numbers())
 
     def clear(self) -> None:
@@ -135,6 +135,6 @@ class Checkpoints:
             (self.folder / f"{number:08d}{suffix}").unlink(missing_ok=True)
 
     def _remove_temporary_files(self) -> None:
-        """What a write that was killed left behind."""
+        """Remove leftovers of a killed write."""
         for path in self.folder.glob(".*.tmp-*"):
             path.unlink(missing_ok=True)

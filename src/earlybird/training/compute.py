@@ -49,7 +49,7 @@ class Compute:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device that "auto", "cpu", "cuda" or "cuda:N" means here.
+    """Device of this machine for "auto", "cpu", "cuda" or "cuda:N".
 
     Raises:
         ConfigError: the device is unknown or absent.
@@ -69,7 +69,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_precision(choice: str, model: nn.Module, batch: Tensor, device: torch.device) -> Precision:
-    """Resolve "auto" by timing a training step in fp32 and in bf16; anything else is itself.
+    """Resolve "auto" by timing a training step in fp32 and in bf16; keep any other choice.
 
     Args:
         choice: "auto", "fp32" or "bf16".

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT become a flag that the loop reads between two steps, so that it can save first."""
+"""Interrupts: SIGTERM and SIGINT as a flag that the loop reads between two steps, so that it can save first."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Terminated(SystemExit):
 
 
 class StopFlag:
-    """Which signal asked the run to stop, if any."""
+    """Signal that asked the run to stop, if any."""
 
     def __init__(self) -> None:
         self.signal_number: int | None = None

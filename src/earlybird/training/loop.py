@@ -13,11 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from earlybird.cost import ModelCost
-from earlybird.training.hooks import Hooks, NoHooks
 from earlybird.training.out_of_memory import SMALLER_STEPS, naming_the_place
 from earlybird.training.schedule import learning_rate
 from earlybird.training.session import Session
-from earlybird.training.state import FitState, Span
+from earlybird.training.state import FitState, Hooks, Span
 
 # A GPU is asked only this often whether the loss is still finite, since asking waits for it; a CPU at every step.
 _STEPS_BETWEEN_FINITE_CHECKS = 50
@@ -40,8 +39,8 @@ def fit(
         session: data, settings, device, checkpoints and journal of the run.
         model: the network, placed on the session's device.
         span: phase and steps; the steps decide data order and learning rate.
-        cost: what one image costs in this network, for the ledger.
-        hooks: where the method looks in.
+        cost: of one image in this network, for the ledger.
+        hooks: the method's own work between the steps.
         carry: more values for every checkpoint of this phase.
         momentum: parameter name -> momentum to start with.
         resume: a checkpoint of this phase to go on from.
@@ -54,7 +53,7 @@ def fit(
         OutOfMemoryError: a step found too little memory; the last checkpoint is intact.
         Terminated: a signal asked to stop; the state is saved.
     """
-    state = FitState(session, model, span, cost, hooks or NoHooks(), carry or {})
+    state = FitState(session, model, span, cost, hooks or Hooks(), carry or {})
     state.start(resume, momentum or {})
     model.train()
     with state.meter:

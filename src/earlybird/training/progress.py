@@ -1,4 +1,4 @@
-"""The line worth watching: epoch, step, loss, accuracy, mask distance against epsilon, time left."""
+"""Progress line: epoch, step, loss, accuracy, mask distance against epsilon, time left."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Progress:
         self._began: tuple[float, int] | None = None
 
     def due(self) -> bool:
-        """Is it time to repaint? Asking before reading the loss spares the device a synchronisation."""
+        """True if it is time to repaint; asking before reading the loss spares the device a synchronisation."""
         return self._live and not self._quiet and time.monotonic() - self._painted > _SECONDS_BETWEEN_REPAINTS
 
     def step(self, phase: str, step: int, loss: float, accuracy: float, note: str) -> None:

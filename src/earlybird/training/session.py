@@ -1,18 +1,49 @@
-"""`Session`: what stays the same over all phases of one run."""
+"""`Session`: data, settings, device and records that all phases of one run share."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
-from earlybird.cost import PhaseMeter
+from earlybird.cost import CostLedger, PhaseMeter
 from earlybird.data import Batches
 from earlybird.energy import EnergyCounter, NoCounter
 from earlybird.settings.training import TrainingSettings
 from earlybird.training.checkpoint import Checkpoints
 from earlybird.training.compute import Compute
 from earlybird.training.interrupt import StopFlag
-from earlybird.training.journal import Journal
 from earlybird.training.progress import Progress
+
+
+class Journal:
+    """Metrics rows and finished costs of one run so far; it rides in every checkpoint.
+
+    Args:
+        on_change: called with all rows whenever one is added (the run folder mirrors them into `metrics.jsonl`).
+    """
+
+    def __init__(self, on_change: Callable[[list[dict[str, Any]]], None] | None = None) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.ledger = CostLedger()
+        self._on_change = on_change
+
+    def add_row(self, row: dict[str, Any]) -> None:
+        """Append one epoch's metrics."""
+        self.rows.append(row)
+        if self._on_change:
+            self._on_change(self.rows)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values only."""
+        return {"rows": self.rows, "ledger": self.ledger.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take a state back; rows written after it are gone."""
+        self.rows = list(state["rows"])
+        self.ledger = CostLedger.from_state(state["ledger"])
+        if self._on_change:
+            self._on_change(self.rows)
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""`FitState`: everything of a phase that changes from step to step; what `save` writes is what `start` reads."""
+"""`FitState`: the part of a phase that changes from step to step; `Hooks`: the moments at which a method sees it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from earlybird.cost import ModelCost, PhaseCost, evaluation_work, training_work
 from earlybird.errors import CheckpointError, NonFiniteError
 from earlybird.settings.training import TrainingSettings
 from earlybird.training.evaluate import evaluate
-from earlybird.training.hooks import Hooks
 from earlybird.training.session import Session
 
 _CURE = "lower --lr, add --training.warmup 0.05 or --training.clip_norm 1; the last checkpoint is intact"
@@ -20,7 +19,7 @@ _CURE = "lower --lr, add --training.warmup 0.05 or --training.clip_norm 1; the l
 
 @dataclass(frozen=True)
 class Span:
-    """A stretch of a run: its phase's name, and the global steps at which it starts and ends.
+    """Stretch of a run: its phase's name, and the global steps at which it starts and ends.
 
     `schedule_steps` is the length of its learning-rate schedule; None for the session's own.
     """
@@ -29,6 +28,35 @@ class Span:
     start_step: int
     end_step: int
     schedule_steps: int | None = None
+
+
+class Hooks:
+    """Moments at which a method looks into the training loop; as they stand, plain training."""
+
+    def at_start(self, state: FitState) -> bool:
+        """Called where the phase begins, not where one is resumed; True ends it before its first step."""
+        return False
+
+    def after_backward(self, model: nn.Module, step: int) -> None:
+        """Called with the gradients of global step `step` (0-based), which may be changed."""
+
+    def after_step(self, state: FitState) -> bool:
+        """Called after `state.step` steps; True ends the phase here. Weights may be changed, nothing else."""
+        return False
+
+    def settle(self, state: FitState) -> None:
+        """Called after `after_step`, and at an epoch's end after its row of metrics, before anything is saved."""
+
+    def note(self) -> str:
+        """A few words for the progress line."""
+        return ""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values for the checkpoint."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
 
 
 def make_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.SGD:
@@ -70,7 +98,7 @@ class EpochSums:
 
 
 class FitState:
-    """Everything of a phase that changes from step to step; what `save` writes is what `start` reads."""
+    """State of a phase, changing from step to step; `start` reads what `save` writes."""
 
     def __init__(
         self, session: Session, model: nn.Module, span: Span, cost: ModelCost, hooks: Hooks, carry: dict[str, Any]
@@ -198,16 +226,16 @@ class FitState:
         }
 
     def is_over(self) -> bool:
-        """Is the last step of the phase done?"""
+        """True once the last step of the phase is done, or a hook has ended it."""
         return self.ended or self.step >= self.span.end_step
 
     def checkpoint_is_due(self) -> bool:
-        """Is one due in mid-epoch (`training.checkpoint_every`)?"""
+        """True at the steps in mid-epoch that `training.checkpoint_every` names."""
         every = self.session.settings.checkpoint_every
         return bool(every) and self.step % every == 0
 
     def phase_cost(self) -> PhaseCost:
-        """What the phase has cost since it was begun or taken up; the paper does not charge validation."""
+        """Cost of the phase since it was begun or resumed; the paper does not charge validation."""
         return self.meter.cost(
             training_work(self.cost, self.images, self.steps_done)
             + evaluation_work(self.cost, self.val_images, self.val_batches)
