@@ -51,7 +51,7 @@ def test_cosine_starts_full_passes_half_and_ends_near_zero():
         ("milestones", (0.75, 0.5), "rising fractions"),
         ("label_smoothing", 1.0, r"a number in \[0, 1\)"),
         ("precision", "fp16", "auto, fp32, bf16"),
-        ("seed", -1, r"an integer in \[0, 2\^31\)"),
+        ("seed", -1, r"an integer in \[0, 2147483648\)"),
     ],
 )
 def test_a_setting_out_of_range_names_field_value_and_legal_values(field: str, value: object, legal: str):
