@@ -1,11 +1,10 @@
 """Cost of training: a network's operations (`flops`, `traffic`), the paper's convention (`paper`), a run's `ledger`."""
 
 from earlybird.cost.flops import ModelCost, count_cost, count_cost_and_traffic, layer_macs
-from earlybird.cost.ledger import PHASES, CostLedger, PhaseCost
+from earlybird.cost.ledger import PHASES, CostLedger, PhaseCost, Work, bit_operations, evaluation_work, training_work
 from earlybird.cost.meter import PhaseMeter
 from earlybird.cost.paper import CIFAR_TRAIN_IMAGES, IMAGENET_TRAIN_IMAGES
 from earlybird.cost.traffic import ModelTraffic, Traffic, count_traffic
-from earlybird.cost.work import Work, bit_operations, evaluation_work, training_work
 
 __all__ = [
     "CIFAR_TRAIN_IMAGES",

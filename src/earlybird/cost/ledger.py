@@ -1,4 +1,4 @@
-"""Cost of a run so far: one `PhaseCost` per finished stretch of work, added up by phase in a `CostLedger`.
+"""Cost of a run so far: counted `Work`, one `PhaseCost` per finished stretch, added up by phase in a `CostLedger`.
 
 Joules are None, never 0, where nothing was measured, and `energy_method` says why. Estimates are not in here: they
 follow from the counted work (`energy.estimate`) and must not be added to what was measured.
@@ -7,16 +7,83 @@ follow from the counted work (`energy.estimate`) and must not be added to what w
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, Self
 
-from earlybird.cost.work import added
+from earlybird.cost.flops import ModelCost
+from earlybird.cost.paper import FORWARDS_PER_TRAINING_STEP
 from earlybird.energy import NO_ENERGY_COUNTER
 from earlybird.errors import CheckpointError, ConfigError
 
 PHASES = ("search", "slim", "train", "retrain", "evaluate")
 TOTAL = "total"
+
+
+@dataclass(frozen=True)
+class Work:
+    """Counted work of one stretch of a run.
+
+    Attributes:
+        images: images run through the network.
+        macs_by_width: bits of the two operands, such as "32x32" -> multiply-accumulates as executed.
+        paper_flops: FLOPs that the paper's convention charges; None where it cannot be said.
+        traffic_bytes: bytes that operations read and wrote; None where they were not counted.
+    """
+
+    images: int = 0
+    macs_by_width: Mapping[str, int] = field(default_factory=dict)
+    paper_flops: float | None = 0.0
+    traffic_bytes: int | None = 0
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of all widths."""
+        return sum(self.macs_by_width.values())
+
+    def __add__(self, other: Work) -> Work:
+        paper = None if self.paper_flops is None or other.paper_flops is None else self.paper_flops + other.paper_flops
+        traffic = (self.traffic_bytes, other.traffic_bytes)
+        return Work(
+            images=self.images + other.images,
+            macs_by_width=added(self.macs_by_width, other.macs_by_width),
+            paper_flops=paper,
+            traffic_bytes=None if traffic[0] is None or traffic[1] is None else traffic[0] + traffic[1],
+        )
+
+
+def training_work(cost: ModelCost, images: int, batches: int) -> Work:
+    """Work of training on `images` images in `batches` steps; the paper charges three forward passes an image."""
+    return Work(
+        images=images,
+        macs_by_width={width: images * macs for width, macs in cost.train_macs_by_width.items()},
+        paper_flops=FORWARDS_PER_TRAINING_STEP * images * cost.paper_flops,
+        traffic_bytes=cost.traffic.training.of(images, batches) if cost.traffic else None,
+    )
+
+
+def evaluation_work(cost: ModelCost, images: int, batches: int) -> Work:
+    """Work of forward passes in eval mode; the paper charges training only."""
+    return Work(
+        images=images,
+        macs_by_width={width: images * macs for width, macs in cost.macs_by_width.items()},
+        paper_flops=0.0,
+        traffic_bytes=cost.traffic.forward.of(images, batches) if cost.traffic else None,
+    )
+
+
+def added(*parts: Mapping[str, int]) -> dict[str, int]:
+    """MACs of the same operand widths put together, widths with nothing left out."""
+    total: Counter[str] = Counter()
+    for part in parts:
+        total.update(part)
+    return {width: macs for width, macs in sorted(total.items()) if macs}
+
+
+def bit_operations(macs_by_width: Mapping[str, int]) -> int:
+    """BitOps: each MAC counts as the product of its operands' widths in bits."""
+    return sum(macs * int(a) * int(b) for (a, _, b), macs in ((w.partition("x"), m) for w, m in macs_by_width.items()))
 
 
 @dataclass(frozen=True)
@@ -160,6 +227,7 @@ class CostLedger:
 
 def _sum(phase: str, costs: Sequence[PhaseCost]) -> PhaseCost:
     wall_seconds = math.fsum(cost.wall_seconds for cost in costs)
+    traffic = _sum_or_none([cost.traffic_bytes for cost in costs])
     return PhaseCost(
         phase=phase,
         images=sum(cost.images for cost in costs),
@@ -169,7 +237,7 @@ def _sum(phase: str, costs: Sequence[PhaseCost]) -> PhaseCost:
         cpu_seconds=math.fsum(cost.cpu_seconds for cost in costs),
         peak_bytes=max((cost.peak_bytes for cost in costs), default=0),
         macs_by_width=added(*(cost.macs_by_width for cost in costs)),
-        traffic_bytes=_whole(_sum_or_none([cost.traffic_bytes for cost in costs])),
+        traffic_bytes=None if traffic is None else int(traffic),
         spans=tuple(span for cost in costs for span in cost.spans),
         **_energy(costs, wall_seconds),
     )
@@ -194,7 +262,3 @@ def _sum_or_none(values: Sequence[float | None]) -> float | None:
     """The sum, or None where one part is unknown: a sum without it would look smaller than it is."""
     known = [value for value in values if value is not None]
     return math.fsum(known) if len(known) == len(values) else None
-
-
-def _whole(value: float | None) -> int | None:
-    return None if value is None else int(value)

@@ -10,9 +10,8 @@ from typing import Self
 
 import torch
 
-from earlybird.cost.ledger import PHASES, PhaseCost
+from earlybird.cost.ledger import PHASES, PhaseCost, Work
 from earlybird.cost.step_time import read_clocks
-from earlybird.cost.work import Work
 from earlybird.energy import EnergyCounter, NoCounter
 from earlybird.errors import ConfigError
 

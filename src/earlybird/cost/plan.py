@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from earlybird.cost.flops import ModelCost
-from earlybird.cost.work import Work, evaluation_work, training_work
+from earlybird.cost.ledger import Work, evaluation_work, training_work
 from earlybird.errors import ConfigError
 
 Network = Literal["dense", "slim"]
