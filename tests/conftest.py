@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -50,6 +51,30 @@ class Net(nn.Module):
         x = torch.relu(self.left(x) + self.right(x))
         return self.head(self.drop(x.mean((2, 3))))
 '''
+
+
+class FakeClock:
+    """Seconds that a test lets pass: of the wall, and of the CPU where it says so."""
+
+    def __init__(self) -> None:
+        self.wall = self.cpu = 0.0
+
+    def sleep(self, seconds: float) -> None:
+        self.wall += seconds
+
+    def work(self, seconds: float) -> None:
+        self.wall, self.cpu = self.wall + seconds, self.cpu + seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
+    """The clock that phase meters read; it began at a moment long ago."""
+    from earlybird.cost import meter
+
+    clock = FakeClock()
+    monkeypatch.setattr(meter, "read_clocks", lambda device: (clock.wall, clock.cpu))
+    monkeypatch.setattr(meter, "time", SimpleNamespace(time=lambda: 1e9 + clock.wall))
+    return clock
 
 
 @pytest.fixture

@@ -244,6 +244,7 @@ def test_the_network_is_left_as_found():
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.slow
 def test_an_update_of_a_full_width_vgg16_takes_milliseconds():
     widths = [64, 64, 128, 128, 256, 256, 256, *[512] * 6]
     net, detector = chain(*widths), EarlyBird([0.3, 0.5, 0.7], epsilon=1e-6)

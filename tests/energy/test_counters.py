@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -278,20 +279,22 @@ def test_a_counter_that_has_not_ticked_is_neither_zero_nor_lost(machine):
     assert not counter.pending and counter.take() is None
 
 
-def test_idle_power_is_joules_by_seconds(machine):
+def test_idle_power_is_joules_by_seconds(machine, monkeypatch):
     machine.add_gpus()
     counter = find_counter(GPU)
     assert counter.idle_watts is None
-    began = time.perf_counter()
+    passed = [0.0]
+    clock = SimpleNamespace(sleep=lambda seconds: passed.append(passed[-1] + seconds), perf_counter=lambda: passed[-1])
+    monkeypatch.setattr(counters, "time", clock)
     start = machine.gpu_millijoules[0]
     import pynvml
 
     def hundred_watts(handle: int) -> int:
-        return start + int((time.perf_counter() - began) * 100_000)
+        return start + int(passed[-1] * 100_000)
 
     machine.patch.setattr(pynvml, "nvmlDeviceGetTotalEnergyConsumption", hundred_watts)
     watts = measure_idle(counter, seconds=0.3)
-    assert watts == pytest.approx(100.0, rel=0.02) and counter.idle_watts == watts
+    assert watts == pytest.approx(100.0) and counter.idle_watts == watts
     machine.patch.setattr(pynvml, "nvmlDeviceGetTotalEnergyConsumption", lambda handle: start)
     assert measure_idle(counter, seconds=0.01) is None and counter.idle_watts is None
     with pytest.raises(ConfigError, match="give a positive number of seconds"):

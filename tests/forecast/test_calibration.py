@@ -7,6 +7,7 @@ import torch
 
 from earlybird.cost.plan import PlannedData, method_plans
 from earlybird.errors import ConfigError
+from earlybird.forecast import calibration
 from earlybird.forecast.calibration import Calibration, Seconds, calibrate, noise_bundle
 from earlybird.models import build_model
 from earlybird.settings.training import TrainingSettings
@@ -45,15 +46,28 @@ def networks():
     return {"dense": dense, "slim": build_model("vgg11", num_classes=10, width=0.0625)}
 
 
-def test_a_smaller_network_is_measured_as_faster_and_the_originals_are_left_alone():
+def test_each_network_has_the_seconds_of_its_steps_and_the_originals_are_left_alone(clock, monkeypatch):
     nets = networks()
+
+    def lasts(seconds: float):
+        def forward(*_) -> None:
+            clock.work(seconds / 2)
+            clock.sleep(seconds / 2)
+
+        return forward
+
+    for name, seconds in (("dense", 4.0), ("slim", 1.0)):
+        nets[name].register_forward_hook(lasts(seconds))
+    monkeypatch.setattr(calibration, "read_clocks", lambda device: (clock.wall, clock.cpu))
     before = {name: tensor.clone() for name, tensor in nets["dense"].state_dict().items()}
     settings, bundle = TrainingSettings(batch_size=32), noise_bundle((3, 32, 32), 10, 64)
     found = calibrate(nets, bundle, settings, CPU, augment="crop_flip", steps=10)
     assert found.measured_steps == 10
-    assert 0 < found.steps["slim"].cpu < found.steps["dense"].cpu
-    assert 0 < found.tested_images["slim"].cpu < found.tested_images["dense"].cpu < found.steps["dense"].cpu
-    assert found.steps["dense"].joules is None and "not measured" in found.energy_method
+    assert found.steps == {"dense": Seconds(cpu=2.0, wall=4.0), "slim": Seconds(cpu=0.5, wall=1.0)}
+    # 1000 images in two batches.
+    assert found.tested_images["dense"].wall == pytest.approx(2 * 4 / 1000)
+    assert found.tested_images["slim"].cpu == pytest.approx(2 * 0.5 / 1000)
+    assert "not measured" in found.energy_method
     assert all(torch.equal(tensor, before[name]) for name, tensor in nets["dense"].state_dict().items())
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from earlybird.cost import CostLedger, PhaseCost
+from earlybird.cost import CostLedger, PhaseCost, meter
 from earlybird.energy import NoCounter, estimated_joules
 from earlybird.errors import DataError, RunFolderError
 from earlybird.runs import prepare
@@ -22,7 +22,7 @@ WATTS = 50.0
 
 
 class SteadyCounter:
-    """A machine that draws 50 W: joules follow the clock."""
+    """A machine that draws 50 W of a clock on which a second passes between two readings of a meter."""
 
     method, device = "fake", "the test's machine"
     notes = ("DRAM is missing",)
@@ -31,11 +31,10 @@ class SteadyCounter:
         self.clock, self.idle_watts, self.pending = clock, 12.0, False
 
     def start(self) -> None:
-        self.last = self.clock()
+        self.last = self.clock.wall + 1.0  # when the meter reads it, which comes next
 
     def take(self) -> float:
-        now = self.clock()
-        joules, self.last = WATTS * (now - self.last), now
+        joules, self.last = WATTS * (self.clock.wall - self.last), self.clock.wall
         return joules
 
     def stop(self) -> None:
@@ -76,14 +75,23 @@ def test_products_and_traffic_of_a_run_are_those_of_its_images(finished):
     assert phase["traffic_bytes"] > phase["images"] * 3 * 8 * 8 * 4
 
 
-def test_a_counter_measures_every_phase(finished, monkeypatch):
-    import time
+@pytest.fixture
+def steady(clock, monkeypatch) -> None:
+    """Runs are measured by a `SteadyCounter`."""
 
-    monkeypatch.setattr(prepare, "find_counter", lambda device: SteadyCounter(time.perf_counter))
+    def a_second_later(device) -> tuple[float, float]:
+        clock.work(1.0)
+        return clock.wall, clock.cpu
+
+    monkeypatch.setattr(meter, "read_clocks", a_second_later)
+    monkeypatch.setattr(prepare, "find_counter", lambda device: SteadyCounter(clock))
     monkeypatch.setattr(prepare, "measure_idle", lambda counter: None)
+
+
+def test_a_counter_measures_every_phase(finished, steady):
     record, _ = finished()
     measured, total = record["energy"]["measured"]["fake"], record["cost"]["total"]
-    assert measured["joules"] == pytest.approx(WATTS * total["wall_seconds"], rel=0.01)
+    assert measured["joules"] == pytest.approx(WATTS * total["wall_seconds"])
     assert (measured["device"], measured["coverage"], measured["idle_watts"]) == ("the test's machine", 1.0, 12.0)
     assert set(measured["phases"]) == {"search", "slim", "retrain", "evaluate"}
     assert sum(phase["joules"] for phase in measured["phases"].values()) == pytest.approx(measured["joules"])
@@ -145,11 +153,7 @@ def test_a_gap_in_the_log_is_coverage_and_not_joules(finished, tmp_path: Path):
     assert facts["gaps"]
 
 
-def test_importing_again_replaces_the_log_and_leaves_the_counters(finished, tmp_path: Path, monkeypatch):
-    import time
-
-    monkeypatch.setattr(prepare, "find_counter", lambda device: SteadyCounter(time.perf_counter))
-    monkeypatch.setattr(prepare, "measure_idle", lambda counter: None)
+def test_importing_again_replaces_the_log_and_leaves_the_counters(finished, steady, tmp_path: Path):
     record, folder = finished()
     begin, end = spans_of(record)[0]
     for watts in (10.0, 30.0):

@@ -40,6 +40,7 @@ def test_every_channel_of_vgg16_is_a_unit(policy):
     assert bool((groups.producer_unit_of["classifier"] == -1).all())
 
 
+@pytest.mark.slow
 def test_preresnet101_is_traced_in_under_five_seconds():
     model = build_model("preresnet101", num_classes=10)
     start = time.perf_counter()
