@@ -80,7 +80,7 @@ def taylor(model: nn.Module) -> dict[str, Tensor]:
 
 
 def per_filter(module: nn.Module, values: Tensor) -> Tensor:
-    """Sums over each output filter, on the CPU; a transposed conv has its outputs on dimension 1, group by group."""
+    """Sum over each output filter, on the CPU; a transposed conv has its outputs on dimension 1, group by group."""
     if isinstance(module, TRANSPOSED_CONVS):
         values = values.unflatten(0, (module.groups, -1)).transpose(1, 2).flatten(0, 1)
     return values.flatten(1).sum(dim=1).cpu()

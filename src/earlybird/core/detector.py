@@ -1,4 +1,4 @@
-"""`EarlyBird`: watches the mask that pruning would give and says when it has stopped changing.
+"""`EarlyBird`: detector that draws a mask at every update and fires once the mask has stopped changing.
 
 Call `update(model)` after every epoch (or at every draw of a scaled clock). Nothing is trained, cut or moved here: a
 loop of any kind can own it. Masks are compared as drawn, before rounding; only the ticket's own mask is rounded,
@@ -36,19 +36,19 @@ class EarlyBird:
 
     Args:
         prune_ratio: fraction of units to remove, in [0, 1), or several.
-        groups: what may be cut together (`earlybird.channel_groups`); without them the network must be a plain chain.
+        groups: channels that are cut together (`earlybird.channel_groups`); without them the net must be a plain chain.
         rule: a name in `STOP_RULES`: "paper", "authors_code" or "epi".
         window: distances looked at by "paper", masks looked at by "authors_code".
         epsilon: threshold on the mask distance, in (0, 1].
-        criterion: what scores a channel; `bn_scale` by default.
+        criterion: scores the channels of a network; `bn_scale` by default.
         min_channels: floor per layer.
         round_to: kept counts of the ticket are multiples of this.
-        tie_score: what a tied unit scores: the "mean", "max" or "sum" over its scored channels.
+        tie_score: score of a tied unit: the "mean", "max" or "sum" over its scored channels.
 
     Attributes:
         draws: masks drawn so far by each ratio.
         tickets: ratio -> its ticket, once it has fired.
-        last_scores: what the criterion gave at the last draw.
+        last_scores: scores of the last draw.
 
     Raises:
         ConfigError: an argument is out of range.
@@ -135,7 +135,7 @@ class EarlyBird:
         return newest if len(self._fired) == len(self.prune_ratios) else None
 
     def draw(self, model: nn.Module, prune_ratio: float, *, rule: str = "forced") -> Ticket:
-        """The ticket of this moment, though no rule has fired; nothing is recorded.
+        """Draw the ticket of this moment, ignoring the stop rule; nothing is recorded.
 
         Raises:
             ConfigError: `prune_ratio` is outside [0, 1).
@@ -157,7 +157,7 @@ class EarlyBird:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take a state back; tickets held so far are dropped.
+        """Restore a state; tickets held so far are dropped.
 
         Raises:
             ConfigError: the state belongs to other prune ratios.
@@ -238,7 +238,7 @@ def _check_without_groups(model: nn.Module, scores: Mapping[str, Tensor]) -> Non
 
 
 def why_not_a_plain_chain(model: nn.Module) -> str | None:
-    """One clause that says why channels may be tied in this network; None for a plain chain.
+    """Reason why channels of this network may be tied, as one clause; None for a plain chain.
 
     Only a warning hangs on it: the exact answer is `earlybird.slimming.channel_groups`.
     """

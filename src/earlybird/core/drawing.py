@@ -1,4 +1,4 @@
-"""`draw_mask`: scores and a ratio become a `ChannelMask`, within floors and rounding.
+"""`draw_mask`: a `ChannelMask` from scores and a prune ratio, within floors and rounding.
 
 The units of the whole network are ranked together and `round(p * N)` of the lowest go (You et al. 2020, Section 3.1);
 `draw_mask_per_layer` removes the same share of every layer instead.
@@ -38,10 +38,10 @@ def draw_mask(
     Args:
         scores: layer name -> `[channels]`, higher = keep (see `earlybird.core.criteria`).
         prune_ratio: fraction of the units to remove, in [0, 1).
-        groups: what may be cut together; without them every scored channel is its own unit (a plain chain).
+        groups: channels that are cut together; without them every scored channel is its own unit (a plain chain).
         min_channels: channels that stay in every layer, >= 1.
         round_to: snap each layer's kept count to a multiple of this (1: not at all).
-        tie_score: what a tied unit scores: the "mean", "max" or "sum" over its scored members.
+        tie_score: score of a tied unit: the "mean", "max" or "sum" over its scored members.
 
     Raises:
         ConfigError: `prune_ratio`, `min_channels`, `round_to` or `tie_score` is out of range.

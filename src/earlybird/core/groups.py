@@ -32,10 +32,10 @@ class ChannelGroups:
             unit of each channel in 0..num_units-1, or -1 where the channel is protected. In `named_modules()` order.
         producer_unit_of: conv or linear that is no key itself -> int64 `[out channels]`, the unit of each of its
             outputs or -1. Conv-keyed scores (`filter_l1`, `taylor`) are read through it.
-        protected: mask key -> {channel: why it may not be cut}.
+        protected: mask key -> {channel: reason why it may not be cut}.
         policy: residual policy, "inner", "tie" or "select" (`docs/method.md` section 3).
-        reader_unit_of: conv or linear that sums over its inputs -> int64 `[in channels]`, the unit of each or -1: which
-            layers read a unit.
+        reader_unit_of: conv or linear that sums over its inputs -> int64 `[in channels]`, the unit of each or -1: the
+            layers that read a unit.
 
     Raises:
         MaskError: a unit index is no int64, out of range, unused or not consecutive, or a protected channel has no

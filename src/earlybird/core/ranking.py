@@ -1,7 +1,7 @@
-"""`Ranking`: the units of a network in the order in which they would go.
+"""`Ranking`: the units of a network in the order of their removal.
 
-Everything that makes two people rank the same scores in the same way is here: what a tied unit scores, and the order of
-equal scores (`docs/method.md` section 1).
+Two choices decide how the same scores are ranked: the score of a tied unit, and the order of equal scores
+(`docs/method.md` section 1).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Ranking:
 
     @property
     def is_uninformative(self) -> bool:
-        """All units score the same, as at initialisation: the order says nothing of the network."""
+        """True if all units score the same, as at initialisation: the order says nothing of the network."""
         return bool((self.scores == self.scores[:1]).all())
 
 
@@ -67,8 +67,8 @@ def rank_units(scores: Mapping[str, Tensor], groups: ChannelGroups, tie_score: T
 
     Args:
         scores: layer name -> `[channels]`, higher = keep.
-        groups: what `scored_groups` gives for these scores.
-        tie_score: what a tied unit scores: the "mean", "max" or "sum" over its scored channels.
+        groups: from `scored_groups` for these scores.
+        tie_score: score of a tied unit: the "mean", "max" or "sum" over its scored channels.
 
     Raises:
         ConfigError: `tie_score` is unknown.

@@ -26,7 +26,7 @@ EPI_LOOKBACK = 5
 
 @dataclass(frozen=True)
 class StopRule:
-    """A stop rule.
+    """Condition on the history of masks that ends the search.
 
     Attributes:
         name: its name in `STOP_RULES`, options and tickets.
@@ -55,7 +55,7 @@ class MaskHistory:
     Attributes:
         masks: the newest masks, as many as the next one is compared with.
         distances: of consecutive masks, every draw; the first is draw 2 against draw 1.
-        values: what `StopRule.value` gave, every draw.
+        values: numbers from `StopRule.value`, every draw that gave one.
         to_previous: distance of the newest mask to the one 1, 2, 3, ... draws before; empty right after `restore`.
     """
 
@@ -85,7 +85,7 @@ class MaskHistory:
         return {"masks": masks, "distances": list(self.distances), "epi_values": list(self.values)}
 
     def restore(self, masks: Sequence[ChannelMask], distances: Sequence[float], values: Sequence[float]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore the parts of a `state_dict`."""
         self.masks = list(masks)
         self.distances = [float(distance) for distance in distances]
         self.values = [float(value) for value in values]
@@ -153,7 +153,7 @@ STOP_RULES: dict[str, StopRule] = {
 
 
 def checked_stop_rule(name: str, window: int, epsilon: float) -> StopRule:
-    """The rule of this name.
+    """Stop rule of this name, with its window and threshold checked.
 
     Raises:
         ConfigError: the rule is unknown, or its window or threshold out of range.

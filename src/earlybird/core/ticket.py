@@ -45,11 +45,11 @@ class Ticket:
         criterion: name of the criterion.
         min_channels: floor per layer.
         round_to: kept counts are multiples of this.
-        tie_score: what a tied unit scored: "mean", "max" or "sum".
+        tie_score: score of a tied unit: "mean", "max" or "sum" over its scored channels.
         policy: residual policy of the groups, "none" without groups.
         groups_digest: digest of the groups, "" without.
         distances: consecutive mask distances so far; the first is draw 2 against draw 1.
-        flags: what to know before trusting it, one sentence each.
+        flags: caveats, one sentence each.
         notes: JSON values a trainer adds (clock, step, epoch, ...).
     """
 

@@ -57,7 +57,7 @@ class WeightMask(Mapping[str, Tensor]):
 
     @property
     def total(self) -> int:
-        """Weights that the mask speaks of."""
+        """Weights covered by the mask."""
         return sum(flags.numel() for flags in self._keep.values())
 
     @property

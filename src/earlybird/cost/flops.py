@@ -37,7 +37,7 @@ class ModelCost:
         train_macs_by_width: the same of `train_macs`.
         uncounted: operations that neither count holds and that may multiply (a kernel of somebody's own, an FFT).
         traffic: bytes moved, where they were counted (`count_traffic`).
-        traffic_reason: why they were not; "" where they were, or where nobody asked.
+        traffic_reason: reason why they were not; "" where they were, or where nobody asked.
 
     Raises:
         ModelError: the products by width do not add up to the products: a ledger adds up the former.
@@ -138,7 +138,7 @@ def count_cost_and_traffic(model: nn.Module, input_shape: tuple[int, ...], preci
 
 
 def layer_macs(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, int]:
-    """Module path -> MACs of its forward pass for one image, what it calls included; modules without MACs are left out.
+    """Module path -> MACs of its forward pass for one image, submodules included; those without MACs are left out.
 
     Raises:
         ModelError: the network does not run on `meta` with this shape.

@@ -74,7 +74,7 @@ def evaluation_work(cost: ModelCost, images: int, batches: int) -> Work:
 
 
 def added(*parts: Mapping[str, int]) -> dict[str, int]:
-    """MACs of the same operand widths put together, widths with nothing left out."""
+    """Sum of MACs by operand width; widths without any are left out."""
     total: Counter[str] = Counter()
     for part in parts:
         total.update(part)
@@ -100,11 +100,11 @@ class PhaseCost:
         peak_bytes: memory at its highest.
         joules: measured energy, or None.
         energy_method: the counter, such as "nvml+rapl", or why nothing was measured.
-        energy_device: what the joules are of; "" where nothing was measured.
+        energy_device: device of the joules; "" where nothing was measured.
         energy_coverage: share of `wall_seconds` that the joules were measured over, in [0, 1].
         macs_by_width: bits of the two operands, such as "16x16" -> MACs of `macs`.
         traffic_bytes: bytes that operations read and wrote, or None.
-        spans: when it ran, as pairs of Unix seconds: where a power meter's log is looked up.
+        spans: times of the work, as pairs of Unix seconds; a power meter's log is looked up there.
 
     Raises:
         ConfigError: an unknown phase, or a number that is negative or not finite.
@@ -208,7 +208,7 @@ class CostLedger:
         """Rebuild a ledger from `state_dict()`; one of an older version lacks what was not counted then.
 
         Raises:
-            CheckpointError: an entry lacks a field, has an unknown one or holds an illegal value.
+            CheckpointError: an entry lacks a field, has an unknown one or holds a wrong value.
         """
         ledger = cls()
         names = {field.name for field in fields(PhaseCost)}

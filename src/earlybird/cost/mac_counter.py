@@ -1,4 +1,4 @@
-"""`MacCounter`: multiply-accumulates of everything run inside, by operand width, and the name of what it cannot count.
+"""`MacCounter`: multiply-accumulates by operand width, and the names of operations that cannot be counted.
 
 The formulas are PyTorch's (`torch.utils.flop_counter`), with one mended and three added. Beside them it looks at each
 operation that has no formula: most multiply nothing with nothing (activations, norms, pooling, copies), and the rest is
@@ -46,7 +46,7 @@ NO_PRODUCTS = frozenset(_NAMES.split())
 
 
 class MacCounter:
-    """Counts inside a `with` block.
+    """Counter of multiply-accumulates inside a `with` block.
 
     Args:
         autocast_bits: width in bits that autocast gives to float32 operands of products; 32 where none is on. On the
@@ -68,7 +68,7 @@ class MacCounter:
 
     @property
     def macs(self) -> int:
-        """All of them."""
+        """Multiply-accumulates of all widths."""
         return self.by_width.total()
 
     def __enter__(self) -> Self:

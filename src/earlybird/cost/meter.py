@@ -1,4 +1,4 @@
-"""`PhaseMeter`: reads the clocks, the memory and the energy counter while a phase runs."""
+"""`PhaseMeter`: seconds, peak memory and energy of a phase, measured while it runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from earlybird.errors import ConfigError
 
 
 class PhaseMeter:
-    """Measures wall seconds, CPU seconds, peak memory and joules of one phase, as a context manager.
+    """Context manager that measures wall seconds, CPU seconds, peak memory and joules of one phase.
 
     It may be entered again after it was left: the seconds add up and the peaks' maximum is kept. Do not nest meters,
     since they share the energy counter and on a GPU entering one resets the device's peak. On CUDA the peak is

@@ -36,7 +36,7 @@ SGD_PASSES = 11
 class Traffic:
     """Bytes moved for a batch of n images: `batch_bytes + n * image_bytes`.
 
-    `batch_bytes` is what does not depend on n: parameters, their gradients and the optimizer's state.
+    `batch_bytes` do not depend on n: parameters, their gradients and the optimizer's state.
     """
 
     image_bytes: int
@@ -149,7 +149,7 @@ def _floating_tensors(output: object) -> Iterator[Tensor]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the traceback that PyTorch logs before it raises; ours is one line."""
+    """Silence the traceback that PyTorch logs before it raises; ours is one line."""
     log = logging.getLogger("torch._subclasses.fake_tensor")
     level = log.level
     log.setLevel(logging.CRITICAL + 1)

@@ -28,7 +28,7 @@ from earlybird.methods.task import Task
 from earlybird.settings.fields import require
 from earlybird.settings.snip import Snip
 from earlybird.slimming import channel_groups
-from earlybird.training.out_of_memory import SMALLER_STEPS, naming_the_place
+from earlybird.training.out_of_memory import SMALLER_STEPS, explain_out_of_memory
 
 
 def check_network(method: Snip, model: nn.Module, example_input: Tensor) -> None:
@@ -95,7 +95,7 @@ def leave_mask(method: Snip, task: Task) -> None:
     session, model = task.session, task.build()
     most = session.steps_per_epoch
     require("method.batches", method.batches, method.batches <= most, f"an integer in [1, {most}]: an epoch has {most}")
-    with session.meter("search") as meter, naming_the_place("in SNIP's scoring", SMALLER_STEPS):
+    with session.meter("search") as meter, explain_out_of_memory("in SNIP's scoring", SMALLER_STEPS):
         batches = list(islice(session.train.epoch(0), method.batches))
         scores = sensitivities(model, batches, session.settings.micro_batches)
     images = sum(len(y) for _, y in batches)

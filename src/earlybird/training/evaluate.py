@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from earlybird.data import Batches
 from earlybird.training.compute import Compute
-from earlybird.training.out_of_memory import SMALLER_EVALUATION, naming_the_place
+from earlybird.training.out_of_memory import SMALLER_EVALUATION, explain_out_of_memory
 
 _TOP5_FROM_CLASSES = 10
 
@@ -41,7 +41,7 @@ def evaluate(
     top5, loss_sum, classes = correct.clone(), torch.zeros((), dtype=torch.float64, device=compute.device), 0
     try:
         for x, y in batches.epoch(0):
-            with naming_the_place("in an evaluation", SMALLER_EVALUATION):
+            with explain_out_of_memory("in an evaluation", SMALLER_EVALUATION):
                 with compute.autocast():
                     logits = model(x)
                 logits, classes = logits.float(), logits.shape[1]

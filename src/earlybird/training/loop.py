@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from earlybird.cost import ModelCost
-from earlybird.training.out_of_memory import SMALLER_STEPS, naming_the_place
+from earlybird.training.out_of_memory import SMALLER_STEPS, explain_out_of_memory
 from earlybird.training.schedule import learning_rate
 from earlybird.training.session import Session
 from earlybird.training.state import FitState, Hooks, Span
@@ -60,7 +60,7 @@ def fit(
         while not state.is_over():
             epoch, done = divmod(state.step, session.steps_per_epoch)
             for x, y in session.train.epoch(epoch, done):
-                with naming_the_place(f"at step {state.step} of phase '{span.phase}'", SMALLER_STEPS):
+                with explain_out_of_memory(f"at step {state.step} of phase '{span.phase}'", SMALLER_STEPS):
                     _train_step(state, x, y)
                 if state.is_over() or state.step % session.steps_per_epoch == 0:
                     state.close_epoch()

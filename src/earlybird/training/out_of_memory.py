@@ -1,4 +1,4 @@
-"""Running out of memory becomes one line that says where, and what to lower."""
+"""Out-of-memory errors as one line: the place, and the settings to lower."""
 
 from __future__ import annotations
 
@@ -18,25 +18,19 @@ SMALLER_EVALUATION = "lower --training.eval_batch_size"
 
 
 @contextmanager
-def naming_the_place(where: str, cure: str) -> Iterator[None]:
-    """Say where memory ran out.
+def explain_out_of_memory(where: str, remedy: str) -> Iterator[None]:
+    """Turn an out-of-memory error of the block into one line with its place and remedy.
 
     Args:
         where: "at step 7 of phase 'search'".
-        cure: what to lower.
+        remedy: settings to lower.
 
     Raises:
         OutOfMemoryError: the device or the machine had too little memory for what ran inside.
     """
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise _named(where, cure) from error
-    except RuntimeError as error:
-        if _CPU_ALLOCATOR not in str(error):
+    except (RuntimeError, MemoryError) as error:  # `torch.OutOfMemoryError` is a RuntimeError.
+        if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and _CPU_ALLOCATOR not in str(error):
             raise
-        raise _named(where, cure) from error
-
-
-def _named(where: str, cure: str) -> OutOfMemoryError:
-    return OutOfMemoryError(f"out of memory {where}; {cure}; the last checkpoint is intact")
+        raise OutOfMemoryError(f"out of memory {where}; {remedy}; the last checkpoint is intact") from error

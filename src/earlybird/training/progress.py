@@ -46,7 +46,7 @@ class Progress:
             self._write(("\r\x1b[K" if self._live else "") + text + "\n")
 
     def start(self, step: int, end_step: int) -> None:
-        """A phase begins at this step, and will end at the other: the time left is judged from here."""
+        """Begin a phase of these steps; the time left is judged from here."""
         self._began, self._end_step = (time.monotonic(), step), end_step
 
     def _line(self, phase: str, step: int, loss: float, accuracy: float, note: str) -> str:

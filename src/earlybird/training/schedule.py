@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of the step."""
+"""Learning rate as a pure function of the step."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class Journal:
         return {"rows": self.rows, "ledger": self.ledger.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take a state back; rows written after it are gone."""
+        """Restore a state; rows written after it are gone."""
         self.rows = list(state["rows"])
         self.ledger = CostLedger.from_state(state["ledger"])
         if self._on_change:
@@ -48,7 +48,7 @@ class Journal:
 
 @dataclass
 class Session:
-    """Data, settings, device and the places where a run leaves its traces.
+    """Data, settings, device, checkpoints and records of a run.
 
     `val` is None unless a part of the training images was set aside: without one nothing may be selected, and the test
     set is not in here at all.

@@ -56,7 +56,7 @@ class Hooks:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore a `state_dict`."""
 
 
 def make_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.SGD:
@@ -67,7 +67,7 @@ def make_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.
 
 
 class EpochSums:
-    """Loss, hits and the first bad step of the epoch so far, kept on the device until somebody looks."""
+    """Loss, hits and first non-finite step of the epoch so far, kept on the device until they are read."""
 
     def __init__(self, device: torch.device) -> None:
         self.loss = torch.zeros((), dtype=torch.float64, device=device)
@@ -113,7 +113,7 @@ class FitState:
         self.val_images, self.val_batches = 0, 0
 
     def start(self, resume: dict[str, Any] | None, momentum: dict[str, Tensor]) -> None:
-        """Begin the phase with `momentum` and save its first checkpoint, or take up a checkpoint of it.
+        """Begin the phase with `momentum` and save its first checkpoint, or resume a checkpoint of it.
 
         Raises:
             CheckpointError: the checkpoint is of another network.
