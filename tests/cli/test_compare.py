@@ -20,7 +20,7 @@ import yaml
 from earlybird.cli.grid_options import listed, parse_grid
 from earlybird.cli.main import main
 from earlybird.errors import ConfigError
-from earlybird.grids.node import events_since
+from earlybird.grids.run_node import events_since
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 

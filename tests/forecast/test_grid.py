@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from earlybird.forecast.grid import Epochs, planned_epochs, ticket_places
-from earlybird.grids.grid import Block, Grid, Node, nodes_of
+from earlybird.grids.grid import Block, Grid, RunNode, nodes_of
 from earlybird.grids.sweep import open_sweep, work
 
 SETTINGS = {"model": {"name": "vgg11"}, "data": {"name": "digits"}, "training": {"epochs": 4}}
@@ -67,7 +67,7 @@ def test_a_drawn_ticket_is_planned_where_it_was_drawn(tiny_settings: Any, tmp_pa
     # The plan with the MACs of the cut network is what was executed, but for the smaller last batch of an epoch.
     slim = record["final"]["train_macs"] / record["dense"]["train_macs"]
 
-    def shares(node: Node) -> float:
+    def shares(node: RunNode) -> float:
         return planned_epochs(node, slim, 2, 100, places[0.5, 0]).cost(slim)
 
     phases = record["cost"]["phases"]

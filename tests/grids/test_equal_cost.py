@@ -11,8 +11,8 @@ import pytest
 
 from earlybird.errors import SweepError
 from earlybird.grids.equal_cost import EqualCost, at_equal_cost
-from earlybird.grids.grid import Block, Grid, Node, nodes_of
-from earlybird.grids.node import run_node
+from earlybird.grids.grid import Block, Grid, RunNode, nodes_of
+from earlybird.grids.run_node import run_node
 from earlybird.grids.sweep import Sweep, failures, open_sweep, work
 from earlybird.runs.config import RunConfig
 from earlybird.runs.record_file import recorded_training_macs
@@ -46,7 +46,7 @@ def record(root: Path, name: str) -> dict[str, Any]:
     return json.loads((root / name / "record.json").read_text())
 
 
-def equal_nodes(sweep: Sweep) -> dict[str, Node]:
+def equal_nodes(sweep: Sweep) -> dict[str, RunNode]:
     return {node.label: node for node in sweep.nodes if node.equal_to is not None}
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from earlybird.errors import ConfigError
-from earlybird.grids.grid import Block, Grid, Node, at_early_birds_cost, merged, nodes_of, parse_method
+from earlybird.grids.grid import Block, Grid, RunNode, at_early_birds_cost, merged, nodes_of, parse_method
 from earlybird.settings.tickets import TicketRequest
 
 SETTINGS = {"model": {"name": "vgg11"}, "data": {"name": "digits"}, "training": {"epochs": 4}}
@@ -17,11 +17,11 @@ def grid(*methods: str, ratios: Any = (0.5,), seeds: Any = (0,), equal: Any = ()
     return Grid(SETTINGS, (Block(methods, ratios, seeds),), method_settings, equal)
 
 
-def by_id(one: Grid) -> dict[str, Node]:
+def by_id(one: Grid) -> dict[str, RunNode]:
     return {node.id: node for node in nodes_of(one)}
 
 
-def searches(one: Grid) -> list[Node]:
+def searches(one: Grid) -> list[RunNode]:
     return [node for node in nodes_of(one) if node.kind == "search"]
 
 

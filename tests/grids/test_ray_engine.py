@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from earlybird.errors import ConfigError
-from earlybird.grids.node import events_since
 from earlybird.grids.ray_engine import RaySettings
+from earlybird.grids.run_node import events_since
 
 # What differs between two executions of one run: when it ran, and how long.
 TIMED = {

@@ -13,11 +13,20 @@ import pytest
 
 from earlybird.core import Ticket
 from earlybird.errors import ConfigError, MethodError, SweepError
-from earlybird.grids import node as node_module
+from earlybird.grids import run_node as node_module
 from earlybird.grids.grid import Block, Grid, nodes_of
-from earlybird.grids.node import events_since, execute, locked, new_token, state_of
-from earlybird.grids.start import check_methods, with_precision
-from earlybird.grids.sweep import Sweep, failures, open_sweep, read_grid, refuse_methods_of_file, unfinished, work
+from earlybird.grids.run_node import events_since, execute, new_token, node_lock, state_of
+from earlybird.grids.sweep import (
+    Sweep,
+    check_methods,
+    failures,
+    open_sweep,
+    read_grid,
+    refuse_methods_of_file,
+    unfinished,
+    with_precision,
+    work,
+)
 from earlybird.runs.record_file import recorded_training_macs
 from earlybird.settings.tickets import TicketRequest
 from earlybird.training.checkpoint import Checkpoints
@@ -125,9 +134,9 @@ def test_a_search_that_never_fires_fails_what_is_matched_to_it_and_early_bird_en
 def test_a_node_whose_lock_another_process_holds_is_left_to_it(grid, tmp_path: Path):
     sweep = open_sweep(tmp_path / "cmp", grid("dense"), "a")
     (node,) = sweep.nodes
-    with locked(sweep.root, node) as first, locked(sweep.root, node) as second:
+    with node_lock(sweep.root, node) as first, node_lock(sweep.root, node) as second:
         assert (first, second) == (True, False)
-    with locked(sweep.root, node) as again:
+    with node_lock(sweep.root, node) as again:
         assert again
 
 
@@ -235,7 +244,7 @@ def test_code_that_only_the_folders_grid_names_is_not_run(grid, tmp_path: Path):
 
 
 def test_methods_that_cannot_handle_the_network_are_all_named_before_anything_runs(grid, tiny: Path, tmp_path: Path):
-    from earlybird.grids.start import any_config
+    from earlybird.grids.sweep import any_config
     from earlybird.runs.prepare import network_and_data
 
     tiny.write_text(tiny.read_text().replace("BatchNorm2d", "InstanceNorm2d"))
@@ -253,7 +262,7 @@ def test_methods_that_cannot_handle_the_network_are_all_named_before_anything_ru
 
 
 def test_precision_auto_is_settled_once_for_all_runs(grid, tmp_path: Path):
-    from earlybird.grids.start import any_config
+    from earlybird.grids.sweep import any_config
     from earlybird.runs.prepare import network_and_data
 
     one = grid("dense", "snip")

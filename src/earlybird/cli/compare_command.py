@@ -16,7 +16,7 @@ from earlybird.errors import ConfigError, RunFolderError
 from earlybird.settings.fields import require
 
 if TYPE_CHECKING:
-    from earlybird.grids.grid import Node
+    from earlybird.grids.grid import RunNode
     from earlybird.grids.sweep import Sweep
     from earlybird.report.grid import GridEntry
 
@@ -55,9 +55,18 @@ def _reference(sweep: Sweep, asked: str | None) -> str:
 def _opened(grid: Any, parsed: Namespace) -> Sweep | None:
     """The sweep, checked and written down; None where a dry run was printed instead."""
     from earlybird.grids.grid import nodes_of
-    from earlybird.grids.node import new_token
-    from earlybird.grids.start import any_config, check_methods, with_precision
-    from earlybird.grids.sweep import GRID_NAME, Sweep, grown, open_sweep, read_grid, refuse_methods_of_file
+    from earlybird.grids.run_node import new_token
+    from earlybird.grids.sweep import (
+        GRID_NAME,
+        Sweep,
+        any_config,
+        check_methods,
+        grown,
+        open_sweep,
+        read_grid,
+        refuse_methods_of_file,
+        with_precision,
+    )
     from earlybird.runs.folder import RunFolder
     from earlybird.runs.prepare import network_and_data
 
@@ -83,7 +92,7 @@ def _opened(grid: Any, parsed: Namespace) -> Sweep | None:
 
 def _run(sweep: Sweep, parsed: Namespace) -> None:
     from earlybird.grids.local_engine import run_workers
-    from earlybird.grids.node import state_of
+    from earlybird.grids.run_node import state_of
     from earlybird.grids.sweep import work
 
     told = _Told(sweep, parsed.quiet)
@@ -115,9 +124,9 @@ class _Told:
         if not self._quiet:
             print(text, file=sys.stderr, flush=True)
 
-    def event(self, node: Node, event: str) -> None:
+    def event(self, node: RunNode, event: str) -> None:
         """Print what happened to a node."""
-        from earlybird.grids.node import failure_of, state_of
+        from earlybird.grids.run_node import failure_of, state_of
 
         done = sum(state_of(self._sweep.root, n, self._sweep.token) != "open" for n in self._nodes.values())
         minutes, seconds = divmod(int(time.monotonic() - self._began), 60)
@@ -128,7 +137,7 @@ class _Told:
 
     def follow(self) -> None:
         """Print what other processes have written into the log since the last look."""
-        from earlybird.grids.node import events_since
+        from earlybird.grids.run_node import events_since
 
         events, self._read = events_since(self._sweep.root, self._read)
         for event in events:
@@ -137,7 +146,7 @@ class _Told:
 
 
 def _size(sweep: Sweep) -> int:
-    from earlybird.grids.node import EVENTS_NAME
+    from earlybird.grids.run_node import EVENTS_NAME
 
     path = sweep.root / EVENTS_NAME
     return path.stat().st_size if path.is_file() else 0
@@ -173,7 +182,7 @@ def _write_tables(sweep: Sweep, reference: str, entries: Sequence[GridEntry]) ->
 def grid_entries(sweep: Sweep) -> list[GridEntry]:
     """Every run that was asked for, with its record or its error."""
     from earlybird.grids.grid import asked_place
-    from earlybird.grids.node import failure_of, state_of
+    from earlybird.grids.run_node import failure_of, state_of
     from earlybird.report.grid import GridEntry
     from earlybird.runs.record_file import finished_record
 

@@ -13,8 +13,8 @@ from earlybird.data import DataBundle
 from earlybird.forecast.calibration import Calibration, calibrate
 from earlybird.forecast.grid import TICKET_AT, Epochs, macs_of, planned_epochs, ticket_places
 from earlybird.forecast.run import UNIFORM, Scenario, cost_of, networks_of
-from earlybird.grids.grid import Node
-from earlybird.grids.node import state_of
+from earlybird.grids.grid import RunNode
+from earlybird.grids.run_node import state_of
 from earlybird.grids.sweep import Sweep
 from earlybird.report.quantities import si
 from earlybird.report.table import Column, Table, named_columns, to_terminal
@@ -73,9 +73,9 @@ def print_dry_run(sweep: Sweep, spec: NetworkSpec, bundle: DataBundle, workers: 
     to_terminal(Table(columns, rows, notes=notes, total=("all", "", len(left), "", total_hours)))
 
 
-def _grouped(nodes: Sequence[Node]) -> dict[tuple[str, float | None, bool], list[Node]]:
+def _grouped(nodes: Sequence[RunNode]) -> dict[tuple[str, float | None, bool], list[RunNode]]:
     """Runs that differ in nothing but the seed."""
-    groups: dict[tuple[str, float | None, bool], list[Node]] = {}
+    groups: dict[tuple[str, float | None, bool], list[RunNode]] = {}
     for node in nodes:
         groups.setdefault((node.label, node.prune_ratio, node.equal_to is not None), []).append(node)
     return groups

@@ -13,7 +13,7 @@ from typing import Any
 from earlybird.cost import ModelCost
 from earlybird.cost.plan import THINET_FINETUNE_STEPS, Network
 from earlybird.grids.equal_cost import LEAST_LAST_TRAINING
-from earlybird.grids.grid import Node
+from earlybird.grids.grid import RunNode
 from earlybird.grids.sweep import Sweep
 from earlybird.runs.config import RunConfig
 from earlybird.runs.record_file import finished_record
@@ -56,7 +56,7 @@ def ticket_places(sweep: Sweep) -> dict[tuple[float, int], float]:
 
 
 def planned_epochs(
-    node: Node, slim_share: float, layers: int, total_steps: int, ticket_at: float = TICKET_AT
+    node: RunNode, slim_share: float, layers: int, total_steps: int, ticket_at: float = TICKET_AT
 ) -> Epochs:
     """What a node executes.
 
@@ -103,7 +103,7 @@ def _whole_run(method: Method, slim_share: float, layers: int, total_steps: int,
     return known.get(method.name, Epochs(1.0))
 
 
-def _shared(node: Node, config: RunConfig, ticket_at: float) -> float:
+def _shared(node: RunNode, config: RunConfig, ticket_at: float) -> float:
     """Dense epochs of the method that another node has done."""
     if node.request is not None and config.method.name in ("early_bird", "network_slimming"):
         return _drawn_at(node.request.draw_at, ticket_at)

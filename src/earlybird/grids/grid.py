@@ -81,7 +81,7 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Node:
+class RunNode:
     """One folder of work.
 
     Attributes:
@@ -157,7 +157,7 @@ def read_value(text: str) -> Any:
     return value
 
 
-def nodes_of(grid: Grid) -> list[Node]:
+def nodes_of(grid: Grid) -> list[RunNode]:
     """All nodes of a grid, each once, what others need before them.
 
     Raises:
@@ -171,10 +171,10 @@ class _Planner:
 
     def __init__(self, grid: Grid) -> None:
         self.grid = grid
-        self.runs: dict[str, Node] = {}
+        self.runs: dict[str, RunNode] = {}
         self.searches: dict[str, tuple[dict[str, Any], int, dict[TicketRequest, None]]] = {}
 
-    def nodes(self) -> list[Node]:
+    def nodes(self) -> list[RunNode]:
         self._refuse_settings_of_no_method()
         for method, ratio, seed in self._asked():
             self._add_run(method, ratio, seed, is_asked=True)
@@ -202,7 +202,7 @@ class _Planner:
         kind = method_class(parse_method(text)[0])
         return "prune_ratio" in _fields(kind) or issubclass(kind, MatchedToTicket)
 
-    def _add_run(self, text: str, ratio: float | None, seed: int, *, is_asked: bool) -> Node:
+    def _add_run(self, text: str, ratio: float | None, seed: int, *, is_asked: bool) -> RunNode:
         config = self._config(text, ratio, seed)
         node_id = _folder_name(text, ratio, seed)
         known = self.runs.get(node_id)
@@ -216,7 +216,7 @@ class _Planner:
             search, request = self._ask_for_ticket(method, seed)
         elif self._takes_dense_run(config):
             dense_run = self._add_run(Dense.name, None, seed, is_asked=False).id
-        node = Node(
+        node = RunNode(
             id=node_id, kind="run", config=config.to_dict(), label=_label(text), prune_ratio=ratio, seed=seed,
             is_asked=is_asked or (known is not None and known.is_asked), search=search, request=request,
             dense_run=dense_run,
@@ -237,7 +237,7 @@ class _Planner:
         self.searches.setdefault(key, (shared, seed, {}))[2][request] = None
         return key, request
 
-    def _search(self, shared: dict[str, Any], seed: int, asked: dict[TicketRequest, None]) -> Node:
+    def _search(self, shared: dict[str, Any], seed: int, asked: dict[TicketRequest, None]) -> RunNode:
         requests = tuple(sorted(asked, key=lambda request: (request.prune_ratio, str(request.draw_at))))
         first = requests[0]
         method = {"name": EARLY_BIRD, **shared, "prune_ratio": first.prune_ratio, "draw_at": first.draw_at}
@@ -245,12 +245,12 @@ class _Planner:
         # The tickets are part of the name: a folder holds the search of just these.
         tickets = [[request.prune_ratio, request.draw_at] for request in requests]
         digest = hashlib.sha256(json.dumps([shared, tickets]).encode()).hexdigest()[:6]
-        return Node(
+        return RunNode(
             id=f"search-{digest}-s{seed}", kind="search", config=config, label="search", prune_ratio=None, seed=seed,
             is_asked=False, requests=requests,
         )  # fmt: skip
 
-    def _with_search_id(self, node: Node, searches: Mapping[str, Node]) -> Node:
+    def _with_search_id(self, node: RunNode, searches: Mapping[str, RunNode]) -> RunNode:
         return node if node.search is None else dataclasses.replace(node, search=searches[node.search].id)
 
     def _add_equal(self, text: str, ratio: float | None, seed: int) -> None:
@@ -301,7 +301,7 @@ class _Planner:
                 raise ConfigError(f"--equal-cost names {text!r}, whose ticket decides its cost; leave it out")
 
 
-def asked_place(grid: Grid, node: Node) -> tuple[bool, int, float, int]:
+def asked_place(grid: Grid, node: RunNode) -> tuple[bool, int, float, int]:
     """Where a node stands in a list: full schedules first, then as the methods were named, by ratio and seed."""
     labels = [_label(method) for block in grid.blocks for method in block.methods]
     place = labels.index(node.label) if node.label in labels else len(labels)

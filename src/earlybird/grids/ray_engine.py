@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from earlybird.errors import ConfigError, SweepError
-from earlybird.grids.grid import Node
-from earlybird.grids.node import execute, fail, locked, note_event, state_of
-from earlybird.grids.sweep import Sweep, read_grid
+from earlybird.grids.grid import RunNode
+from earlybird.grids.run_node import fail, state_of
+from earlybird.grids.sweep import Sweep, attempt, read_grid
 from earlybird.settings.fields import require
 from earlybird.user_code import one_line
 
@@ -51,7 +51,7 @@ class RaySettings:
 
 
 def run_on_ray(
-    sweep: Sweep, settings: RaySettings, said: Callable[[Node, str], None], before: Callable[[], Any] | None = None
+    sweep: Sweep, settings: RaySettings, said: Callable[[RunNode, str], None], before: Callable[[], Any] | None = None
 ) -> None:
     """Do all nodes as tasks, each after those it needs; failures are written down, not raised.
 
@@ -71,7 +71,7 @@ def run_on_ray(
         )
         root = sweep.root.resolve()
         tasks: dict[str, Any] = {}
-        nodes: dict[Any, Node] = {}
+        nodes: dict[Any, RunNode] = {}
         for node in sweep.needed():
             if state_of(sweep.root, node, sweep.token) != "done":
                 needs = [tasks.get(need, "done") for need in node.needs]
@@ -117,30 +117,23 @@ def _refuse_unreachable(address: str | None) -> None:
         raise ConfigError(f"--ray-address {address!r} cannot be joined ({error}); start a cluster there") from error
 
 
-def _state_of_task(ray: Any, task: Any, sweep: Sweep, node: Node, retries: int) -> str:
+def _state_of_task(ray: Any, task: Any, sweep: Sweep, node: RunNode, retries: int) -> str:
     try:
         return "finished" if ray.get(task) == "done" else "failed"
     except ray.exceptions.RayError as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         died = SweepError(f"its process died {retries + 1} times or could not be started ({first})")
         fail(sweep.root, node, sweep.token, died)
-        note_event(sweep.root, node, "failed")
         return "failed"
 
 
 def _do_node(root: str, token: str, node_id: str, before: Callable[[], Any] | None, *needs: str) -> str:
-    """A task: do one node, or wait for whoever has it. `needs` are the states that the nodes it needs ended in."""
+    """A task: do one node, or wait for whoever has it; Ray begins it once the tasks behind `needs` have ended."""
     if before is not None:
         before()
     sweep = Sweep(Path(root), read_grid(Path(root)), token)
     node = next(node for node in sweep.nodes if node.id == node_id)
     while state_of(sweep.root, node, token) == "open":
-        with locked(sweep.root, node) as is_ours:
-            if is_ours and state_of(sweep.root, node, token) == "open":
-                broken = next((n for n, state in zip(node.needs, needs, strict=True) if state == "failed"), None)
-                if broken is None:
-                    return execute(sweep.root, node, token)
-                fail(sweep.root, node, token, SweepError(f"{broken} failed, from which it starts"))
-                note_event(sweep.root, node, "failed")
-        time.sleep(_SECONDS_BETWEEN_LOOKS)
+        if not attempt(sweep, node):
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
     return state_of(sweep.root, node, token)

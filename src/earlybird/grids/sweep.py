@@ -7,6 +7,7 @@ on many that share the folder.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Callable, Collection
@@ -15,11 +16,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from earlybird.atomic import write_atomically
-from earlybird.errors import ConfigError, SweepError
-from earlybird.grids.grid import Grid, Node, merged, nodes_of, parse_method
-from earlybird.grids.node import LOCKS_NAME, execute, fail, failure_of, locked, note_event, state_of, waited_for
+from earlybird.errors import ConfigError, MethodError, SweepError
+from earlybird.grids.grid import Grid, RunNode, merged, nodes_of, parse_method
+from earlybird.grids.run_node import LOCKS_NAME, execute, fail, failure_of, file_lock, node_lock, state_of
+from earlybird.methods.pipeline import check_network
 from earlybird.runs.config import CODE_FLAGS, RunConfig, differences, refuse_unnamed_code
+from earlybird.runs.saved_model import NetworkSpec
+from earlybird.training.compute import choose_device, choose_precision
 from earlybird.user_code import is_code
 
 GRID_NAME = "grid.json"
@@ -42,11 +48,11 @@ class Sweep:
     token: str
 
     @cached_property
-    def nodes(self) -> list[Node]:
+    def nodes(self) -> list[RunNode]:
         """All nodes, what others need before them."""
         return nodes_of(self.grid)
 
-    def needed(self) -> list[Node]:
+    def needed(self) -> list[RunNode]:
         """The nodes that are asked for, and what those that are not done still need."""
         nodes = {node.id: node for node in self.nodes}
         wanted: dict[str, None] = {}
@@ -70,7 +76,7 @@ def open_sweep(root: Path, grid: Grid, token: str) -> Sweep:
     grown(root, grid)  # which refuses what is wrong before anything is written
     (root / LOCKS_NAME).mkdir(parents=True, exist_ok=True)
     # Several calls may begin at once, each with more methods: none may overwrite what another has added.
-    with waited_for(root / LOCKS_NAME / f"{GRID_NAME}.lock"):
+    with file_lock(root / LOCKS_NAME / f"{GRID_NAME}.lock"):
         grid = grown(root, grid)
         content, path = json.dumps(grid.as_dict(), indent=1).encode(), root / GRID_NAME
         if not path.is_file() or path.read_bytes() != content:
@@ -154,7 +160,49 @@ def refuse_code_of_file(grid: Grid, trusted: Collection[str]) -> None:
         refuse_unnamed_code(flag, name, trusted)
 
 
-def work(sweep: Sweep, said: Callable[[Node, str], None] | None = None, *, quiet: bool = True) -> None:
+def with_precision(grid: Grid, spec: NetworkSpec, precision: str | None = None) -> Grid:
+    """The grid with `precision: auto` settled, once for all its runs: by what is known, or by measuring.
+
+    Runs that answered it one by one might be compared in different numbers.
+    """
+    config = any_config(grid)
+    settings = config.training
+    if settings.precision != "auto":
+        return grid
+    if precision is None:
+        shape = (settings.batch_size, *spec.example_input().shape[1:])
+        batch = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        device = choose_device(settings.device)
+        precision = choose_precision("auto", spec.build(0), batch, device)
+    sections: dict[str, Any] = {name: dict(section) for name, section in grid.settings.items()}
+    sections["training"] = {**sections.get("training", {}), "precision": precision}
+    return dataclasses.replace(grid, settings=sections)
+
+
+def any_config(grid: Grid) -> RunConfig:
+    """The configuration of one of the grid's nodes: model, data and training are those of all."""
+    return RunConfig.from_dict(dict(nodes_of(grid)[0].config))
+
+
+def check_methods(grid: Grid, spec: NetworkSpec) -> None:
+    """Raise where a method of the grid cannot handle the network, naming all that cannot.
+
+    Raises:
+        MethodError: which, and why.
+    """
+    model, refusals = spec.build(0), {}
+    example = torch.zeros(2, *spec.example_input().shape[1:])
+    for node in nodes_of(grid):
+        if node.label not in refusals:
+            try:
+                check_network(RunConfig.from_dict(dict(node.config)).method, model, example)
+            except MethodError as error:
+                refusals[node.label] = str(error)
+    if refusals:
+        raise MethodError("; ".join(refusals.values()) + "; leave them out of --methods")
+
+
+def work(sweep: Sweep, said: Callable[[RunNode, str], None] | None = None, *, quiet: bool = True) -> None:
     """Do nodes until none is left to do, here or elsewhere.
 
     Args:
@@ -165,27 +213,35 @@ def work(sweep: Sweep, said: Callable[[Node, str], None] | None = None, *, quiet
     Raises:
         Terminated: a signal asked to stop; the state is saved.
     """
-    said = said or (lambda node, event: None)
     while True:
         left = [node for node in sweep.needed() if state_of(sweep.root, node, sweep.token) == "open"]
         if not left:
             return
-        if not any(_tried(sweep, node, said, quiet) for node in left):
+        if not any(attempt(sweep, node, said, quiet=quiet) for node in left):
             time.sleep(_SECONDS_BETWEEN_LOOKS)  # All that is left is being done elsewhere, or waits for that.
 
 
-def _tried(sweep: Sweep, node: Node, said: Callable[[Node, str], None], quiet: bool) -> bool:
-    """Do a node if it can be done now; True where something changed."""
+def attempt(
+    sweep: Sweep, node: RunNode, said: Callable[[RunNode, str], None] | None = None, *, quiet: bool = True
+) -> bool:
+    """Do a node if it can be done now; False if nothing changed.
+
+    Args:
+        sweep: the sweep.
+        node: one of its nodes that is open.
+        said: called with the node and "started", "finished" or "failed".
+        quiet: print no progress within a run.
+    """
+    said = said or (lambda node, event: None)
     states = {need.id: state_of(sweep.root, need, sweep.token) for need in sweep.nodes if need.id in node.needs}
     broken = [name for name, state in states.items() if state == "failed"]
     if not broken and any(state != "done" for state in states.values()):
         return False
-    with locked(sweep.root, node) as is_ours:
+    with node_lock(sweep.root, node) as is_ours:
         if not is_ours or state_of(sweep.root, node, sweep.token) != "open":
             return False
         if broken:
             fail(sweep.root, node, sweep.token, SweepError(f"{broken[0]} failed, from which it starts"))
-            note_event(sweep.root, node, "failed")
             said(node, "failed")
             return True
         said(node, "started")

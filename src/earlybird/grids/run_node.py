@@ -1,4 +1,4 @@
-"""Doing one node of a sweep: what state its folder is in, its lock, its run or search, and its failure.
+"""One run node of a sweep: the state of its folder, its lock, its run or search, its failure.
 
 The folder is the truth: a record or a search summary means done, `NODE.failed.json` beside it that it failed, a
 checkpoint that it goes on from there. The lock is the kernel's, so it is gone with the process that held it.
@@ -20,10 +20,12 @@ from typing import Any, Literal
 from earlybird.atomic import write_atomically
 from earlybird.errors import ConfigError, EarlyBirdError, SweepError
 from earlybird.grids.equal_cost import EqualCost, at_equal_cost
-from earlybird.grids.grid import Node
+from earlybird.grids.grid import RunNode
 from earlybird.runs.config import RunConfig
 from earlybird.runs.folder import read_search
 from earlybird.runs.record_file import finished_record
+from earlybird.runs.run import run, run_requests
+from earlybird.settings.early_bird import EarlyBirdTraining
 from earlybird.settings.tickets import TICKET_FILE, TicketRequest
 from earlybird.training.checkpoint import Checkpoints
 
@@ -37,7 +39,7 @@ def new_token() -> str:
     return f"{time.time():.3f}-{uuid.uuid4().hex}"
 
 
-def state_of(root: Path, node: Node, token: str) -> State:
+def state_of(root: Path, node: RunNode, token: str) -> State:
     """Where a node stands.
 
     A failure counts for the call in which it happened and for all that had begun before it: several calls that work on
@@ -59,7 +61,7 @@ def _began(token: str) -> float:
         return float("inf")
 
 
-def failure_of(root: Path, node: Node) -> dict[str, Any] | None:
+def failure_of(root: Path, node: RunNode) -> dict[str, Any] | None:
     """What `failed.json` says: `error` in one line, `kind`, `traceback`, `token`; None where nothing failed."""
     path = _failure_file(root, node)
     try:
@@ -72,7 +74,7 @@ def failure_of(root: Path, node: Node) -> dict[str, Any] | None:
 
 
 @contextmanager
-def locked(root: Path, node: Node) -> Iterator[bool]:
+def node_lock(root: Path, node: RunNode) -> Iterator[bool]:
     """Hold the node's lock inside; yields False where another process has it.
 
     Raises:
@@ -92,7 +94,7 @@ def locked(root: Path, node: Node) -> Iterator[bool]:
 
 
 @contextmanager
-def waited_for(path: Path) -> Iterator[None]:
+def file_lock(path: Path) -> Iterator[None]:
     """Hold the lock of a file inside, as soon as nobody else does.
 
     Raises:
@@ -110,33 +112,30 @@ def _no_locks(path: Path, error: OSError) -> SweepError:
     return SweepError(f"{path} cannot be locked ({error.strerror}); give --out on a file system with locks")
 
 
-def execute(root: Path, node: Node, token: str, *, quiet: bool = True) -> State:
+def execute(root: Path, node: RunNode, token: str, *, quiet: bool = True) -> State:
     """Do a node whose needs are done and whose lock is held; a failure is written down, not raised.
 
     Raises:
         Terminated: a signal asked to stop; the state is saved.
     """
     began = time.perf_counter()
-    note_event(root, node, "started")
+    _log_event(root, node, "started")
     try:
         run_node(root, node, quiet=quiet)
     except Exception as error:
-        fail(root, node, token, error)
-        note_event(root, node, "failed", seconds=time.perf_counter() - began)
+        fail(root, node, token, error, seconds=time.perf_counter() - began)
         return "failed"
     _failure_file(root, node).unlink(missing_ok=True)
-    note_event(root, node, "finished", seconds=time.perf_counter() - began)
+    _log_event(root, node, "finished", seconds=time.perf_counter() - began)
     return "done"
 
 
-def run_node(root: Path, node: Node, *, quiet: bool = True) -> None:
+def run_node(root: Path, node: RunNode, *, quiet: bool = True) -> None:
     """Run or search in the node's folder, from wherever it stands.
 
     Raises:
         EarlyBirdError: anything that can be said in one line.
     """
-    from earlybird.runs.run import run, run_requests
-
     folder = root / node.id
     if node.kind == "search":
         run_requests(RunConfig.from_dict(dict(node.config)), node.requests, folder, quiet=quiet)
@@ -154,7 +153,7 @@ def run_node(root: Path, node: Node, *, quiet: bool = True) -> None:
         raise ConfigError(f"its schedule at the cost of {node.equal_to[1]} is {epochs} epochs: {error}") from error
 
 
-def _equal_cost(root: Path, node: Node) -> EqualCost | None:
+def _equal_cost(root: Path, node: RunNode) -> EqualCost | None:
     """How a run at equal cost comes to that cost; None for the others.
 
     Raises:
@@ -166,15 +165,15 @@ def _equal_cost(root: Path, node: Node) -> EqualCost | None:
     return at_equal_cost(_config_of(node, None), full, early_bird)
 
 
-def _config_of(node: Node, equal: EqualCost | None) -> RunConfig:
+def _config_of(node: RunNode, equal: EqualCost | None) -> RunConfig:
     config: dict[str, Any] = json.loads(json.dumps(node.config))
     if equal is not None:
         config["training"] |= {"epochs": equal.epochs, "budget_macs": equal.budget_macs}
     return RunConfig.from_dict(config)
 
 
-def fail(root: Path, node: Node, token: str, error: Exception) -> None:
-    """Write down why a node failed."""
+def fail(root: Path, node: RunNode, token: str, error: Exception, **more: Any) -> None:
+    """Write down why a node failed, and log that it did, with more facts for the log."""
     said = str(error) if isinstance(error, EarlyBirdError) else f"{type(error).__name__}: {error}"
     path = _failure_file(root, node)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -186,9 +185,10 @@ def fail(root: Path, node: Node, token: str, error: Exception) -> None:
         "time": time.time(),
     }
     write_atomically(path, json.dumps(failure, indent=1).encode())
+    _log_event(root, node, "failed", **more)
 
 
-def note_event(root: Path, node: Node, what: str, **more: Any) -> None:
+def _log_event(root: Path, node: RunNode, what: str, **more: Any) -> None:
     """Append a line to the sweep's log."""
     line = {"time": round(time.time(), 3), "pid": os.getpid(), "node": node.id, "event": what, **more}
     with open(root / EVENTS_NAME, "a", encoding="utf-8") as file:
@@ -206,7 +206,7 @@ def events_since(root: Path, position: int) -> tuple[list[dict[str, Any]], int]:
     return [json.loads(line) for line in whole.splitlines()], position + len(whole) + len(newline)
 
 
-def _ticket_of(root: Path, node: Node, config: RunConfig) -> Path | None:
+def _ticket_of(root: Path, node: RunNode, config: RunConfig) -> Path | None:
     if node.search is None or node.request is None:
         return None
     own = root / node.id / TICKET_FILE
@@ -217,14 +217,12 @@ def _ticket_of(root: Path, node: Node, config: RunConfig) -> Path | None:
     path = root / node.search / node.request.file_name([TicketRequest(ratio, draw) for ratio, draw in asked])
     if path.is_file():
         return path
-    from earlybird.settings.early_bird import EarlyBirdTraining
-
     if isinstance(config.method, EarlyBirdTraining) and config.method.on_no_ticket == "finish":
         return None  # It searches by itself: in vain, and ends with the dense network, as it would alone.
     raise SweepError(f"no ticket of p = {node.request.prune_ratio:g}: the rule never fired in {node.search}")
 
 
-def _ticket_of_full_run(root: Path, node: Node, equal: EqualCost) -> Path | None:
+def _ticket_of_full_run(root: Path, node: RunNode, equal: EqualCost) -> Path | None:
     """The ticket that the run with the full schedule started from, for one that keeps its search."""
     if not equal.keeps_search or node.equal_to is None:
         return None
@@ -239,6 +237,6 @@ def _record(root: Path, name: str) -> dict[str, Any]:
     return record
 
 
-def _failure_file(root: Path, node: Node) -> Path:
+def _failure_file(root: Path, node: RunNode) -> Path:
     # Beside the folder, which must hold nothing but the run: a failed start leaves none.
     return root / f"{node.id}.{FAILED_NAME}"
