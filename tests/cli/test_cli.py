@@ -55,7 +55,7 @@ def fails(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
         ("search --method dense", "searches nothing; give early_bird"),
         ("retrain", "--ticket is missing"),
         ("retrain --ticket absent.safetensors", r"absent\.safetensors does not exist"),
-        ("evaluate absent", r"absent.*does not exist; give the folder of a finished run"),
+        ("evaluate absent", "no finished run in 'absent'.*give the folder of one"),
         ("report absent", "absent"),
         ("list models", r"topic is 'models'; give methods, or nothing for all names"),
         ("dance", r"unknown command 'dance'; give one of train, search"),

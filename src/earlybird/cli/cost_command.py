@@ -127,9 +127,9 @@ def _record(widths: str | None) -> dict[str, Any] | None:
     """The record of the run that --widths names, or None."""
     if not widths or not Path(widths).is_dir():
         return None
-    from earlybird.forecast.run import run_record
+    from earlybird.runs.record_file import record_of
 
-    return run_record(Path(widths))
+    return record_of(Path(widths))
 
 
 def _scenario(parsed: Namespace, argv: Sequence[str], record: dict[str, Any] | None) -> Scenario:

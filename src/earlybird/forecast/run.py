@@ -21,7 +21,7 @@ from earlybird.cost.plan import PlannedData
 from earlybird.data.sizes import DataSizes
 from earlybird.errors import ConfigError, RunFolderError, SlimError
 from earlybird.models.model_file import DESCRIPTION
-from earlybird.runs.record_file import finished_record
+from earlybird.runs.record_file import record_of
 from earlybird.runs.saved_model import NetworkSpec, load_network
 from earlybird.settings.clock import DRAWS
 from earlybird.settings.early_bird import EarlyBirdTraining
@@ -155,7 +155,7 @@ def _network_of_run(
     scenario: Scenario, folder: Path, dense: nn.Module, groups: ChannelGroups, example: Tensor
 ) -> tuple[nn.Module, float | None]:
     """The network that a run ended with; from its record alone where the network was not kept."""
-    record = run_record(folder)
+    record = record_of(folder)
     if not record.get("layers"):
         method = record["config"]["method"]["name"]
         raise RunFolderError(
@@ -179,18 +179,6 @@ def _network_of_run(
         name: torch.arange(units.numel()) < kept.get(name, units.numel()) for name, units in groups.unit_of.items()
     }
     return slim(dense, ChannelMask(flags), example, groups, check=False), ratio
-
-
-def run_record(folder: Path) -> dict[str, Any]:
-    """The record of a finished run.
-
-    Raises:
-        RunFolderError: there is none.
-    """
-    record = finished_record(folder)
-    if record is None:
-        raise RunFolderError(f"no finished run in '{folder}' (no record.json); give the folder of one")
-    return record
 
 
 def settings_of_run(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -235,7 +223,7 @@ def drawn_by(path: str) -> Drawn:
     """
     place = Path(path)
     if place.is_dir():
-        ticket = run_record(place).get("ticket") or {}
+        ticket = record_of(place).get("ticket") or {}
         return Drawn(ticket.get("epoch"), ticket.get("total_epochs"), ticket.get("prune_ratio"))
     loaded = Ticket.load(place)
     notes: Mapping[str, Any] = loaded.notes

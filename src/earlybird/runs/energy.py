@@ -16,7 +16,7 @@ from earlybird.cost import CostLedger, PhaseCost
 from earlybird.energy import EnergyCounter, estimated_joules, unit_energies
 from earlybird.energy.power_log import MeteredEnergy, PowerLog, idle_watts, integrate, read_power_log
 from earlybird.errors import ConfigError, DataError, RunFolderError
-from earlybird.runs.record_file import finished_record, write_record
+from earlybird.runs.record_file import record_of, write_record
 
 EXTERNAL_METER = "external_meter"
 
@@ -129,9 +129,7 @@ def import_power_log(folder: Path, reading: MeterReading) -> dict[str, Any]:
         RunFolderError: the folder holds no finished run, or one whose record does not say when its phases ran.
         ConfigError, DataError: the log cannot be read, or covers no moment of the run.
     """
-    record = finished_record(folder)
-    if record is None:
-        raise RunFolderError(f"no finished run in '{folder}'; give the folder of a run that has a record.json")
+    record = record_of(folder)
     phases_of_run = _phases(record, folder)
     log = read_power_log(
         reading.path,

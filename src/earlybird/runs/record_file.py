@@ -54,6 +54,18 @@ def finished_record(folder: Path) -> Record | None:
     return read_record(path) if path.is_file() else None
 
 
+def record_of(folder: Path) -> Record:
+    """Record of the finished run in a folder.
+
+    Raises:
+        RunFolderError: the folder holds no finished run, or its record cannot be read.
+    """
+    record = finished_record(folder)
+    if record is None:
+        raise RunFolderError(f"no finished run in '{folder}' (no {RECORD_NAME}); give the folder of one")
+    return record
+
+
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Write the record of a run into its folder, replacing the old one in one step."""
     write_atomically(folder / RECORD_NAME, json.dumps(record, indent=1).encode())

@@ -25,7 +25,7 @@ from earlybird.runs.config import RunConfig, refuse_unnamed_code
 from earlybird.runs.folder import RunFolder, read_search
 from earlybird.runs.prepare import load_bundle, prepare
 from earlybird.runs.record import make_record
-from earlybird.runs.record_file import finished_record
+from earlybird.runs.record_file import record_of
 from earlybird.runs.saved_model import load_network, save_network
 from earlybird.runs.trained import load_trained
 from earlybird.settings.data import DataConfig
@@ -174,9 +174,7 @@ def run_evaluation(out: str | Path, *, device: str = "auto", trusted: Collection
         EarlyBirdError: the folder holds no finished run, its data is gone, or it names code that is not trusted.
     """
     folder = Path(out)
-    record = finished_record(folder)
-    if record is None:
-        raise ConfigError(f"{folder / 'record.json'} does not exist; give the folder of a finished run")
+    record = record_of(folder)
     # Not all of the configuration: its method may be code that an evaluation has no use for.
     data, training = DataConfig(**record["config"]["data"]), record["config"]["training"]
     refuse_unnamed_code("--data", data.name, trusted)

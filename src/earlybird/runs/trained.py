@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from earlybird.errors import MethodError, RunFolderError
+from earlybird.errors import MethodError
 from earlybird.methods.candidate import DenseRun
 from earlybird.runs.config import RunConfig, differences, with_younger_settings
-from earlybird.runs.record_file import finished_record
+from earlybird.runs.record_file import record_of
 from earlybird.runs.saved_model import load_network
 from earlybird.settings.controls import Dense
 
@@ -30,9 +30,7 @@ def load_trained(folder: Path, config: RunConfig, precision: str) -> DenseRun:
         MethodError: it is no dense run, or of another network, data, training or precision.
         CheckpointError: its network cannot be read.
     """
-    record = finished_record(folder)
-    if record is None:
-        raise RunFolderError(f"no finished run in '{folder}' (no record.json); give the folder of one")
+    record = record_of(folder)
     if (method := record["config"]["method"]["name"]) != Dense.name:
         raise MethodError(f"run {folder} is one of method {method}; give a run of method dense")
     if record["config"]["training"].get("budget_macs"):
