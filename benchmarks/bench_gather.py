@@ -3,7 +3,7 @@
     python benchmarks/bench_gather.py
 
 `index_select` along the last dimension is what PyTorch offers; `matmul` multiplies by a matrix of ones and zeros, which
-is exact. `slimming/select.py` takes the second for bf16 on the CPU. Ways are interleaved round by round.
+is exact. `slimming/selection.py` takes the second for bf16 on the CPU. Ways are interleaved round by round.
 """
 
 from __future__ import annotations

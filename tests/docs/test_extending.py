@@ -17,6 +17,7 @@ from earlybird import EarlyBird, channel_groups
 from earlybird.cli.main import main
 from earlybird.cli.options import expand_short_flags, parse_run
 from earlybird.core import STOP_RULES, stop_rules
+from earlybird.slimming import rules
 
 TEXT = (Path(__file__).parents[2] / "docs" / "extending.md").read_text()
 
@@ -38,6 +39,20 @@ def test_the_criterion_takes_ten_lines(files: Path):
 def test_criterion_and_method_pass_the_conformance_checks(script: str, files: Path):
     done = subprocess.run([sys.executable, script], cwd=files, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_line_of_an_operation_stands_in_the_table():
+    line = re.search(r"as this one:\n\n```\n(.*?)\n```", TEXT, flags=re.DOTALL)
+    assert line is not None
+    assert f"    {line.group(1)}\n" in Path(rules.__file__).read_text()
+
+
+def test_one_entry_of_the_table_makes_an_operation_followed(monkeypatch):
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Threshold(0.0, 0.0), nn.Conv2d(4, 2, 1))
+    images = torch.zeros(2, 3, 8, 8)
+    assert channel_groups(net, images).num_units == 0
+    monkeypatch.setitem(rules.RULES, nn.Threshold, rules.keeps_zero)
+    assert channel_groups(net, images).num_units == 4
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

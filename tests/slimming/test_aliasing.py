@@ -8,11 +8,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torchvision.ops import StochasticDepth
 
 from earlybird.slimming import certify, channel_groups, slim
 from earlybird.slimming.aliasing import Aliasing
-from earlybird.slimming.graph import trace
-from earlybird.slimming.rules import FUNCTION_RULES, METHOD_RULES, MODULE_RULES
+from earlybird.slimming.rules import RULES
+from earlybird.slimming.tracing import trace
 
 IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 
@@ -67,6 +68,7 @@ def test_overwriting_a_copy_leaves_the_channels_free(copy, randomised, random_ma
 X = "the tensor itself"
 # Arguments after the tensor, chosen such that an operation is likely to return it: by name, else by rule.
 ARGUMENTS = {
+    "StochasticDepth": (0.5, "batch"),
     "dropout": (0.5, False), "dropout1d": (0.5, False), "dropout2d": (0.5, False), "dropout3d": (0.5, False),
     "interpolate": (None, 1), "upsample": (None, 1), "Upsample": (None, 1), "UpsamplingNearest2d": (None, 1),
     "UpsamplingBilinear2d": (None, 1), "to": (torch.float32,), "type_as": (X,), "Hardtanh": (), "new_full": ((2,), 1.0),
@@ -118,7 +120,8 @@ def shares_memory(result, x: torch.Tensor) -> bool:
     return x.data_ptr() in [each.data_ptr() for each in results if isinstance(each, torch.Tensor)]
 
 
-OPERATIONS = {**MODULE_RULES, **FUNCTION_RULES, **METHOD_RULES}
+OPERATIONS = {StochasticDepth: RULES["stochastic_depth"], **RULES}  # Its forward is that function, found by its name.
+del OPERATIONS["stochastic_depth"]
 
 
 @pytest.mark.filterwarnings("ignore:.*upsample:UserWarning")

@@ -5,7 +5,7 @@ from torch import nn
 
 from earlybird.models import build_model
 from earlybird.slimming import channel_groups
-from earlybird.slimming.inspection import GroupRow, inspect_groups
+from earlybird.slimming.groups import GroupRow, inspect_groups
 
 
 def test_layers_that_share_units_stand_in_one_row():

@@ -18,7 +18,7 @@ from earlybird.slimming import (
     channel_groups,
     slim,
 )
-from earlybird.slimming.select import let_scatter_, scatter_channels
+from earlybird.slimming.selection import let_scatter_, scatter_channels
 
 IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 

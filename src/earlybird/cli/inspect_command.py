@@ -60,7 +60,7 @@ def _facts(parsed: Namespace, argv: Sequence[str]) -> dict[str, Any]:
     from earlybird.cost import count_cost
     from earlybird.cost.step_time import step_seconds
     from earlybird.slimming import channel_groups, slim
-    from earlybird.slimming.inspection import inspect_groups
+    from earlybird.slimming.groups import inspect_groups
 
     spec, sizes = planned_network(parsed, argv)
     model, shape = spec.build(seed=0), sizes.image_shape

@@ -26,7 +26,7 @@ from earlybird.runs.saved_model import NetworkSpec, load_network
 from earlybird.settings.clock import DRAWS
 from earlybird.settings.early_bird import EarlyBirdTraining
 from earlybird.slimming import channel_costs, channel_groups, slim
-from earlybird.slimming.certificate import PolicyChoice
+from earlybird.slimming.protection import PolicyChoice
 
 UNIFORM, LEAST, MOST = "uniform", "dearest channels removed first", "cheapest channels removed first"
 

@@ -18,7 +18,7 @@ from earlybird.data import Batches
 from earlybird.methods.candidate import Candidate
 from earlybird.methods.retrain import check_groups, check_notes, refuse_foreign_ticket
 from earlybird.methods.task import Task
-from earlybird.slimming.certificate import PolicyChoice
+from earlybird.slimming.protection import PolicyChoice
 from earlybird.training.session import Session
 
 # In checkpoints of a last training with a budget: the step at which it ends, and the candidate's flags.

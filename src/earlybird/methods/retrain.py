@@ -20,7 +20,7 @@ from earlybird.methods.search_hooks import momentum_file, rewind_file
 from earlybird.methods.task import Task
 from earlybird.settings.tickets import TICKET_FILE
 from earlybird.slimming import kept_indices, sliced, slim
-from earlybird.slimming.certificate import PolicyChoice
+from earlybird.slimming.protection import PolicyChoice
 
 Weights = Literal["inherit", "rewind", "reinit", "initial"]
 

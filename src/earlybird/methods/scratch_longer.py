@@ -12,7 +12,7 @@ from earlybird.methods.retrain import Retrain, cut
 from earlybird.methods.task import Task
 from earlybird.settings.controls import ScratchLonger
 from earlybird.slimming import slim
-from earlybird.slimming.certificate import PolicyChoice
+from earlybird.slimming.protection import PolicyChoice
 
 
 def from_ticket(method: ScratchLonger, task: Task, ticket: Ticket) -> Candidate:

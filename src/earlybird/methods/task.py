@@ -14,7 +14,7 @@ from earlybird.core import ChannelGroups
 from earlybird.cost import ModelCost, count_cost_and_traffic
 from earlybird.data import Batches
 from earlybird.slimming import channel_groups
-from earlybird.slimming.certificate import PolicyChoice
+from earlybird.slimming.protection import PolicyChoice
 from earlybird.training.session import Session
 
 

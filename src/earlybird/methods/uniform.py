@@ -19,7 +19,7 @@ from earlybird.methods.retrain import Retrain, cut
 from earlybird.methods.task import Task
 from earlybird.settings.controls import Uniform
 from earlybird.slimming import slim
-from earlybird.slimming.certificate import PolicyChoice
+from earlybird.slimming.protection import PolicyChoice
 
 
 def from_ticket(method: Uniform, task: Task, ticket: Ticket) -> Candidate:

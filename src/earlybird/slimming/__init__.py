@@ -1,12 +1,12 @@
 """Exact structured slimming on `torch.fx`: what may be cut (`channel_groups`), the cut (`slim`), the check (`certify`).
 
-`graph` traces, `rules` say what each operation means for channels, `walk` applies them, `certificate` decides what may
-go, `groups` counts it in units, `surgery` cuts. Nothing here scores, ranks or trains.
+`tracing` records what a network runs, `rules` and `layers` say what each operation means for channels, `propagation`
+applies them, `protection` decides what may go, `groups` counts it in groups, `surgery` cuts. Nothing here trains.
 """
 
 from earlybird.slimming.check import Difference, difference
-from earlybird.slimming.groups import channel_groups
-from earlybird.slimming.select import (
+from earlybird.slimming.groups import channel_costs, channel_groups
+from earlybird.slimming.selection import (
     ScatterBatchNorm1d,
     ScatterBatchNorm2d,
     ScatterBatchNorm3d,
@@ -17,7 +17,6 @@ from earlybird.slimming.select import (
     SelectSyncBatchNorm,
 )
 from earlybird.slimming.surgery import certify, expanded, kept_indices, masked, sliced, slim, zero_channels_
-from earlybird.slimming.unit_cost import channel_costs
 
 __all__ = [
     "Difference",

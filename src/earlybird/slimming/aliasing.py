@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from earlybird.slimming.calls import Rule
+from earlybird.slimming.operands import Rule
 
 IN_PLACE_OPERATORS = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
 

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 from earlybird.copying import copied
 from earlybird.errors import SlimError
-from earlybird.slimming.graph import ExampleInput, as_tuple, doubled, random_state_kept, remove_user_hooks_
+from earlybird.slimming.tracing import ExampleInput, as_tuple, doubled, random_state_kept, remove_user_hooks_
 
 # Relative errors that float32 rounding explains (`docs/method.md` section 4, measured in `docs/slimming-timm.md`).
 EVAL_TOLERANCE = 1e-5

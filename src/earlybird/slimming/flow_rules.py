@@ -9,7 +9,8 @@ import numpy as np
 from torch import nn
 
 from earlybird.slimming.aliasing import may_return_input
-from earlybird.slimming.calls import (
+from earlybird.slimming.channel_table import ChannelTable, Kept
+from earlybird.slimming.operands import (
     Call,
     Channels,
     Opaque,
@@ -20,28 +21,27 @@ from earlybird.slimming.calls import (
     only_input,
     refuse_other_ranks,
 )
-from earlybird.slimming.slots import Pin, SlotBook
 
 
-def keeps_zero(call: Call, book: SlotBook) -> Channels:
+def keeps_zero(call: Call, table: ChannelTable) -> Channels:
     """Element by element with f(0) = 0."""
     return replace(only_input(call), shape=call.shape)
 
 
 @may_return_input
-def passes_on(call: Call, book: SlotBook) -> Channels:
+def passes_on(call: Call, table: ChannelTable) -> Channels:
     """The same values, often the very tensor: identity, dropout, conversions."""
-    return keeps_zero(call, book)
+    return keeps_zero(call, table)
 
 
-def loses_zero(call: Call, book: SlotBook) -> Channels:
+def loses_zero(call: Call, table: ChannelTable) -> Channels:
     """Element by element with f(0) != 0."""
     x = only_input(call)
     _refuse_overwriting(call)
     return replace(x, zero=np.zeros_like(x.zero), shape=call.shape)
 
 
-def clamp(call: Call, book: SlotBook) -> Channels:
+def clamp(call: Call, table: ChannelTable) -> Channels:
     """Zero stays zero where the range holds it."""
     low, high = call.argument(1, "min"), call.argument(2, "max")
     if isinstance(call.module, nn.Hardtanh):
@@ -51,18 +51,18 @@ def clamp(call: Call, book: SlotBook) -> Channels:
     if not all(bound is None or isinstance(bound, (int, float)) for bound in (low, high)):
         raise Unfollowed("no rule for bounds that are no numbers")
     holds_zero = (low is None or low <= 0) and (high is None or high >= 0)
-    return keeps_zero(call, book) if holds_zero else loses_zero(call, book)
+    return keeps_zero(call, table) if holds_zero else loses_zero(call, table)
 
 
-def power(call: Call, book: SlotBook) -> Channels:
+def power(call: Call, table: ChannelTable) -> Channels:
     """Zero stays zero under a positive number as exponent."""
     x, exponent = call.argument(0, "input"), call.argument(1, "exponent")
     if not isinstance(x, Channels) or not isinstance(exponent, (int, float)):
         raise Unfollowed("no rule for an exponent that is no number")
-    return keeps_zero(call, book) if exponent > 0 else loses_zero(call, book)
+    return keeps_zero(call, table) if exponent > 0 else loses_zero(call, table)
 
 
-def pooling(call: Call, book: SlotBook) -> Channels:
+def pooling(call: Call, table: ChannelTable) -> Channels:
     """Over space, channel by channel: a zero channel stays zero."""
     x = only_input(call)
     if x.dim != 1 or len(x.shape) < 3:
@@ -71,7 +71,7 @@ def pooling(call: Call, book: SlotBook) -> Channels:
     return replace(x, shape=call.shape)
 
 
-def pad(call: Call, book: SlotBook) -> Channels:
+def pad(call: Call, table: ChannelTable) -> Channels:
     """Around the channels only; a constant other than zero is no zero."""
     x, amounts = call.argument(0, "input"), call.argument(1, "pad")
     mode, value = call.argument(2, "mode", "constant"), call.argument(3, "value", 0)
@@ -79,19 +79,19 @@ def pad(call: Call, book: SlotBook) -> Channels:
         raise Unfollowed("no rule for these arguments")
     if len(amounts) // 2 >= len(x.shape) - x.dim:
         raise Unfollowed("no rule for padding the channels themselves")
-    return keeps_zero(call, book) if mode != "constant" or not value else loses_zero(call, book)
+    return keeps_zero(call, table) if mode != "constant" or not value else loses_zero(call, table)
 
 
-def softmax(call: Call, book: SlotBook) -> Channels:
+def softmax(call: Call, table: ChannelTable) -> Channels:
     """Along the channels it needs all of them; along another dimension it merely loses zeros."""
     x = only_input(call)
     dim = call.module.dim if isinstance(call.module, (nn.Softmax, nn.LogSoftmax)) else call.argument(1, "dim")
     if dim is None or dim % len(x.shape) == x.dim:
         raise Unfollowed("it runs along the channels and needs the full width")
-    return loses_zero(call, book)
+    return loses_zero(call, table)
 
 
-def spatial_mean(call: Call, book: SlotBook) -> Channels:
+def spatial_mean(call: Call, table: ChannelTable) -> Channels:
     """Mean or sum over dimensions around the channels; over the channels themselves it needs all of them."""
     x = only_input(call)
     dims = call.argument(1, "dim", None)
@@ -110,24 +110,24 @@ def _refuse_overwriting(call: Call) -> None:
         raise Unfollowed("it overwrites a tensor that a later operation reads; make it out of place")
 
 
-def _two_operands(call: Call, book: SlotBook) -> tuple[Any, Any]:
+def _two_operands(call: Call, table: ChannelTable) -> tuple[Any, Any]:
     """Two tensors of equally many channels, or one and something that does not tell channels apart (None)."""
     _refuse_overwriting(call)
     a, b = call.argument(0, "input"), call.argument(1, "other")
     if isinstance(a, Channels) and isinstance(b, Channels):
         if a.dim != b.dim or len(a.shape) != len(b.shape):
             raise Unfollowed("its channels do not line up one to one")
-        return _broadcast(call, book, a, b)
+        return _broadcast(call, table, a, b)
     if isinstance(a, Channels):
-        return a, _uniform(call, book, a, b)
+        return a, _uniform(call, table, a, b)
     if isinstance(b, Channels):
-        return _uniform(call, book, b, a), b
+        return _uniform(call, table, b, a), b
     raise Unfollowed("it calculates with a channel count")
 
 
-def _uniform(call: Call, book: SlotBook, x: Channels, other: Any) -> int | float | None:
+def _uniform(call: Call, table: ChannelTable, x: Channels, other: Any) -> int | float | None:
     """A number as it is; None for a tensor that is the same for all channels of `x`, or has a value for each."""
-    if isinstance(other, Size) and other.slots is None:
+    if isinstance(other, Size) and other.ids is None:
         return other.value
     if isinstance(other, (int, float)):
         return other
@@ -135,13 +135,13 @@ def _uniform(call: Call, book: SlotBook, x: Channels, other: Any) -> int | float
         place = x.dim - (len(x.shape) - len(other.shape))
         if place < 0 or other.shape[place] == 1:
             if isinstance(other, OwnTensor) and max(other.shape, default=1) > 1:
-                book.fixed.setdefault(
+                table.fixed.setdefault(
                     (other.path, other.name), f"{named(call)} reads '{other.name}' across the channels"
                 )
             return None
         dim = _own_dim(call, other, place)
-        if isinstance(other, OwnTensor) and dim is not None and other.shape[place] == len(x.slots):
-            book.scaled_by(other.path, other.name, dim, x.slots)
+        if isinstance(other, OwnTensor) and dim is not None and other.shape[place] == len(x.ids):
+            table.scaled_by(other.path, other.name, dim, x.ids)
             return None
         raise Unfollowed("no rule for an operand whose channels are not followed")
     raise Unfollowed(f"no rule for an operand that is a {type(other).__name__}")
@@ -154,59 +154,59 @@ def _own_dim(call: Call, tensor: Any, place: int) -> int | None:
     return None if call.is_in_place and tensor is call.args[0] else tensor.along[place]
 
 
-def _broadcast(call: Call, book: SlotBook, a: Channels, b: Channels) -> tuple[Channels, Channels]:
-    if len(a.slots) == len(b.slots):
+def _broadcast(call: Call, table: ChannelTable, a: Channels, b: Channels) -> tuple[Channels, Channels]:
+    if len(a.ids) == len(b.ids):
         return a, b
-    wide, narrow = (a, b) if len(a.slots) > len(b.slots) else (b, a)
-    if len(narrow.slots) != 1:
+    wide, narrow = (a, b) if len(a.ids) > len(b.ids) else (b, a)
+    if len(narrow.ids) != 1:
         raise Unfollowed("its channels do not line up one to one")
-    book.pin(narrow.slots, f"{named(call)} spreads it over all channels")
-    spread = replace(narrow, slots=wide.slots, zero=np.zeros_like(wide.zero))
+    table.keep(narrow.ids, f"{named(call)} spreads it over all channels")
+    spread = replace(narrow, ids=wide.ids, zero=np.zeros_like(wide.zero))
     return (wide, spread) if wide is a else (spread, wide)
 
 
-def add(call: Call, book: SlotBook) -> Channels:
-    """Ties its operands channel by channel; under `select` it pins them and starts a stream of full width instead."""
-    a, b = _two_operands(call, book)
+def add(call: Call, table: ChannelTable) -> Channels:
+    """Ties its operands channel by channel; under `select` it keeps them and starts a stream of full width instead."""
+    a, b = _two_operands(call, table)
     if not isinstance(a, Channels) or not isinstance(b, Channels):
         return _with_uniform(call, a, b, zero_stays=0 in (a, b))
     reason = f"crosses an add ({named(call)})"
     if call.breaks_ties:
-        slots = book.fresh(call.key, len(a.slots))
-        for each in (a.slots, b.slots, slots):
-            book.pin(each, reason)
-        return Channels(slots, np.zeros_like(a.zero), a.dim, call.shape, is_stream=True)
-    book.tie(a.slots, b.slots)
-    book.adds.append(Pin(a.slots, reason))
+        ids = table.fresh(call.key, len(a.ids))
+        for each in (a.ids, b.ids, ids):
+            table.keep(each, reason)
+        return Channels(ids, np.zeros_like(a.zero), a.dim, call.shape, is_stream=True)
+    table.tie(a.ids, b.ids)
+    table.adds.append(Kept(a.ids, reason))
     normed = a.is_normed or b.is_normed
-    return Channels(a.slots, a.zero & b.zero, a.dim, call.shape, is_stream=True, is_normed=normed)
+    return Channels(a.ids, a.zero & b.zero, a.dim, call.shape, is_stream=True, is_normed=normed)
 
 
-def multiply(call: Call, book: SlotBook) -> Channels:
+def multiply(call: Call, table: ChannelTable) -> Channels:
     """Ties its operands; one zero factor is enough."""
-    a, b = _two_operands(call, book)
+    a, b = _two_operands(call, table)
     if not isinstance(a, Channels) or not isinstance(b, Channels):
         return _with_uniform(call, a, b, zero_stays=True)
-    book.tie(a.slots, b.slots)
-    return Channels(a.slots, a.zero | b.zero, a.dim, call.shape, is_normed=a.is_normed or b.is_normed)
+    table.tie(a.ids, b.ids)
+    return Channels(a.ids, a.zero | b.zero, a.dim, call.shape, is_normed=a.is_normed or b.is_normed)
 
 
-def divide(call: Call, book: SlotBook) -> Channels:
+def divide(call: Call, table: ChannelTable) -> Channels:
     """By what is the same for all channels."""
-    a, b = _two_operands(call, book)
+    a, b = _two_operands(call, table)
     if isinstance(b, Channels) or not isinstance(a, Channels):
         raise Unfollowed("no rule for dividing by a tensor")
     return _with_uniform(call, a, b, zero_stays=True)
 
 
-def expand_as(call: Call, book: SlotBook) -> Channels:
+def expand_as(call: Call, table: ChannelTable) -> Channels:
     """Repeated in space to the shape of another tensor of the same channels."""
     x, other = call.argument(0, "input"), call.argument(1, "other")
     if not isinstance(x, Channels) or not isinstance(other, Channels):
         raise Unfollowed("no rule for these arguments")
-    if (x.dim, len(x.shape), len(x.slots)) != (other.dim, len(other.shape), len(other.slots)):
+    if (x.dim, len(x.shape), len(x.ids)) != (other.dim, len(other.shape), len(other.ids)):
         raise Unfollowed("its channels do not line up one to one")
-    book.tie(x.slots, other.slots)
+    table.tie(x.ids, other.ids)
     return replace(x, shape=call.shape)
 
 
@@ -215,36 +215,36 @@ def _with_uniform(call: Call, a: Any, b: Any, *, zero_stays: bool) -> Channels:
     return replace(x, zero=x.zero & zero_stays, shape=call.shape)
 
 
-def concatenate(call: Call, book: SlotBook) -> Channels:
+def concatenate(call: Call, table: ChannelTable) -> Channels:
     """Along the channels: side by side. Along another dimension: tied."""
     parts, dim = call.argument(0, "tensors"), call.argument(1, "dim", 0)
     if not isinstance(parts, (list, tuple)) or not isinstance(dim, int):
         raise Unfollowed("no rule for these arguments")
-    tensors = [_followed(call, book, part, i, dim) for i, part in enumerate(parts)]
+    tensors = [_followed(call, table, part, i, dim) for i, part in enumerate(parts)]
     first = tensors[0]
     if len({(x.dim, len(x.shape)) for x in tensors}) != 1:
         raise Unfollowed("its channels do not line up")
     if dim % len(first.shape) == first.dim:
-        slots, zero = (np.concatenate([getattr(x, name) for x in tensors]) for name in ("slots", "zero"))
-        return Channels(slots, zero, first.dim, call.shape, is_normed=any(x.is_normed for x in tensors))
-    if len({len(x.slots) for x in tensors}) != 1:
+        ids, zero = (np.concatenate([getattr(x, name) for x in tensors]) for name in ("ids", "zero"))
+        return Channels(ids, zero, first.dim, call.shape, is_normed=any(x.is_normed for x in tensors))
+    if len({len(x.ids) for x in tensors}) != 1:
         raise Unfollowed("its channels do not line up")
     for x in tensors[1:]:
-        book.tie(first.slots, x.slots)
-    return Channels(first.slots, np.logical_and.reduce([x.zero for x in tensors]), first.dim, call.shape)
+        table.tie(first.ids, x.ids)
+    return Channels(first.ids, np.logical_and.reduce([x.zero for x in tensors]), first.dim, call.shape)
 
 
-def _followed(call: Call, book: SlotBook, part: Any, position: int, dim: int) -> Channels:
+def _followed(call: Call, table: ChannelTable, part: Any, position: int, dim: int) -> Channels:
     """A part of a concatenation; one that is not followed becomes channels that stay."""
     if isinstance(part, Channels):
         return part
     if not isinstance(part, Opaque):
         raise Unfollowed("no rule for these arguments")
-    return unfollowed_channels(call, book, part, dim % len(part.shape), f"part{position}")
+    return unfollowed_channels(call, table, part, dim % len(part.shape), f"part{position}")
 
 
-def unfollowed_channels(call: Call, book: SlotBook, x: Opaque, dim: int, name: str) -> Channels:
+def unfollowed_channels(call: Call, table: ChannelTable, x: Opaque, dim: int, name: str) -> Channels:
     """The channels of a tensor that is not followed: all of them stay."""
-    slots = book.fresh(f"{call.key}:{name}", x.shape[dim])
-    book.pin(slots, x.why)
-    return Channels(slots, np.zeros(len(slots), dtype=bool), dim, x.shape)
+    ids = table.fresh(f"{call.key}:{name}", x.shape[dim])
+    table.keep(ids, x.why)
+    return Channels(ids, np.zeros(len(ids), dtype=bool), dim, x.shape)

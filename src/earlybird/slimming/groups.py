@@ -1,20 +1,22 @@
-"""`channel_groups`: the units of a network, found by tracing it once."""
+"""Channel groups of a network: found by tracing it once, priced channel by channel, listed as rows to read."""
 
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from earlybird.core.groups import ChannelGroups
-from earlybird.errors import SlimError
-from earlybird.slimming.certificate import Certificate, PolicyChoice, certify_channels
-from earlybird.slimming.graph import ExampleInput
-from earlybird.slimming.select import Norm
-from earlybird.slimming.slots import Slots
+from earlybird.errors import MaskError, SlimError
+from earlybird.slimming.channel_table import ChannelIds
+from earlybird.slimming.protection import PolicyChoice, Protection, policy_of, protect_channels
+from earlybird.slimming.selection import Norm
+from earlybird.slimming.tracing import ExampleInput
 
 UNREACHED = "the network never runs this layer on the example input"
 
@@ -42,45 +44,115 @@ def channel_groups(
         >>> channel_groups(net, torch.zeros(1, 3, 8, 8)).num_units
         4
     """
-    return groups_of(certify_channels(model, example_input, policy), keep)
+    return groups_of(protect_channels(model, example_input, policy), keep)
 
 
-def groups_of(certificate: Certificate, keep: Sequence[str] = ()) -> ChannelGroups:
-    """The units of a certificate; `keep` protects further classes but changes no tie."""
-    book, reasons = certificate.book, dict(certificate.reason_of)
-    for name, pattern in _kept_layers(certificate, keep):
-        for root in np.unique(certificate.classes[book.outputs[name]]).tolist():
+def channel_costs(
+    model: nn.Module, example_input: ExampleInput, groups: ChannelGroups, layer_costs: Mapping[str, float]
+) -> dict[str, Tensor]:
+    """Mask key -> float32 `[channels]`: what goes with one channel, at full width.
+
+    Args:
+        model: the network of the groups.
+        example_input: what the groups were found with.
+        groups: what may be cut.
+        layer_costs: module path -> cost of a convolution or linear, such as MACs; others cost nothing.
+
+    Raises:
+        SlimError: the network cannot be traced.
+        MaskError: the groups are of another network.
+    """
+    protection = protect_channels(model, example_input, policy_of(groups))
+    table, classes = protection.table, protection.classes
+    cost = np.zeros(table.size)
+    for name, total in layer_costs.items():
+        for ids in (table.inputs.get(name), table.outputs.get(name)):
+            if ids is not None and len(ids):
+                # Several ids of a layer may be of one class: it loses all of them at once.
+                np.add.at(cost, classes[ids], total / len(ids))
+    missing = [name for name in groups.unit_of if name not in table.outputs and bool((groups.unit_of[name] >= 0).any())]
+    if missing:
+        raise MaskError(f"the channel groups name layer {missing[0]!r}, which this network does not have")
+    return {
+        name: torch.from_numpy(cost[classes[table.outputs[name]]]).float()
+        for name in groups.unit_of
+        if name in table.outputs
+    }
+
+
+@dataclass(frozen=True)
+class GroupRow:
+    """Layers that are cut together.
+
+    Attributes:
+        layers: names, in the order of the network; mask keys first.
+        channels: channels of its mask keys, those that stay included.
+        units: of them, sets of channels that can be removed.
+        protected: reason -> how many channels of the mask keys stay for it.
+    """
+
+    layers: tuple[str, ...]
+    channels: int
+    units: int
+    protected: dict[str, int]
+
+
+def inspect_groups(groups: ChannelGroups) -> list[GroupRow]:
+    """One row for each set of layers that share units, in the order of the network; each layer stands in one row."""
+    names = [*groups.unit_of, *groups.producer_unit_of]
+    units_of = [
+        np.unique(units.numpy()[units.numpy() >= 0])
+        for units in (*groups.unit_of.values(), *groups.producer_unit_of.values())
+    ]
+    row_of = list(range(len(names)))
+    owner: dict[int, int] = {}
+    for layer, units in enumerate(units_of):
+        for unit in units.tolist():
+            _join(row_of, owner.setdefault(unit, layer), layer)
+    rows: dict[int, list[int]] = {}
+    for layer in range(len(names)):
+        rows.setdefault(_root(row_of, layer), []).append(layer)
+    return [
+        _row(groups, [names[layer] for layer in layers])
+        for layers in rows.values()
+        if names[layers[0]] in groups.unit_of
+    ]
+
+
+def groups_of(protection: Protection, keep: Sequence[str] = ()) -> ChannelGroups:
+    """The units of a protection; `keep` protects further classes but changes no tie."""
+    table, reasons = protection.table, dict(protection.reason_of)
+    for name, pattern in _kept_layers(protection, keep):
+        for root in np.unique(protection.classes[table.outputs[name]]).tolist():
             reasons.setdefault(root, f"keep={pattern!r}")
-    keys = [name for name in certificate.network.modules if name in book.outputs and _is_key(certificate, name)]
-    number = np.full(book.size, -1, dtype=np.int64)
+    keys = [name for name in protection.network.modules if name in table.outputs and _is_key(protection, name)]
+    number = np.full(table.size, -1, dtype=np.int64)
     count = 0
     for name in keys:
-        count = _number_units(certificate.classes[book.outputs[name]], reasons, number, count)
-    unit_of: dict[str, torch.Tensor] = {}
-    producer_unit_of: dict[str, torch.Tensor] = {}
+        count = _number_units(protection.classes[table.outputs[name]], reasons, number, count)
+    unit_of: dict[str, Tensor] = {}
+    producer_unit_of: dict[str, Tensor] = {}
     protected: dict[str, dict[int, str]] = {}
-    for name, module in certificate.network.modules.items():
-        if name in book.outputs and (name in keys or name in book.producers):
-            roots = certificate.classes[book.outputs[name]]
+    for name, module in protection.network.modules.items():
+        if name in table.outputs and (name in keys or name in table.producers):
+            roots = protection.classes[table.outputs[name]]
             (unit_of if name in keys else producer_unit_of)[name] = torch.from_numpy(number[roots])
             if name in keys:
                 protected[name] = {i: reasons[root] for i, root in enumerate(roots.tolist()) if root in reasons}
         elif isinstance(module, Norm) and module.affine:
             unit_of[name] = torch.full((module.num_features,), -1)
-            protected[name] = dict.fromkeys(range(module.num_features), book.whole.get(name, UNREACHED))
+            protected[name] = dict.fromkeys(range(module.num_features), table.whole.get(name, UNREACHED))
     protected = {name: channels for name, channels in protected.items() if channels}
-    readers = {
-        reading.reader: torch.from_numpy(number[certificate.classes[reading.slots]]) for reading in book.readings
-    }
-    return ChannelGroups(unit_of, producer_unit_of, protected, certificate.policy, readers)
+    readers = {reading.reader: torch.from_numpy(number[protection.classes[reading.ids]]) for reading in table.readings}
+    return ChannelGroups(unit_of, producer_unit_of, protected, protection.policy, readers)
 
 
-def _is_key(certificate: Certificate, name: str) -> bool:
-    book = certificate.book
-    return name in book.norms or (name in book.keyed and bool(certificate.may_go(book.outputs[name]).any()))
+def _is_key(protection: Protection, name: str) -> bool:
+    table = protection.table
+    return name in table.norms or (name in table.keyed and bool(protection.may_go(table.outputs[name]).any()))
 
 
-def _number_units(roots: Slots, reasons: dict[int, str], number: Slots, count: int) -> int:
+def _number_units(roots: ChannelIds, reasons: dict[int, str], number: ChannelIds, count: int) -> int:
     for root in roots.tolist():
         if root not in reasons and number[root] < 0:
             number[root] = count
@@ -88,11 +160,29 @@ def _number_units(roots: Slots, reasons: dict[int, str], number: Slots, count: i
     return count
 
 
-def _kept_layers(certificate: Certificate, keep: Sequence[str]) -> list[tuple[str, str]]:
+def _kept_layers(protection: Protection, keep: Sequence[str]) -> list[tuple[str, str]]:
     found = []
     for pattern in keep:
-        names = fnmatch.filter(certificate.book.outputs, pattern)
+        names = fnmatch.filter(protection.table.outputs, pattern)
         if not names:
             raise SlimError(f"keep pattern {pattern!r} matches no norm, conv or linear; see model.named_modules()")
         found += [(name, pattern) for name in names]
     return found
+
+
+def _row(groups: ChannelGroups, layers: list[str]) -> GroupRow:
+    keys = [name for name in layers if name in groups.unit_of]
+    units = np.concatenate([groups.unit_of[name].numpy() for name in keys])
+    reasons = Counter(reason for name in keys for reason in groups.protected.get(name, {}).values())
+    return GroupRow(tuple(layers), int(units.size), int(np.unique(units[units >= 0]).size), dict(reasons))
+
+
+def _root(row_of: list[int], layer: int) -> int:
+    while row_of[layer] != layer:
+        layer = row_of[layer]
+    return layer
+
+
+def _join(row_of: list[int], a: int, b: int) -> None:
+    a, b = _root(row_of, a), _root(row_of, b)
+    row_of[max(a, b)] = min(a, b)

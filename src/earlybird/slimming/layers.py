@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from earlybird.core.criteria import CONVS, TRANSPOSED_CONVS
-from earlybird.slimming.calls import Call, Channels, OwnTensor, Rule, Unfollowed, only_input, refuse_other_ranks
-from earlybird.slimming.select import GATHERING, GATHERING_NORMS, SCATTERING_NORMS, Norm
-from earlybird.slimming.slots import Flags, SlotBook, Slots
+from earlybird.slimming.channel_table import ChannelIds, ChannelTable, Flags
+from earlybird.slimming.operands import Call, Channels, OwnTensor, Rule, Unfollowed, only_input, refuse_other_ranks
+from earlybird.slimming.selection import GATHERING, GATHERING_NORMS, SCATTERING_NORMS, Norm
 
 
 @dataclass(frozen=True)
@@ -62,133 +62,133 @@ class LayerKind:
         return (inputs, outputs // groups) if self.is_transposed else (outputs, inputs // groups)
 
 
-def conv(call: Call, book: SlotBook) -> Channels:
+def conv(call: Call, table: ChannelTable) -> Channels:
     """Full conv: reads every input channel, writes fresh ones. Depthwise: passes channels on, each `k` times."""
     module, x = _weighted(call), _input_on(call, 1)
     refuse_other_ranks(call, x)
     if 1 < module.groups < module.in_channels:
-        return _grouped_conv(call, book, module, x)
+        return _grouped_conv(call, table, module, x)
     if module.groups == 1:
-        return _dense(call, book, x, module.out_channels)
-    book.producers[call.where] = None
-    book.read_by(call.where, x.slots)
+        return _dense(call, table, x, module.out_channels)
+    table.producers[call.where] = None
+    table.read_by(call.where, x.ids)
     multiplier = module.out_channels // module.groups
-    slots: Slots = np.repeat(x.slots, multiplier)
+    ids: ChannelIds = np.repeat(x.ids, multiplier)
     zero: Flags = np.repeat(x.zero, multiplier)
-    book.written_by(call.where, slots)
-    if call.where in book.keyed:
+    table.written_by(call.where, ids)
+    if call.where in table.keyed:
         zero = np.ones_like(zero)
     elif module.bias is not None:  # Nothing takes the bias out of a removed channel.
         zero = np.zeros_like(zero)
-    return replace(x, slots=slots, zero=zero, shape=call.shape, is_stream=False)
+    return replace(x, ids=ids, zero=zero, shape=call.shape, is_stream=False)
 
 
-def _grouped_conv(call: Call, book: SlotBook, module: Any, x: Channels) -> Channels:
+def _grouped_conv(call: Call, table: ChannelTable, module: Any, x: Channels) -> Channels:
     """One weight holds all groups side by side, so each group loses the same places, of inputs and of outputs."""
-    _tie_across(book, x.slots, module.groups)
-    result = _dense(call, book, x, module.out_channels)
-    _tie_across(book, result.slots, module.groups)
+    _tie_across(table, x.ids, module.groups)
+    result = _dense(call, table, x, module.out_channels)
+    _tie_across(table, result.ids, module.groups)
     return result
 
 
-def _tie_across(book: SlotBook, slots: Slots, groups: int) -> None:
-    places = slots.reshape(groups, -1)
-    book.tie(np.tile(places[0], groups - 1), places[1:].reshape(-1))
+def _tie_across(table: ChannelTable, ids: ChannelIds, groups: int) -> None:
+    places = ids.reshape(groups, -1)
+    table.tie(np.tile(places[0], groups - 1), places[1:].reshape(-1))
 
 
-def transposed_conv(call: Call, book: SlotBook) -> Channels:
+def transposed_conv(call: Call, table: ChannelTable) -> Channels:
     """As a full conv."""
     module, x = _weighted(call), _input_on(call, 1)
     refuse_other_ranks(call, x)
     if module.groups != 1:
         raise Unfollowed("no rule for a grouped transposed convolution")
-    return _dense(call, book, x, module.out_channels)
+    return _dense(call, table, x, module.out_channels)
 
 
-def linear(call: Call, book: SlotBook) -> Channels:
+def linear(call: Call, table: ChannelTable) -> Channels:
     """Reads every input feature along the last dimension, writes fresh ones."""
     module, x = _weighted(call), only_input(call)
     if x.dim != len(x.shape) - 1:
         raise Unfollowed("the channels must lie on the last dimension")
-    return _dense(call, book, x, module.out_features)
+    return _dense(call, table, x, module.out_features)
 
 
-def _dense(call: Call, book: SlotBook, x: Channels, width: int) -> Channels:
-    book.producers[call.where] = None
-    book.read_by(call.where, x.slots)
-    book.reads(call.where, x.slots, x.zero)
-    slots = book.fresh(call.where, width)
-    book.written_by(call.where, slots)
-    return Channels(slots, np.full(width, call.where in book.keyed), x.dim, call.shape)
+def _dense(call: Call, table: ChannelTable, x: Channels, width: int) -> Channels:
+    table.producers[call.where] = None
+    table.read_by(call.where, x.ids)
+    table.reads(call.where, x.ids, x.zero)
+    ids = table.fresh(call.where, width)
+    table.written_by(call.where, ids)
+    return Channels(ids, np.full(width, call.where in table.keyed), x.dim, call.shape)
 
 
-def batch_norm(call: Call, book: SlotBook) -> Channels:
+def batch_norm(call: Call, table: ChannelTable) -> Channels:
     """Passes channels on and masks them; a selecting one gathers from its input, or writes at full width."""
     module = call.module
     assert isinstance(module, Norm)
     if module.affine:
         _weighted(call)
     x = _input_on(call, 1)
-    book.read_by(call.where, x.slots)
-    if x.is_stream and call.where not in book.streams_into_norms:
-        book.streams_into_norms.append(call.where)
-    slots = _gathered(call, book, x)
-    book.written_by(call.where, slots)
-    slots = _scattered(call, book, slots)
+    table.read_by(call.where, x.ids)
+    if x.is_stream and call.where not in table.streams_into_norms:
+        table.streams_into_norms.append(call.where)
+    ids = _gathered(call, table, x)
+    table.written_by(call.where, ids)
+    ids = _scattered(call, table, ids)
     if not module.affine:  # Nothing to mask by: in eval mode it turns a zero into -mean / std.
-        return Channels(slots, np.zeros(len(slots), dtype=bool), 1, call.shape)
-    book.masked_by(call.where, x.is_normed)
-    return Channels(slots, np.ones(len(slots), dtype=bool), 1, call.shape, is_normed=True)
+        return Channels(ids, np.zeros(len(ids), dtype=bool), 1, call.shape)
+    table.masked_by(call.where, x.is_normed)
+    return Channels(ids, np.ones(len(ids), dtype=bool), 1, call.shape, is_normed=True)
 
 
-def _gathered(call: Call, book: SlotBook, x: Channels) -> Slots:
+def _gathered(call: Call, table: ChannelTable, x: Channels) -> ChannelIds:
     reason = f"'{call.where}' gathers from it at full width"
     if isinstance(call.module, GATHERING_NORMS):  # Cut once already: it may drop more, its input may not.
-        book.pin(x.slots, reason)
-        return book.fresh(call.where, call.module.num_features)
-    selects = book.gathering.get(call.where)
+        table.keep(x.ids, reason)
+        return table.fresh(call.where, call.module.num_features)
+    selects = table.gathering.get(call.where)
     if selects is None:
-        return x.slots
-    book.pin(x.slots[selects], reason)
-    return np.where(selects, book.fresh(call.where, len(selects)), x.slots)
+        return x.ids
+    table.keep(x.ids[selects], reason)
+    return np.where(selects, table.fresh(call.where, len(selects)), x.ids)
 
 
-def _scattered(call: Call, book: SlotBook, slots: Slots) -> Slots:
+def _scattered(call: Call, table: ChannelTable, ids: ChannelIds) -> ChannelIds:
     reason = f"'{call.where}' writes it at full width"
     if isinstance(call.module, SCATTERING_NORMS):
-        wide = book.fresh(f"{call.where}:wide", call.module.width)
-        book.pin(wide, reason)
+        wide = table.fresh(f"{call.where}:wide", call.module.width)
+        table.keep(wide, reason)
         return wide
-    scatters = book.scattering.get(call.where)
+    scatters = table.scattering.get(call.where)
     if scatters is None:
-        return slots
-    wide = book.fresh(f"{call.where}:wide", len(scatters))
-    book.pin(wide[scatters], reason)
-    book.wide[call.where] = np.where(scatters, wide, slots)
-    return book.wide[call.where]
+        return ids
+    wide = table.fresh(f"{call.where}:wide", len(scatters))
+    table.keep(wide[scatters], reason)
+    table.wide[call.where] = np.where(scatters, wide, ids)
+    return table.wide[call.where]
 
 
-def channelwise(call: Call, book: SlotBook) -> Channels:
+def channelwise(call: Call, table: ChannelTable) -> Channels:
     """PReLU with a slope for each channel, instance norm without a shift: narrowed with what flows through."""
     x = _input_on(call, 1)
-    book.read_by(call.where, x.slots)
-    book.written_by(call.where, x.slots)
+    table.read_by(call.where, x.ids)
+    table.written_by(call.where, x.ids)
     return replace(x, shape=call.shape)
 
 
-def prelu(call: Call, book: SlotBook) -> Channels:
+def prelu(call: Call, table: ChannelTable) -> Channels:
     """One slope for all is an activation; one for each channel is narrowed."""
     module = _weighted(call)
-    return channelwise(call, book) if module.num_parameters > 1 else replace(only_input(call), shape=call.shape)
+    return channelwise(call, table) if module.num_parameters > 1 else replace(only_input(call), shape=call.shape)
 
 
-def instance_norm(call: Call, book: SlotBook) -> Channels:
+def instance_norm(call: Call, table: ChannelTable) -> Channels:
     """Over space within each channel: a zero channel stays zero unless something shifts it."""
     module: Any = call.module
     if module.affine or module.track_running_stats:
         raise Unfollowed("its shift makes a zero channel something else")
     refuse_other_ranks(call, _input_on(call, 1))
-    return channelwise(call, book)
+    return channelwise(call, table)
 
 
 def _weighted(call: Call) -> Any:
@@ -243,22 +243,22 @@ def kind_of(module: nn.Module) -> LayerKind | None:
     return next((kind for kind in LAYER_KINDS if isinstance(module, kind.classes)), None)
 
 
-def layer_of(call: Call, target: Any, modules: Mapping[str, nn.Module]) -> tuple[Call, LayerKind | None]:
+def layer_of(call: Call, modules: Mapping[str, nn.Module]) -> tuple[Call, LayerKind | None]:
     """The call as the call of a layer, with the layer's kind; as it is, with None, where it is no layer.
 
     A function that takes all its tensors from one module of the right class is that module's call: so subclasses with a
     forward of their own are followed (a BatchNorm with an activation inside, a conv that pads by itself).
     """
     if call.module is not None:
-        return call, _KIND_OF_CLASS.get(type(call.module))
-    kind = _KIND_OF_FUNCTION.get(target) if callable(target) else None
+        return call, _KIND_OF_CLASS.get(call.target)
+    kind = _KIND_OF_FUNCTION.get(call.target)
     if kind is None:
         return call, None
     tensors = {name: call.argument(place, name) for place, name in enumerate(kind.tensors, 1)}
     paths = {tensor.path for tensor in tensors.values() if isinstance(tensor, OwnTensor)}
     path = paths.pop() if len(paths) == 1 else None
     module = modules.get(path) if path is not None else None
-    if path is None or module is None or not isinstance(module, kind.functions[target]):
+    if path is None or module is None or not isinstance(module, kind.functions[call.target]):
         return call, None
     if not _is_its_forward(call, module, tensors):
         return call, None

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from earlybird.errors import SlimError
 from earlybird.slimming.layers import LAYER_KINDS, kind_of
-from earlybird.slimming.select import GATHERING, GATHERING_NORMS, Norm, let_gather_, let_scatter_
+from earlybird.slimming.selection import GATHERING, GATHERING_NORMS, Norm, let_gather_, let_scatter_
 
 Sizes = dict[str, dict[str, Any]]
 

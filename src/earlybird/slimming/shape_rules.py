@@ -14,26 +14,36 @@ import numpy as np
 from torch import Tensor, nn
 
 from earlybird.slimming.aliasing import may_return_input
-from earlybird.slimming.calls import Call, Channels, Opaque, OwnTensor, Size, Unfollowed, named, only_input, values_of
-from earlybird.slimming.slots import SlotBook
+from earlybird.slimming.channel_table import ChannelTable
+from earlybird.slimming.operands import (
+    Call,
+    Channels,
+    Opaque,
+    OwnTensor,
+    Size,
+    Unfollowed,
+    named,
+    only_input,
+    values_of,
+)
 
 WIDTHLESS_ATTRIBUTES = frozenset({"dtype", "device", "ndim", "is_cuda", "requires_grad", "layout"})
 
 _READS_OF_SHAPE = (("getattr", "shape"), ("size", None))
 
 
-def flatten(call: Call, book: SlotBook) -> Channels:
+def flatten(call: Call, table: ChannelTable) -> Channels:
     """Space into the channels (`[n, c, h, w]` to `[n, c*h*w]`), or space by itself."""
     return _reshaped(call, only_input(call))
 
 
-def reshape(call: Call, book: SlotBook) -> Channels:
-    """`view` and `reshape` that leave the channels a dimension; one that names their width as a number pins them."""
+def reshape(call: Call, table: ChannelTable) -> Channels:
+    """`view` and `reshape` that leave the channels a dimension; one that names their width as a number keeps them."""
     x = call.argument(0, "input")
     if not isinstance(x, Channels):
         raise Unfollowed("no rule for these arguments")
     result = _reshaped(call, x)
-    _follow_sizes(call, book, x, _sizes_asked(call), result.dim)
+    _follow_sizes(call, table, x, _sizes_asked(call), result.dim)
     return result
 
 
@@ -43,15 +53,15 @@ def _sizes_asked(call: Call) -> tuple[Any, ...]:
     return tuple(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes
 
 
-def reshape_as(call: Call, book: SlotBook) -> Channels:
+def reshape_as(call: Call, table: ChannelTable) -> Channels:
     """To the shape of another tensor, whose channels are then as many."""
     x, other = call.argument(0, "input"), call.argument(1, "other")
     if not isinstance(x, Channels) or not isinstance(other, Channels):
         raise Unfollowed("no rule for these arguments")
     result = _reshaped(call, x)
-    if result.dim != other.dim or len(result.slots) != len(other.slots):
+    if result.dim != other.dim or len(result.ids) != len(other.ids):
         raise Unfollowed("its channels do not line up one to one")
-    book.tie(result.slots, other.slots)
+    table.tie(result.ids, other.ids)
     return result
 
 
@@ -61,31 +71,31 @@ def _reshaped(call: Call, x: Channels) -> Channels:
         return x
     if x.dim == 1 and after == (before[0], math.prod(before[1:])):
         positions = math.prod(before[2:])
-        return replace(x, dim=1, slots=np.repeat(x.slots, positions), zero=np.repeat(x.zero, positions), shape=after)
+        return replace(x, dim=1, ids=np.repeat(x.ids, positions), zero=np.repeat(x.zero, positions), shape=after)
     # Equally many elements on either side of the channels: their dimension keeps its meaning.
     outer, inner = math.prod(before[: x.dim]), math.prod(before[x.dim + 1 :])
     places = [
         place
         for place, width in enumerate(after)
-        if width == len(x.slots) and math.prod(after[:place]) == outer and math.prod(after[place + 1 :]) == inner
+        if width == len(x.ids) and math.prod(after[:place]) == outer and math.prod(after[place + 1 :]) == inner
     ]
     if len(places) != 1:
         raise Unfollowed(f"no rule for reshaping {list(before)} to {list(after)}")
     return replace(x, dim=places[0], shape=after)
 
 
-def _follow_sizes(call: Call, book: SlotBook, x: Channels, sizes: tuple[Any, ...], dim: int) -> None:
+def _follow_sizes(call: Call, table: ChannelTable, x: Channels, sizes: tuple[Any, ...], dim: int) -> None:
     """Sizes that shrink with the channels of `x` say -1 in their place, or the width of a tensor that is then tied."""
-    counting = [(i, size.slots) for i, size in enumerate(sizes) if isinstance(size, Size) and size.slots is not None]
+    counting = [(i, size.ids) for i, size in enumerate(sizes) if isinstance(size, Size) and size.ids is not None]
     place = sizes[dim] if dim < len(sizes) else None
-    if [i for i, _ in counting] == [dim] and len(counting[0][1]) == len(x.slots):
-        book.tie(x.slots, counting[0][1])
+    if [i for i, _ in counting] == [dim] and len(counting[0][1]) == len(x.ids):
+        table.tie(x.ids, counting[0][1])
     elif counting or place != -1:
-        for slots in (x.slots, *(slots for _, slots in counting)):
-            book.pin(slots, f"{named(call)} fixes its width by a number")
+        for ids in (x.ids, *(ids for _, ids in counting)):
+            table.keep(ids, f"{named(call)} fixes its width by a number")
 
 
-def permute(call: Call, book: SlotBook) -> Channels:
+def permute(call: Call, table: ChannelTable) -> Channels:
     """Dimensions change places."""
     x = call.argument(0, "input")
     order = call.args[1:] if len(call.args) > 1 else (call.kwargs.get("dims"),)
@@ -96,7 +106,7 @@ def permute(call: Call, book: SlotBook) -> Channels:
     return replace(x, dim=[dim % len(x.shape) for dim in order].index(x.dim), shape=call.shape)
 
 
-def transpose(call: Call, book: SlotBook) -> Channels:
+def transpose(call: Call, table: ChannelTable) -> Channels:
     """Two dimensions change places."""
     x = call.argument(0, "input")
     pair = [call.argument(1, "dim0"), call.argument(2, "dim1")]
@@ -106,17 +116,17 @@ def transpose(call: Call, book: SlotBook) -> Channels:
     return replace(x, dim={a: b, b: a}.get(x.dim, x.dim), shape=call.shape)
 
 
-def expand(call: Call, book: SlotBook) -> Channels:
+def expand(call: Call, table: ChannelTable) -> Channels:
     """Other dimensions are repeated; the channels' size must follow their width."""
     x = call.argument(0, "input")
     sizes = _sizes_asked(call)
-    if not isinstance(x, Channels) or len(call.shape) != len(x.shape) or call.shape[x.dim] != len(x.slots):
+    if not isinstance(x, Channels) or len(call.shape) != len(x.shape) or call.shape[x.dim] != len(x.ids):
         raise Unfollowed("no rule for these arguments")
-    _follow_sizes(call, book, x, sizes, x.dim)
+    _follow_sizes(call, table, x, sizes, x.dim)
     return replace(x, shape=call.shape)
 
 
-def unsqueeze(call: Call, book: SlotBook) -> Channels:
+def unsqueeze(call: Call, table: ChannelTable) -> Channels:
     """A new dimension of one."""
     x, dim = call.argument(0, "input"), call.argument(1, "dim")
     if not isinstance(x, Channels) or not isinstance(dim, int):
@@ -124,7 +134,7 @@ def unsqueeze(call: Call, book: SlotBook) -> Channels:
     return replace(x, dim=x.dim + (dim % (len(x.shape) + 1) <= x.dim), shape=call.shape)
 
 
-def squeeze(call: Call, book: SlotBook) -> Channels:
+def squeeze(call: Call, table: ChannelTable) -> Channels:
     """Named dimensions of one go; without a name a single channel could go too."""
     x, dims = call.argument(0, "input"), call.argument(1, "dim")
     dims = (dims,) if isinstance(dims, int) else dims
@@ -136,7 +146,7 @@ def squeeze(call: Call, book: SlotBook) -> Channels:
     return replace(x, dim=x.dim - sum(dim < x.dim for dim in gone), shape=call.shape)
 
 
-def chunk(call: Call, book: SlotBook) -> tuple[Channels, ...]:
+def chunk(call: Call, table: ChannelTable) -> tuple[Channels, ...]:
     """Equal parts: along the channels tied place by place, so that the parts stay equal; else the same channels."""
     x = call.argument(0, "input")
     count, dim = call.argument(1, "chunks"), call.argument(2, "dim", 0)
@@ -145,17 +155,17 @@ def chunk(call: Call, book: SlotBook) -> tuple[Channels, ...]:
     shapes = [tuple(part.shape) for part in call.result]
     if dim % len(x.shape) != x.dim:
         return tuple(replace(x, shape=shape) for shape in shapes)
-    if len(x.slots) % count or len(shapes) != count:
+    if len(x.ids) % count or len(shapes) != count:
         raise Unfollowed("no rule for unequal parts of the channels")
-    parts = x.slots.reshape(count, -1)
-    book.tie(np.tile(parts[0], count - 1), parts[1:].reshape(-1))
+    parts = x.ids.reshape(count, -1)
+    table.tie(np.tile(parts[0], count - 1), parts[1:].reshape(-1))
     return tuple(
-        replace(x, slots=slots, zero=zero, shape=shape)
-        for slots, zero, shape in zip(parts, x.zero.reshape(count, -1), shapes, strict=True)
+        replace(x, ids=ids, zero=zero, shape=shape)
+        for ids, zero, shape in zip(parts, x.zero.reshape(count, -1), shapes, strict=True)
     )
 
 
-def split(call: Call, book: SlotBook) -> tuple[Channels, ...]:
+def split(call: Call, table: ChannelTable) -> tuple[Channels, ...]:
     """Parts of given sizes around the channels; along them the sizes are numbers that would not shrink."""
     x, dim = call.argument(0, "tensor"), call.argument(2, "dim", 0)
     if not isinstance(x, Channels) or not isinstance(dim, int):
@@ -166,45 +176,45 @@ def split(call: Call, book: SlotBook) -> tuple[Channels, ...]:
 
 
 @may_return_input
-def channel_shuffle(call: Call, book: SlotBook) -> Channels:
+def channel_shuffle(call: Call, table: ChannelTable) -> Channels:
     """Groups of channels interleaved; each group must keep as many, so they are tied place by place."""
     x = only_input(call)
     groups = call.module.groups if isinstance(call.module, nn.ChannelShuffle) else call.argument(1, "groups")
     if x.dim != 1 or not isinstance(groups, int):
         raise Unfollowed("no rule for these arguments")
-    parts = x.slots.reshape(groups, -1)
-    book.tie(np.tile(parts[0], groups - 1), parts[1:].reshape(-1))
+    parts = x.ids.reshape(groups, -1)
+    table.tie(np.tile(parts[0], groups - 1), parts[1:].reshape(-1))
     zero = x.zero.reshape(groups, -1).T.reshape(-1)
-    return replace(x, slots=parts.T.reshape(-1), zero=zero, shape=call.shape)
+    return replace(x, ids=parts.T.reshape(-1), zero=zero, shape=call.shape)
 
 
-def attribute(call: Call, book: SlotBook) -> Any:
+def attribute(call: Call, table: ChannelTable) -> Any:
     """`x.shape` as numbers that remember which channels they count; what says nothing of the width as it is."""
     name = call.argument(1, "name")
     if name == "shape":
-        return size(replace(call, args=call.args[:1]), book)
+        return size(replace(call, args=call.args[:1]), table)
     if name in WIDTHLESS_ATTRIBUTES:
         return call.result
     raise Unfollowed(f"no rule for the attribute {name!r}")
 
 
-def size(call: Call, book: SlotBook) -> Any:
+def size(call: Call, table: ChannelTable) -> Any:
     """`x.size()` or `x.size(dim)`: numbers that remember which channels they count."""
     x = call.argument(0, "input")
     if not isinstance(x, Channels):
         raise Unfollowed("no rule for these arguments")
-    sizes = tuple(Size(n, x.slots if dim == x.dim else None) for dim, n in enumerate(x.shape))
+    sizes = tuple(Size(n, x.ids if dim == x.dim else None) for dim, n in enumerate(x.shape))
     dim = call.argument(1, "dim")
     return sizes if dim is None else sizes[dim]
 
 
-def metadata(call: Call, book: SlotBook) -> Any:
+def metadata(call: Call, table: ChannelTable) -> Any:
     """A fact about a tensor that does not depend on its width."""
     return call.result
 
 
 @may_return_input
-def item(call: Call, book: SlotBook) -> Any:
+def item(call: Call, table: ChannelTable) -> Any:
     """An element of a tuple or dict; of a tensor only slices around the channels."""
     x, index = call.args[0], call.args[1]
     if isinstance(x, (tuple, list, Mapping)) and not values_of(Size, index):
@@ -214,7 +224,7 @@ def item(call: Call, book: SlotBook) -> Any:
     indices = index if isinstance(index, tuple) else (index,)
     if not all(isinstance(each, slice) for each in indices) or not isinstance(call.result, Tensor):
         raise Unfollowed("no rule for indexing a tensor other than by slices")
-    if len(indices) > x.dim and not _takes_all(indices[x.dim], len(x.slots)):
+    if len(indices) > x.dim and not _takes_all(indices[x.dim], len(x.ids)):
         raise Unfollowed("no rule for taking a part of the channels by number")
     return replace(x, shape=call.shape)
 
@@ -263,12 +273,12 @@ def view_of_own(call: Call) -> OwnTensor | None:
     return OwnTensor(x.path, x.name, call.shape, tuple(along)) if len(along) == len(call.shape) else None
 
 
-def created(call: Call, book: SlotBook) -> Opaque:
+def created(call: Call, table: ChannelTable) -> Opaque:
     """A new tensor on the device of another one, which says nothing else of it."""
     return Opaque(call.shape, f"{named(call)} made it at full width")
 
 
 @may_return_input
-def named_tuple(call: Call, book: SlotBook) -> Any:
+def named_tuple(call: Call, table: ChannelTable) -> Any:
     """A network's structured output."""
     return (*call.args, *call.kwargs.values())

@@ -1,14 +1,13 @@
 """The cut: `slim` gives a smaller ordinary module, `masked` the dense one with the same channels at zero.
 
 Modules are narrowed in place in a deep copy, so the result is of the caller's own class with the caller's own forward.
-Everything that is cut was certified by `certificate.py`; a mask that asks for more is a `MaskError`.
+`protection.py` says what may be cut; a mask that asks for more is a `MaskError`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast, get_args
 
 import numpy as np
 import torch
@@ -18,13 +17,13 @@ from earlybird.copying import copied
 from earlybird.core.groups import ChannelGroups
 from earlybird.core.mask import ChannelMask
 from earlybird.errors import MaskError
-from earlybird.slimming.certificate import Certificate, Policy, certify_channels
+from earlybird.slimming.channel_table import Flags
 from earlybird.slimming.check import check_cut, difference
-from earlybird.slimming.graph import ExampleInput
 from earlybird.slimming.groups import groups_of
 from earlybird.slimming.layers import kind_of
-from earlybird.slimming.select import SELECTING_NORMS, Norm, let_gather_, let_scatter_
-from earlybird.slimming.slots import Flags
+from earlybird.slimming.protection import Protection, policy_of, protect_channels
+from earlybird.slimming.selection import SELECTING_NORMS, Norm, let_gather_, let_scatter_
+from earlybird.slimming.tracing import ExampleInput
 
 KeptIndices = dict[str, tuple[Tensor | None, ...]]
 
@@ -132,7 +131,7 @@ def masked(model: nn.Module, mask: ChannelMask, example_input: ExampleInput | No
         MaskError: the mask names a module that has no channels to mask, or another width.
     """
     if example_input is not None:
-        groups_of(certify_channels(model, example_input, "auto")).check(mask)
+        groups_of(protect_channels(model, example_input, "auto")).check(mask)
     model = copied(model)
     modules = dict(model.named_modules())
     for name, keep in mask.items():
@@ -188,46 +187,34 @@ class _Cuts:
 
 
 def _cuts(model: nn.Module, mask: ChannelMask, example_input: ExampleInput, groups: ChannelGroups | None) -> _Cuts:
-    certificate = certify_channels(model, example_input, "auto" if groups is None else policy_of(groups))
-    fresh = groups_of(certificate)
+    protection = protect_channels(model, example_input, "auto" if groups is None else policy_of(groups))
+    fresh = groups_of(protection)
     if groups is not None and not _restricts(groups, fresh):
         raise MaskError(
             "the channel groups belong to another network or policy; "
             f"make them with channel_groups(model, example_input, {groups.policy!r})"
         )
     (groups or fresh).check(mask)
-    book, classes = certificate.book, certificate.classes
-    removed = np.zeros(book.size, dtype=bool)
+    table, classes = protection.table, protection.classes
+    removed = np.zeros(table.size, dtype=bool)
     for name, keep in mask.items():
-        if name in book.outputs:  # Else a layer that never runs.
-            removed[classes[book.outputs[name][~keep.numpy()]]] = True
+        if name in table.outputs:  # Else a layer that never runs.
+            removed[classes[table.outputs[name][~keep.numpy()]]] = True
     kept = ~removed[classes]
-    own = {_full(path, name): (dim, kept[slots]) for (path, name), (dim, slots) in book.own.items()}
-    return _Cuts({name: _cut_of(certificate, name, kept) for name in book.outputs}, own)
+    own = {_full(path, name): (dim, kept[ids]) for (path, name), (dim, ids) in table.own.items()}
+    return _Cuts({name: _cut_of(protection, name, kept) for name in table.outputs}, own)
 
 
 def _full(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-def policy_of(groups: ChannelGroups) -> Policy:
-    """The residual policy of groups that `channel_groups` made.
-
-    Raises:
-        MaskError: they name another one.
-    """
-    for policy in get_args(Policy):
-        if policy == groups.policy:
-            return cast(Policy, policy)
-    raise MaskError(f"the channel groups have policy {groups.policy!r}; make them with channel_groups(...)")
-
-
-def _cut_of(certificate: Certificate, name: str, kept: Flags) -> _Cut:
-    book = certificate.book
-    keep_in, keep_out = kept[book.inputs[name]], kept[book.outputs[name]]
+def _cut_of(protection: Protection, name: str, kept: Flags) -> _Cut:
+    table = protection.table
+    keep_in, keep_out = kept[table.inputs[name]], kept[table.outputs[name]]
     if not keep_out.any():
         raise MaskError(f"layer {name!r} would keep no channel; draw the mask with min_channels=1 or more")
-    return _Cut(keep_in, keep_out, kept[book.wide[name]] if name in book.wide else keep_out)
+    return _Cut(keep_in, keep_out, kept[table.wide[name]] if name in table.wide else keep_out)
 
 
 def _restricts(groups: ChannelGroups, fresh: ChannelGroups) -> bool:

@@ -21,8 +21,8 @@ from torch.utils import _pytree as pytree
 
 from earlybird.errors import SlimError
 from earlybird.slimming.aliasing import IN_PLACE_OPERATORS
-from earlybird.slimming.select import SELECTING_NORMS
-from earlybird.slimming.values import Values, comes_from_shapes, traced_value
+from earlybird.slimming.selection import SELECTING_NORMS
+from earlybird.slimming.shape_propagation import ShapePropagation, comes_from_shapes, traced_value
 
 _UNKNOWN = object()
 
@@ -136,9 +136,9 @@ class Tracer(fx.Tracer):
         self.made: list[ref[Value]] = []
 
     @cached_property
-    def values(self) -> Values:
+    def shapes(self) -> ShapePropagation:
         """Of the graph so far."""
-        return Values(self.root, self.graph, self.inputs)
+        return ShapePropagation(self.root, self.graph, self.inputs)
 
     def value_of(self, node: fx.Node) -> Any:
         """What a node gives on the example, tensors on `meta`; `_UNKNOWN` where that takes more than shapes."""
@@ -146,7 +146,7 @@ class Tracer(fx.Tracer):
             return _UNKNOWN
         self.is_running = True
         try:
-            self.values.advance(node)
+            self.shapes.advance(node)
             return traced_value(node)
         except SlimError:
             return _UNKNOWN

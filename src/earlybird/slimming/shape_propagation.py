@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from earlybird.errors import SlimError
-from earlybird.slimming.select import ScatterSyncBatchNorm
+from earlybird.slimming.selection import ScatterSyncBatchNorm
 
 _VALUE, _FROM_SHAPES = "earlybird_value", "earlybird_from_shapes"
 _PLAIN_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -83,7 +83,7 @@ def _is_past_batch(index: Any, tensor: Any) -> bool:
     return isinstance(index, int) and bool(places[index])
 
 
-class Values(fx.Interpreter):
+class ShapePropagation(fx.Interpreter):
     """Runs a graph node by node, as far as asked, and notes what each gave.
 
     Args:

@@ -7,12 +7,14 @@ module's path. Which operation means what stands in `rules.py`.
 
 from __future__ import annotations
 
+import gc
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
+from weakref import ref
 
 import numpy as np
 import torch
@@ -20,11 +22,11 @@ from torch import Tensor, fx, nn
 
 from earlybird.copying import copied, empty_tensors
 from earlybird.errors import SlimError
-from earlybird.slimming.leaks import CONSTANT, attributes_kept, take_back
+from earlybird.slimming.shape_propagation import ShapePropagation, target_name
 from earlybird.slimming.tracer import RawReads, Tracer, materialised, settings_left_out
-from earlybird.slimming.values import Values, target_name
 
 ExampleInput = Tensor | tuple[Any, ...]
+_CONSTANT = "_tensor_constant"  # fx keeps the constants of a graph under such names in the root.
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ def _trace_mode(model: nn.Module, inputs: tuple[Any, ...], found: _Findings) -> 
         tracer = Tracer(tuple(_on_meta(x) for x in inputs), not is_single, found.untraced, found.hooked)
         reads = RawReads(model, tracer)
         try:
-            with attributes_kept(model), reads:
+            with _attributes_kept(model), reads:
                 tracer.trace(model, settings_left_out(model, len(inputs)))
         except Exception as error:
             path = tracer.inside[-1] if tracer.inside else ""
@@ -138,7 +140,7 @@ def _trace_mode(model: nn.Module, inputs: tuple[Any, ...], found: _Findings) -> 
             found.untraced[kind] = why
             continue
         finally:
-            take_back(tracer.made)
+            _take_back(tracer.made)
         for path in reads.paths:
             found.whole.setdefault(path, "its tensors are read past the network's graph")
         return tracer
@@ -147,15 +149,15 @@ def _trace_mode(model: nn.Module, inputs: tuple[Any, ...], found: _Findings) -> 
 def _note_values(tracer: Tracer, model: nn.Module, original: nn.Module, inputs: tuple[Any, ...]) -> None:
     """Run the graph on shapes alone; where an operation needs numbers, on a copy of the network with the example."""
     try:
-        tracer.values.advance()
+        tracer.shapes.advance()
     except SlimError:
         real = _copied(original)
         remove_user_hooks_(real)
         real.train(model.training)
         for name, tensor in vars(model).items():  # What fx keeps there for the constants of the graph.
-            if name.startswith(CONSTANT):
+            if name.startswith(_CONSTANT):
                 setattr(real, name, tensor)
-        Values(real, tracer.graph, [doubled(x) for x in inputs], is_complete=True).advance()
+        ShapePropagation(real, tracer.graph, [doubled(x) for x in inputs], is_complete=True).advance()
 
 
 def _on_meta(x: Any) -> Any:
@@ -227,3 +229,47 @@ def _sharing_modules(model: nn.Module) -> dict[str, str]:
             for path, _ in sharing:
                 found.setdefault(path, f"{names} are one tensor")
     return found
+
+
+@contextmanager
+def _attributes_kept(model: nn.Module) -> Iterator[None]:
+    """Give every module the attributes back that it had, but for the constants of a graph.
+
+    What a forward stores while it is traced (`self.features = x`) are values to be, of no use to its next call.
+    """
+    before = [(module, dict(vars(module)), _tensors_and_modules(module)) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, attributes, inner in before:
+            constants = {name: value for name, value in vars(module).items() if name.startswith(_CONSTANT)}
+            vars(module).clear()
+            vars(module).update(attributes | constants)
+            for name, values in inner.items():
+                vars(module)[name].clear()
+                vars(module)[name].update(values)
+
+
+def _take_back(made: list[ref[Any]]) -> None:
+    """Remove from every dict and list (a table of coordinates per image size, say) the values made while tracing."""
+    for generation in (None, 1, 2):
+        if generation is not None:
+            # Cycles hold values for a while, and a failed trace hangs in its own traceback. What is young goes first:
+            # to look through all that a large program holds takes long.
+            gc.collect(generation)
+        if not any(value() is not None for value in made):
+            return
+    alive = [value for value in (each() for each in made) if value is not None]
+    leaked = {id(value) for value in alive}
+    for holder in gc.get_referrers(*alive):
+        if holder is alive:
+            continue
+        if type(holder) is dict:
+            for key in [key for key, value in holder.items() if id(value) in leaked]:
+                del holder[key]
+        elif type(holder) is list:
+            holder[:] = [value for value in holder if id(value) not in leaked]
+
+
+def _tensors_and_modules(module: nn.Module) -> dict[str, dict[str, Any]]:
+    return {name: dict(vars(module)[name]) for name in ("_parameters", "_buffers", "_modules")}

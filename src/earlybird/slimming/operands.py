@@ -1,7 +1,7 @@
-"""What a rule is given and what it passes on: calls, tensor values and sizes, all in terms of channel slots.
+"""Operands of a rule: a call of an operation, the tensors and sizes that go in and out, all in terms of channel ids.
 
-A rule that cannot say what a call means for channels raises `Unfollowed`; the walk then keeps everything that the call
-reads at full width, which is exact whatever the call does.
+A rule that cannot say what a call means for channels raises `Unfollowed`; all that the call reads then stays at full
+width, which is exact whatever the call does.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from earlybird.slimming.slots import Flags, SlotBook, Slots
+from earlybird.slimming.channel_table import ChannelIds, ChannelTable, Flags
 
 
 class Unfollowed(Exception):
@@ -25,15 +25,15 @@ class Channels:
     """A tensor value.
 
     Attributes:
-        slots: `[channels]` slot of each channel along `dim`.
-        zero: `[channels]` whether the channel is zero everywhere once its slot's keys are masked.
+        ids: `[channels]` id of each channel along `dim`.
+        zero: `[channels]` whether the channel is zero everywhere once its mask keys are masked.
         dim: which dimension the channels lie on, counted from 0.
         shape: shape on the example input.
         is_stream: an add made it, and no conv, linear or norm came since.
-        is_normed: a norm came since its slots were made.
+        is_normed: a norm came since its ids were made.
     """
 
-    slots: Slots
+    ids: ChannelIds
     zero: Flags
     dim: int
     shape: tuple[int, ...]
@@ -69,10 +69,10 @@ class OwnTensor:
 
 @dataclass(frozen=True)
 class Size:
-    """A number read from a shape; `slots` are the channels it counts, None where it counts none."""
+    """A number read from a shape; `ids` are the channels it counts, None where it counts none."""
 
     value: int
-    slots: Slots | None = None
+    ids: ChannelIds | None = None
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Call:
     Attributes:
         key: unique in the network; the mode is part of it.
         where: path of the module it stands in, or of the module called.
-        operation: class or function name, for messages.
+        target: module class, function or method name.
         result: what it gave on the example input, tensors on `meta`.
         is_in_place: it writes its result into its first argument.
         mutates_live_value: it writes in place into a tensor that a later operation reads.
@@ -91,7 +91,7 @@ class Call:
 
     key: str
     where: str
-    operation: str
+    target: Any
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     result: Any
@@ -99,6 +99,11 @@ class Call:
     is_in_place: bool = False
     mutates_live_value: bool = False
     breaks_ties: bool = False
+
+    @property
+    def operation(self) -> str:
+        """Name of the module class, function or method."""
+        return self.target if isinstance(self.target, str) else getattr(self.target, "__name__", str(self.target))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -111,7 +116,7 @@ class Call:
 
 
 _V = TypeVar("_V")
-Rule = Callable[[Call, SlotBook], Any]
+Rule = Callable[[Call, ChannelTable], Any]
 
 
 def values_of(kind: type[_V], arguments: Any) -> list[_V]:
