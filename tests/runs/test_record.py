@@ -24,8 +24,8 @@ TICKET = {
 NETWORK = {"params", "macs", "train_macs", "paper_gflops", "uncounted"}
 SCHEMA: dict[str, set[str] | None] = {
     "schema_version": None, "run_id": None, "status": None, "created_at": None, "metrics": None, "layers": None,
-    "flags": None, "weight_mask": None, "uncut_test": None, "notes": set(), "ticket": TICKET, "dense": NETWORK,
-    "final": NETWORK,
+    "flags": None, "preset": None, "weight_mask": None, "uncut_test": None, "notes": set(), "ticket": TICKET,
+    "dense": NETWORK, "final": NETWORK,
     "versions": {"earlybird", "python", "torch", "torchvision", "numpy", "safetensors"},
     "device": {"type", "name", "threads", "platform"},
     "config": {"model", "data", "method", "training"},
@@ -73,6 +73,7 @@ def test_every_key_of_the_schema_is_there_in_plain_json_and_no_other(record: dic
 
 def test_the_values_agree_with_each_other(record: dict[str, Any]):
     assert (record["schema_version"], record["run_id"], record["status"]) == (1, "run", "finished")
+    assert record["preset"] is None
     assert set(record["seeds"].values()) == {3}
     assert record["config"]["training"]["milestones"] == [0.5, 0.75]
     ticket, test, total = record["ticket"], record["test"], record["cost"]["total"]

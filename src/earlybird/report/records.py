@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from earlybird.settings.presets import method_label as name_of_settings
+from earlybird.settings.presets import own_name
 
 
 def model_label(record: Mapping[str, Any]) -> str:
@@ -25,7 +26,10 @@ def data_label(record: Mapping[str, Any]) -> str:
 
 def method_label(record: Mapping[str, Any]) -> str:
     """Name of the method: `dense`, `early_bird`, or a preset such as `reinit`."""
-    return name_of_settings(record["config"].get("method", {}))
+    settings = record["config"].get("method", {})
+    if "preset" not in record:  # of an older version
+        return name_of_settings(settings)
+    return record["preset"] or own_name(settings)
 
 
 def scheduled_epochs(record: Mapping[str, Any]) -> int:

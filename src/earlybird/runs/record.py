@@ -20,6 +20,7 @@ from earlybird.methods.task import Task
 from earlybird.runs.config import RunConfig
 from earlybird.runs.energy import energy_facts
 from earlybird.runs.record_file import SCHEMA_VERSION
+from earlybird.settings.presets import preset_of
 
 _PACKAGES = ("torch", "torchvision", "numpy", "safetensors")
 
@@ -34,7 +35,7 @@ def make_record(
     folder: Path,
 ) -> dict[str, Any]:
     """Record of a finished run (schema in `docs/run-folder.md`)."""
-    candidate, session = outcome.candidate, task.session
+    settings, candidate, session = config.to_dict(), outcome.candidate, task.session
     final = task.cost(candidate.model)
     ledger = session.journal.ledger
     return {
@@ -45,7 +46,8 @@ def make_record(
         "versions": {"earlybird": __version__, "python": platform.python_version()}
         | {name: version(name) for name in _PACKAGES},
         "device": device_facts(session.compute.device),
-        "config": config.to_dict(),
+        "config": settings,
+        "preset": preset_of(settings["method"]),
         "resolved": resolved,
         "seeds": {"run": session.settings.seed, "model": task.seed, "data": session.settings.seed},
         "data": {

@@ -1,7 +1,7 @@
 """Presets: names for a method and the settings in which a variant or a control differs from it.
 
-A configuration and a record hold the method and all its settings, so the preset is known again from them. Nothing here
-knows the methods' classes: reports name runs without loading torch.
+A configuration holds the method and all its settings; the preset that they are is written into the record of a run.
+Nothing here knows the methods' classes.
 """
 
 from __future__ import annotations
@@ -31,18 +31,25 @@ def preset_settings(name: str) -> dict[str, Any]:
     return dict(PRESETS[name][1]) if name in PRESETS else {}
 
 
-def method_label(settings: Mapping[str, Any]) -> str:
-    """What a configured method is called: the preset that it is, its name, or of the user's own the class.
+def preset_of(settings: Mapping[str, Any]) -> str | None:
+    """Preset that a configured method is, or None; of several that fit, the one that sets most.
 
     Args:
-        settings: `method` of a configuration or record, its name among them.
+        settings: `method` of a configuration, its name among them.
     """
-    name = str(settings.get("name", "method"))
     fitting = [
         preset
         for preset, (base, changed) in PRESETS.items()
-        if base == name and all(settings.get(key) == value for key, value in changed.items())
+        if base == settings.get("name") and all(settings.get(key) == value for key, value in changed.items())
     ]
-    # Of several the one that says most.
-    best = max(fitting, key=lambda preset: len(PRESETS[preset][1]), default=name)
-    return best.rpartition(":")[2]
+    return max(fitting, key=lambda preset: len(PRESETS[preset][1]), default=None)
+
+
+def method_label(settings: Mapping[str, Any]) -> str:
+    """Name of a configured method: its preset, its own name, or of the user's code the class."""
+    return preset_of(settings) or own_name(settings)
+
+
+def own_name(settings: Mapping[str, Any]) -> str:
+    """Name of a configured method itself, or of the user's code the class."""
+    return str(settings.get("name", "method")).rpartition(":")[2]
