@@ -86,6 +86,12 @@ class ChannelTable:
         if a is not b:
             self._ties.append((a, b))
 
+    def tie_places(self, ids: ChannelIds, parts: int) -> ChannelIds:
+        """Tie the channels of equal parts place by place; the parts `[parts, channels of each]`."""
+        each = ids.reshape(parts, -1)
+        self.tie(np.tile(each[0], parts - 1), each[1:].reshape(-1))
+        return each
+
     def keep(self, ids: ChannelIds, reason: str) -> None:
         """These channels stay."""
         self.kept.append(Kept(ids, reason))

@@ -17,7 +17,9 @@ from earlybird.slimming.operands import (
     OwnTensor,
     Size,
     Unfollowed,
+    first_input,
     named,
+    numbers,
     only_input,
     refuse_other_ranks,
 )
@@ -73,9 +75,9 @@ def pooling(call: Call, table: ChannelTable) -> Channels:
 
 def pad(call: Call, table: ChannelTable) -> Channels:
     """Around the channels only; a constant other than zero is no zero."""
-    x, amounts = call.argument(0, "input"), call.argument(1, "pad")
+    x, amounts = first_input(call), call.argument(1, "pad")
     mode, value = call.argument(2, "mode", "constant"), call.argument(3, "value", 0)
-    if not isinstance(x, Channels) or not isinstance(amounts, (tuple, list)):
+    if not isinstance(amounts, (tuple, list)):
         raise Unfollowed("no rule for these arguments")
     if len(amounts) // 2 >= len(x.shape) - x.dim:
         raise Unfollowed("no rule for padding the channels themselves")
@@ -96,9 +98,7 @@ def spatial_mean(call: Call, table: ChannelTable) -> Channels:
     x = only_input(call)
     dims = call.argument(1, "dim", None)
     dims = (dims,) if isinstance(dims, int) else dims or range(len(x.shape))  # None and () mean all of them.
-    if not all(isinstance(dim, int) for dim in dims):
-        raise Unfollowed("no rule for dimensions that are no numbers")
-    reduced = {dim % len(x.shape) for dim in dims}
+    reduced = {dim % len(x.shape) for dim in numbers(*dims)}
     if x.dim in reduced:
         raise Unfollowed("it runs over the channels and needs the full width")
     keepdim = len(call.shape) == len(x.shape)
@@ -199,17 +199,6 @@ def divide(call: Call, table: ChannelTable) -> Channels:
     return _with_uniform(call, a, b, zero_stays=True)
 
 
-def expand_as(call: Call, table: ChannelTable) -> Channels:
-    """Repeated in space to the shape of another tensor of the same channels."""
-    x, other = call.argument(0, "input"), call.argument(1, "other")
-    if not isinstance(x, Channels) or not isinstance(other, Channels):
-        raise Unfollowed("no rule for these arguments")
-    if (x.dim, len(x.shape), len(x.ids)) != (other.dim, len(other.shape), len(other.ids)):
-        raise Unfollowed("its channels do not line up one to one")
-    table.tie(x.ids, other.ids)
-    return replace(x, shape=call.shape)
-
-
 def _with_uniform(call: Call, a: Any, b: Any, *, zero_stays: bool) -> Channels:
     x = a if isinstance(a, Channels) else b
     return replace(x, zero=x.zero & zero_stays, shape=call.shape)
@@ -217,8 +206,8 @@ def _with_uniform(call: Call, a: Any, b: Any, *, zero_stays: bool) -> Channels:
 
 def concatenate(call: Call, table: ChannelTable) -> Channels:
     """Along the channels: side by side. Along another dimension: tied."""
-    parts, dim = call.argument(0, "tensors"), call.argument(1, "dim", 0)
-    if not isinstance(parts, (list, tuple)) or not isinstance(dim, int):
+    parts, (dim,) = call.argument(0, "tensors"), numbers(call.argument(1, "dim", 0))
+    if not isinstance(parts, (list, tuple)):
         raise Unfollowed("no rule for these arguments")
     tensors = [_followed(call, table, part, i, dim) for i, part in enumerate(parts)]
     first = tensors[0]

@@ -66,10 +66,13 @@ def conv(call: Call, table: ChannelTable) -> Channels:
     """Full conv: reads every input channel, writes fresh ones. Depthwise: passes channels on, each `k` times."""
     module, x = _weighted(call), _input_on(call, 1)
     refuse_other_ranks(call, x)
-    if 1 < module.groups < module.in_channels:
-        return _grouped_conv(call, table, module, x)
     if module.groups == 1:
         return _dense(call, table, x, module.out_channels)
+    if module.groups < module.in_channels:  # One weight holds all groups side by side: each loses the same places.
+        table.tie_places(x.ids, module.groups)
+        result = _dense(call, table, x, module.out_channels)
+        table.tie_places(result.ids, module.groups)
+        return result
     table.producers[call.where] = None
     table.read_by(call.where, x.ids)
     multiplier = module.out_channels // module.groups
@@ -81,19 +84,6 @@ def conv(call: Call, table: ChannelTable) -> Channels:
     elif module.bias is not None:  # Nothing takes the bias out of a removed channel.
         zero = np.zeros_like(zero)
     return replace(x, ids=ids, zero=zero, shape=call.shape, is_stream=False)
-
-
-def _grouped_conv(call: Call, table: ChannelTable, module: Any, x: Channels) -> Channels:
-    """One weight holds all groups side by side, so each group loses the same places, of inputs and of outputs."""
-    _tie_across(table, x.ids, module.groups)
-    result = _dense(call, table, x, module.out_channels)
-    _tie_across(table, result.ids, module.groups)
-    return result
-
-
-def _tie_across(table: ChannelTable, ids: ChannelIds, groups: int) -> None:
-    places = ids.reshape(groups, -1)
-    table.tie(np.tile(places[0], groups - 1), places[1:].reshape(-1))
 
 
 def transposed_conv(call: Call, table: ChannelTable) -> Channels:

@@ -140,6 +140,35 @@ def only_input(call: Call) -> Channels:
     return found[0]
 
 
+def first_input(call: Call) -> Channels:
+    """The tensor that an operation with further arguments is applied to."""
+    x = call.argument(0, "input", call.kwargs.get("tensor"))
+    if not isinstance(x, Channels):
+        raise Unfollowed("no rule for these arguments")
+    return x
+
+
+def other_input(call: Call) -> Channels:
+    """The tensor whose shape the first one takes."""
+    other = call.argument(1, "other")
+    if not isinstance(other, Channels):
+        raise Unfollowed("no rule for these arguments")
+    return other
+
+
+def numbers(*arguments: Any) -> list[int]:
+    """Arguments that must be whole numbers."""
+    if not all(isinstance(each, int) for each in arguments):
+        raise Unfollowed("no rule for these arguments")
+    return list(arguments)
+
+
+def spread_out(call: Call, *names: str) -> tuple[Any, ...]:
+    """Arguments behind the first, given one by one, as one tuple, or by keyword."""
+    given = call.args[1:] or tuple(call.kwargs[name] for name in names if name in call.kwargs)
+    return tuple(given[0]) if len(given) == 1 and isinstance(given[0], (tuple, list)) else given
+
+
 def refuse_other_ranks(call: Call, x: Channels) -> None:
     """`Conv2d`, `avg_pool2d`: on a tensor one dimension short torch takes the channels for the batch."""
     found = re.search(r"([123])d", call.operation)

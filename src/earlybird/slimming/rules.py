@@ -70,7 +70,7 @@ RULES: dict[type[nn.Module] | Callable[..., Any] | str, Rule] = {
     **dict.fromkeys([torch.permute, "permute"], shape.permute),
     **dict.fromkeys([torch.transpose, torch.swapaxes, "transpose", "swapaxes"], shape.transpose),
     "expand": shape.expand,
-    "expand_as": flow.expand_as,
+    "expand_as": shape.expand_as,
     **dict.fromkeys([torch.unsqueeze, "unsqueeze"], shape.unsqueeze),
     **dict.fromkeys([torch.squeeze, "squeeze"], shape.squeeze),
     **dict.fromkeys([torch.chunk, "chunk"], shape.chunk),

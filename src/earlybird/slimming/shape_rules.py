@@ -22,8 +22,12 @@ from earlybird.slimming.operands import (
     OwnTensor,
     Size,
     Unfollowed,
+    first_input,
     named,
+    numbers,
     only_input,
+    other_input,
+    spread_out,
     values_of,
 )
 
@@ -39,25 +43,15 @@ def flatten(call: Call, table: ChannelTable) -> Channels:
 
 def reshape(call: Call, table: ChannelTable) -> Channels:
     """`view` and `reshape` that leave the channels a dimension; one that names their width as a number keeps them."""
-    x = call.argument(0, "input")
-    if not isinstance(x, Channels):
-        raise Unfollowed("no rule for these arguments")
+    x = first_input(call)
     result = _reshaped(call, x)
-    _follow_sizes(call, table, x, _sizes_asked(call), result.dim)
+    _follow_sizes(call, table, x, result.dim)
     return result
-
-
-def _sizes_asked(call: Call) -> tuple[Any, ...]:
-    """The sizes of a view or an expansion, however they are given."""
-    sizes = call.args[1:] or tuple(call.kwargs[key] for key in ("shape", "size") if key in call.kwargs)
-    return tuple(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes
 
 
 def reshape_as(call: Call, table: ChannelTable) -> Channels:
     """To the shape of another tensor, whose channels are then as many."""
-    x, other = call.argument(0, "input"), call.argument(1, "other")
-    if not isinstance(x, Channels) or not isinstance(other, Channels):
-        raise Unfollowed("no rule for these arguments")
+    x, other = first_input(call), other_input(call)
     result = _reshaped(call, x)
     if result.dim != other.dim or len(result.ids) != len(other.ids):
         raise Unfollowed("its channels do not line up one to one")
@@ -84,8 +78,9 @@ def _reshaped(call: Call, x: Channels) -> Channels:
     return replace(x, dim=places[0], shape=after)
 
 
-def _follow_sizes(call: Call, table: ChannelTable, x: Channels, sizes: tuple[Any, ...], dim: int) -> None:
+def _follow_sizes(call: Call, table: ChannelTable, x: Channels, dim: int) -> None:
     """Sizes that shrink with the channels of `x` say -1 in their place, or the width of a tensor that is then tied."""
+    sizes = spread_out(call, "shape", "size")
     counting = [(i, size.ids) for i, size in enumerate(sizes) if isinstance(size, Size) and size.ids is not None]
     place = sizes[dim] if dim < len(sizes) else None
     if [i for i, _ in counting] == [dim] and len(counting[0][1]) == len(x.ids):
@@ -97,68 +92,61 @@ def _follow_sizes(call: Call, table: ChannelTable, x: Channels, sizes: tuple[Any
 
 def permute(call: Call, table: ChannelTable) -> Channels:
     """Dimensions change places."""
-    x = call.argument(0, "input")
-    order = call.args[1:] if len(call.args) > 1 else (call.kwargs.get("dims"),)
-    if len(order) == 1 and isinstance(order[0], (tuple, list)):
-        order = tuple(order[0])
-    if not isinstance(x, Channels) or not all(isinstance(dim, int) for dim in order):
-        raise Unfollowed("no rule for these arguments")
+    x, order = first_input(call), numbers(*spread_out(call, "dims"))
     return replace(x, dim=[dim % len(x.shape) for dim in order].index(x.dim), shape=call.shape)
 
 
 def transpose(call: Call, table: ChannelTable) -> Channels:
     """Two dimensions change places."""
-    x = call.argument(0, "input")
-    pair = [call.argument(1, "dim0"), call.argument(2, "dim1")]
-    if not isinstance(x, Channels) or not all(isinstance(dim, int) for dim in pair):
-        raise Unfollowed("no rule for these arguments")
-    a, b = (dim % len(x.shape) for dim in pair)
+    x = first_input(call)
+    a, b = (dim % len(x.shape) for dim in numbers(call.argument(1, "dim0"), call.argument(2, "dim1")))
     return replace(x, dim={a: b, b: a}.get(x.dim, x.dim), shape=call.shape)
 
 
 def expand(call: Call, table: ChannelTable) -> Channels:
     """Other dimensions are repeated; the channels' size must follow their width."""
-    x = call.argument(0, "input")
-    sizes = _sizes_asked(call)
-    if not isinstance(x, Channels) or len(call.shape) != len(x.shape) or call.shape[x.dim] != len(x.ids):
+    x = first_input(call)
+    if len(call.shape) != len(x.shape) or call.shape[x.dim] != len(x.ids):
         raise Unfollowed("no rule for these arguments")
-    _follow_sizes(call, table, x, sizes, x.dim)
+    _follow_sizes(call, table, x, x.dim)
+    return replace(x, shape=call.shape)
+
+
+def expand_as(call: Call, table: ChannelTable) -> Channels:
+    """Repeated in space to the shape of another tensor of the same channels."""
+    x, other = first_input(call), other_input(call)
+    if (x.dim, len(x.shape), len(x.ids)) != (other.dim, len(other.shape), len(other.ids)):
+        raise Unfollowed("its channels do not line up one to one")
+    table.tie(x.ids, other.ids)
     return replace(x, shape=call.shape)
 
 
 def unsqueeze(call: Call, table: ChannelTable) -> Channels:
     """A new dimension of one."""
-    x, dim = call.argument(0, "input"), call.argument(1, "dim")
-    if not isinstance(x, Channels) or not isinstance(dim, int):
-        raise Unfollowed("no rule for these arguments")
+    x, (dim,) = first_input(call), numbers(call.argument(1, "dim"))
     return replace(x, dim=x.dim + (dim % (len(x.shape) + 1) <= x.dim), shape=call.shape)
 
 
 def squeeze(call: Call, table: ChannelTable) -> Channels:
     """Named dimensions of one go; without a name a single channel could go too."""
-    x, dims = call.argument(0, "input"), call.argument(1, "dim")
-    dims = (dims,) if isinstance(dims, int) else dims
-    if not isinstance(x, Channels) or not isinstance(dims, (tuple, list)):
+    x, dims = first_input(call), spread_out(call, "dim")
+    if not dims:
         raise Unfollowed("no rule for squeezing dimensions that are not named")
-    gone = {dim % len(x.shape) for dim in dims if x.shape[dim] == 1}
-    if x.dim in {dim % len(x.shape) for dim in dims}:
+    named_dims = {dim % len(x.shape) for dim in numbers(*dims)}
+    if x.dim in named_dims:
         raise Unfollowed("no rule for squeezing the channels")
-    return replace(x, dim=x.dim - sum(dim < x.dim for dim in gone), shape=call.shape)
+    return replace(x, dim=x.dim - sum(dim < x.dim and x.shape[dim] == 1 for dim in named_dims), shape=call.shape)
 
 
 def chunk(call: Call, table: ChannelTable) -> tuple[Channels, ...]:
     """Equal parts: along the channels tied place by place, so that the parts stay equal; else the same channels."""
-    x = call.argument(0, "input")
-    count, dim = call.argument(1, "chunks"), call.argument(2, "dim", 0)
-    if not isinstance(x, Channels) or not isinstance(count, int) or not isinstance(dim, int):
-        raise Unfollowed("no rule for these arguments")
+    x, (count, dim) = first_input(call), numbers(call.argument(1, "chunks"), call.argument(2, "dim", 0))
     shapes = [tuple(part.shape) for part in call.result]
     if dim % len(x.shape) != x.dim:
         return tuple(replace(x, shape=shape) for shape in shapes)
     if len(x.ids) % count or len(shapes) != count:
         raise Unfollowed("no rule for unequal parts of the channels")
-    parts = x.ids.reshape(count, -1)
-    table.tie(np.tile(parts[0], count - 1), parts[1:].reshape(-1))
+    parts = table.tie_places(x.ids, count)
     return tuple(
         replace(x, ids=ids, zero=zero, shape=shape)
         for ids, zero, shape in zip(parts, x.zero.reshape(count, -1), shapes, strict=True)
@@ -167,9 +155,7 @@ def chunk(call: Call, table: ChannelTable) -> tuple[Channels, ...]:
 
 def split(call: Call, table: ChannelTable) -> tuple[Channels, ...]:
     """Parts of given sizes around the channels; along them the sizes are numbers that would not shrink."""
-    x, dim = call.argument(0, "tensor"), call.argument(2, "dim", 0)
-    if not isinstance(x, Channels) or not isinstance(dim, int):
-        raise Unfollowed("no rule for these arguments")
+    x, (dim,) = first_input(call), numbers(call.argument(2, "dim", 0))
     if dim % len(x.shape) == x.dim:
         raise Unfollowed("it splits the channels by number")
     return tuple(replace(x, shape=tuple(part.shape)) for part in call.result)
@@ -182,10 +168,8 @@ def channel_shuffle(call: Call, table: ChannelTable) -> Channels:
     groups = call.module.groups if isinstance(call.module, nn.ChannelShuffle) else call.argument(1, "groups")
     if x.dim != 1 or not isinstance(groups, int):
         raise Unfollowed("no rule for these arguments")
-    parts = x.ids.reshape(groups, -1)
-    table.tie(np.tile(parts[0], groups - 1), parts[1:].reshape(-1))
-    zero = x.zero.reshape(groups, -1).T.reshape(-1)
-    return replace(x, ids=parts.T.reshape(-1), zero=zero, shape=call.shape)
+    ids = table.tie_places(x.ids, groups).T.reshape(-1)
+    return replace(x, ids=ids, zero=x.zero.reshape(groups, -1).T.reshape(-1), shape=call.shape)
 
 
 def attribute(call: Call, table: ChannelTable) -> Any:
@@ -199,10 +183,8 @@ def attribute(call: Call, table: ChannelTable) -> Any:
 
 
 def size(call: Call, table: ChannelTable) -> Any:
-    """`x.size()` or `x.size(dim)`: numbers that remember which channels they count."""
-    x = call.argument(0, "input")
-    if not isinstance(x, Channels):
-        raise Unfollowed("no rule for these arguments")
+    """`x.size()` or `x.size(dim)`, as numbers that remember which channels they count."""
+    x = first_input(call)
     sizes = tuple(Size(n, x.ids if dim == x.dim else None) for dim, n in enumerate(x.shape))
     dim = call.argument(1, "dim")
     return sizes if dim is None else sizes[dim]
