@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from torch import nn
 
-from earlybird.cost import CIFAR_TRAIN_IMAGES, count_cost
+from earlybird.cost import count_cost
 from earlybird.cost.paper import FORWARDS_PER_TRAINING_STEP
+from earlybird.data.sizes import PUBLISHED
 from earlybird.models import build_model
 from earlybird.paper.claims import Setting, by_setting, find, published
 from earlybird.paper.recomputed import findings
@@ -90,7 +91,9 @@ def overhead() -> dict[str, float]:
     return {
         "claimed_percent": claimed,
         "operations_per_channel_if_of_one_image": round(allowed, 1),
-        "operations_per_channel_if_of_an_epoch": round(allowed * FORWARDS_PER_TRAINING_STEP * CIFAR_TRAIN_IMAGES),
+        "operations_per_channel_if_of_an_epoch": round(
+            allowed * FORWARDS_PER_TRAINING_STEP * PUBLISHED["cifar10"].train_images
+        ),
     }
 
 

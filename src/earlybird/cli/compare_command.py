@@ -44,7 +44,7 @@ def command(argv: Sequence[str]) -> int:
 
 
 def _reference(sweep: Sweep, asked: str | None) -> str:
-    """What differences are formed against: what is asked for, or Early-Bird, or dense, or what is named first."""
+    """Label of the reference method: the one asked for, else Early-Bird, else dense, else the first named."""
     labels = list(dict.fromkeys(node.label for node in sweep.nodes if node.is_asked))
     if asked is not None:
         require("--reference", asked, asked in labels, f"one of {', '.join(labels)}")
@@ -53,7 +53,7 @@ def _reference(sweep: Sweep, asked: str | None) -> str:
 
 
 def _opened(grid: Any, parsed: Namespace) -> Sweep | None:
-    """The sweep, checked and written down; None where a dry run was printed instead."""
+    """Check and store the sweep; None if a dry run was printed instead."""
     from earlybird.grids.grid import nodes_of
     from earlybird.grids.run_node import new_token
     from earlybird.grids.sweep import (
@@ -95,24 +95,24 @@ def _run(sweep: Sweep, parsed: Namespace) -> None:
     from earlybird.grids.run_node import state_of
     from earlybird.grids.sweep import work
 
-    told = _Told(sweep, parsed.quiet)
+    printer = _EventPrinter(sweep, parsed.quiet)
     left = [node for node in sweep.needed() if state_of(sweep.root, node, sweep.token) != "done"]
     if not left:
         return
-    told.line(f"{len(left)} of {len(sweep.nodes)} runs and searches are left to do in {sweep.root}")
+    printer.line(f"{len(left)} of {len(sweep.nodes)} runs and searches are left to do in {sweep.root}")
     if parsed.engine == "ray":
         from earlybird.grids.ray_engine import RaySettings, run_on_ray
 
         settings = RaySettings(parsed.ray_address, parsed.cpus_per_run, parsed.gpus_per_run, parsed.retries)
-        run_on_ray(sweep, settings, told.event, keep_freed_memory)
+        run_on_ray(sweep, settings, printer.event, keep_freed_memory)
     elif parsed.workers == 1:
-        work(sweep, told.event, quiet=parsed.quiet or not sys.stderr.isatty())
+        work(sweep, printer.event, quiet=parsed.quiet or not sys.stderr.isatty())
     else:
-        run_workers(sweep, parsed.workers, [sys.executable, "-m", WORKER], told.line, told.follow)
+        run_workers(sweep, parsed.workers, [sys.executable, "-m", WORKER], printer.line, printer.follow)
 
 
-class _Told:
-    """Says on stderr what happens, one line each."""
+class _EventPrinter:
+    """Progress of a sweep on stderr, one line for each event."""
 
     def __init__(self, sweep: Sweep, quiet: bool) -> None:
         self._sweep, self._quiet = sweep, quiet
@@ -125,7 +125,7 @@ class _Told:
             print(text, file=sys.stderr, flush=True)
 
     def event(self, node: RunNode, event: str) -> None:
-        """Print what happened to a node."""
+        """Print an event of a run node."""
         from earlybird.grids.run_node import failure_of, state_of
 
         done = sum(state_of(self._sweep.root, n, self._sweep.token) != "open" for n in self._nodes.values())
@@ -136,7 +136,7 @@ class _Told:
         self.line(f"{minutes:>4}:{seconds:02d}  {done}/{len(self._nodes)}  {event:<8} {node.id}{why}")
 
     def follow(self) -> None:
-        """Print what other processes have written into the log since the last look."""
+        """Print the events that other processes have logged since the last call."""
         from earlybird.grids.run_node import events_since
 
         events, self._read = events_since(self._sweep.root, self._read)
@@ -180,7 +180,7 @@ def _write_tables(sweep: Sweep, reference: str, entries: Sequence[GridEntry]) ->
 
 
 def grid_entries(sweep: Sweep) -> list[GridEntry]:
-    """Every run that was asked for, with its record or its error."""
+    """Runs that were asked for, each with its record or its error."""
     from earlybird.grids.grid import asked_place
     from earlybird.grids.run_node import failure_of, state_of
     from earlybird.report.grid import GridEntry

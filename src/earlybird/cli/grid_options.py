@@ -27,7 +27,7 @@ ENGINES = ("local", "ray")
 
 
 def parse_grid(argv: Sequence[str]) -> tuple[Grid | None, Namespace]:
-    """The grid that the flags ask for (None where they name no methods), and the flags.
+    """Parse the grid (None if no methods are named) and the flags.
 
     Raises:
         ConfigError: a flag, key, type or value is wrong; one line with the legal values.
@@ -45,7 +45,7 @@ def parse_grid(argv: Sequence[str]) -> tuple[Grid | None, Namespace]:
 
 
 def grid_parser() -> Parser:
-    """The parser of `compare`."""
+    """Parser of `compare`."""
     parser = Parser("compare", DESCRIPTION)
     parser.add_argument("--config", action="config", help="YAML with any of the settings below; flags win over it")
     parser.add_setting("--out", str, "runs/compare", "folder of the comparison")
@@ -80,7 +80,7 @@ def grid_parser() -> Parser:
 
 
 def listed(value: Any) -> list[Any]:
-    """`[a, b]`, `a,b`, `[a,b]` or `a` as a list; words are read as YAML, so numbers become numbers."""
+    """List of `[a, b]`, `a,b`, `[a,b]` or `a`; words are read as YAML, so numbers become numbers."""
     if value is None:
         return []
     if isinstance(value, (list, tuple)):

@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def usage() -> str:
-    """What `earlybird --help` prints."""
+    """Help text of `earlybird --help`."""
     lines = ["usage: earlybird COMMAND [flags]", "", "commands:"]
     lines += [f"  {name:<9} {what}" for name, what in COMMANDS.items()]
     lines += [
@@ -98,10 +98,10 @@ def _command(name: str) -> Callable[[list[str]], int]:
 
 
 def _complain(message: str) -> None:
-    """One line, whatever the message holds."""
+    """Print a message on one line of stderr."""
     print(f"earlybird: {' '.join(message.split())}", file=sys.stderr)
 
 
 def show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
-    """One line, without the path of our source."""
+    """Print a warning on one line, without the path of our source."""
     _complain(f"warning: {message}")

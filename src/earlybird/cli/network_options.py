@@ -29,7 +29,7 @@ def add_network(parser: Parser, record: Mapping[str, Any] | None = None) -> None
 def planned_network(
     parsed: Namespace, argv: Sequence[str], record: Mapping[str, Any] | None = None
 ) -> tuple[NetworkSpec, DataSizes]:
-    """The network that `train` would build by these flags, and the sizes of its data.
+    """Network that `train` would build by these flags, and the sizes of its data.
 
     Data of a finished run are taken as its record counts them, CIFAR and ImageNet as published; others are read.
 
@@ -57,6 +57,6 @@ def planned_network(
 
 
 def has_data_of(record: Mapping[str, Any], data: DataConfig) -> bool:
-    """Are these the data of a finished run, split and augmented as they were in it?"""
+    """Tell whether these are the data of a finished run, split and augmented as in it."""
     theirs = dataclasses.asdict(DataConfig()) | record["config"]["data"]
     return all(theirs[name] == value for name, value in dataclasses.asdict(data).items())

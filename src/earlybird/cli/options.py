@@ -49,7 +49,7 @@ _OPTION = re.compile(r"--[A-Za-z][\w.\-]*")
 
 
 class Parser(ArgumentParser):
-    """A parser that takes flags only as they are written, and whose complaints are `ConfigError`s of one line."""
+    """Parser without abbreviated flags; its complaints are `ConfigError`s of one line."""
 
     def __init__(self, command: str, description: str) -> None:
         # An abbreviated flag would be a second name for a setting, and hide a misspelt one.
@@ -80,7 +80,7 @@ class Parser(ArgumentParser):
 
 
 def run_parser(command: str, description: str, method_name: str) -> Parser:
-    """A parser with every setting of a run whose method is `method_name`."""
+    """Parser of every setting of a run whose method is `method_name`."""
     parser = Parser(command, description)
     parser.add_argument("--config", action="config", help="YAML with any of the settings below; flags win over it")
     parser.add_setting("--out", str | None, None, "run folder; default runs/MODEL-DATA-METHOD-sSEED")
@@ -123,7 +123,7 @@ def parse_run(command: str, description: str, argv: Sequence[str], more: Any = N
 
 
 def expand_short_flags(argv: Sequence[str], sections: Collection[str] = SECTIONS) -> list[str]:
-    """`--lr 0.1` and `--lr=0.1` become `--training.lr ...`, if `sections` has "training"; everything else stays."""
+    """Write short flags of these sections out: `--lr 0.1` and `--lr=0.1` become `--training.lr ...`."""
     shorts = {short: long for short, long in SHORT_FLAGS.items() if long[2:].partition(".")[0] in sections}
     expanded = []
     for argument in argv:
@@ -133,7 +133,7 @@ def expand_short_flags(argv: Sequence[str], sections: Collection[str] = SECTIONS
 
 
 def value_of(option: str, argv: Sequence[str]) -> str | None:
-    """What the last `--option value` or `--option=value` gives, before anything is parsed; None without one."""
+    """Value of the last `--option value` or `--option=value`, before anything is parsed; None without one."""
     found = None
     for flag, following in zip_longest(argv, argv[1:], fillvalue=""):
         name, equals, joined = flag.partition("=")
@@ -143,7 +143,7 @@ def value_of(option: str, argv: Sequence[str]) -> str | None:
 
 
 def default_out(config: RunConfig) -> str:
-    """`runs/MODEL-DATA-METHOD-sSEED`, with what a file name cannot hold replaced."""
+    """Default run folder, `runs/MODEL-DATA-METHOD-sSEED`, with letters that a file name cannot hold replaced."""
     label = method_label(config.to_dict()["method"])
     parts = [config.model.name, config.data.name.rstrip("/").rsplit("/", 1)[-1], label]
     if (ratio := getattr(config.method, "prune_ratio", None)) is not None:
@@ -153,7 +153,7 @@ def default_out(config: RunConfig) -> str:
 
 
 def add_section(parser: Parser, section: str, kind: Any, preset: dict[str, Any] | None = None) -> None:
-    """A flag for every field of a settings dataclass; `preset` has other defaults."""
+    """Add a flag for every field of a settings dataclass; `preset` has other defaults."""
     shorts = {long: short for short, long in SHORT_FLAGS.items()}
     types = get_type_hints(kind)
     for field in dataclasses.fields(kind):
@@ -166,7 +166,7 @@ def add_section(parser: Parser, section: str, kind: Any, preset: dict[str, Any] 
 
 
 def _method_name(argv: Sequence[str]) -> str:
-    """The method decides which flags there are, so it is looked for before the flags are read."""
+    """Find the method's name before the flags are parsed: it decides which flags there are."""
     name, file = value_of("--method.name", argv), value_of("--config", argv)
     if name is None and file is not None:
         name = _method_in_yaml(file)
@@ -176,9 +176,9 @@ def _method_name(argv: Sequence[str]) -> str:
 
 
 def _with_named_method(argv: Sequence[str]) -> list[str]:
-    """Where both a flag and `--config` name a method, the file's settings give way to those that the flag stands for.
+    """Let the method of a flag win over the one of `--config`.
 
-    Of the file's method section stay the settings that the named method can take too and that no preset changes.
+    The file's method settings are kept if the named method has them too and no preset changes them.
     """
     name, file = value_of("--method.name", argv), value_of("--config", argv)
     if name is None or file is None:
@@ -207,7 +207,7 @@ def _method_in_yaml(file: str) -> str | None:
 
 
 def _yaml_of(file: str) -> Any:
-    """What `--config` holds: the content of a file, or the text itself where it has several lines; None if neither."""
+    """Content of `--config`, a file or a text of several lines, read as YAML; None if it is neither."""
     try:
         return yaml.safe_load(file if "\n" in file else Path(file).read_text())
     except (OSError, ValueError, yaml.YAMLError):

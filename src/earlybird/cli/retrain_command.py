@@ -56,7 +56,7 @@ def command(argv: Sequence[str]) -> int:
 
 
 def _settings_beside(path: Path, arguments: Sequence[str]) -> dict[str, Any]:
-    """The settings in a file that lies beside a ticket. It is not the user's own word, so it gets no code run.
+    """Settings in a file beside a ticket. The user has not named what it holds, so no code of it is run.
 
     Raises:
         ConfigError: it holds something else than plain sections, or names code that the arguments do not.

@@ -1,4 +1,4 @@
-"""A worker process of `earlybird compare`, which starts it: does nodes of a sweep until none is left."""
+"""Worker process of `earlybird compare`, which starts it: executes run nodes of a sweep until none is left."""
 
 from __future__ import annotations
 

@@ -3,12 +3,9 @@
 from earlybird.cost.flops import ModelCost, count_cost, count_cost_and_traffic, layer_macs
 from earlybird.cost.ledger import PHASES, CostLedger, PhaseCost, Work, bit_operations, evaluation_work, training_work
 from earlybird.cost.meter import PhaseMeter
-from earlybird.cost.paper import CIFAR_TRAIN_IMAGES, IMAGENET_TRAIN_IMAGES
 from earlybird.cost.traffic import ModelTraffic, Traffic, count_traffic
 
 __all__ = [
-    "CIFAR_TRAIN_IMAGES",
-    "IMAGENET_TRAIN_IMAGES",
     "PHASES",
     "CostLedger",
     "ModelCost",

@@ -16,8 +16,6 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-CIFAR_TRAIN_IMAGES = 50_000
-IMAGENET_TRAIN_IMAGES = 1_281_167
 FORWARDS_PER_TRAINING_STEP = 3
 
 aten = torch.ops.aten

@@ -1,8 +1,8 @@
-"""`Grid`: which methods, ratios and seeds are compared, and the nodes that this comes to.
+"""`Grid`: methods, ratios and seeds of a comparison, and its run nodes.
 
-A node is one folder of work: a run, or a search whose tickets several runs start from. What runs share is a node of its
-own and is done once (one dense search serves every ratio and draw); each run that starts from it is charged in full, by
-its ledger. Everything here is a pure function of the grid, so any process can say what there is to do.
+A run node is one folder of work: a run, or a search whose tickets several runs start from. What runs share is a node of
+its own and is executed once (one dense search serves every ratio and draw); each run that starts from it is charged in
+full, by its ledger. Everything here is a pure function of the grid, so every process lists the same nodes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ EARLY_BIRD = EarlyBirdTraining.name
 
 @dataclass(frozen=True)
 class Block:
-    """Every one of the methods at every ratio with every seed.
+    """All combinations of methods, ratios and seeds.
 
     Attributes:
         methods: names, each with settings of its own where it has any: `NAME[:KEY=VALUE]...`.
@@ -55,7 +55,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Grid:
-    """A comparison.
+    """Blocks of a comparison, and the settings that all its runs share.
 
     Attributes:
         settings: sections `model`, `data` and `training` of every run.
@@ -70,7 +70,7 @@ class Grid:
     equal_cost: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON types."""
+        """The grid as JSON types."""
         return json.loads(json.dumps(dataclasses.asdict(self)))  # type: ignore[no-any-return]
 
     @classmethod
@@ -82,7 +82,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class RunNode:
-    """One folder of work.
+    """One folder of work: a run or a search.
 
     Attributes:
         id: name of the folder.
@@ -115,12 +115,12 @@ class RunNode:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Ids of the nodes that must be done before."""
+        """Ids of the nodes that this one starts from."""
         return tuple(need for need in (self.search, self.dense_run, *(self.equal_to or ())) if need)
 
 
 def parse_method(text: str) -> tuple[str, dict[str, Any]]:
-    """`NAME[:KEY=VALUE]...` into the name and the settings, values read as YAML.
+    """Split `NAME[:KEY=VALUE]...` into the name and the settings, values read as YAML.
 
     Example:
         >>> parse_method("early_bird:draw_at=7:round_to=1")
@@ -142,7 +142,7 @@ def parse_method(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def read_value(text: str) -> Any:
-    """A setting's value as it stands in a flag, read as YAML; `1e-5`, which YAML 1.1 takes as text, is a number.
+    """Read a setting's value in a flag as YAML; `1e-5`, which YAML 1.1 takes as text, is a number.
 
     Raises:
         ConfigError: it is no YAML.
@@ -158,7 +158,7 @@ def read_value(text: str) -> Any:
 
 
 def nodes_of(grid: Grid) -> list[RunNode]:
-    """All nodes of a grid, each once, what others need before them.
+    """Run nodes of a grid, each once, after the nodes that it starts from.
 
     Raises:
         ConfigError: an unknown method or setting, a value out of range, or two methods that would share a folder.
@@ -302,14 +302,14 @@ class _Planner:
 
 
 def asked_place(grid: Grid, node: RunNode) -> tuple[bool, int, float, int]:
-    """Where a node stands in a list: full schedules first, then as the methods were named, by ratio and seed."""
+    """Sort key of a run node: full schedules first, then as the methods were named, by ratio and seed."""
     labels = [_label(method) for block in grid.blocks for method in block.methods]
     place = labels.index(node.label) if node.label in labels else len(labels)
     return node.equal_to is not None, place, node.prune_ratio or 0.0, node.seed
 
 
 def at_early_birds_cost(text: str) -> bool:
-    """Is a method not to be run at `early_bird`'s cost: it costs that as it is, its ticket decides, or it is dense?
+    """Tell whether a method needs no second run at equal cost: it has that cost, its ticket sets it, or it is dense.
 
     `dense_shorter` is dense training at that cost, and `scratch_longer` is matched to the dense cost.
     """
@@ -325,7 +325,7 @@ def _fields(kind: Any) -> set[str]:
 
 
 def _label(text: str) -> str:
-    """The method as it was asked for; of code of the user's own the name alone, without its path."""
+    """Label of a method as it was asked for; of the user's code the name without its path."""
     name, own = parse_method(text)
     settings = "".join(f":{key}={str(value).rpartition(':')[2]}" for key, value in own.items())
     return name.rpartition(":")[2] + settings
@@ -337,7 +337,7 @@ def _folder_name(text: str, ratio: float | None, seed: int) -> str:
 
 
 def merged(grids: Sequence[Grid]) -> Grid:
-    """One grid of all that several of the same settings ask for."""
+    """Merge grids of the same settings."""
     blocks = tuple(dict.fromkeys(block for grid in grids for block in grid.blocks))
     equal = tuple(dict.fromkeys(text for grid in grids for text in grid.equal_cost))
     return dataclasses.replace(grids[-1], blocks=blocks, equal_cost=equal)

@@ -17,7 +17,7 @@ _SECONDS_BETWEEN_LOOKS = 0.2
 def run_workers(
     sweep: Sweep, workers: int, command: Sequence[str], said: Callable[[str], None], look: Callable[[], None]
 ) -> None:
-    """Start worker processes and wait until all have ended; one that dies is told, the others take over its work.
+    """Start worker processes and wait for all of them; if one dies, a line says so and the others take over its work.
 
     Args:
         sweep: the sweep.
@@ -45,7 +45,7 @@ def run_workers(
 
 
 def threads_each(workers: int) -> int:
-    """Threads that each of so many workers may have: more than there are cores spin while they wait for one."""
+    """Threads of each worker, at least 1: with more threads than cores they spin while they wait."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // workers)
 

@@ -1,4 +1,4 @@
-"""The nodes of a sweep as Ray tasks, on this machine or on a cluster that shares the sweep's folder (extra `ray`).
+"""Run nodes of a sweep as Ray tasks, on this machine or on a cluster that shares the sweep's folder (extra `ray`).
 
 Ray places tasks and starts one again whose process died; what a node is, when it is done and who holds it is decided by
 its folder and its lock, as for every other engine. So the two may even work on one folder at the same time.
@@ -27,7 +27,7 @@ _SECONDS_TO_CONNECT = 10
 
 @dataclass(frozen=True)
 class RaySettings:
-    """Where tasks run and what each is given.
+    """Cluster and resources of Ray tasks.
 
     Attributes:
         address: of a cluster to join, or None for one of this machine's, which ends with the sweep.
@@ -51,14 +51,17 @@ class RaySettings:
 
 
 def run_on_ray(
-    sweep: Sweep, settings: RaySettings, said: Callable[[RunNode, str], None], before: Callable[[], Any] | None = None
+    sweep: Sweep,
+    settings: RaySettings,
+    on_event: Callable[[RunNode, str], None],
+    before: Callable[[], Any] | None = None,
 ) -> None:
-    """Do all nodes as tasks, each after those it needs; failures are written down, not raised.
+    """Execute all nodes as tasks, each after those it starts from; failures are written down, not raised.
 
     Args:
         sweep: the sweep; its folder must be seen by every machine under the same path.
         settings: cluster and resources.
-        said: called with a node and "finished" or "failed".
+        on_event: called with a node and "finished" or "failed".
         before: called in each worker process before its first node.
 
     Raises:
@@ -81,7 +84,7 @@ def run_on_ray(
         while waiting:
             ended, waiting = ray.wait(waiting)
             for task in ended:
-                said(nodes[task], _state_of_task(ray, task, sweep, nodes[task], settings.retries))
+                on_event(nodes[task], _state_of_task(ray, task, sweep, nodes[task], settings.retries))
     finally:
         ray.shutdown()
 
@@ -107,7 +110,7 @@ def _started(address: str | None) -> Any:
 
 
 def _refuse_unreachable(address: str | None) -> None:
-    """Ray ends the whole process where nobody listens at HOST:PORT; say so in one line instead."""
+    """Raise if nobody listens at HOST:PORT, where Ray would end the whole process."""
     host, colon, port = (address or "").rpartition(":")
     if not colon or not port.isdecimal() or "/" in host:
         return
@@ -128,7 +131,7 @@ def _state_of_task(ray: Any, task: Any, sweep: Sweep, node: RunNode, retries: in
 
 
 def _do_node(root: str, token: str, node_id: str, before: Callable[[], Any] | None, *needs: str) -> str:
-    """A task: do one node, or wait for whoever has it; Ray begins it once the tasks behind `needs` have ended."""
+    """Execute one node, or wait for the process that has it; Ray starts this once the tasks of `needs` have ended."""
     if before is not None:
         before()
     sweep = Sweep(Path(root), read_grid(Path(root)), token)

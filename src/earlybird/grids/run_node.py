@@ -35,12 +35,12 @@ _ENDS = {"run": "record.json", "search": "search.json"}
 
 
 def new_token() -> str:
-    """A name for a call, which tells when it began."""
+    """Name of a call of `compare`, which holds the time at which it began."""
     return f"{time.time():.3f}-{uuid.uuid4().hex}"
 
 
 def state_of(root: Path, node: RunNode, token: str) -> State:
-    """Where a node stands.
+    """State of a run node.
 
     A failure counts for the call in which it happened and for all that had begun before it: several calls that work on
     one folder try a node once. A call that begins later tries again.
@@ -62,7 +62,7 @@ def _began(token: str) -> float:
 
 
 def failure_of(root: Path, node: RunNode) -> dict[str, Any] | None:
-    """What `failed.json` says: `error` in one line, `kind`, `traceback`, `token`; None where nothing failed."""
+    """Content of `failed.json`: `error` in one line, `kind`, `traceback`, `token`; None if nothing failed."""
     path = _failure_file(root, node)
     try:
         found = json.loads(path.read_text())
@@ -75,7 +75,7 @@ def failure_of(root: Path, node: RunNode) -> dict[str, Any] | None:
 
 @contextmanager
 def node_lock(root: Path, node: RunNode) -> Iterator[bool]:
-    """Hold the node's lock inside; yields False where another process has it.
+    """Hold the node's lock; yields False if another process has it.
 
     Raises:
         SweepError: the file system has no locks.
@@ -95,7 +95,7 @@ def node_lock(root: Path, node: RunNode) -> Iterator[bool]:
 
 @contextmanager
 def file_lock(path: Path) -> Iterator[None]:
-    """Hold the lock of a file inside, as soon as nobody else does.
+    """Wait for the lock of a file and hold it.
 
     Raises:
         SweepError: the file system has no locks.
@@ -113,7 +113,7 @@ def _no_locks(path: Path, error: OSError) -> SweepError:
 
 
 def execute(root: Path, node: RunNode, token: str, *, quiet: bool = True) -> State:
-    """Do a node whose needs are done and whose lock is held; a failure is written down, not raised.
+    """Execute a node that is locked and whose needs are done; a failure is written down, not raised.
 
     Raises:
         Terminated: a signal asked to stop; the state is saved.
@@ -131,7 +131,7 @@ def execute(root: Path, node: RunNode, token: str, *, quiet: bool = True) -> Sta
 
 
 def run_node(root: Path, node: RunNode, *, quiet: bool = True) -> None:
-    """Run or search in the node's folder, from wherever it stands.
+    """Start or resume the node's run or search.
 
     Raises:
         EarlyBirdError: anything that can be said in one line.
@@ -154,7 +154,7 @@ def run_node(root: Path, node: RunNode, *, quiet: bool = True) -> None:
 
 
 def _equal_cost(root: Path, node: RunNode) -> EqualCost | None:
-    """How a run at equal cost comes to that cost; None for the others.
+    """Schedule and budget of a run at equal cost; None for the others.
 
     Raises:
         SweepError: what it is matched to is not done.
@@ -196,7 +196,7 @@ def _log_event(root: Path, node: RunNode, what: str, **more: Any) -> None:
 
 
 def events_since(root: Path, position: int) -> tuple[list[dict[str, Any]], int]:
-    """The whole lines that the log has gained past a byte position, and the position after them."""
+    """Events logged since a byte position, and the position after them; a half-written line waits."""
     path = root / EVENTS_NAME
     if not path.is_file():
         return [], position
@@ -223,7 +223,7 @@ def _ticket_of(root: Path, node: RunNode, config: RunConfig) -> Path | None:
 
 
 def _ticket_of_full_run(root: Path, node: RunNode, equal: EqualCost) -> Path | None:
-    """The ticket that the run with the full schedule started from, for one that keeps its search."""
+    """Ticket of the run with the full schedule, if this run keeps its search."""
     if not equal.keeps_search or node.equal_to is None:
         return None
     # Not that of the search: where the grid has grown since, it was done again.

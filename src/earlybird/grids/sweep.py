@@ -1,7 +1,7 @@
-"""A sweep: all nodes of a grid, done by any number of processes that know nothing of each other but the folder.
+"""`Sweep`: all run nodes of a grid, executed by any number of processes that share nothing but the folder.
 
-Each worker looks for a node whose needs are done, locks it, and does it. A worker that is killed loses its lock and
-leaves a checkpoint; whoever comes next goes on from there. So no node is lost and none is done twice, on one machine or
+Each worker looks for a node whose needs are done, locks it and executes it. A worker that is killed loses its lock and
+leaves a checkpoint, from which the next one resumes. So no node is lost and none is executed twice, on one machine or
 on many that share the folder.
 """
 
@@ -49,11 +49,11 @@ class Sweep:
 
     @cached_property
     def nodes(self) -> list[RunNode]:
-        """All nodes, what others need before them."""
+        """All run nodes, each after those it starts from."""
         return nodes_of(self.grid)
 
     def needed(self) -> list[RunNode]:
-        """The nodes that are asked for, and what those that are not done still need."""
+        """Nodes that were asked for, and those that the unfinished ones start from."""
         nodes = {node.id: node for node in self.nodes}
         wanted: dict[str, None] = {}
         queue = [node for node in nodes.values() if node.is_asked]
@@ -67,7 +67,7 @@ class Sweep:
 
 
 def open_sweep(root: Path, grid: Grid, token: str) -> Sweep:
-    """The sweep in a folder, with this grid added to what was asked for there before.
+    """Open the sweep of a folder and add this grid to it.
 
     Raises:
         SweepError: the folder holds a sweep of other settings, or something else.
@@ -85,7 +85,7 @@ def open_sweep(root: Path, grid: Grid, token: str) -> Sweep:
 
 
 def grown(root: Path, grid: Grid) -> Grid:
-    """What was asked for in a folder before and what is asked for now, in one grid; nothing is written.
+    """Merge a folder's grid with this one; nothing is written.
 
     Raises:
         SweepError: the folder holds a sweep of other settings, or something else.
@@ -110,7 +110,7 @@ def grown(root: Path, grid: Grid) -> Grid:
 
 
 def read_grid(root: Path) -> Grid:
-    """What was asked for in a folder.
+    """Read the grid of a folder.
 
     Raises:
         SweepError: it holds no comparison, or its file is corrupt.
@@ -127,7 +127,7 @@ def read_grid(root: Path) -> Grid:
 
 
 def code_names(grid: Grid) -> list[tuple[str, str]]:
-    """The name of each piece of the user's own code in a grid, and the flag that gives it."""
+    """Names of the user's own code in a grid, each with the flag that gives it."""
     found = [(str((grid.settings.get(name) or {}).get("name", "")), f"--{name}") for name in ("model", "data")]
     found.append((str(grid.method_settings.get("criterion", "")), "--method.criterion"))
     for text in [text for block in grid.blocks for text in block.methods]:
@@ -137,7 +137,7 @@ def code_names(grid: Grid) -> list[tuple[str, str]]:
 
 
 def refuse_methods_of_file(grid: Grid) -> None:
-    """Raise where a grid that was read from a file names a method of the user's own: to list its runs would import it.
+    """Refuse a grid read from a file that names a method of the user's own: to list its runs would import it.
 
     Raises:
         ConfigError: it does.
@@ -151,7 +151,7 @@ def refuse_methods_of_file(grid: Grid) -> None:
 
 
 def refuse_code_of_file(grid: Grid, trusted: Collection[str]) -> None:
-    """Raise where a grid that was read from a file names code that the user has not named.
+    """Refuse a grid read from a file that names code which the user has not named.
 
     Raises:
         ConfigError: it does.
@@ -161,7 +161,7 @@ def refuse_code_of_file(grid: Grid, trusted: Collection[str]) -> None:
 
 
 def with_precision(grid: Grid, spec: NetworkSpec, precision: str | None = None) -> Grid:
-    """The grid with `precision: auto` settled, once for all its runs: by what is known, or by measuring.
+    """Settle `precision: auto` once for all runs of a grid, by the given value or by measuring.
 
     Runs that answered it one by one might be compared in different numbers.
     """
@@ -180,12 +180,12 @@ def with_precision(grid: Grid, spec: NetworkSpec, precision: str | None = None) 
 
 
 def any_config(grid: Grid) -> RunConfig:
-    """The configuration of one of the grid's nodes: model, data and training are those of all."""
+    """Configuration of the grid's first node; model, data and training are those of all."""
     return RunConfig.from_dict(dict(nodes_of(grid)[0].config))
 
 
 def check_methods(grid: Grid, spec: NetworkSpec) -> None:
-    """Raise where a method of the grid cannot handle the network, naming all that cannot.
+    """Refuse a grid with methods that cannot handle the network, naming all of them.
 
     Raises:
         MethodError: which, and why.
@@ -202,12 +202,12 @@ def check_methods(grid: Grid, spec: NetworkSpec) -> None:
         raise MethodError("; ".join(refusals.values()) + "; leave them out of --methods")
 
 
-def work(sweep: Sweep, said: Callable[[RunNode, str], None] | None = None, *, quiet: bool = True) -> None:
-    """Do nodes until none is left to do, here or elsewhere.
+def work(sweep: Sweep, on_event: Callable[[RunNode, str], None] | None = None, *, quiet: bool = True) -> None:
+    """Execute nodes until none is left, here or elsewhere.
 
     Args:
         sweep: the sweep.
-        said: called with a node and "started", "finished" or "failed".
+        on_event: called with a node and "started", "finished" or "failed".
         quiet: print no progress within a run.
 
     Raises:
@@ -217,22 +217,22 @@ def work(sweep: Sweep, said: Callable[[RunNode, str], None] | None = None, *, qu
         left = [node for node in sweep.needed() if state_of(sweep.root, node, sweep.token) == "open"]
         if not left:
             return
-        if not any(attempt(sweep, node, said, quiet=quiet) for node in left):
+        if not any(attempt(sweep, node, on_event, quiet=quiet) for node in left):
             time.sleep(_SECONDS_BETWEEN_LOOKS)  # All that is left is being done elsewhere, or waits for that.
 
 
 def attempt(
-    sweep: Sweep, node: RunNode, said: Callable[[RunNode, str], None] | None = None, *, quiet: bool = True
+    sweep: Sweep, node: RunNode, on_event: Callable[[RunNode, str], None] | None = None, *, quiet: bool = True
 ) -> bool:
-    """Do a node if it can be done now; False if nothing changed.
+    """Execute a node if its needs are done and nobody has it; False if nothing changed.
 
     Args:
         sweep: the sweep.
         node: one of its nodes that is open.
-        said: called with the node and "started", "finished" or "failed".
+        on_event: called with the node and "started", "finished" or "failed".
         quiet: print no progress within a run.
     """
-    said = said or (lambda node, event: None)
+    on_event = on_event or (lambda node, event: None)
     states = {need.id: state_of(sweep.root, need, sweep.token) for need in sweep.nodes if need.id in node.needs}
     broken = [name for name, state in states.items() if state == "failed"]
     if not broken and any(state != "done" for state in states.values()):
@@ -242,15 +242,15 @@ def attempt(
             return False
         if broken:
             fail(sweep.root, node, sweep.token, SweepError(f"{broken[0]} failed, from which it starts"))
-            said(node, "failed")
+            on_event(node, "failed")
             return True
-        said(node, "started")
-        said(node, "finished" if execute(sweep.root, node, sweep.token, quiet=quiet) == "done" else "failed")
+        on_event(node, "started")
+        on_event(node, "finished" if execute(sweep.root, node, sweep.token, quiet=quiet) == "done" else "failed")
         return True
 
 
 def failures(sweep: Sweep) -> dict[str, str]:
-    """Id of each node that failed since this call began -> why."""
+    """Errors by id of the nodes that failed since this call began."""
     found = {}
     for node in sweep.nodes:
         if state_of(sweep.root, node, sweep.token) == "failed":
@@ -259,7 +259,7 @@ def failures(sweep: Sweep) -> dict[str, str]:
 
 
 def unfinished(sweep: Sweep) -> list[str]:
-    """Ids of the nodes that are asked for and are neither done nor failed."""
+    """Ids of nodes that were asked for and are neither done nor failed."""
     return [n.id for n in sweep.nodes if n.is_asked and state_of(sweep.root, n, sweep.token) == "open"]
 
 

@@ -15,7 +15,8 @@ from itertools import groupby
 
 from torch import nn
 
-from earlybird.cost import CIFAR_TRAIN_IMAGES, count_cost
+from earlybird.cost import count_cost
+from earlybird.data.sizes import PUBLISHED
 from earlybird.models.vgg import CONVS_PER_STAGE, STAGE_CHANNELS
 from earlybird.paper.claims import Claim, Setting, by_setting
 from earlybird.paper.recomputed import Recomputed
@@ -79,7 +80,7 @@ def table2_rows() -> tuple[Table2Row, ...]:
 
 def cifar_petaflops(gflop_epochs: Decimal) -> Decimal:
     """PFLOPs of training on CIFAR, for the sum over epochs of F in GFLOP."""
-    return petaflops(gflop_epochs, CIFAR_TRAIN_IMAGES)
+    return petaflops(gflop_epochs, PUBLISHED["cifar10"].train_images)
 
 
 @cache

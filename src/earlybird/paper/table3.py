@@ -13,7 +13,7 @@ from decimal import Decimal
 from functools import cache
 from itertools import groupby
 
-from earlybird.cost import IMAGENET_TRAIN_IMAGES
+from earlybird.data.sizes import PUBLISHED
 from earlybird.paper.claims import Claim, Derivation, find, published
 from earlybird.paper.recomputed import Recomputed, findings
 from earlybird.paper.totals import DrawFit, dense_gflops, draw_fits, petaflops, slim_grid, to_hundredths
@@ -75,7 +75,7 @@ def early_bird_fits(
 
 
 def _total(gflop_epochs: Decimal) -> Decimal:
-    return to_hundredths(petaflops(gflop_epochs, IMAGENET_TRAIN_IMAGES))
+    return to_hundredths(petaflops(gflop_epochs, PUBLISHED["imagenet"].train_images))
 
 
 def _row(claim: Claim) -> Table3Row:
