@@ -92,12 +92,10 @@ def _opened(grid: Any, parsed: Namespace) -> Sweep | None:
 
 def _run(sweep: Sweep, parsed: Namespace) -> None:
     from earlybird.grids.local_engine import run_workers
-    from earlybird.grids.run_node import state_of
     from earlybird.grids.sweep import work
 
     printer = _EventPrinter(sweep, parsed.quiet)
-    left = [node for node in sweep.needed() if state_of(sweep.root, node, sweep.token) != "done"]
-    if not left:
+    if not (left := sweep.left()):
         return
     printer.line(f"{len(left)} of {len(sweep.nodes)} runs and searches are left to do in {sweep.root}")
     if parsed.engine == "ray":
@@ -115,9 +113,11 @@ class _EventPrinter:
     """Progress of a sweep on stderr, one line for each event."""
 
     def __init__(self, sweep: Sweep, quiet: bool) -> None:
+        from earlybird.grids.run_node import events_since
+
         self._sweep, self._quiet = sweep, quiet
         self._nodes = {node.id: node for node in sweep.needed()}
-        self._began, self._read = time.monotonic(), _size(sweep)
+        self._began, self._read = time.monotonic(), events_since(sweep.root, 0)[1]
 
     def line(self, text: str) -> None:
         """Print a line."""
@@ -126,13 +126,11 @@ class _EventPrinter:
 
     def event(self, node: RunNode, event: str) -> None:
         """Print an event of a run node."""
-        from earlybird.grids.run_node import failure_of, state_of
+        from earlybird.grids.run_node import error_of, state_of
 
         done = sum(state_of(self._sweep.root, n, self._sweep.token) != "open" for n in self._nodes.values())
         minutes, seconds = divmod(int(time.monotonic() - self._began), 60)
-        why = ""
-        if event == "failed":
-            why = f": {(failure_of(self._sweep.root, node) or {}).get('error', '')}"
+        why = f": {error_of(self._sweep.root, node)}" if event == "failed" else ""
         self.line(f"{minutes:>4}:{seconds:02d}  {done}/{len(self._nodes)}  {event:<8} {node.id}{why}")
 
     def follow(self) -> None:
@@ -143,13 +141,6 @@ class _EventPrinter:
         for event in events:
             if event["node"] in self._nodes:
                 self.event(self._nodes[event["node"]], event["event"])
-
-
-def _size(sweep: Sweep) -> int:
-    from earlybird.grids.run_node import EVENTS_NAME
-
-    path = sweep.root / EVENTS_NAME
-    return path.stat().st_size if path.is_file() else 0
 
 
 def _write_tables(sweep: Sweep, reference: str, entries: Sequence[GridEntry]) -> None:
@@ -182,7 +173,7 @@ def _write_tables(sweep: Sweep, reference: str, entries: Sequence[GridEntry]) ->
 def grid_entries(sweep: Sweep) -> list[GridEntry]:
     """Runs that were asked for, each with its record or its error."""
     from earlybird.grids.grid import asked_place
-    from earlybird.grids.run_node import failure_of, state_of
+    from earlybird.grids.run_node import error_of, state_of
     from earlybird.report.grid import GridEntry
     from earlybird.runs.record_file import finished_record
 
@@ -191,7 +182,7 @@ def grid_entries(sweep: Sweep) -> list[GridEntry]:
         if node.kind != "run" or not node.is_asked:
             continue
         state = state_of(sweep.root, node, sweep.token)
-        record, error = None, str((failure_of(sweep.root, node) or {}).get("error", ""))
+        record, error = None, error_of(sweep.root, node)
         if state == "done":
             try:
                 record, error = finished_record(sweep.root / node.id), ""

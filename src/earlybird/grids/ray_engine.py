@@ -75,11 +75,10 @@ def run_on_ray(
         root = sweep.root.resolve()
         tasks: dict[str, Any] = {}
         nodes: dict[Any, RunNode] = {}
-        for node in sweep.needed():
-            if state_of(sweep.root, node, sweep.token) != "done":
-                needs = [tasks.get(need, "done") for need in node.needs]
-                tasks[node.id] = remote.remote(str(root), sweep.token, node.id, before, *needs)
-                nodes[tasks[node.id]] = node
+        for node in sweep.left():
+            needs = [tasks.get(need, "done") for need in node.needs]
+            tasks[node.id] = remote.remote(str(root), sweep.token, node.id, before, *needs)
+            nodes[tasks[node.id]] = node
         waiting = list(nodes)
         while waiting:
             ended, waiting = ray.wait(waiting)

@@ -73,6 +73,11 @@ def failure_of(root: Path, node: RunNode) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
+def error_of(root: Path, node: RunNode) -> str:
+    """Error of a failed node in one line; empty if nothing failed."""
+    return str((failure_of(root, node) or {}).get("error", ""))
+
+
 @contextmanager
 def node_lock(root: Path, node: RunNode) -> Iterator[bool]:
     """Hold the node's lock; yields False if another process has it.

@@ -21,7 +21,7 @@ import torch
 from earlybird.atomic import write_atomically
 from earlybird.errors import ConfigError, MethodError, SweepError
 from earlybird.grids.grid import Grid, RunNode, merged, nodes_of, parse_method
-from earlybird.grids.run_node import LOCKS_NAME, execute, fail, failure_of, file_lock, node_lock, state_of
+from earlybird.grids.run_node import LOCKS_NAME, error_of, execute, fail, file_lock, node_lock, state_of
 from earlybird.methods.pipeline import check_network
 from earlybird.runs.config import CODE_FLAGS, RunConfig, differences, refuse_unnamed_code
 from earlybird.runs.saved_model import NetworkSpec
@@ -64,6 +64,10 @@ class Sweep:
                 if state_of(self.root, node, self.token) != "done":
                     queue += [nodes[need] for need in node.needs]
         return [node for node in nodes.values() if node.id in wanted]
+
+    def left(self) -> list[RunNode]:
+        """Needed nodes that are not done."""
+        return [node for node in self.needed() if state_of(self.root, node, self.token) != "done"]
 
 
 def open_sweep(root: Path, grid: Grid, token: str) -> Sweep:
@@ -251,11 +255,8 @@ def attempt(
 
 def failures(sweep: Sweep) -> dict[str, str]:
     """Errors by id of the nodes that failed since this call began."""
-    found = {}
-    for node in sweep.nodes:
-        if state_of(sweep.root, node, sweep.token) == "failed":
-            found[node.id] = str((failure_of(sweep.root, node) or {}).get("error"))
-    return found
+    failed = (node for node in sweep.nodes if state_of(sweep.root, node, sweep.token) == "failed")
+    return {node.id: error_of(sweep.root, node) for node in failed}
 
 
 def unfinished(sweep: Sweep) -> list[str]:
