@@ -5,11 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from earlybird.cost.plan import PlannedData, method_plans
+from earlybird.cost import ModelCost
+from earlybird.cost.plan import MethodPlan, PlannedData, Schedule, Stage
 from earlybird.errors import ConfigError
 from earlybird.forecast import calibration
 from earlybird.forecast.calibration import Calibration, Seconds, calibrate, noise_bundle
+from earlybird.methods.pipeline import plan_method
 from earlybird.models import build_model
+from earlybird.settings.early_bird import EarlyBirdTraining
 from earlybird.settings.training import TrainingSettings
 from earlybird.training.compute import Compute
 
@@ -29,11 +32,21 @@ def measured() -> Calibration:
 
 def test_a_prediction_is_steps_times_seconds():
     # 10 epochs of 16 steps, e = 2: 32 dense and 128 slim steps, 100 images tested slim.
-    data = PlannedData(train_images=1000, test_images=100, batch_size=64)
-    predicted = measured().predict(method_plans(10, 2, 5)["early_bird"], data)
+    schedule = Schedule(160, PlannedData(1000, 100, 64), network(100), network(40), 32)
+    predicted = measured().predict(plan_method(EarlyBirdTraining(), schedule), schedule)
     assert predicted.cpu == pytest.approx(32 * 2 + 128 * 1 + 100 * 0.01)
     assert predicted.wall == pytest.approx(32 * 1 + 128 * 0.5 + 100 * 0.005)
     assert predicted.joules == pytest.approx(32 * 30 + 128 * 10 + 100 * 0.1)
+
+
+def test_a_network_of_a_plans_own_takes_time_between_dense_and_slim_by_its_macs():
+    schedule = Schedule(160, PlannedData(1000, 100, 64), network(100), network(40), 32)
+    plan = MethodPlan((Stage("search", "between", 7, validation="none"),), None, networks={"between": network(70)})
+    assert measured().predict(plan, schedule) == Seconds(7 * 1.5, 7 * 0.75, 7 * 20.0)
+
+
+def network(macs: int) -> ModelCost:
+    return ModelCost(1, macs, 3 * macs, 2.0 * macs, {"32x32": macs}, {"32x32": 3 * macs})
 
 
 def test_joules_that_a_part_lacks_are_not_made_up():

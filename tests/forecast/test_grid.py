@@ -1,4 +1,4 @@
-"""What a sweep will take: the trainings of a node by hand, and tickets that are drawn already where they were drawn."""
+"""Plans of a sweep's nodes: the trainings of a node by hand, and tickets drawn already where they were drawn."""
 
 from __future__ import annotations
 
@@ -8,49 +8,70 @@ from typing import Any
 
 import pytest
 
-from earlybird.forecast.grid import Epochs, planned_epochs, ticket_places
-from earlybird.grids.grid import Block, Grid, RunNode, nodes_of
+from earlybird.cost import ModelCost
+from earlybird.cost.plan import MethodPlan, PlannedData, Schedule
+from earlybird.forecast.grid import plan_node, ticket_places
+from earlybird.grids.grid import Block, Grid, nodes_of
 from earlybird.grids.sweep import open_sweep, work
 
 SETTINGS = {"model": {"name": "vgg11"}, "data": {"name": "digits"}, "training": {"epochs": 4}}
-HALF = 0.5  # what a step of the slim network costs, as a share of a dense one
+# Ten epochs of 16 steps of 50 images; a step of the slim network costs half of a dense one.
+DATA = PlannedData(train_images=800, test_images=0, batch_size=50)
+STEPS = 160
 
 
-def planned(method: str, *, ticket_at: float = 0.1, equal: tuple[str, ...] = ()) -> dict[str, Epochs]:
+def network(macs: int) -> ModelCost:
+    return ModelCost(1, macs, 3 * macs, 2.0 * macs, {"32x32": macs}, {"32x32": 3 * macs})
+
+
+def schedule(ticket_step: int) -> Schedule:
+    return Schedule(STEPS, DATA, network(100), network(50), ticket_step)
+
+
+def planned(method: str, ticket_step: int, *, equal: tuple[str, ...] = ()) -> dict[str, MethodPlan]:
     nodes = nodes_of(Grid(SETTINGS, (Block((method, "early_bird"), (0.5,), (0,)),), {}, equal))
-    return {node.id: planned_epochs(node, HALF, 8, 1000, ticket_at) for node in nodes}
+    return {node.id: plan_node(node, schedule(ticket_step)) for node in nodes}
+
+
+def steps(plan: MethodPlan) -> dict[str, int]:
+    return {name: sum(stage.steps for stage in plan.stages if stage.network == name) for name in ("dense", "slim")}
 
 
 @pytest.mark.parametrize(
     ("method", "dense", "slim"),
     [
-        ("early_bird", 0.0, 0.75),  # its quarter of the search is another node's
-        ("reinit", 0.0, 1.0),
-        ("snip", 1.0, 0.0),
-        ("snip_channels", 0.0, 1.0),
-        ("lottery_ticket", 1.0, 0.0),  # the dense training is another node's
-        ("uniform", 0.0, 0.25 / HALF + 0.75),
-        ("scratch_longer", 0.0, 1 / HALF),
-        ("dense_shorter", 0.25 + 0.75 * HALF, 0.0),
+        ("early_bird", 0, 120),  # its quarter of the search is another node's
+        ("reinit", 0, 160),
+        ("snip", 161, 0),  # with the batch that scores
+        ("snip_channels", 1, 160),
+        ("lottery_ticket", 160, 0),  # the dense training is another node's
+        ("uniform", 0, 2 * 40 + 120),
+        ("scratch_longer", 0, 2 * 160),
+        ("dense_shorter", 40 + 60, 0),
     ],
 )
-def test_a_node_by_hand_with_a_ticket_at_a_quarter(method: str, dense: float, slim: float):
-    found = planned(method, ticket_at=0.25)[f"{method}-p0.5-s0"]
-    assert (found.dense, found.slim) == (pytest.approx(dense), pytest.approx(slim))
+def test_a_node_by_hand_with_a_ticket_at_a_quarter(method: str, dense: int, slim: int):
+    assert steps(planned(method, 40)[f"{method}-p0.5-s0"]) == {"dense": dense, "slim": slim}
 
 
-def test_the_search_goes_to_its_last_draw():
-    def search(method: str) -> Epochs:
-        return next(epochs for name, epochs in planned(method, ticket_at=0.25).items() if name.startswith("search"))
+def test_the_search_goes_to_its_last_draw_and_is_not_tested():
+    def search(method: str) -> MethodPlan:
+        return next(plan for name, plan in planned(method, 40).items() if name.startswith("search"))
 
-    assert search("reinit") == Epochs(dense=0.25)
-    assert search("network_slimming") == Epochs(dense=1.0)
+    assert steps(search("reinit")) == {"dense": 40, "slim": 0}
+    assert steps(search("network_slimming")) == {"dense": 160, "slim": 0}
+    assert search("reinit").tested == ()
 
 
-@pytest.mark.parametrize("ticket_at", [0.1, 0.4])
-def test_at_equal_cost_a_run_costs_what_early_bird_does(ticket_at: float):
-    found = planned("lottery_ticket", ticket_at=ticket_at, equal=("lottery_ticket",))["lottery_ticket-p0.5-s0-equal"]
-    assert found.cost(HALF) == pytest.approx(ticket_at + (1 - ticket_at) * HALF)
+@pytest.mark.parametrize("method", ["lottery_ticket", "reinit", "network_slimming", "snip"])
+@pytest.mark.parametrize("ticket_step", [16, 64])
+def test_at_equal_cost_a_run_costs_what_early_bird_does(method: str, ticket_step: int):
+    on, found = schedule(ticket_step), planned(method, ticket_step, equal=(method,))
+    early_bird = 50 * 3 * (ticket_step * 100 + (STEPS - ticket_step) * 50)
+    equal = found[f"{method}-p0.5-s0-equal"].training_macs(on)
+    if method == "reinit":  # It starts from the ticket of the run with the full schedule.
+        equal += next(plan for name, plan in found.items() if name.startswith("search")).training_macs(on)
+    assert equal == pytest.approx(early_bird, abs=0.5 * 50 * 300)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -64,14 +85,3 @@ def test_a_drawn_ticket_is_planned_where_it_was_drawn(tiny_settings: Any, tmp_pa
     record = json.loads((sweep.root / "early_bird-p0.5-s0" / "record.json").read_text())
     places = ticket_places(sweep)
     assert places == {(0.5, 0): record["ticket"]["fraction_of_schedule"]}
-    # The plan with the MACs of the cut network is what was executed, but for the smaller last batch of an epoch.
-    slim = record["final"]["train_macs"] / record["dense"]["train_macs"]
-
-    def shares(node: RunNode) -> float:
-        return planned_epochs(node, slim, 2, 100, places[0.5, 0]).cost(slim)
-
-    phases = record["cost"]["phases"]
-    executed = phases["search"]["macs"] + phases["retrain"]["macs"]
-    plan = sum(shares(node) for node in sweep.nodes if node.kind == "search" or node.label == "early_bird")
-    images = phases["search"]["images"] + phases["retrain"]["images"]
-    assert plan * images * record["dense"]["train_macs"] == pytest.approx(executed, rel=0.02)

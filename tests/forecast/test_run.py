@@ -11,7 +11,7 @@ import pytest
 from earlybird.cost.plan import PlannedData
 from earlybird.data.sizes import DataSizes
 from earlybird.errors import ConfigError, RunFolderError, SlimError
-from earlybird.forecast.facts import Prices, forecast_facts
+from earlybird.forecast.facts import PAPER_METHODS, Prices, forecast_facts, planned_methods
 from earlybird.forecast.run import Networks, Scenario, drawn_by, networks_of, settings_of_run, sizes_of_run
 from earlybird.runs.config import RunConfig
 from earlybird.runs.prepare import network_spec
@@ -27,8 +27,8 @@ def plan(**more) -> Scenario:
     return Scenario(**{"spec": VGG, "data": DATA, "epochs": 10.0, "prune_ratio": 0.5, "round_to": 1} | more)
 
 
-def facts_of(scenario: Scenario, **more) -> dict:
-    return forecast_facts(scenario, networks_of(scenario), **more)
+def facts_of(scenario: Scenario, names: tuple[str, ...] = ("dense", "early_bird")) -> dict:
+    return forecast_facts(scenario, networks_of(scenario), planned_methods(names, scenario))
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,8 @@ def test_unknown_widths_and_draw_are_bracketed(bracketed):
     assert all(network["realised_ratio"] == pytest.approx(0.5, abs=0.01) for network in slim.values())
     cases = bracketed["methods"]["early_bird"]["cases"]
     assert list(cases) == ["least", "most"]
-    assert cases["least"]["epochs"] == {"dense": 10 * 6 / 160, "slim": 10 * 154 / 160}
+    first = round(200 * 6 / 160)  # of the 200 steps: the sixth of 160 draws
+    assert cases["least"]["epochs"] == {"dense": first / 20, "slim": (200 - first) / 20}
     assert cases["most"]["epochs"] == {"dense": 10, "slim": 0}
     assert cases["least"]["macs_ratio"] < 0.3 < 0.99 < cases["most"]["macs_ratio"] <= 1
     assert bracketed["equal_cost"] is None
@@ -77,8 +78,9 @@ def test_known_widths_and_draw_give_one_cost():
     tested = 100 * facts["slim"]["uniform"]["macs"]
     assert case["macs"] == 2 * 1000 * dense + 8 * 1000 * slim + tested
     assert facts["methods"]["dense"]["cases"]["planned"]["macs_ratio"] == 1
-    assert facts["equal_cost"]["dense_shorter"] == pytest.approx(2 + 8 * slim / dense)
-    assert facts["equal_cost"]["scratch_longer"] == pytest.approx(10 * dense / slim)
+    half_a_step = 0.5 / DATA.steps_per_epoch
+    assert facts["equal_cost"]["dense_shorter"] == pytest.approx(2 + 8 * slim / dense, abs=half_a_step)
+    assert facts["equal_cost"]["scratch_longer"] == pytest.approx(10 * dense / slim, abs=half_a_step)
     assert case["estimated_joules"] > 0 and case["bit_operations"] == 1024 * case["macs"]
     json.dumps(facts)
 
@@ -90,11 +92,13 @@ def test_precision_changes_widths_and_estimate_but_no_count():
     assert b["estimated_joules"] < a["estimated_joules"]
 
 
-def test_methods_can_be_chosen_and_unknown_ones_are_refused(bracketed):
-    networks = networks_of(plan(widths="uniform"))
-    assert list(forecast_facts(plan(widths="uniform"), networks, ["snip", "dense"])["methods"]) == ["dense", "snip"]
-    with pytest.raises(ConfigError, match=r"--method is 'magic'; give one of dense, early_bird, .*soft_filter_pruning"):
-        forecast_facts(plan(widths="uniform"), networks, ["magic"])
+def test_methods_can_be_chosen_and_unknown_ones_are_refused():
+    scenario = plan(widths="uniform", prune_ratio=0.3)
+    assert list(planned_methods((), scenario)) == list(PAPER_METHODS)
+    chosen = planned_methods(["snip", "lottery_ticket:rounds=2"], scenario)
+    assert (chosen["snip"].prune_ratio, chosen["lottery_ticket:rounds=2"].rounds) == (0.3, 2)
+    with pytest.raises(ConfigError, match=r"method.name is 'magic'; give one of early_bird, dense"):
+        planned_methods(["magic"], scenario)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from earlybird.errors import SweepError
-from earlybird.grids.equal_cost import EqualCost, at_equal_cost
+from earlybird.grids.equal_cost import at_equal_cost
 from earlybird.grids.grid import Block, Grid, RunNode, nodes_of
 from earlybird.grids.run_node import run_node
 from earlybird.grids.sweep import Sweep, failures, open_sweep, work
@@ -92,25 +92,36 @@ def test_a_search_as_long_as_the_schedule_is_shortened_with_it(grid, tmp_path: P
         assert is_at_cost(found, macs), label
 
 
-def test_fine_tuning_and_rewinding_are_left_out_of_what_shrinks(tiny_settings):
-    def full(**macs: int) -> dict[str, Any]:
-        phases = {phase: {"macs": count} for phase, count in macs.items()}
-        data, dense = {"train_images": 10}, {"train_macs": 3}
-        return {"cost": {"phases": phases, "total": {"macs": sum(macs.values())}}, "data": data, "dense": dense}
+def finished(search: int, retrain: int, *, slim: int = 3, drawn: float = 1.0) -> dict[str, Any]:
+    """The record of a run of 12 epochs of 10 images, one step each: a dense training is 12 * 10 * 3 = 360 MACs."""
 
+    def network(macs: int) -> dict[str, Any]:
+        return {"params": 1, "macs": 1, "train_macs": macs, "paper_gflops": 0.0}
+
+    phases = {"search": {"macs": search}, "retrain": {"macs": retrain}, "evaluate": {"macs": 7}}
+    return {
+        "config": {"training": {"epochs": 12, "batch_size": 10, "eval_batch_size": 10}},
+        "cost": {"phases": phases, "total": {"macs": search + retrain + 7}},
+        "data": {"train_images": 10, "val_images": 0, "classes": 3, "image_shape": [3, 8, 8]},
+        "dense": network(3), "final": network(slim), "ticket": {"fraction_of_schedule": drawn},
+        "test": {"samples": 7}, "resolved": {"precision": "fp32"}, "notes": {},
+    }  # fmt: skip
+
+
+def test_fine_tuning_and_rewinding_are_left_out_of_what_shrinks(tiny_settings):
     def epochs(method: str, cost: dict[str, Any], **settings: Any) -> int:
         config = RunConfig.from_dict(tiny_settings(method, **settings))
-        return at_equal_cost(config, cost, full(search=120, retrain=180)).epochs
+        return at_equal_cost(config, cost, finished(120, 180)).epochs
 
-    # A dense training is 12 * 10 * 3 = 360; ThiNet's slim one 180; at 300 with 120 of fine-tuning, a third is left.
-    assert epochs("thinet", full(search=360 + 120, retrain=180)) == 4
+    # ThiNet: 360 dense, 120 of fine-tuning, 240 slim; at 300 a third of 600 is left for 50 MACs an epoch.
+    assert epochs("thinet", finished(360 + 120, 240, slim=2)) == 4
     # Twice 360 without the 2 epochs that the second training is spared: 24 T' + ... - 60 = 300.
-    assert epochs("lottery_ticket", full(search=360, retrain=300), rewind_epoch=2) == 6
-    assert epochs("lottery_ticket", full(search=360, retrain=360)) == 5
-    # 5.6 epochs of 44 + 10: 6 of them would leave the last training 36 of its 60, 5 leave it 80.
-    assert epochs("network_slimming", full(search=528, retrain=120)) == 6
-    # 5.5 of 53 + 1: 6 would cost 318, more than there is.
-    assert epochs("network_slimming", full(search=640, retrain=12)) == 5
+    assert epochs("lottery_ticket", finished(360, 300), rewind_epoch=2) == 6
+    assert epochs("lottery_ticket", finished(360, 360)) == 5
+    # 6.25 epochs of 30 + 20: 7 would leave the last training 90 of its 140.
+    assert epochs("network_slimming", finished(360, 240, slim=2)) == 6
+    # 10 epochs of 30 and next to nothing: they cost all there is, 9 leave the last training 30 of its 0.
+    assert epochs("network_slimming", finished(360, 0, slim=0)) == 10
 
 
 @pytest.mark.parametrize(
@@ -118,15 +129,13 @@ def test_fine_tuning_and_rewinding_are_left_out_of_what_shrinks(tiny_settings):
     [(120, True), (210, True), (211, False), (320, False)],  # early_bird trains for 180 of its 300
 )
 def test_a_search_that_leaves_less_than_half_of_early_birds_training_is_not_kept(tiny_settings, searched, keeps):
-    def of(search: int, retrain: int) -> dict[str, Any]:
-        phases = {"search": {"macs": search}, "retrain": {"macs": retrain}, "evaluate": {"macs": 7}}
-        return {"cost": {"phases": phases, "total": {"macs": search + retrain + 7}}, "data": {"train_images": 10}}
-
     config = RunConfig.from_dict(tiny_settings(draw_at=9))
-    found = at_equal_cost(config, of(searched, 150), of(120, 180))
-    epochs = 12 if keeps else round(300 / (searched + 150) * 12)
-    assert found == EqualCost(epochs, 300, keeps)
-    assert not at_equal_cost(RunConfig.from_dict(tiny_settings(draw_at="last")), of(120, 0), of(120, 180)).keeps_search
+    drawn = searched // 30 / 12  # which the plan takes from the setting, draw 9: 9 of the 12 steps
+    found = at_equal_cost(config, finished(searched, 150, slim=2, drawn=drawn), finished(120, 180))
+    assert (found.budget_macs, found.keeps_search) == (300, keeps)
+    assert found.epochs == 12 if keeps else found.epochs < 12
+    last = RunConfig.from_dict(tiny_settings(draw_at="last"))
+    assert not at_equal_cost(last, finished(120, 0), finished(120, 180)).keeps_search
 
 
 def test_where_all_runs_have_a_budget_no_dense_run_stands_for_a_first_training(grid):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from earlybird.methods.budget import steps_that_buy, training_macs
+from earlybird.cost import ModelCost
+from earlybird.cost.plan import PlannedData, steps_that_buy, training_macs
 from earlybird.runs.config import RunConfig
 from earlybird.runs.record_file import recorded_training_macs
 from earlybird.runs.run import run
@@ -143,12 +143,11 @@ def test_a_method_that_trains_nothing_after_its_search_says_that_it_is_as_long_a
 @pytest.mark.parametrize("steps", [1, 2, 5, 33])
 def test_steps_from_anywhere_in_an_epoch(start: int, steps: int):
     """90 images in batches of 20 - four of 20 and one of 10 - and 10 for validation."""
-    train = SimpleNamespace(num_samples=90, batch_size=20, steps_per_epoch=5)
-    session: Any = SimpleNamespace(train=train, val=SimpleNamespace(num_samples=10), steps_per_epoch=5)
-    cost: Any = SimpleNamespace(train_macs=100, macs=40)
-    assert steps_that_buy(training_macs(session, cost, start, start + steps), cost, session, start) == steps
-    assert steps_that_buy(-5, cost, session, start) == 1
-    assert steps_that_buy(10**40, cost, session, start) > 10**35
+    data = PlannedData(train_images=90, test_images=0, batch_size=20, val_images=10)
+    cost = ModelCost(1, 40, 100, 0.0, {"32x32": 40}, {"32x32": 100})
+    assert steps_that_buy(training_macs(cost, data, start, start + steps), cost, data, start) == steps
+    assert steps_that_buy(-5, cost, data, start) == 1
+    assert steps_that_buy(10**40, cost, data, start) > 10**35
 
 
 def test_a_negative_budget_names_itself(tiny_settings):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from earlybird.core import ChannelGroups, Ticket
+from earlybird.cost import ModelCost
+from earlybird.cost.plan import PlannedData, steps_that_buy
+from earlybird.cost.plan import training_macs as training_macs_of
 from earlybird.errors import ConfigError, MethodError, TicketError
-from earlybird.methods.budget import images_by, steps_that_buy
-from earlybird.methods.budget import training_macs as training_macs_of
 from earlybird.methods.random_masks import at_random, shuffled
 from earlybird.methods.uniform import uniform_mask
 from earlybird.runs.config import RunConfig
@@ -188,24 +189,14 @@ def test_a_ticket_and_a_dense_run_together_are_refused(tiny_settings, ticket, tm
         go(tiny_settings(), tmp_path / "run", ticket=ticket, dense_run=tmp_path / "search")
 
 
-class Batches:
-    """90 images in batches of 20: four of 20 and one of 10."""
-
-    num_samples, batch_size, steps_per_epoch = 90, 20, 5
-
-
-class Cost:
-    train_macs, macs = 100, 40
-
-
-def session_of(val_images: int | None) -> Any:
-    val = None if val_images is None else SimpleNamespace(num_samples=val_images)
-    return SimpleNamespace(train=Batches, val=val, steps_per_epoch=Batches.steps_per_epoch)
+# 90 images in batches of 20: four of 20 and one of 10.
+DATA = PlannedData(train_images=90, test_images=0, batch_size=20)
+COST = ModelCost(1, 40, 100, 0.0, {"32x32": 40}, {"32x32": 100})
 
 
 @pytest.mark.parametrize(("step", "images"), [(0, 0), (1, 20), (4, 80), (5, 90), (6, 110), (10, 180)])
 def test_images_by_a_step(step, images):
-    assert images_by(step, Batches) == images
+    assert DATA.images_by(step) == images
 
 
 @pytest.mark.parametrize(
@@ -224,18 +215,18 @@ def test_images_by_a_step(step, images):
     ],
 )
 def test_steps_that_a_budget_buys(macs, steps):
-    assert steps_that_buy(macs, Cost, session_of(None)) == steps
+    assert steps_that_buy(macs, COST, DATA) == steps
 
 
 @pytest.mark.parametrize("steps", [1, 4, 5, 6, 10, 33])
 def test_validation_is_part_of_what_a_budget_buys(steps):
-    session = session_of(10)
+    data = replace(DATA, val_images=10)
     epochs = -(-steps // 5)  # the last is validated where the training ends, wherever that is
-    macs = training_macs_of(session, Cost, 0, steps)
-    assert macs == 100 * images_by(steps, Batches) + 400 * epochs
-    assert steps_that_buy(macs, Cost, session) == steps
+    macs = training_macs_of(COST, data, 0, steps)
+    assert macs == 100 * DATA.images_by(steps) + 400 * epochs
+    assert steps_that_buy(macs, COST, data) == steps
     if steps > 5:
-        assert training_macs_of(session, Cost, 5, steps) == macs - 9_400
+        assert training_macs_of(COST, data, 5, steps) == macs - 9_400
 
 
 def test_a_tolerance_out_of_range_names_itself():

@@ -1,4 +1,4 @@
-"""What `earlybird cost` plans for a method that ends dense is what the method executes, to the last product."""
+"""Plan, `cost`, `--dry-run` and the ledger of the finished run agree to the last product, for every method."""
 
 from __future__ import annotations
 
@@ -7,22 +7,119 @@ from typing import Any
 
 import pytest
 
-from earlybird.cost import count_cost
-from earlybird.cost.plan import PlannedData, method_plans, price
-from earlybird.models import build_model
+from earlybird.cost.plan import price
+from earlybird.forecast.facts import forecast_facts, planned_methods
+from earlybird.forecast.grid import plan_node
+from earlybird.forecast.run import UNIFORM, Scenario, networks_of
+from earlybird.grids.grid import Block, Grid, RunNode, nodes_of
+from earlybird.methods.pipeline import plan_method
 from earlybird.runs.config import RunConfig
 from earlybird.runs.run import run
+from earlybird.runs.saved_model import NetworkSpec
+from earlybird.runs.schedule import recorded_schedule
+from earlybird.settings.catalog import method_class, method_names
+from earlybird.settings.controls import MatchedToTicket
+from earlybird.settings.presets import method_label
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+# A chain: ThiNet needs channels that one layer alone reads.
+CHAIN = """
+from torch import nn
+
+def network(num_classes, in_channels):
+    def block(i, o):
+        return [nn.Conv2d(i, o, 3, padding=1, bias=False), nn.BatchNorm2d(o), nn.ReLU()]
+    return nn.Sequential(*block(in_channels, 8), *block(8, 12), *block(12, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                         nn.Linear(8, num_classes))
+"""
+VARIANTS: dict[str, dict[str, Any]] = {
+    **{name: {"name": name} for name in method_names()},
+    "thinet:finetune_steps=3": {"name": "thinet", "finetune_steps": 3},
+    "lottery_ticket:rewind_epoch=2:rounds=2": {"name": "lottery_ticket", "rewind_epoch": 2, "rounds": 2},
+    "early_bird:weights=rewind:rewind_epoch=1": {"name": "early_bird", "weights": "rewind", "rewind_epoch": 1},
+    "snip:batches=2": {"name": "snip", "batches": 2},
+    "early_bird:clock=epochs:draw_at=3": {"name": "early_bird", "clock": "epochs", "draw_at": 3},
+}
 
 
-@pytest.mark.parametrize("method", ["dense", "lottery_ticket", "snip"])
-def test_the_plan_of_a_method_that_masks_weights_is_what_it_executed(
-    method: str, tiny_settings: Any, tiny: Path, tmp_path: Path
-):
-    record = run(RunConfig.from_dict(tiny_settings(method)), tmp_path / "run", quiet=True)
-    dense = count_cost(build_model(f"{tiny}:network", num_classes=3, image_size=8), (3, 8, 8))
-    data = PlannedData(train_images=90, test_images=30, batch_size=20)
-    planned = price(method_plans(12, 1, 2)[method], {"dense": dense, "slim": dense}, data)
-    assert record["cost"]["total"]["macs"] == planned.work.macs
-    assert {phase: cost["macs"] for phase, cost in record["cost"]["phases"].items()} == {
-        phase: work.macs for phase, work in planned.phases.items()
-    }
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("chain") / "chain.py"
+    path.write_text(CHAIN)
+    return path
+
+
+@pytest.fixture
+def settings(tiny_settings: Any, chain: Path) -> Any:
+    def make(**method: Any) -> dict[str, Any]:
+        found = tiny_settings("dense", data={"val_fraction": 0.1}, training={"epochs": 4})
+        found["model"] = {"name": f"{chain}:network"}
+        return found | {"method": {"round_to": 1, **method} if "round_to" in _fields(method["name"]) else method}
+
+    return make
+
+
+def _fields(name: str) -> set[str]:
+    return set(method_class(name).__dataclass_fields__)
+
+
+def trained(settings: Any, method: dict[str, Any], folder: Path) -> tuple[RunConfig, dict[str, Any]]:
+    config = RunConfig.from_dict(settings(**method))
+    ticket = None
+    if isinstance(config.method, MatchedToTicket):
+        run(RunConfig.from_dict(settings(name="early_bird")), folder / "early_bird", quiet=True)
+        ticket = folder / "early_bird" / "ticket.safetensors"
+    return config, run(config, folder / "run", quiet=True, ticket=ticket)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_plan_cost_dry_run_and_ledger_agree_to_the_last_product(variant: str, settings: Any, tmp_path: Path):
+    config, record = trained(settings, VARIANTS[variant], tmp_path)
+    spec = NetworkSpec(config.model.name, 3, 3, 8, 1.0)
+    schedule = recorded_schedule(record, network=spec.build(0))
+    executed = {phase: cost["macs"] for phase, cost in record["cost"]["phases"].items() if cost["macs"]}
+
+    priced = price(plan_method(config.method, schedule), schedule)
+    assert {phase: work.macs for phase, work in priced.phases.items() if work.macs} == executed
+
+    # `cost`, with the widths and the draw of the run.
+    total, per_epoch = schedule.total_steps, schedule.data.steps_per_epoch
+    widths = str(tmp_path / "run") if record["layers"] else UNIFORM
+    scenario = Scenario(
+        spec, schedule.data, total / per_epoch, 0.5, widths=widths, ticket_epoch=schedule.ticket_step / per_epoch,
+        budget_macs=schedule.budget_macs,
+    )  # fmt: skip
+    facts = forecast_facts(scenario, networks_of(scenario), planned_methods((), scenario, record))
+    label = method_label(record["config"]["method"])
+    assert facts["methods"][label]["cases"]["planned"]["macs"] == record["cost"]["total"]["macs"]
+
+    # `compare --dry-run`: the run, and what it shares and is charged for.
+    nodes = {node.id: node for node in nodes_of(grid(settings, VARIANTS[variant], variant))}
+    (asked,) = (node for node in nodes.values() if node.is_asked)
+    shared = [] if isinstance(config.method, MatchedToTicket) else [nodes[need] for need in asked.needs]
+    planned = sum(plan_node(node, schedule).training_macs(schedule) for node in [asked, *shared])
+    assert planned == sum(macs for phase, macs in executed.items() if phase != "evaluate")
+
+
+def grid(settings: Any, method: dict[str, Any], text: str) -> Grid:
+    sections = settings(**method)
+    shared = {key: value for key, value in sections.pop("method").items() if key == "round_to"}
+    ratio = 0.5
+    return Grid(sections, (Block((text,), (ratio,), (sections["training"].get("seed", 0),)),), shared, ())
+
+
+def test_a_method_without_a_plan_is_taken_as_one_dense_training_and_that_is_said(settings: Any, tmp_path: Path):
+    config, record = trained(settings, {"name": "dense"}, tmp_path)
+    schedule = recorded_schedule(record)
+    plan = plan_method(object(), schedule)  # type: ignore[arg-type]
+    assert plan.stages == plan_method(config.method, schedule).stages
+    assert plan.note == "it has no `plan`, and is taken as one dense training"
+
+
+def test_what_runs_share_is_planned_once(settings: Any):
+    methods = ("lottery_ticket", "thinet")
+    sections = settings(name="dense")
+    del sections["method"]
+    nodes: list[RunNode] = nodes_of(Grid(sections, (Block(methods, (0.5,), (0,)),), {}, ()))
+    assert sorted(node.label for node in nodes) == ["dense", "lottery_ticket", "thinet"]

@@ -12,6 +12,7 @@ import torch
 
 from earlybird.core import ChannelMask, filter_l1
 from earlybird.core.drawing import draw_mask
+from earlybird.cost.plan import MethodPlan, Schedule, Stage
 from earlybird.methods.candidate import Candidate
 from earlybird.methods.retrain import Retrain, cut, leave_ticket, ticket_in
 from earlybird.methods.task import Task
@@ -135,6 +136,16 @@ class Uncharged(Cut):
 
 
 @dataclass(frozen=True)
+class Miscounted(Cut):
+    """Its plan forgets the dense training."""
+
+    name: ClassVar[str] = "cut"
+
+    def plan(self, schedule: Schedule) -> MethodPlan:
+        return MethodPlan((Stage("retrain", "slim", schedule.total_steps, 10),), "slim")
+
+
+@dataclass(frozen=True)
 class AlwaysCuts(Cut):
     name: ClassVar[str] = "always_cuts"
 
@@ -151,6 +162,7 @@ class AlwaysCuts(Cut):
         (Forgetful, "killed after .* and resumed, the run ends with other weights"),
         (StartsAgain, "is charged .* images instead of"),
         (Uncharged, "the ledger holds no training"),
+        (Miscounted, r"the plan says \{'retrain': \d+\} MACs by phase, the ledger \{'search': "),
         (AlwaysCuts, "at ratio 0 the network ends with"),
         (not_frozen, "NotFrozen must be frozen"),
         (object, "object must be a dataclass"),

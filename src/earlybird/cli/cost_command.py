@@ -41,7 +41,7 @@ def command(argv: Sequence[str]) -> int:
     parsed = _parser(record).parse_args(arguments)
     if parsed.paper is not None:
         return _paper(parsed)
-    from earlybird.forecast.facts import Prices, forecast_facts
+    from earlybird.forecast.facts import Prices, forecast_facts, planned_methods
     from earlybird.forecast.run import networks_of
     from earlybird.report.forecast import print_forecast
 
@@ -50,7 +50,8 @@ def command(argv: Sequence[str]) -> int:
     _check(parsed, scenario)
     networks = networks_of(scenario)
     calibration = _calibration(parsed, scenario, networks, record) if parsed.calibrate else None
-    facts = forecast_facts(scenario, networks, _names(parsed.method), calibration, prices)
+    methods = planned_methods(_names(parsed.method), scenario, record)
+    facts = forecast_facts(scenario, networks, methods, calibration, prices)
     if record is not None and calibration is not None:
         from earlybird.forecast.check import check_against
 
@@ -87,7 +88,12 @@ def _parser(record: dict[str, Any] | None) -> Parser:
         "uniform, a run folder or a ticket file; without it bracketed. A run's settings are the defaults",
     )  # fmt: skip
     parser.add_setting("--ticket-epoch", float | None, None, "e, when the ticket is drawn; without it bracketed")
-    parser.add_setting("--method", str | None, None, "only this method, or several: dense,early_bird")
+    parser.add_setting(
+        "--method",
+        str | None,
+        None,
+        "only this method, or several, as in `compare`: dense,lottery_ticket:rounds=2",
+    )
     parser.add_setting("--policy", str | None, None, "residual policy: auto (default), inner, tie or select")
     parser.add_setting("--round-to", int | None, None, "kept widths are multiples of this; default 8")
     parser.add_argument("--calibrate", action="store_true", help="measure steps here; add seconds and kWh")
@@ -153,6 +159,7 @@ def _scenario(parsed: Namespace, argv: Sequence[str], record: dict[str, Any] | N
         ticket_epoch=drawn.ticket_epoch if parsed.ticket_epoch is None else parsed.ticket_epoch,
         policy=settings["policy"],
         round_to=settings["round_to"],
+        budget_macs=record["notes"].get("budget_macs") if record else None,
     )
 
 

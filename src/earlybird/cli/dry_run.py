@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from torch import nn
-
-from earlybird.cost import ModelCost
-from earlybird.cost.plan import Network, PlannedData
+from earlybird.cost.plan import PlannedData, Schedule
 from earlybird.data import DataBundle
 from earlybird.forecast.calibration import Calibration, calibrate
-from earlybird.forecast.grid import TICKET_AT, Epochs, macs_of, planned_epochs, ticket_places
+from earlybird.forecast.grid import TICKET_AT, plan_node, ticket_places
 from earlybird.forecast.run import UNIFORM, Scenario, cost_of, networks_of
 from earlybird.grids.grid import RunNode
 from earlybird.grids.run_node import state_of
@@ -28,11 +25,10 @@ CALIBRATION_STEPS = 20
 
 @dataclass(frozen=True)
 class _Measured:
-    """Counted cost and measured seconds of a step, of the dense network and of the slim one of a ratio."""
+    """Schedule with the counted networks of a ratio, and the measured seconds of their steps."""
 
-    costs: dict[Network, ModelCost]
+    schedule: Schedule
     calibration: Calibration
-    layers: int
 
 
 def print_dry_run(sweep: Sweep, spec: NetworkSpec, bundle: DataBundle, workers: int) -> None:
@@ -44,20 +40,17 @@ def print_dry_run(sweep: Sweep, spec: NetworkSpec, bundle: DataBundle, workers: 
         return
     ratios = sorted({node.prune_ratio for node in left if node.prune_ratio is not None}) or [0.5]
     measured = {ratio: _measured(config, spec, bundle, ratio) for ratio in ratios}
-    settings = config.training
-    data = PlannedData(len(bundle.train), len(bundle.test), settings.batch_size)
-    steps, drawn = settings.epochs * data.steps_per_epoch, ticket_places(sweep)
+    drawn = ticket_places(sweep)
     rows, total_hours = [], 0.0
     for (label, ratio, is_equal), nodes in _grouped(left).items():
         use = measured[ratios[0] if ratio is None else ratio]
-        share = use.costs["slim"].train_macs / use.costs["dense"].train_macs
-        planned = (
-            planned_epochs(node, share, use.layers, steps, drawn.get((ratio or 0.0, node.seed), TICKET_AT))
-            for node in nodes
-        )
-        epochs = sum(planned, Epochs())
-        macs = macs_of(epochs, use.costs, settings.epochs * data.train_images)
-        hours = _hours(epochs, use.calibration, steps, data, len(nodes))
+        macs, hours = 0, 0.0
+        for node in nodes:
+            share = drawn.get((ratio or 0.0, node.seed), TICKET_AT)
+            schedule = replace(use.schedule, ticket_step=round(share * use.schedule.total_steps))
+            plan = plan_node(node, schedule)
+            macs += plan.training_macs(schedule)
+            hours += use.calibration.predict(plan, schedule).wall / 3600
         total_hours += hours
         name = label + (", at equal cost" if is_equal else "")
         rows.append((name, ratio, len(nodes), si(macs), hours))
@@ -84,20 +77,19 @@ def _grouped(nodes: Sequence[RunNode]) -> dict[tuple[str, float | None, bool], l
 def _measured(config: RunConfig, spec: NetworkSpec, bundle: DataBundle, ratio: float) -> _Measured:
     settings = config.training
     precision = "bf16" if settings.precision == "bf16" else "fp32"
-    data = PlannedData(len(bundle.train), len(bundle.test), settings.batch_size)
+    val_images = 0 if bundle.val is None else len(bundle.val)
+    data = PlannedData(len(bundle.train), len(bundle.test), settings.batch_size, val_images, settings.eval_batch_size)
     scenario = Scenario(spec, data, settings.epochs, ratio, precision, UNIFORM)
     networks = networks_of(scenario)
     slim = networks.slim[UNIFORM]
-    both: dict[Network, nn.Module] = {"dense": networks.dense, "slim": slim}
     calibration = calibrate(
-        both, bundle, settings, Compute(choose_device(settings.device), "bf16" if precision == "bf16" else "fp32"),
+        {"dense": networks.dense, "slim": slim}, bundle, settings,
+        Compute(choose_device(settings.device), "bf16" if precision == "bf16" else "fp32"),
         augment=resolve_augment(config.data, bundle), workers=config.data.workers, steps=CALIBRATION_STEPS,
     )  # fmt: skip
-    costs: dict[Network, ModelCost] = {"dense": cost_of(networks.dense, scenario), "slim": cost_of(slim, scenario)}
-    return _Measured(costs, calibration, networks.prunable_layers)
-
-
-def _hours(epochs: Epochs, calibration: Calibration, steps: int, data: PlannedData, runs: int) -> float:
-    dense, slim = (calibration.steps[network].wall for network in ("dense", "slim"))
-    evaluated = calibration.tested_images["slim"].times(data.test_images * runs).wall
-    return (steps * (epochs.dense * dense + epochs.slim * slim) + evaluated) / 3600
+    total = settings.epochs * data.steps_per_epoch
+    schedule = Schedule(
+        total, data, cost_of(networks.dense, scenario), cost_of(slim, scenario), 0, spec.num_classes, networks.dense,
+        scenario.image_shape, precision,
+    )  # fmt: skip
+    return _Measured(schedule, calibration)

@@ -1,26 +1,25 @@
-"""What every method would train, and what that costs: a plan made before anything is run.
+"""Plans: the stages of a run, and what they cost, before anything is run.
 
-A method is a list of stages: which network, for how many passes over the training images, and steps beside them. From
-the stages follow both counts: ours, as executed, with the evaluation; and the paper's, by what the paper charges, which
-for some methods is not what is executed (`docs/method.md` sections 5 and 6).
+A method's file says what it would execute as a list of stages: which network, over which steps. From the stages follow
+both counts: ours, as executed, with the evaluation; and the paper's, by what the paper charges, which for some methods
+is not what is executed (`docs/method.md` sections 5 and 6). `cost`, `compare --dry-run`, runs at equal cost and the
+controls' budgets all read the same plans, and a finished run's ledger agrees with them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
+
+from torch import nn
 
 from earlybird.cost.flops import ModelCost
 from earlybird.cost.ledger import Work, evaluation_work, training_work
 from earlybird.errors import ConfigError
 
-Network = Literal["dense", "slim"]
-
-# ThiNet trains this many steps after each layer that it cuts (Luo et al. 2017; `docs/method.md` section 5).
-THINET_FINETUNE_STEPS = 100
-
-_MASKED = "single weights are masked, which saves no products on dense hardware"
+# Noted in plans of methods that mask single weights.
+MASKED = "single weights are masked, which saves no products on dense hardware"
 
 
 @dataclass(frozen=True)
@@ -46,9 +45,13 @@ class PlannedData:
         """Optimizer steps of one pass; the last, partial batch counts."""
         return -(-self.train_images // self.batch_size)
 
-    def images_by(self, epoch: float) -> int:
-        """Images seen by a place in the schedule: whole batches, of which the last of an epoch is smaller."""
-        epochs, steps = divmod(round(epoch * self.steps_per_epoch), self.steps_per_epoch)
+    def steps(self, epochs: float) -> int:
+        """The step that is nearest to so many epochs."""
+        return round(epochs * self.steps_per_epoch)
+
+    def images_by(self, step: int) -> int:
+        """Images that were trained on by a step; the last batch of an epoch may be smaller."""
+        epochs, steps = divmod(step, self.steps_per_epoch)
         return epochs * self.train_images + steps * self.batch_size
 
     def batches(self, images: int) -> int:
@@ -58,119 +61,127 @@ class PlannedData:
 
 @dataclass(frozen=True)
 class Stage:
-    """A stretch of training: from one place of the schedule to another, in epochs, and steps of one batch beside it."""
+    """A stretch of training.
+
+    Attributes:
+        phase: its phase in the ledger.
+        network: "dense", "slim", or one of the plan's own networks.
+        end_step: global step at which it ends.
+        start_step: global step at which it starts.
+        validation: "epochs_and_end" reads the validation images after each epoch and at the end, "epochs" after each
+            epoch only (a hook ends the phase), "none" never (no training loop runs).
+        scored_images: images that are run forward, in eval mode, beside the training.
+    """
 
     phase: str
-    network: Network
-    end_epoch: float = 0.0
-    start_epoch: float = 0.0
-    extra_steps: int = 0
+    network: str
+    end_step: int = 0
+    start_step: int = 0
+    validation: Literal["epochs_and_end", "epochs", "none"] = "epochs_and_end"
+    scored_images: int = 0
 
     @property
-    def epochs(self) -> float:
-        """Passes over the training images."""
-        return self.end_epoch - self.start_epoch
-
-    def steps_of(self, data: PlannedData) -> float:
+    def steps(self) -> int:
         """Optimizer steps."""
-        return self.epochs * data.steps_per_epoch + self.extra_steps
+        return self.end_step - self.start_step
 
     def validations(self, data: PlannedData) -> int:
-        """Readings of the validation images: after each epoch that ends in the stretch."""
-        first, last = (round(epoch * data.steps_per_epoch) for epoch in (self.start_epoch, self.end_epoch))
-        return last // data.steps_per_epoch - first // data.steps_per_epoch
+        """Readings of the validation images."""
+        if self.validation == "none" or not self.steps:
+            return 0
+        per_epoch = data.steps_per_epoch
+        last = self.end_step if self.validation == "epochs" else self.end_step + per_epoch - 1
+        return last // per_epoch - self.start_step // per_epoch
 
     def work(self, cost: ModelCost, data: PlannedData) -> Work:
-        """What it asks of the hardware."""
-        images = data.images_by(self.end_epoch) - data.images_by(self.start_epoch)
-        training = training_work(cost, images + self.extra_steps * data.batch_size, round(self.steps_of(data)))
+        """Work of the stage in a network of this cost."""
+        images = data.images_by(self.end_step) - data.images_by(self.start_step)
         passes = self.validations(data)
-        validation = evaluation_work(cost, passes * data.val_images, passes * data.batches(data.val_images))
-        return training + validation
+        evaluated = passes * data.val_images + self.scored_images
+        batches = passes * data.batches(data.val_images) + data.batches(self.scored_images)
+        return training_work(cost, images, self.steps) + evaluation_work(cost, evaluated, batches)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A planned run, as far as a method's plan depends on it beside the method's settings.
+
+    Attributes:
+        total_steps: optimizer steps of one whole training (T epochs).
+        data: images, and how many make a step.
+        dense: cost of one image in the unpruned network.
+        slim: the same after the cut.
+        ticket_step: step after which the stop rule fires, in [0, `total_steps`].
+        classes: classes of the data.
+        network: the unpruned network, for methods that fix widths layer by layer; None leaves out what depends on it.
+        image_shape: (channels, height, width).
+        precision: "fp32" or "bf16".
+        budget_macs: training MACs that a control is matched to, where they are known; otherwise those of `early_bird`.
+
+    Raises:
+        ConfigError: `total_steps` is not positive, or the ticket is drawn outside the schedule.
+    """
+
+    total_steps: int
+    data: PlannedData
+    dense: ModelCost
+    slim: ModelCost
+    ticket_step: int
+    classes: int = 10
+    network: nn.Module | None = None
+    image_shape: tuple[int, int, int] = (3, 32, 32)
+    precision: str = "fp32"
+    budget_macs: int | None = None
+
+    def __post_init__(self) -> None:
+        per_epoch = self.data.steps_per_epoch
+        if self.total_steps < 1:
+            raise ConfigError(f"epochs is {self.total_steps / per_epoch:g}; give a number > 0")
+        if not 0 <= self.ticket_step <= self.total_steps:
+            most = self.total_steps / per_epoch
+            raise ConfigError(f"ticket epoch is {self.ticket_step / per_epoch:g}; give a number in [0, {most:g}]")
 
 
 @dataclass(frozen=True)
 class MethodPlan:
-    """What a method trains.
+    """Stages of a run.
 
     Attributes:
-        method: its name.
         stages: as executed, in order.
+        final: the network that the run ends with and evaluates; None for a search alone.
         charged: what the paper charges instead; empty where it charges the stages.
-        final: the network that the run ends with and evaluates.
         note: what to know about the numbers.
         also_tested: a network that is evaluated beside it.
+        networks: costs of the plan's own networks, beside "dense" and "slim".
     """
 
-    method: str
     stages: tuple[Stage, ...]
-    final: Network
+    final: str | None
     charged: tuple[Stage, ...] = ()
     note: str = ""
-    also_tested: Network | None = None
+    also_tested: str | None = None
+    networks: Mapping[str, ModelCost] = field(default_factory=dict)
 
     @property
-    def tested(self) -> tuple[Network, ...]:
+    def tested(self) -> tuple[str, ...]:
         """The networks that read the test set."""
-        return (self.final,) if self.also_tested is None else (self.final, self.also_tested)
+        return tuple(network for network in (self.final, self.also_tested) if network is not None)
 
+    def costs(self, schedule: Schedule) -> dict[str, ModelCost]:
+        """Network -> cost of one image."""
+        return {"dense": schedule.dense, "slim": schedule.slim, **self.networks}
 
-def method_plans(epochs: float, ticket_epoch: float, prunable_layers: int) -> dict[str, MethodPlan]:
-    """Plans of all methods by name, in the order of a table.
+    def training(self, schedule: Schedule) -> dict[str, Work]:
+        """Phase -> work of its stages."""
+        costs, phases = self.costs(schedule), dict[str, Work]()
+        for stage in self.stages:
+            work = stage.work(costs[stage.network], schedule.data)
+            phases[stage.phase] = phases.get(stage.phase, Work()) + work
+        return phases
 
-    Args:
-        epochs: T, the length of one dense training.
-        ticket_epoch: e, when the Early-Bird ticket is drawn, in [0, T].
-        prunable_layers: how many layers ThiNet cuts one by one.
-
-    Raises:
-        ConfigError: e is not in [0, T], or T is not positive.
-    """
-    if not 0 < epochs < float("inf"):
-        raise ConfigError(f"epochs is {epochs}; give a number > 0")
-    if not 0 <= ticket_epoch <= epochs:
-        raise ConfigError(f"ticket epoch is {ticket_epoch:g}; give a number in [0, {epochs:g}]")
-    whole, again = Stage("search", "dense", epochs), Stage("retrain", "slim", epochs)
-    search, masked = Stage("search", "dense", ticket_epoch), Stage("retrain", "dense", epochs)
-    finetune = Stage("search", "dense", extra_steps=THINET_FINETUNE_STEPS * prunable_layers)
-    plans = [
-        MethodPlan("dense", (Stage("train", "dense", epochs),), "dense"),
-        MethodPlan("early_bird", (search, Stage("retrain", "slim", epochs, ticket_epoch)), "slim"),
-        MethodPlan("early_bird_reinit", (search, again), "slim"),
-        MethodPlan("lottery_ticket", (whole, masked), "dense", note=_MASKED),
-        MethodPlan(
-            "snip",
-            (Stage("search", "dense", extra_steps=1), masked),
-            "dense",
-            charged=(masked,),
-            note=f"{_MASKED}; the paper does not charge the batch that scores",
-        ),
-        MethodPlan(
-            "snip_channels",
-            (Stage("search", "dense", extra_steps=1), again),
-            "slim",
-            charged=(again,),
-            note="the batch that scores is counted, as for snip",
-        ),
-        MethodPlan("network_slimming", (whole, again), "slim"),
-        MethodPlan(
-            "thinet",
-            (whole, finetune, again),
-            "slim",
-            charged=(whole, again),
-            note=f"with {THINET_FINETUNE_STEPS} steps after each of {prunable_layers} layers, as if at full width, and "
-            "without the images that are sampled for each; the paper charges neither",
-        ),
-        MethodPlan(
-            "soft_filter_pruning",
-            (whole,),
-            "slim",
-            charged=(whole, again),
-            note="trains once, and is evaluated before and after the cut; the paper charges two trainings",
-            also_tested="dense",
-        ),
-    ]
-    return {plan.method: plan for plan in plans}
+    def training_macs(self, schedule: Schedule) -> int:
+        """MACs of all stages, without the final evaluation."""
+        return sum(work.macs for work in self.training(schedule).values())
 
 
 @dataclass(frozen=True)
@@ -188,19 +199,35 @@ class PlannedCost:
     phases: Mapping[str, Work]
 
 
-def price(plan: MethodPlan, networks: Mapping[Network, ModelCost], data: PlannedData) -> PlannedCost:
-    """The work of a plan on these networks and images."""
-    phases: dict[str, Work] = {}
-    for stage in plan.stages:
-        phases[stage.phase] = phases.get(stage.phase, Work()) + stage.work(networks[stage.network], data)
-    tested = (evaluation_work(networks[n], data.test_images, data.batches(data.test_images)) for n in plan.tested)
+def price(plan: MethodPlan, schedule: Schedule) -> PlannedCost:
+    """Work of a plan, the final evaluation included."""
+    costs, data = plan.costs(schedule), schedule.data
+    phases = plan.training(schedule)
+    tested = (evaluation_work(costs[n], data.test_images, data.batches(data.test_images)) for n in plan.tested)
     phases["evaluate"] = sum(tested, Work())
     total = sum(phases.values(), Work())
-    charged = sum((stage.work(networks[stage.network], data) for stage in plan.charged or plan.stages), Work())
+    charged = sum((stage.work(costs[stage.network], data) for stage in plan.charged or plan.stages), Work())
     work = Work(total.images, total.macs_by_width, charged.paper_flops, total.traffic_bytes)
     return PlannedCost(plan, work, phases)
 
 
-def epochs_for(work_macs: float, network: ModelCost, data: PlannedData) -> float:
-    """Passes over the training images until a network has spent this many MACs: the controls at equal total cost."""
-    return work_macs / (network.train_macs * data.train_images)
+def training_macs(cost: ModelCost, data: PlannedData, start_step: int, end_step: int) -> int:
+    """MACs of training from one global step to another, validation included."""
+    return Stage("train", "dense", end_step, start_step).work(cost, data).macs
+
+
+def steps_that_buy(macs: int, cost: ModelCost, data: PlannedData, start_step: int = 0) -> int:
+    """The number of training steps from a global step on, at least 1, whose cost comes nearest to `macs`."""
+
+    def spent(steps: int) -> int:
+        return training_macs(cost, data, start_step, start_step + steps)
+
+    # By hand: `bisect` asks a range for its length, which ends at 2^63.
+    low, high = 0, 1
+    while spent(high) < macs:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if spent(middle) < macs else (low, middle)
+    # The first number of steps that costs as much or more, or the one before it.
+    return max(1, min(low, high, key=lambda steps: abs(spent(steps) - macs)))

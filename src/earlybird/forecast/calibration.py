@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -21,7 +21,7 @@ from torch import nn
 from earlybird.copying import copied
 from earlybird.core import bn_l1_subgradient_
 from earlybird.cost import ModelCost, PhaseMeter, Work
-from earlybird.cost.plan import MethodPlan, Network, PlannedData
+from earlybird.cost.plan import MethodPlan, Schedule
 from earlybird.cost.step_time import read_clocks
 from earlybird.data import Augment, Batches, DataBundle, MemoryImages, eval_batches, train_batches
 from earlybird.data.images import IndexedSubset
@@ -36,6 +36,8 @@ from earlybird.training.loop import fit
 from earlybird.training.progress import Progress
 from earlybird.training.session import Journal, Session
 from earlybird.training.state import FitState, Hooks, Span
+
+Network = Literal["dense", "slim"]
 
 WARM_UP_STEPS = 2
 ROUNDS = 5
@@ -73,21 +75,31 @@ class Calibration:
         energy_method: the counter, or why no joules were measured.
     """
 
-    steps: Mapping[Network, Seconds]
-    tested_images: Mapping[Network, Seconds]
+    steps: Mapping[str, Seconds]
+    tested_images: Mapping[str, Seconds]
     measured_steps: int
     device: str
     machine: Mapping[str, Any]
     energy_method: str
 
-    def predict(self, plan: MethodPlan, data: PlannedData) -> Seconds:
+    def predict(self, plan: MethodPlan, schedule: Schedule) -> Seconds:
         """Time of a plan: training and one evaluation; drawing, cutting and checkpoints are small and left out."""
-        first, *others = (self.tested_images[network].times(data.test_images) for network in plan.tested)
-        total = sum(others, first)
+        data = schedule.data
+        tests = (self._of(self.tested_images, plan, schedule, network) for network in plan.tested)
+        total = sum((image.times(data.test_images) for image in tests), Seconds(0.0, 0.0, 0.0))
         for stage in plan.stages:
-            total += self.steps[stage.network].times(stage.steps_of(data))
-            total += self.tested_images[stage.network].times(stage.validations(data) * data.val_images)
+            evaluated = stage.validations(data) * data.val_images + stage.scored_images
+            total += self._of(self.steps, plan, schedule, stage.network).times(stage.steps)
+            total += self._of(self.tested_images, plan, schedule, stage.network).times(evaluated)
         return total
+
+    def _of(self, measured: Mapping[str, Seconds], plan: MethodPlan, schedule: Schedule, network: str) -> Seconds:
+        """Measured seconds of a network; of one that a plan has of its own, between dense and slim by its MACs."""
+        if network in measured:
+            return measured[network]
+        dense, slim = schedule.dense.train_macs, schedule.slim.train_macs
+        share = (plan.networks[network].train_macs - slim) / (dense - slim) if dense != slim else 1.0
+        return measured["dense"].times(share) + measured["slim"].times(1 - share)
 
 
 def calibrate(

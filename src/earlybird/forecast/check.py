@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from earlybird.settings.early_bird import EarlyBirdTraining
 from earlybird.settings.presets import method_label
 
 # Counts of the same training agree; another share of validation images or another schedule shows here.
@@ -17,7 +16,7 @@ def check_against(record: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[s
 
     Errors are (predicted - measured) / measured. `caution` says what differs between the run's machine and this one.
     """
-    method, total = _planned_name(record), record["cost"]["total"]
+    method, total = method_label(record["config"]["method"]), record["cost"]["total"]
     found: dict[str, Any] = {"run_id": record["run_id"], "method": method, "reason": None, "caution": None}
     if method not in facts["methods"]:
         return found | {"reason": "its method is not among those of the table"}
@@ -39,12 +38,3 @@ def check_against(record: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[s
         for name, (predicted, measured) in pairs.items()
         if measured
     }
-
-
-def _planned_name(record: Mapping[str, Any]) -> str:
-    """The plan's name of what a run executed: a schedule begun anew after the search costs what `reinit` costs."""
-    method, schedule = record["config"]["method"], record["resolved"].get("schedule")
-    if method["name"] != EarlyBirdTraining.name:
-        return method_label(method)
-    from_zero = method.get("weights") == "rewind" and not method.get("rewind_epoch")
-    return "early_bird_reinit" if schedule == "restart" or from_zero else EarlyBirdTraining.name

@@ -4,14 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_type_hints
 
 from earlybird.cost import ModelCost, Work, bit_operations
-from earlybird.cost.plan import MethodPlan, PlannedCost, epochs_for, method_plans, price
+from earlybird.cost.plan import MethodPlan, PlannedCost, Schedule, price
 from earlybird.energy import estimated_joules, unit_energies
-from earlybird.errors import ConfigError
+from earlybird.errors import ConfigError, MethodError, SlimError
 from earlybird.forecast.calibration import Calibration, Seconds
 from earlybird.forecast.run import Networks, Scenario, cost_of
+from earlybird.grids.grid import parse_method
+from earlybird.methods.pipeline import plan_method
+from earlybird.runs.config import RunConfig
+from earlybird.settings.catalog import method_class
+from earlybird.settings.controls import Dense, DenseShorter, ScratchLonger, Uniform
+from earlybird.settings.fields import fits
+from earlybird.settings.method import Method
+from earlybird.settings.presets import method_label, preset_settings
+from earlybird.user_code import is_code
+
+# Rows of a forecast where no method is named: those of the paper's tables.
+PAPER_METHODS = (
+    "dense", "early_bird", "reinit", "lottery_ticket", "snip", "snip_channels", "network_slimming", "thinet",
+    "soft_filter_pruning",
+)  # fmt: skip
 
 JOULES_PER_KWH = 3.6e6
 
@@ -29,10 +44,38 @@ class Prices:
                 raise ConfigError(f"{name} is {value}; give a number > 0")
 
 
+def planned_methods(
+    names: Sequence[str], scenario: Scenario, record: Mapping[str, Any] | None = None
+) -> dict[str, Method]:
+    """Methods of a forecast by name, with the scenario's ratio, policy and rounding where they have such settings.
+
+    Args:
+        names: `NAME[:KEY=VALUE]...`, as `compare --methods` takes them; empty for the methods of the paper's tables.
+        scenario: the planned training.
+        record: of a finished run, whose method is among them, set as it was.
+
+    Raises:
+        ConfigError: an unknown method or setting.
+    """
+    shared = {"prune_ratio": scenario.prune_ratio, "policy": scenario.policy, "round_to": scenario.round_to}
+    found: dict[str, Method] = {}
+    for text in names or PAPER_METHODS:
+        name, own = parse_method(text)
+        hints = get_type_hints(method_class(name))
+        fitting = {key: value for key, value in shared.items() if key in hints and fits(value, hints[key])}
+        settings = {**fitting, **preset_settings(name), **own, "name": name}
+        found[text] = RunConfig.from_dict({"method": settings}).method
+    if record is not None and not is_code(record["config"]["method"]["name"], "method"):
+        label = method_label(record["config"]["method"])
+        if label in found or not names:
+            found[label] = RunConfig.from_dict({"method": dict(record["config"]["method"])}).method
+    return found
+
+
 def forecast_facts(
     scenario: Scenario,
     networks: Networks,
-    methods: Sequence[str] = (),
+    methods: Mapping[str, Method],
     calibration: Calibration | None = None,
     prices: Prices | None = None,
 ) -> dict[str, Any]:
@@ -43,27 +86,24 @@ def forecast_facts(
     Args:
         scenario: what is planned.
         networks: its dense and slim networks.
-        methods: names to keep; all where empty.
+        methods: by name, see `planned_methods`.
         calibration: measured steps, of a scenario with known widths.
         prices: watts and price of the machine.
 
     Raises:
-        ConfigError: an unknown method.
+        MethodError: none of the methods can handle the network.
     """
     dense = cost_of(networks.dense, scenario)
     slim = {label: cost_of(model, scenario) for label, model in networks.slim.items()}
-    cases, layers = _cases(scenario, slim), networks.prunable_layers
-    plans = {label: method_plans(scenario.epochs, epoch, layers) for label, (_, epoch) in cases.items()}
-    any_plans = next(iter(plans.values()))
-    if unknown := [name for name in methods if name not in any_plans]:
-        raise ConfigError(f"--method is {unknown[0]!r}; give one of {', '.join(any_plans)}")
-    base = price(any_plans["dense"], {"dense": dense, "slim": dense}, scenario.data).work
+    schedules = _schedules(scenario, networks, dense, slim)
+    plans, left_out = _plans(methods, schedules)
+    any_schedule = next(iter(schedules.values()))
+    base = price(plan_method(Dense(), any_schedule), any_schedule).work
 
-    def case(name: str, label: str) -> dict[str, Any]:
-        priced = price(plans[label][name], {"dense": dense, "slim": cases[label][0]}, scenario.data)
-        facts = _stages(priced.plan) | _costs(priced, base)
+    def case(plan: MethodPlan, schedule: Schedule) -> dict[str, Any]:
+        facts = _stages(plan, schedule) | _costs(price(plan, schedule), base)
         if calibration is not None:
-            facts |= _measured(calibration.predict(priced.plan, scenario.data), prices or Prices())
+            facts |= _measured(calibration.predict(plan, schedule), prices or Prices())
         return facts
 
     return _scenario_facts(scenario) | {
@@ -74,15 +114,39 @@ def forecast_facts(
         },
         "uncounted": sorted({*dense.uncounted, *(name for cost in slim.values() for name in cost.uncounted)}),
         "methods": {
-            name: {"note": plan.note, "cases": {label: case(name, label) for label in cases}}
-            for name, plan in any_plans.items()
-            if not methods or name in methods
+            name: {
+                "note": next(iter(cases.values())).note,
+                "cases": {label: case(plan, schedules[label]) for label, plan in cases.items()},
+            }
+            for name, cases in plans.items()
         },
+        "left_out": left_out,
         "traffic_reason": next((cost.traffic_reason for cost in (dense, *slim.values()) if cost.traffic_reason), None),
-        "equal_cost": _equal_cost(scenario, dense, cases, layers),
+        "equal_cost": _equal_cost(schedules),
         "energy": {"estimate": unit_energies().source, "table": unit_energies().name},
         "calibration": None if calibration is None else _calibrated(calibration, prices or Prices()),
     }
+
+
+def _plans(
+    methods: Mapping[str, Method], schedules: Mapping[str, Schedule]
+) -> tuple[dict[str, dict[str, MethodPlan]], dict[str, str]]:
+    """Method -> label of a schedule -> plan; and method -> reason, where it cannot handle the network.
+
+    Raises:
+        MethodError: none can.
+    """
+    plans: dict[str, dict[str, MethodPlan]] = {}
+    left_out: dict[str, str] = {}
+    for name, method in methods.items():
+        try:
+            plans[name] = {label: plan_method(method, schedule) for label, schedule in schedules.items()}
+        except SlimError as error:  # It cannot handle this network, others can.
+            left_out[name] = str(error)
+    if not plans:
+        name, reason = next(iter(left_out.items()))
+        raise MethodError(f"method {name} cannot handle this network: {reason}")
+    return plans, left_out
 
 
 def _scenario_facts(scenario: Scenario) -> dict[str, Any]:
@@ -103,13 +167,22 @@ def _scenario_facts(scenario: Scenario) -> dict[str, Any]:
     }
 
 
-def _cases(scenario: Scenario, slim: Mapping[str, ModelCost]) -> dict[str, tuple[ModelCost, float]]:
-    """Label -> slim network and e: one case where both are known, else the cheapest and the dearest that may come."""
-    first, last = scenario.ticket_epochs
+def _schedules(
+    scenario: Scenario, networks: Networks, dense: ModelCost, slim: Mapping[str, ModelCost]
+) -> dict[str, Schedule]:
+    """Label -> schedule: one where widths and e are known, else the cheapest and the dearest that may come."""
+    data, (first, last) = scenario.data, scenario.ticket_epochs
+
+    def schedule(cost: ModelCost, epoch: float) -> Schedule:
+        return Schedule(
+            data.steps(scenario.epochs), data, dense, cost, data.steps(epoch), scenario.spec.num_classes,
+            networks.dense, scenario.image_shape, scenario.precision, scenario.budget_macs,
+        )  # fmt: skip
+
     if len(slim) == 1 and first == last:
-        return {"planned": (next(iter(slim.values())), first)}
+        return {"planned": schedule(next(iter(slim.values())), first)}
     by_macs = sorted(slim.values(), key=lambda cost: cost.train_macs)
-    return {"least": (by_macs[0], first), "most": (by_macs[-1], last)}
+    return {"least": schedule(by_macs[0], first), "most": schedule(by_macs[-1], last)}
 
 
 def _network(cost: ModelCost, dense: ModelCost) -> dict[str, Any]:
@@ -122,10 +195,12 @@ def _network(cost: ModelCost, dense: ModelCost) -> dict[str, Any]:
     }
 
 
-def _stages(plan: MethodPlan) -> dict[str, Any]:
-    """Epochs on each network, and steps beside them."""
-    epochs = {name: sum(stage.epochs for stage in plan.stages if stage.network == name) for name in ("dense", "slim")}
-    return {"epochs": epochs, "extra_steps": sum(stage.extra_steps for stage in plan.stages)}
+def _stages(plan: MethodPlan, schedule: Schedule) -> dict[str, Any]:
+    """Epochs on each network."""
+    epochs = {"dense": 0.0, "slim": 0.0}
+    for stage in plan.stages:
+        epochs[stage.network] = epochs.get(stage.network, 0.0) + stage.steps / schedule.data.steps_per_epoch
+    return {"epochs": epochs}
 
 
 def _costs(priced: PlannedCost, base: Work) -> dict[str, Any]:
@@ -162,21 +237,13 @@ def _measured(seconds: Seconds, prices: Prices) -> dict[str, Any]:
     }
 
 
-def _equal_cost(
-    scenario: Scenario, dense: ModelCost, cases: Mapping[str, tuple[ModelCost, float]], layers: int
-) -> dict[str, Any] | None:
+def _equal_cost(schedules: Mapping[str, Schedule]) -> dict[str, float] | None:
     """Epochs of the controls that spend what Early-Bird, or dense training, spends; None where that is not known."""
-    if "planned" not in cases:
+    if "planned" not in schedules:
         return None
-    slim, epoch = cases["planned"]
-    plan = method_plans(scenario.epochs, epoch, layers)["early_bird"]
-    spent = sum(stage.epochs * (dense if stage.network == "dense" else slim).train_macs for stage in plan.stages)
-    spent *= scenario.data.train_images
-    return {
-        "dense_shorter": epochs_for(spent, dense, scenario.data),
-        "uniform": epochs_for(spent, slim, scenario.data),
-        "scratch_longer": scenario.epochs * dense.train_macs / slim.train_macs,
-    }
+    schedule = schedules["planned"]
+    plans = {method.name: plan_method(method, schedule) for method in (DenseShorter(), Uniform(), ScratchLonger())}
+    return {name: sum(_stages(plan, schedule)["epochs"].values()) for name, plan in plans.items()}
 
 
 def _calibrated(calibration: Calibration, prices: Prices) -> dict[str, Any]:

@@ -45,6 +45,7 @@ class Scenario:
         ticket_epoch: e, in [0, T], or None where it is not known.
         policy: residual policy.
         round_to: kept widths are multiples of this.
+        budget_macs: training MACs that controls are matched to, where a finished run says them.
     """
 
     spec: NetworkSpec
@@ -56,6 +57,7 @@ class Scenario:
     ticket_epoch: float | None = None
     policy: PolicyChoice = "auto"
     round_to: int = 8
+    budget_macs: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.prune_ratio < 1:
@@ -85,13 +87,11 @@ class Networks:
         dense: as built.
         slim: label -> the network after the cut; one where the widths are known, otherwise extremes and a uniform one.
         realised_ratios: label -> share of the units that are gone, or None where the cut is not ours to see.
-        prunable_layers: layers that can lose channels.
     """
 
     dense: nn.Module
     slim: dict[str, nn.Module]
     realised_ratios: dict[str, float | None]
-    prunable_layers: int
 
 
 def networks_of(scenario: Scenario) -> Networks:
@@ -104,18 +104,17 @@ def networks_of(scenario: Scenario) -> Networks:
     dense = scenario.spec.build(0)
     example = torch.randn(2, *scenario.image_shape, generator=torch.Generator().manual_seed(0))
     groups = channel_groups(dense, example, _policy(scenario))
-    layers = sum(bool((units >= 0).any()) for units in groups.unit_of.values())
     if not groups.num_units:
         raise SlimError(f"nothing can be cut from {scenario.spec.name}; `earlybird inspect` says why, layer by layer")
     if scenario.widths not in (None, UNIFORM) and Path(str(scenario.widths)).is_dir():
         folder = Path(str(scenario.widths))
         model, ratio = _network_of_run(scenario, folder, dense, groups, example)
         label = f"widths of {folder.name}"
-        return Networks(dense, {label: model}, {label: ratio}, layers)
+        return Networks(dense, {label: model}, {label: ratio})
     masks = _masks(scenario, dense, groups, example)
     small = {label: slim(dense, mask, example, groups, check=False) for label, mask in masks.items()}
     ratios: dict[str, float | None] = {label: realised_ratio(mask, groups) for label, mask in masks.items()}
-    return Networks(dense, small, ratios, layers)
+    return Networks(dense, small, ratios)
 
 
 def cost_of(model: nn.Module, scenario: Scenario) -> ModelCost:

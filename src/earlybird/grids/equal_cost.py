@@ -1,10 +1,10 @@
-"""How a run is made to cost what Early-Bird cost, search included.
+"""Runs at equal cost: as long as the training cost of Early-Bird allows, search included.
 
 What is left of the cost after the search goes into the last training (`training.budget_macs`). A ticket that Early-Bird
 draws before the end of its schedule stays the ticket that it is, and so does its search. A search as long as the
 schedule leaves too little: there the whole schedule is shortened first. Most of a run shrinks with its schedule; what
-does not (ThiNet's fine-tuning, the epochs that late rewinding saves) is known from the run with the full one. A method
-of the user's own is taken to shrink as a whole.
+does not (ThiNet's fine-tuning, the epochs that late rewinding saves) follows from the method's plan. A method of the
+user's own that has no plan is taken to shrink as a whole.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from typing import Any
 
 from earlybird.runs.config import RunConfig
 from earlybird.runs.record_file import recorded_training_macs
-from earlybird.settings.lottery_ticket import LotteryTicket
-from earlybird.settings.method import StartsFromTicket
-from earlybird.settings.thinet import ThiNet
+from earlybird.runs.schedule import recorded_schedule
+from earlybird.settings.method import Plans, StartsFromTicket
 
 # A search is kept where the last training gets at least this share of what Early-Bird's got, and the last training of a
 # shortened schedule is at least this share of the schedule.
@@ -73,8 +72,8 @@ def epochs_at_cost(config: RunConfig, record: Mapping[str, Any], macs: int) -> i
         record: of that run, finished.
         macs: training MACs to come near to, search included.
     """
-    fixed = fixed_macs(config, record)
-    per_epoch = (recorded_training_macs(record) - fixed) / config.training.epochs
+    per_epoch = macs_per_epoch(config, record)
+    fixed = recorded_training_macs(record) - config.training.epochs * per_epoch
     last = record["cost"]["phases"].get("retrain", {}).get("macs", 0) / config.training.epochs
     epochs = max(1, round((macs - fixed) / per_epoch))
     while epochs > 1 and macs - fixed - epochs * (per_epoch - last) < LEAST_LAST_TRAINING * epochs * last:
@@ -82,13 +81,14 @@ def epochs_at_cost(config: RunConfig, record: Mapping[str, Any], macs: int) -> i
     return epochs
 
 
-def fixed_macs(config: RunConfig, record: Mapping[str, Any]) -> float:
-    """The part of a run's training MACs that stays as it is when the schedule is shorter; it may be negative."""
-    method, epochs, full = config.method, config.training.epochs, recorded_training_macs(record)
-    phases, images = record["cost"]["phases"], record["data"]["train_images"]
-    if isinstance(method, ThiNet):  # The dense training and the last one are schedules; what lies between is steps.
-        return float(phases["search"]["macs"] - epochs * images * record["dense"]["train_macs"])
-    if isinstance(method, LotteryTicket):  # Every training but the first is spared the epochs before the rewinding.
-        trained = (1 + method.rounds) * epochs - method.rounds * method.rewind_epoch
-        return -method.rounds * method.rewind_epoch * full / trained
-    return 0.0
+def macs_per_epoch(config: RunConfig, record: Mapping[str, Any]) -> float:
+    """Training MACs that one epoch more of the whole schedule costs; the rest, such as ThiNet's fine-tuning, is fixed.
+
+    A method without a plan is taken to grow as a whole.
+    """
+    epochs = config.training.epochs
+    if not isinstance(config.method, Plans):
+        return recorded_training_macs(record) / epochs
+    once, twice = (recorded_schedule(record, epochs=factor * epochs) for factor in (1, 2))
+    planned = (config.method.plan(schedule).training_macs(schedule) for schedule in (twice, once))
+    return (next(planned) - next(planned)) / epochs

@@ -1,4 +1,4 @@
-"""What an Early-Bird run of a ticket costs to train, how many steps of a network that buys, and runs with a budget.
+"""Budgets: the training cost of the Early-Bird run of a ticket, and last trainings that are fitted to a budget.
 
 The controls at equal total cost are matched by it. Costs are multiply-accumulates as executed, without the final
 evaluation: each run pays its own.
@@ -14,12 +14,11 @@ from torch import nn
 
 from earlybird.core import ChannelGroups, Ticket
 from earlybird.cost import CostLedger, ModelCost
-from earlybird.data import Batches
+from earlybird.cost.plan import Schedule, Stage, steps_that_buy, training_macs
 from earlybird.methods.candidate import Candidate
 from earlybird.methods.retrain import check_groups, check_notes, refuse_foreign_ticket
 from earlybird.methods.task import Task
 from earlybird.slimming.protection import PolicyChoice
-from earlybird.training.session import Session
 
 # In checkpoints of a last training with a budget: the step at which it ends, and the candidate's flags.
 BUDGET_KEY = "budget"
@@ -56,39 +55,17 @@ def early_bird_macs(task: Task, ticket: Ticket, slim_cost: ModelCost, start: int
     step = int(ticket.notes["step"])
     if start != "ticket":
         step = min(step, start * task.session.steps_per_epoch)
-    return searched + training_macs(task.session, slim_cost, step, task.session.total_steps)
+    return searched + training_macs(slim_cost, task.session.planned_data, step, task.session.total_steps)
 
 
-def training_macs(session: Session, cost: ModelCost, start_step: int, end_step: int) -> int:
-    """MACs of training from one global step to another, validation after each epoch and at the end included."""
-    images = images_by(end_step, session.train) - images_by(start_step, session.train)
-    per_epoch = session.steps_per_epoch
-    validations = -(-end_step // per_epoch) - start_step // per_epoch if end_step > start_step else 0
-    val_images = 0 if session.val is None else session.val.num_samples
-    return images * cost.train_macs + validations * val_images * cost.macs
-
-
-def images_by(step: int, batches: Batches) -> int:
-    """Images that were trained on by a global step; the last batch of an epoch may be smaller."""
-    epochs, steps = divmod(step, batches.steps_per_epoch)
-    return epochs * batches.num_samples + steps * batches.batch_size
-
-
-def steps_that_buy(macs: int, cost: ModelCost, session: Session, start_step: int = 0) -> int:
-    """The number of training steps from a global step on, at least 1, whose cost comes nearest to `macs`."""
-
-    def spent(steps: int) -> int:
-        return training_macs(session, cost, start_step, start_step + steps)
-
-    # By hand: `bisect` asks a range for its length, which ends at 2^63.
-    low, high = 0, 1
-    while spent(high) < macs:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if spent(middle) < macs else (low, middle)
-    # The first number of steps that costs as much or more, or the one before it.
-    return max(1, min(low, high, key=lambda steps: abs(spent(steps) - macs)))
+def planned_budget(schedule: Schedule, start: int | Literal["ticket"]) -> int:
+    """MACs that a control is matched to: as planned, or those of the `early_bird` that goes on at `start` (epoch)."""
+    if schedule.budget_macs is not None:
+        return schedule.budget_macs
+    drawn, cost, data = schedule.ticket_step, schedule.slim, schedule.data
+    begins = drawn if start == "ticket" else min(drawn, data.steps(start))
+    search = Stage("search", "dense", drawn, validation="epochs").work(schedule.dense, data).macs
+    return search + training_macs(cost, data, begins, schedule.total_steps)
 
 
 def within_budget(task: Task, candidate: Candidate, resume: Mapping[str, Any] | None) -> Candidate:
@@ -118,7 +95,10 @@ def within_budget(task: Task, candidate: Candidate, resume: Mapping[str, Any] | 
             else candidate
         )
     cost, start = task.cost(candidate.model), candidate.start_step
-    steps, planned = steps_that_buy(round(budget) - spent, cost, session, start), candidate.end_step - start
+    steps, planned = (
+        steps_that_buy(round(budget) - spent, cost, session.planned_data, start),
+        candidate.end_step - start,
+    )
     flags = candidate.flags
     if steps < _SHORT * planned:
         flags = (*flags, f"its last training is {steps / planned:.2f} of the one without a budget: {so_far}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from earlybird.cost.plan import MethodPlan, Schedule, Stage
 from earlybird.methods.candidate import Candidate
 from earlybird.methods.task import Task
 from earlybird.settings.controls import Dense
@@ -17,3 +18,8 @@ def search(method: Dense, task: Task, resume: dict[str, Any] | None) -> Candidat
 def restore(method: Dense, task: Task) -> Candidate:
     """The same: its weights come from the checkpoint."""
     return search(method, task, None)
+
+
+def plan(method: Dense, schedule: Schedule) -> MethodPlan:
+    """One training of the unpruned network."""
+    return MethodPlan((Stage("train", "dense", schedule.total_steps),), "dense")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from earlybird.core import Ticket
-from earlybird.methods.budget import early_bird_macs, groups_of_ticket, steps_that_buy
+from earlybird.cost.plan import MethodPlan, Schedule, Stage, steps_that_buy
+from earlybird.methods.budget import early_bird_macs, groups_of_ticket, planned_budget
 from earlybird.methods.candidate import Candidate
 from earlybird.methods.task import Task
 from earlybird.settings.controls import DenseShorter
@@ -16,7 +17,7 @@ def from_ticket(method: DenseShorter, task: Task, ticket: Ticket) -> Candidate:
     groups = groups_of_ticket(task, ticket, dense, method.name)
     small = slim(dense, ticket.mask, task.example_input(), groups, check=False)
     budget = early_bird_macs(task, ticket, task.cost(small), method.early_bird_start)
-    steps = steps_that_buy(budget, task.cost(dense), task.session)
+    steps = steps_that_buy(budget, task.cost(dense), task.session.planned_data)
     return Candidate(
         dense,
         phase="train",
@@ -25,3 +26,9 @@ def from_ticket(method: DenseShorter, task: Task, ticket: Ticket) -> Candidate:
         schedule_steps=steps,
         notes={"prune_ratio": ticket.prune_ratio, "budget_macs": budget},
     )
+
+
+def plan(method: DenseShorter, schedule: Schedule) -> MethodPlan:
+    """The dense steps that the cost of `early_bird` buys."""
+    budget = planned_budget(schedule, method.early_bird_start)
+    return MethodPlan((Stage("train", "dense", steps_that_buy(budget, schedule.dense, schedule.data)),), "dense")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from earlybird.atomic import write_atomically
 from earlybird.core import ChannelGroups, EarlyBird, Ticket
+from earlybird.cost.plan import MethodPlan, Schedule, Stage
 from earlybird.errors import ConfigError, EarlyBirdError, MaskError, SlimError
 from earlybird.methods.candidate import Candidate
 from earlybird.methods.criteria import find_criterion, scored_units
@@ -157,6 +158,23 @@ def _refuse_draws_past_the_end(requests: Sequence[TicketRequest], clock: Clock, 
     for request in requests:
         if isinstance(request.draw_at, int) and request.draw_at > last:
             raise ConfigError(f"method.draw_at is {request.draw_at}; this search has {last} draws: give 0 to {last}")
+
+
+def plan(method: EarlyBirdTraining, schedule: Schedule) -> MethodPlan:
+    """Dense training to the draw, then the slim network to the end of the schedule."""
+    drawn, start = planned_draw(method, schedule), method.retrain_start
+    begins = drawn if start == "ticket" else min(drawn, schedule.data.steps(start))
+    search = Stage("search", "dense", drawn, validation="epochs")
+    return MethodPlan((search, Stage("retrain", "slim", schedule.total_steps, begins)), "slim")
+
+
+def planned_draw(method: EarlyBirdTraining, schedule: Schedule) -> int:
+    """Step of the planned schedule after which the ticket is drawn."""
+    per_epoch, total = schedule.data.steps_per_epoch, schedule.total_steps
+    most = min(method.max_search_epochs * per_epoch or total, total)
+    if isinstance(method.draw_at, int):
+        return Clock(method.clock, per_epoch, total).step_of(method.draw_at)
+    return min(schedule.ticket_step, most) if method.draw_at == "rule" else most
 
 
 def refuse_nothing_to_cut(criterion: str, model: nn.Module, groups: ChannelGroups) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from earlybird.core import WeightMask, keep_largest, prunable_weights
+from earlybird.cost.plan import MASKED, MethodPlan, Schedule, Stage
 from earlybird.methods.candidate import Candidate, DenseRun
 from earlybird.methods.masked_weights import WEIGHT_MASK_FILE, HoldHooks, weight_candidate
 from earlybird.methods.retrain import REINIT_SEED_OFFSET, weights_of_epoch
@@ -50,6 +51,13 @@ def from_dense(method: LotteryTicket, task: Task, dense: DenseRun) -> Candidate:
     _prune(method, task, prunable_weights(model), None, 0)
     train_rounds(method, task, None, first_round=1)
     return restore(method, task)
+
+
+def plan(method: LotteryTicket, schedule: Schedule) -> MethodPlan:
+    """One dense training a round and one more; all but the first are spared the epochs before the rewinding."""
+    total, start = schedule.total_steps, schedule.data.steps(method.rewind_epoch)
+    rounds = (Stage("search", "dense", total, start if number else 0) for number in range(method.rounds))
+    return MethodPlan((*rounds, Stage("retrain", "dense", total, start)), "dense", note=MASKED)
 
 
 def train_rounds(method: LotteryTicket, task: Task, resume: dict[str, Any] | None, *, first_round: int) -> None:

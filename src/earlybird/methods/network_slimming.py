@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from earlybird.core import Ticket
+from earlybird.cost.plan import MethodPlan, Schedule, Stage
 from earlybird.errors import MaskError
 from earlybird.methods.candidate import Candidate
 from earlybird.methods.early_bird import draw_tickets
@@ -49,3 +50,10 @@ def from_ticket(method: NetworkSlimming, task: Task, ticket: Ticket) -> Candidat
     refuse_early_ticket(ticket, method.name)
     task.session.journal.load_state_dict(ticket.notes["journal"])
     return restore(method, task)
+
+
+def plan(method: NetworkSlimming, schedule: Schedule) -> MethodPlan:
+    """A whole dense training and a whole slim one."""
+    total = schedule.total_steps
+    search = Stage("search", "dense", total, validation="epochs")
+    return MethodPlan((search, Stage("retrain", "slim", total)), "slim")

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from earlybird.cost import evaluation_work
+from earlybird.cost.plan import MethodPlan, Schedule, Stage
 from earlybird.data import Batches
 from earlybird.errors import MaskError, MethodError, SlimError
 from earlybird.methods.budget import budget_carry, within_budget
@@ -16,7 +17,7 @@ from earlybird.methods.candidate import Candidate, DenseRun
 from earlybird.methods.masked_weights import HoldHooks
 from earlybird.methods.retrain import ticket_in
 from earlybird.methods.task import Task
-from earlybird.settings.method import ChecksNetwork, Method, StartsFromDense, StartsFromTicket
+from earlybird.settings.method import ChecksNetwork, Method, Plans, StartsFromDense, StartsFromTicket
 from earlybird.training.evaluate import Evaluation, evaluate
 from earlybird.training.loop import fit
 from earlybird.training.state import Span
@@ -81,6 +82,14 @@ def check_network(method: Method, model: nn.Module, example_input: Tensor) -> No
         method.check_network(model, example_input)
     except (SlimError, MaskError) as error:
         raise MethodError(f"method {method.name} cannot handle this network: {error}") from error
+
+
+def plan_method(method: Method, schedule: Schedule) -> MethodPlan:
+    """Stages of a run; a method without a `plan` is taken as one dense training, and the plan's note says so."""
+    if isinstance(method, Plans):
+        return method.plan(schedule)
+    stage = Stage("train", "dense", schedule.total_steps)
+    return MethodPlan((stage,), "dense", note="it has no `plan`, and is taken as one dense training")
 
 
 def start_from_ticket(method: Method, task: Task) -> Candidate:

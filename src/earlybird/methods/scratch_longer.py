@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import cast
 
 from earlybird.core import Ticket
-from earlybird.methods.budget import groups_of_ticket, steps_that_buy, training_macs
+from earlybird.cost.plan import MethodPlan, Schedule, Stage, steps_that_buy, training_macs
+from earlybird.methods.budget import groups_of_ticket
 from earlybird.methods.candidate import Candidate
 from earlybird.methods.retrain import Retrain, cut
 from earlybird.methods.task import Task
@@ -19,9 +20,15 @@ def from_ticket(method: ScratchLonger, task: Task, ticket: Ticket) -> Candidate:
     """The ticket's network with new weights, its schedule stretched to the dense cost."""
     session, dense = task.session, task.build()
     groups = groups_of_ticket(task, ticket, dense, method.name)
-    budget = training_macs(session, task.cost(dense), 0, session.total_steps)
+    budget = training_macs(task.cost(dense), session.planned_data, 0, session.total_steps)
     small = slim(dense, ticket.mask, task.example_input(), groups, check=False)
-    steps = steps_that_buy(budget, task.cost(small), session)
+    steps = steps_that_buy(budget, task.cost(small), session.planned_data)
     policy = cast(PolicyChoice, groups.policy)
     retrain = Retrain(weights="reinit", schedule="restart", policy=policy, schedule_steps=steps)
     return replace(cut(task, ticket, retrain), phase="train", notes={"budget_macs": budget})
+
+
+def plan(method: ScratchLonger, schedule: Schedule) -> MethodPlan:
+    """The steps of the slim network that the dense cost buys."""
+    budget = training_macs(schedule.dense, schedule.data, 0, schedule.total_steps)
+    return MethodPlan((Stage("train", "slim", steps_that_buy(budget, schedule.slim, schedule.data)),), "slim")

@@ -19,6 +19,7 @@ from earlybird.core import draw_mask, keep_largest, prunable_weights
 from earlybird.core.criteria import WEIGHTED, per_filter
 from earlybird.core.ranking import scored_groups
 from earlybird.cost import training_work
+from earlybird.cost.plan import MASKED, MethodPlan, Schedule, Stage
 from earlybird.errors import MethodError
 from earlybird.methods.candidate import Candidate
 from earlybird.methods.early_bird import refuse_nothing_to_cut
@@ -49,6 +50,16 @@ def restore(method: Snip, task: Task) -> Candidate:
     if method.form == "weights":
         return weight_candidate(task, task.build())
     return cut(task, ticket_in(task.folder), Retrain(weights="inherit", schedule="restart", policy=method.policy))
+
+
+def plan(method: Snip, schedule: Schedule) -> MethodPlan:
+    """The batches that score, then a whole training; the paper does not charge the former."""
+    scoring = Stage("search", "dense", method.batches, validation="none")
+    network = "slim" if method.form == "channels" else "dense"
+    training = Stage("retrain", network, schedule.total_steps)
+    note = "the paper does not charge the batch that scores"
+    note = note if method.form == "channels" else f"{MASKED}; {note}"
+    return MethodPlan((scoring, training), network, charged=(training,), note=note)
 
 
 def sensitivities(

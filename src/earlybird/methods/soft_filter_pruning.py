@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from earlybird.core import ChannelGroups, ChannelMask, draw_mask_per_layer, filter_l2
 from earlybird.core.ranking import scored_groups
+from earlybird.cost.plan import MethodPlan, Schedule, Stage
 from earlybird.methods.candidate import Candidate
 from earlybird.methods.early_bird import refuse_nothing_to_cut
 from earlybird.methods.retrain import Retrain, cut, leave_ticket, load_ticket_weights, ticket_in
@@ -50,6 +51,13 @@ def restore(method: SoftFilterPruning, task: Task) -> Candidate:
     load_ticket_weights(uncut, ticket)
     candidate = cut(task, ticket, Retrain(weights="inherit", schedule="continue", policy=method.policy))
     return replace(candidate, uncut=uncut)
+
+
+def plan(method: SoftFilterPruning, schedule: Schedule) -> MethodPlan:
+    """One dense training; the paper charges two."""
+    whole, again = (Stage(*names, schedule.total_steps) for names in (("search", "dense"), ("retrain", "slim")))
+    note = "trains once, and is evaluated before and after the cut; the paper charges two trainings"
+    return MethodPlan((whole,), "slim", charged=(whole, again), note=note, also_tested="dense")
 
 
 def train_softly(method: SoftFilterPruning, task: Task, resume: dict[str, Any] | None) -> None:

@@ -12,6 +12,7 @@ import dataclasses
 import math
 from collections import Counter
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,8 @@ from torch import Tensor, nn
 
 from earlybird.core import ChannelGroups
 from earlybird.core.drawing import nearest_count
-from earlybird.cost import evaluation_work
+from earlybird.cost import ModelCost, count_cost_and_traffic, evaluation_work
+from earlybird.cost.plan import MethodPlan, Schedule, Stage
 from earlybird.errors import SlimError
 from earlybird.methods.candidate import Candidate, DenseRun
 from earlybird.methods.contributions import contributions, least_squares_weights, removed_greedily
@@ -31,6 +33,8 @@ from earlybird.slimming import channel_groups, expanded, kept_indices, slim
 from earlybird.training.loop import fit
 from earlybird.training.state import Span
 
+# A plan counts the MACs of at most so many of the networks between dense and slim: each takes up to a second.
+_MOST_COUNTED = 16
 # The draws of samples must not repeat those of the run's initial weights.
 _SEED_OFFSET = 3_000_017
 
@@ -59,6 +63,64 @@ def from_dense(method: ThiNet, task: Task, dense: DenseRun) -> Candidate:
     task.session.journal.load_state_dict(dict(dense.journal))
     cut_layers(method, task, model, None)
     return restore(method, task)
+
+
+def plan(method: ThiNet, schedule: Schedule) -> MethodPlan:
+    """A dense training, sampling and fine-tuning layer by layer, a whole training of what is left.
+
+    Its widths follow from the layers' alone, so its networks are its own; where the schedule has no network to cut,
+    sampling and fine-tuning are left out. The paper charges the two trainings.
+    """
+    total, data = schedule.total_steps, schedule.data
+    whole, current, networks = Stage("search", "dense", total), "dense", dict[str, ModelCost]()
+    if schedule.network is None:
+        return MethodPlan((whole, Stage("retrain", "slim", total)), "slim", note="without its fine-tuning")
+    images = min(method.images_per_class * schedule.classes, data.train_images)
+    stages = [whole]
+    cuts = _planned_cuts(method, schedule.network, schedule.image_shape, schedule.precision)
+    for number, cost in cuts.items():
+        stages.append(Stage("search", current, scored_images=images))
+        if cost is not None:
+            current = f"{number} layers cut"
+            networks[current] = cost
+        end = total + number * method.finetune_steps
+        stages.append(Stage("search", current, end, end - method.finetune_steps))
+    again = Stage("retrain", current, total)
+    note = f"with {method.finetune_steps} fine-tuning steps after each of {len(cuts)} layers; the paper charges none"
+    if len(networks) < len(cuts):
+        note += f"; {len(networks)} of these networks are counted, those between cost as the one before"
+    return MethodPlan((*stages, again), current, charged=(whole, again), note=note, networks=networks)
+
+
+@cache
+def _planned_cuts(
+    method: ThiNet, network: nn.Module, image_shape: tuple[int, int, int], precision: str
+) -> dict[int, ModelCost | None]:
+    """Number of a layer (1-based) that loses channels -> cost of the network after it, or None where not counted.
+
+    Which channels go changes no width, so the first ones do.
+    """
+    example = torch.zeros(2, *image_shape)
+    groups = channel_groups(network, example, method.policy)
+    layers, keep = prunable_layers(network, groups, example), torch.ones(groups.num_units, dtype=torch.bool)
+    masks: dict[int, Tensor] = {}
+    for number, layer in enumerate(layers, 1):
+        width = len(layer.units)
+        count = width - kept_count(width, method.prune_ratio, method.min_channels, method.round_to)
+        floors = _Floors(groups, keep, method.min_channels)
+        alike = torch.zeros(1, width, dtype=torch.float64)
+        removed = removed_greedily(alike, count, floors.of(layer.units), floors.spare)
+        if count and bool(removed.any()):
+            keep[layer.units[removed]] = False
+            masks[number] = keep.clone()
+    every = -(-len(masks) // _MOST_COUNTED)
+    counted = {number for place, number in enumerate(reversed(masks)) if place % every == 0}
+
+    def cost(kept: Tensor) -> ModelCost:
+        small = slim(network, groups.mask_of(kept), example, groups, check=False)
+        return count_cost_and_traffic(small, image_shape, precision)
+
+    return {number: cost(kept) if number in counted else None for number, kept in masks.items()}
 
 
 def train_dense(task: Task, resume: dict[str, Any] | None) -> nn.Module:

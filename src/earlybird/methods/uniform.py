@@ -13,7 +13,8 @@ from earlybird.core import ChannelGroups, ChannelMask, Ticket
 from earlybird.core.drawing import draw_ranked, realised_ratio
 from earlybird.core.ranking import Ranking, rank_units
 from earlybird.cost import count_cost
-from earlybird.methods.budget import early_bird_macs, groups_of_ticket, steps_that_buy
+from earlybird.cost.plan import MethodPlan, Schedule, Stage, steps_that_buy
+from earlybird.methods.budget import early_bird_macs, groups_of_ticket, planned_budget
 from earlybird.methods.candidate import Candidate
 from earlybird.methods.retrain import Retrain, cut
 from earlybird.methods.task import Task
@@ -44,11 +45,17 @@ def from_ticket(method: Uniform, task: Task, ticket: Ticket) -> Candidate:
         round_to=round_to, notes={**ticket.notes, "step": 0, "draw_steps": []},
         flags=(f"{mine.macs / target:.3f} of the ticket's MACs",) if is_off else (),
     )  # fmt: skip
-    steps = steps_that_buy(budget, mine, task.session)
+    steps = steps_that_buy(budget, mine, task.session.planned_data)
     policy = cast(PolicyChoice, groups.policy)
     retrain = Retrain(weights="initial", schedule="restart", policy=policy, schedule_steps=steps)
     candidate = cut(task, own, retrain)
     return replace(candidate, phase="train", notes={"matched_macs": target, "macs": mine.macs, "budget_macs": budget})
+
+
+def plan(method: Uniform, schedule: Schedule) -> MethodPlan:
+    """The steps of the slim network, whose MACs it has, that the cost of `early_bird` buys."""
+    steps = steps_that_buy(planned_budget(schedule, method.early_bird_start), schedule.slim, schedule.data)
+    return MethodPlan((Stage("train", "slim", steps),), "slim")
 
 
 def uniform_mask(

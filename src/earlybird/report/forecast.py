@@ -86,6 +86,7 @@ def _range(cases: list[Mapping[str, Any]], key: str, ratio: str, *, unit: str = 
 def _notes(facts: Mapping[str, Any]) -> list[str]:
     notes = ["In brackets: divided by dense. MACs as executed, forward and backward, with one reading of the test set."]
     notes += [f"{name}: {method['note']}." for name, method in facts["methods"].items() if method["note"]]
+    notes += [f"{name}: left out, for {reason}." for name, reason in facts["left_out"].items()]
     if equal := facts["equal_cost"]:
         notes.append(
             f"At the cost of early_bird: dense for {equal['dense_shorter']:.1f} epochs, or a network of uniform widths "

@@ -42,6 +42,13 @@ class Clock:
         """
         return self.draws_by(step) > self.draws_by(step - 1)
 
+    def step_of(self, draw: int) -> int:
+        """The step after which a draw (1-based) is made; 0 for draw 0, before the first step."""
+        if self.name == "epochs":
+            return min(draw * self.steps_per_epoch, self.total_steps)
+        # Short runs draw once per step, however many draws would fall on it.
+        return min(max(draw, -(-draw * self.total_steps // DRAWS)), self.total_steps)
+
     def draws_within(self, steps: int) -> int:
         """Masks that are really drawn within the first `steps` steps: at most one after each."""
         return min(self.draws_by(steps), steps)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from earlybird.core import Ticket
+    from earlybird.cost.plan import MethodPlan, Schedule
     from earlybird.methods.candidate import Candidate, DenseRun
     from earlybird.methods.task import Task
     from earlybird.settings.early_bird import EarlyBirdTraining
@@ -76,6 +77,15 @@ class StartsFromDense(Protocol):
         ...
 
 
+@runtime_checkable
+class Plans(Protocol):
+    """A method that knows what it will execute; one that does not is taken as one dense training."""
+
+    def plan(self, schedule: Schedule) -> MethodPlan:
+        """Stages of a run, the final evaluation left out."""
+        ...
+
+
 @dataclass(frozen=True)
 class MethodSettings:
     """Settings of a built-in method; its file in `methods` does the work.
@@ -109,6 +119,11 @@ class MethodSettings:
         """Rebuild the candidate from what the search left in the folder."""
         found: Candidate = self.work.restore(self, task)
         return found
+
+    def plan(self, schedule: Schedule) -> MethodPlan:
+        """Stages of a run on this schedule."""
+        planned: MethodPlan = self.work.plan(self, schedule)
+        return planned
 
 
 @dataclass(frozen=True)

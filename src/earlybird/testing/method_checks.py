@@ -21,12 +21,14 @@ from earlybird.methods.masked_weights import WEIGHT_MASK_FILE
 from earlybird.runs.config import RunConfig
 from earlybird.runs.run import run, run_requests
 from earlybird.runs.saved_model import load_network
+from earlybird.runs.schedule import recorded_schedule
 from earlybird.settings.data import DataConfig
 from earlybird.settings.early_bird import EarlyBirdTraining
-from earlybird.settings.method import Method, StartsFromTicket
+from earlybird.settings.method import Method, Plans, StartsFromTicket
 from earlybird.settings.model import ModelConfig
 from earlybird.settings.tickets import TICKET_FILE, TicketRequest
 from earlybird.settings.training import TrainingSettings
+from earlybird.testing.tiny import CLASSES, network
 from earlybird.training import loop
 
 TINY = "earlybird.testing.tiny"
@@ -50,6 +52,7 @@ def check_method(method: Method | type[Method]) -> None:
         trial = _Trial(checked, Path(folder))
         record = trial.run("first")
         _check_record(record)
+        _check_plan(checked, record)
         _check_network(trial.folder / "first", record)
         steps = _check_it_repeats(trial)
         _check_it_survives_kills(trial, record, steps)
@@ -115,6 +118,17 @@ def _check_record(record: dict[str, Any]) -> None:
     assert phases.get("evaluate", {}).get("images"), "the run did not end with an evaluation"
     assert record["test"]["samples"] == 30, "the test set was not read as a whole"
     assert all(row["phase"] in PHASES for row in record["metrics"]), "a metrics row is of no known phase"
+
+
+def _check_plan(method: Method, record: dict[str, Any]) -> None:
+    """Raise unless the ledger is what the method's plan, if it has one, says of this run."""
+    if not isinstance(method, Plans):
+        return
+    schedule = recorded_schedule(record, network=network(CLASSES))
+    planned = {phase: work.macs for phase, work in method.plan(schedule).training(schedule).items() if work.macs}
+    phases = record["cost"]["phases"]
+    executed = {name: cost["macs"] for name, cost in phases.items() if name != "evaluate" and cost["macs"]}
+    assert planned == executed, f"the plan says {planned} MACs by phase, the ledger {executed}"
 
 
 def _check_network(folder: Path, record: dict[str, Any]) -> None:

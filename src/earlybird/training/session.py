@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from earlybird.cost import CostLedger, PhaseMeter
+from earlybird.cost.plan import PlannedData
 from earlybird.data import Batches
 from earlybird.energy import EnergyCounter, NoCounter
 from earlybird.settings.training import TrainingSettings
@@ -73,6 +74,14 @@ class Session:
     def total_steps(self) -> int:
         """Optimizer steps of the whole schedule, T * steps_per_epoch."""
         return self.settings.epochs * self.steps_per_epoch
+
+    @property
+    def planned_data(self) -> PlannedData:
+        """Images of the run as plans count them, the test set left out."""
+        train, val = self.train, self.val
+        if val is None:
+            return PlannedData(train.num_samples, 0, train.batch_size)
+        return PlannedData(train.num_samples, 0, train.batch_size, val.num_samples, val.batch_size)
 
     def meter(self, phase: str) -> PhaseMeter:
         """A meter for one phase, with the run's energy counter."""
