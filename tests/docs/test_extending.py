@@ -19,7 +19,8 @@ from earlybird.cli.options import expand_short_flags, parse_run
 from earlybird.core import STOP_RULES, stop_rules
 from earlybird.slimming import rules
 
-TEXT = (Path(__file__).parents[2] / "docs" / "extending.md").read_text()
+REPOSITORY = Path(__file__).parents[2]
+TEXT = (REPOSITORY / "docs" / "extending.md").read_text()
 
 
 @pytest.fixture
