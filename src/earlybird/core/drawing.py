@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from earlybird.core.choices import TieScore
 from earlybird.core.groups import ChannelGroups
 from earlybird.core.mask import ChannelMask
-from earlybird.core.ranking import Ranking, TieScore, rank_units, scored_groups
+from earlybird.core.ranking import Ranking, rank_units, scored_groups
 from earlybird.errors import ConfigError
 
 

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from earlybird.core.choices import TieScore
 from earlybird.core.groups import ChannelGroups, one_unit_per_channel, restrict_to_scored
 from earlybird.errors import ConfigError, MaskError, NonFiniteError
-
-TieScore = Literal["mean", "max", "sum"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from earlybird.core import STOP_RULES, ChannelGroups, ChannelMask, Ticket, draw_mask
+from earlybird.core.choices import PolicyChoice
 from earlybird.core.drawing import realised_ratio
 from earlybird.cost import ModelCost, count_cost_and_traffic, layer_macs
 from earlybird.cost.plan import PlannedData
@@ -26,7 +27,6 @@ from earlybird.runs.saved_model import NetworkSpec, load_network
 from earlybird.settings.clock import DRAWS
 from earlybird.settings.early_bird import EarlyBirdTraining
 from earlybird.slimming import channel_costs, channel_groups, slim
-from earlybird.slimming.protection import PolicyChoice
 
 UNIFORM, LEAST, MOST = "uniform", "dearest channels removed first", "cheapest channels removed first"
 

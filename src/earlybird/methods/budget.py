@@ -13,18 +13,19 @@ from typing import Any, Literal, cast
 from torch import nn
 
 from earlybird.core import ChannelGroups, Ticket
+from earlybird.core.choices import PolicyChoice
 from earlybird.cost import CostLedger, ModelCost
-from earlybird.cost.plan import Schedule, Stage, steps_that_buy, training_macs
+from earlybird.cost.plan import Schedule, steps_that_buy, training_macs
 from earlybird.methods.candidate import Candidate
 from earlybird.methods.retrain import check_groups, check_notes, refuse_foreign_ticket
 from earlybird.methods.task import Task
-from earlybird.slimming.protection import PolicyChoice
+from earlybird.settings.early_bird import EarlyBirdTraining
 
 # In checkpoints of a last training with a budget: the step at which it ends, and the candidate's flags.
 BUDGET_KEY = "budget"
-# A last training shorter than this share of the one without a budget is told of.
+# Flag a last training shorter than this share of the one without a budget.
 _SHORT = 0.25
-# What cannot be fitted to its budget is told of where it misses it by more.
+# Flag a realised cost that differs from the budget by more than this fraction.
 _NEAR = 0.05
 
 
@@ -62,10 +63,8 @@ def planned_budget(schedule: Schedule, start: int | Literal["ticket"]) -> int:
     """MACs that a control is matched to: as planned, or those of the `early_bird` that goes on at `start` (epoch)."""
     if schedule.budget_macs is not None:
         return schedule.budget_macs
-    drawn, cost, data = schedule.ticket_step, schedule.slim, schedule.data
-    begins = drawn if start == "ticket" else min(drawn, data.steps(start))
-    search = Stage("search", "dense", drawn, validation="epochs").work(schedule.dense, data).macs
-    return search + training_macs(cost, data, begins, schedule.total_steps)
+    early_bird = EarlyBirdTraining() if start == "ticket" else EarlyBirdTraining(weights="rewind", rewind_epoch=start)
+    return early_bird.plan(schedule).training_macs(schedule)
 
 
 def within_budget(task: Task, candidate: Candidate, resume: Mapping[str, Any] | None) -> Candidate:

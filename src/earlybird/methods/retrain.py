@@ -13,6 +13,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from earlybird.core import STOP_RULES, ChannelGroups, ChannelMask, Ticket, realised_ratio
+from earlybird.core.choices import PolicyChoice
 from earlybird.cost import Work
 from earlybird.errors import TicketError
 from earlybird.methods.candidate import Candidate
@@ -20,7 +21,6 @@ from earlybird.methods.search_hooks import momentum_file, rewind_file
 from earlybird.methods.task import Task
 from earlybird.settings.tickets import TICKET_FILE
 from earlybird.slimming import kept_indices, sliced, slim
-from earlybird.slimming.protection import PolicyChoice
 
 Weights = Literal["inherit", "rewind", "reinit", "initial"]
 

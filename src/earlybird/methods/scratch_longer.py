@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import cast
 
 from earlybird.core import Ticket
+from earlybird.core.choices import PolicyChoice
 from earlybird.cost.plan import MethodPlan, Schedule, Stage, steps_that_buy, training_macs
 from earlybird.methods.budget import groups_of_ticket
 from earlybird.methods.candidate import Candidate
@@ -13,7 +14,6 @@ from earlybird.methods.retrain import Retrain, cut
 from earlybird.methods.task import Task
 from earlybird.settings.controls import ScratchLonger
 from earlybird.slimming import slim
-from earlybird.slimming.protection import PolicyChoice
 
 
 def from_ticket(method: ScratchLonger, task: Task, ticket: Ticket) -> Candidate:

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from earlybird.core import ChannelGroups
+from earlybird.core.choices import PolicyChoice
 from earlybird.cost import ModelCost, count_cost_and_traffic
 from earlybird.data import Batches
 from earlybird.slimming import channel_groups
-from earlybird.slimming.protection import PolicyChoice
 from earlybird.training.session import Session
 
 

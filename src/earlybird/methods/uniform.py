@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from earlybird.core import ChannelGroups, ChannelMask, Ticket
+from earlybird.core.choices import PolicyChoice
 from earlybird.core.drawing import draw_ranked, realised_ratio
 from earlybird.core.ranking import Ranking, rank_units
 from earlybird.cost import count_cost
@@ -20,7 +21,6 @@ from earlybird.methods.retrain import Retrain, cut
 from earlybird.methods.task import Task
 from earlybird.settings.controls import Uniform
 from earlybird.slimming import slim
-from earlybird.slimming.protection import PolicyChoice
 
 
 def from_ticket(method: Uniform, task: Task, ticket: Ticket) -> Candidate:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
+from earlybird.core.choices import PolicyChoice, TieScore
 from earlybird.core.stop_rules import STOP_RULES
 from earlybird.errors import ConfigError
 from earlybird.settings.clock import ClockName
@@ -18,8 +19,6 @@ from earlybird.settings.tickets import DrawAt
 from earlybird.user_code import is_code
 
 CRITERION_NAMES = ("bn_scale", "filter_l1", "filter_l2", "taylor")
-Policy = Literal["auto", "inner", "tie", "select"]
-TieScore = Literal["mean", "max", "sum"]
 PenaltyForm = Literal["subgradient", "proximal"]
 
 # What runs without a paper preset snap widths to: odd channel counts are slow (`docs/method.md` section 9).
@@ -58,7 +57,7 @@ class EarlyBirdTraining(TicketSettings):
     criterion: str = setting(
         "bn_scale", f"channel score: {', '.join(CRITERION_NAMES)}, pkg.mod:function, file.py:function"
     )
-    policy: Policy = setting("auto", "residual policy")
+    policy: PolicyChoice = setting("auto", "residual policy")
     tie_score: TieScore = setting("mean", "score of channels that are cut together")
     min_channels: int = setting(1, "channels that stay in every layer", ">= 1")
     round_to: int = setting(DEFAULT_ROUND_TO, "kept widths are multiples of this; 1 = the paper's exact count", ">= 1")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from earlybird.core.choices import PolicyChoice, TieScore
 from earlybird.settings.clock import ClockName
-from earlybird.settings.early_bird import DEFAULT_ROUND_TO, EarlyBirdTraining, PenaltyForm, Policy, TieScore
+from earlybird.settings.early_bird import DEFAULT_ROUND_TO, EarlyBirdTraining, PenaltyForm
 from earlybird.settings.fields import setting
 from earlybird.settings.method import TicketSettings
 
@@ -25,7 +26,7 @@ class NetworkSlimming(TicketSettings):
     clock: ClockName = setting("scaled", "scaled: the penalty grows as the schedule is shorter; epochs: as given")
     penalty: float = setting(1e-4, "L1 strength s on BatchNorm scales; scaled by the clock", ">= 0")
     penalty_form: PenaltyForm = setting("subgradient", "form of the L1")
-    policy: Policy = setting("auto", "residual policy")
+    policy: PolicyChoice = setting("auto", "residual policy")
     tie_score: TieScore = setting("mean", "score of channels that are cut together")
     min_channels: int = setting(1, "channels that stay in every layer", ">= 1")
     round_to: int = setting(DEFAULT_ROUND_TO, "kept widths are multiples of this; 1 = the exact count", ">= 1")

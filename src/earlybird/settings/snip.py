@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from earlybird.settings.early_bird import DEFAULT_ROUND_TO, Policy
+from earlybird.core.choices import PolicyChoice
+from earlybird.settings.early_bird import DEFAULT_ROUND_TO
 from earlybird.settings.fields import setting
 from earlybird.settings.method import MethodSettings
 
@@ -22,6 +23,6 @@ class Snip(MethodSettings):
         "weights", "weights: single ones are held at zero; channels: the network is cut"
     )
     batches: int = setting(1, "batches whose mean loss is scored", ">= 1")
-    policy: Policy = setting("auto", "with channels: residual policy")
+    policy: PolicyChoice = setting("auto", "with channels: residual policy")
     min_channels: int = setting(1, "with channels: how many stay in every layer", ">= 1")
     round_to: int = setting(DEFAULT_ROUND_TO, "with channels: kept widths are multiples of this; 1 = exact", ">= 1")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from earlybird.settings.early_bird import DEFAULT_ROUND_TO, Policy
+from earlybird.core.choices import PolicyChoice
+from earlybird.settings.early_bird import DEFAULT_ROUND_TO
 from earlybird.settings.fields import setting
 from earlybird.settings.method import MethodSettings
 
@@ -20,6 +21,6 @@ class SoftFilterPruning(MethodSettings):
     prune_ratio: float = setting(0.5, "fraction of each layer's filters to zero", "[0, 1)")
     zero_at_start: bool = setting(True, "zero before the first epoch too, as the authors' code does")
     every_epochs: int = setting(1, "epochs between two zeroings; the last epoch always zeroes", ">= 1")
-    policy: Policy = setting("select", "residual policy of the cut")
+    policy: PolicyChoice = setting("select", "residual policy of the cut")
     min_channels: int = setting(1, "channels that stay in every layer", ">= 1")
     round_to: int = setting(DEFAULT_ROUND_TO, "kept widths are multiples of this; 1 = the exact count", ">= 1")

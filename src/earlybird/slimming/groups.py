@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from earlybird.core.choices import PolicyChoice
 from earlybird.core.groups import ChannelGroups
 from earlybird.errors import MaskError, SlimError
 from earlybird.slimming.channel_table import ChannelIds
-from earlybird.slimming.protection import PolicyChoice, Protection, policy_of, protect_channels
+from earlybird.slimming.protection import Protection, policy_of, protect_channels
 from earlybird.slimming.selection import Norm
 from earlybird.slimming.tracing import ExampleInput
 

@@ -8,20 +8,18 @@ decides what an add does to its operands.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, cast, get_args
+from typing import cast, get_args
 
 import numpy as np
 from torch import nn
 
+from earlybird.core.choices import Policy, PolicyChoice
 from earlybird.core.groups import ChannelGroups
 from earlybird.errors import MaskError, SlimError
 from earlybird.slimming.channel_table import ChannelIds, ChannelTable, Flags, Kept
 from earlybird.slimming.propagation import propagate
 from earlybird.slimming.selection import GATHERING
 from earlybird.slimming.tracing import ExampleInput, TracedNetwork, trace
-
-Policy = Literal["inner", "tie", "select"]
-PolicyChoice = Literal["auto", "inner", "tie", "select"]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,11 @@
+"""Choices that settings and computation share; nothing here loads torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+# What a unit that ties several scored channels scores.
+TieScore = Literal["mean", "max", "sum"]
+# Residual policies (`docs/method.md` section 3); "auto" is resolved when a network is traced.
+Policy = Literal["inner", "tie", "select"]
+PolicyChoice = Literal["auto", "inner", "tie", "select"]
