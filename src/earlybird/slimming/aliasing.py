@@ -7,6 +7,7 @@ hides it (`dropout` returns its input in eval mode), or there is none, the opera
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import fx, nn
 
 from earlybird.slimming.operands import Rule
 
-IN_PLACE_OPERATORS = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
+IN_PLACE_OPERATORS: tuple[Callable[..., Any], ...] = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
 
 
 def may_return_input(rule: Rule) -> Rule:

@@ -6,6 +6,7 @@ pairwise. All that propagation learns is entered in one table: integer arrays th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -143,15 +144,19 @@ class ChannelTable:
 
     def classes(self) -> ChannelIds:
         """`[size]`: the smallest id that each channel is tied to, directly or not."""
-        label = np.arange(self.size, dtype=np.int64)
-        if not self._ties:
+        return connected(self.size, self._ties)
+
+
+def connected(size: int, ties: Sequence[tuple[ChannelIds, ChannelIds]]) -> ChannelIds:
+    """`[size]`: the smallest number that each of 0..size-1 is tied to, directly or not, by `a[i]` to `b[i]`."""
+    label = np.arange(size, dtype=np.int64)
+    if not ties:
+        return label
+    a, b = (np.concatenate(ends) for ends in zip(*ties, strict=True))
+    while True:
+        low, high = np.minimum(label[a], label[b]), np.maximum(label[a], label[b])
+        if np.array_equal(low, high):
             return label
-        a = np.concatenate([first for first, _ in self._ties])
-        b = np.concatenate([second for _, second in self._ties])
-        while True:
-            low, high = np.minimum(label[a], label[b]), np.maximum(label[a], label[b])
-            if np.array_equal(low, high):
-                return label
-            np.minimum.at(label, high, low)  # Hook the larger root under the smaller ...
-            while not np.array_equal(label, label[label]):  # ... and flatten, so that labels are roots again.
-                label = label[label]
+        np.minimum.at(label, high, low)  # Hook the larger root under the smaller ...
+        while not np.array_equal(label, label[label]):  # ... and flatten, so that labels are roots again.
+            label = label[label]

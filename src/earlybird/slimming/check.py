@@ -54,7 +54,7 @@ class Difference:
 
 
 def difference(expected: nn.Module, actual: nn.Module, example_input: ExampleInput) -> Difference:
-    """How far `actual` is from `expected`, in both modes; both networks and the random state stay as found.
+    """Compare `actual` with `expected` in both modes; both networks and the random state stay as found.
 
     Args:
         expected, actual: two networks on one device with the same inputs and outputs.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from earlybird.core.choices import PolicyChoice
 from earlybird.core.groups import ChannelGroups
 from earlybird.errors import MaskError, SlimError
-from earlybird.slimming.channel_table import ChannelIds
+from earlybird.slimming.channel_table import ChannelIds, connected
 from earlybird.slimming.protection import Protection, policy_of, protect_channels
 from earlybird.slimming.selection import Norm
 from earlybird.slimming.tracing import ExampleInput
@@ -25,7 +25,7 @@ UNREACHED = "the network never runs this layer on the example input"
 def channel_groups(
     model: nn.Module, example_input: ExampleInput, policy: PolicyChoice = "auto", *, keep: Sequence[str] = ()
 ) -> ChannelGroups:
-    """What may be cut from `model`, and together with what (`docs/method.md` sections 1 and 4).
+    """Find what may be cut from `model`, and together with what (`docs/method.md` sections 1 and 4).
 
     Mask keys are all norms with a scale, and each conv or linear whose output no norm follows and of which some channel
     may go. The model is left as found.
@@ -69,7 +69,7 @@ def channel_costs(
     for name, total in layer_costs.items():
         for ids in (table.inputs.get(name), table.outputs.get(name)):
             if ids is not None and len(ids):
-                # Several ids of a layer may be of one class: it loses all of them at once.
+                # Several channels of a layer may be of one class: it loses all of them at once.
                 np.add.at(cost, classes[ids], total / len(ids))
     missing = [name for name in groups.unit_of if name not in table.outputs and bool((groups.unit_of[name] >= 0).any())]
     if missing:
@@ -100,24 +100,13 @@ class GroupRow:
 
 def inspect_groups(groups: ChannelGroups) -> list[GroupRow]:
     """One row for each set of layers that share units, in the order of the network; each layer stands in one row."""
-    names = [*groups.unit_of, *groups.producer_unit_of]
-    units_of = [
-        np.unique(units.numpy()[units.numpy() >= 0])
-        for units in (*groups.unit_of.values(), *groups.producer_unit_of.values())
-    ]
-    row_of = list(range(len(names)))
-    owner: dict[int, int] = {}
-    for layer, units in enumerate(units_of):
-        for unit in units.tolist():
-            _join(row_of, owner.setdefault(unit, layer), layer)
-    rows: dict[int, list[int]] = {}
-    for layer in range(len(names)):
-        rows.setdefault(_root(row_of, layer), []).append(layer)
-    return [
-        _row(groups, [names[layer] for layer in layers])
-        for layers in rows.values()
-        if names[layers[0]] in groups.unit_of
-    ]
+    layers = {**groups.unit_of, **groups.producer_unit_of}
+    ties = [(np.full(units.numel(), i), len(layers) + units.numpy()) for i, units in enumerate(layers.values())]
+    ties = [(layer[units >= len(layers)], units[units >= len(layers)]) for layer, units in ties]
+    rows: dict[int, list[str]] = {}
+    for name, row in zip(layers, connected(len(layers) + groups.num_units, ties).tolist(), strict=False):
+        rows.setdefault(row, []).append(name)
+    return [_row(groups, names) for names in rows.values() if names[0] in groups.unit_of]
 
 
 def groups_of(protection: Protection, keep: Sequence[str] = ()) -> ChannelGroups:
@@ -176,14 +165,3 @@ def _row(groups: ChannelGroups, layers: list[str]) -> GroupRow:
     units = np.concatenate([groups.unit_of[name].numpy() for name in keys])
     reasons = Counter(reason for name in keys for reason in groups.protected.get(name, {}).values())
     return GroupRow(tuple(layers), int(units.size), int(np.unique(units[units >= 0]).size), dict(reasons))
-
-
-def _root(row_of: list[int], layer: int) -> int:
-    while row_of[layer] != layer:
-        layer = row_of[layer]
-    return layer
-
-
-def _join(row_of: list[int], a: int, b: int) -> None:
-    a, b = _root(row_of, a), _root(row_of, b)
-    row_of[max(a, b)] = min(a, b)

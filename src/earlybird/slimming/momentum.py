@@ -1,4 +1,4 @@
-"""What an optimizer has gathered, carried over the cut: momentum sliced by the map from old to new channels."""
+"""Optimizer state carried over the cut: momentum sliced by the map from old to new channels."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ def _applied(call: Call, node: fx.Node, network: TracedNetwork, table: ChannelTa
                 "a forward hook or a replaced forward of yours may change what it reads or gives; remove it to cut here"
             )
         if rule is None:
-            entry = network.untraced.get(call.operation)
+            entry = network.untraced.get(call.target)
             raise Unfollowed(f"tracing cannot enter it ({entry})" if entry else "slimming has no rule for it")
         if any(name in call.kwargs for name in ("axis", "out")):
             raise Unfollowed("no rule for the arguments 'axis' and 'out'")
@@ -196,7 +196,7 @@ def _keep_owners_whole(call: Call, table: ChannelTable, reason: str, *, is_unfol
 
 
 def _as_value(result: Any, why: str) -> Any:
-    """What an operation gave, its tensors as values that are not followed."""
+    """Result of an operation, its tensors as values that are not followed."""
     if isinstance(result, Tensor):
         return Opaque(tuple(result.shape), why)
     if isinstance(result, Mapping):

@@ -94,11 +94,7 @@ def _resize_(module: nn.Module, path: str, size: dict[str, Any], tensors: Mappin
     if any(not isinstance(number, int) or isinstance(number, bool) or number < 1 for number in numbers.values()):
         raise SlimError(f"layer {path!r}: its sizes in the file are {numbers}; they must be integers from 1 on")
     # What a gathering norm reads from is not written down; the file's hash and its own check must do.
-    dense_width = (
-        None
-        if isinstance(module, GATHERING_NORMS)
-        else int(getattr(module, "width", getattr(module, "num_features", 0)))
-    )
+    wide = None if isinstance(module, GATHERING_NORMS) else getattr(module, "width", getattr(module, "num_features", 0))
     for name, number in numbers.items():
         if name != "width":
             setattr(module, name, number)
@@ -106,20 +102,13 @@ def _resize_(module: nn.Module, path: str, size: dict[str, Any], tensors: Mappin
         for name, tensor in own_tensors.items():
             stored = tensors.get(f"{path}.{name}" if path else name)
             if tensor is not None and stored is not None and name != "index":
-                _check_shape(path, name, module, stored)
+                wanted = kind.weight_shape(module) if name == "weight" else ()  # Kernels are compared on loading.
+                if tuple(stored.shape[: len(wanted)]) != wanted:
+                    found = list(stored.shape)
+                    raise SlimError(f"layer {path!r}: its weight has shape {found}, its sizes say {list(wanted)}")
                 _replace_tensor_(own_tensors, name, tensor, stored)
     if selects:
-        _let_select_(module, path, numbers, tensors, dense_width)
-
-
-def _check_shape(path: str, name: str, module: Any, stored: Tensor) -> None:
-    """Only what the layer's own sizes demand; kernels are compared when the tensors are loaded."""
-    kind = kind_of(module)
-    if name != "weight" or kind is None:
-        return
-    wanted = kind.weight_shape(module)
-    if tuple(stored.shape[: len(wanted)]) != wanted:
-        raise SlimError(f"layer {path!r}: its weight has shape {list(stored.shape)}, its sizes say {list(wanted)}")
+        _let_select_(module, path, numbers, tensors.get(f"{path}.index"), wide)
 
 
 def _replace_tensor_(owner: dict[str, Any], name: str, tensor: Tensor, stored: Tensor) -> None:
@@ -130,9 +119,8 @@ def _replace_tensor_(owner: dict[str, Any], name: str, tensor: Tensor, stored: T
 
 
 def _let_select_(
-    module: nn.Module, path: str, numbers: dict[str, Any], tensors: Mapping[str, Tensor], dense_width: int | None
+    module: nn.Module, path: str, numbers: dict[str, Any], index: Tensor | None, dense_width: int | None
 ) -> None:
-    index = tensors.get(f"{path}.index")
     width = numbers.get("width", dense_width)
     fits = (
         index is not None

@@ -37,7 +37,7 @@ def scatter_channels(x: Tensor, index: Tensor, width: int) -> Tensor:
 
 
 class GatheringNorm(Norm):
-    """What gathering norms share; mixed into each of torch's classes below.
+    """Shared part of gathering norms, mixed into each of torch's classes below.
 
     Attributes:
         index: int64 buffer `[num_features]`, the input channel that each feature reads. It is saved with the weights.
@@ -55,7 +55,7 @@ class GatheringNorm(Norm):
 
 
 class ScatteringNorm(Norm):
-    """What scattering norms share; mixed into each of torch's classes below.
+    """Shared part of scattering norms, mixed into each of torch's classes below.
 
     Attributes:
         index: int64 buffer `[num_features]`, the output channel that each feature writes. It is saved with the weights.

@@ -1,4 +1,4 @@
-"""What a traced graph's nodes are on the example input: shapes, and numbers read from shapes.
+"""Shape propagation: values of a traced graph's nodes on the example input, tensors as shapes alone.
 
 Run on the `meta` device while the graph is still being traced (a forward may ask how high its image is) and to its end
 afterwards.
@@ -22,7 +22,7 @@ _PLAIN_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def traced_value(node: fx.Node) -> Any:
-    """What a node gave on the example input; tensors on `meta`, so only their shapes mean something."""
+    """Value of a node on the example input; tensors on `meta`, so only their shapes mean something."""
     return node.meta[_VALUE]
 
 

@@ -86,7 +86,7 @@ def certify(model: nn.Module, mask: ChannelMask, example_input: ExampleInput, sm
 def kept_indices(
     model: nn.Module, mask: ChannelMask, example_input: ExampleInput, groups: ChannelGroups | None = None
 ) -> KeptIndices:
-    """Where each parameter and buffer of the slim network comes from, for slicing momentum and the like.
+    """Source of each parameter and buffer of the slim network, for slicing momentum and the like.
 
     Returns:
         Name in the dense model -> one entry per dimension: the kept indices, int64 on the CPU, or None where the whole
@@ -171,7 +171,7 @@ def _by_output(module: nn.Module, weight: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Cut:
-    """What one module keeps: bool `[in]` and `[out]`; for a norm `[channels]` what of them flows on, zeros included."""
+    """Kept channels of one module: bool `[in]`, `[out]`, and for a norm what flows on, zeros included."""
 
     keep_in: Flags
     keep_out: Flags
@@ -180,7 +180,7 @@ class _Cut:
 
 @dataclass(frozen=True)
 class _Cuts:
-    """What each layer keeps, and of parameters of no layer (a layer scale): name -> dimension, bool `[channels]`."""
+    """Kept channels of each layer, and of parameters of no layer: name -> dimension, bool `[channels]`."""
 
     layers: dict[str, _Cut]
     own: dict[str, tuple[int, Flags]]
@@ -258,21 +258,11 @@ def _indices_of(module: nn.Module, name: str, cut: _Cut, whole: tuple[Tensor | N
     kind = kind_of(module)
     if kind is None or name not in kind.tensors or not whole:
         return whole
-    entries = list(whole)
-    entries[0] = _index(cut.keep_out)
-    if len(entries) > 1:
-        entries[1] = _index(_inputs_of_one_group(module, cut))
-        if kind.is_transposed:
-            entries[:2] = entries[1], entries[0]
-    return tuple(entries)
-
-
-def _inputs_of_one_group(module: nn.Module, cut: _Cut) -> Flags:
-    """Every group of a grouped conv reads the same places of its own inputs (`layers.py`)."""
-    groups = int(getattr(module, "groups", 1))
-    if groups == len(cut.keep_in):  # Depthwise: each reads its one.
-        return np.ones(1, dtype=bool)
-    return cut.keep_in[: len(cut.keep_in) // groups]
+    # Every group of a grouped conv reads the same places of its own inputs.
+    inputs, groups = len(cut.keep_in), int(getattr(module, "groups", 1))
+    one_group = np.ones(1, dtype=bool) if groups == inputs else cut.keep_in[: inputs // groups]
+    channels = [_index(cut.keep_out), _index(one_group)][: len(whole)]
+    return (*(channels[::-1] if kind.is_transposed and len(whole) > 1 else channels), *whole[2:])
 
 
 def _index(keep: Flags) -> Tensor | None:
@@ -304,7 +294,7 @@ def _tell_sizes_(module: nn.Module, cut: _Cut) -> None:
 
 
 def _let_select_(norm: Norm, cut: _Cut) -> None:
-    """Where a norm drops channels by itself it gathers the kept ones, or writes them to their places."""
+    """Let a norm that drops channels by itself gather the kept ones, or write them to their places."""
     if cut.keep_out.sum() < cut.keep_in.sum():
         index = np.cumsum(cut.keep_in)[cut.keep_out] - 1  # Where each channel lies in what still arrives.
         let_gather_(norm, torch.from_numpy(index))

@@ -27,6 +27,11 @@ from earlybird.slimming.shape_propagation import ShapePropagation, comes_from_sh
 _UNKNOWN = object()
 
 
+def _recorded(function: Callable[..., Any]) -> Callable[..., fx.Proxy]:
+    """Method that records a call of `function` in the graph."""
+    return lambda value, *more: value.tracer.create_proxy("call_function", function, (value, *more), {})
+
+
 class Value(fx.Proxy):
     """A tensor to be, or a number read from a shape: answers what a forward may ask of it.
 
@@ -44,7 +49,7 @@ class Value(fx.Proxy):
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
-        """What `isinstance(x, torch.Tensor)` in a forward asks."""
+        """Class of the value, for `isinstance(x, torch.Tensor)` in a forward."""
         value = self.tracer.value_of(self.node)
         if isinstance(value, (bool, int, float, tuple, list, dict)):
             return type(value)
@@ -74,27 +79,13 @@ class Value(fx.Proxy):
     def __divmod__(self, other: Any) -> tuple[fx.Proxy, fx.Proxy]:
         return self // other, self % other
 
-    def __ceil__(self) -> fx.Proxy:
-        return self.tracer.create_proxy("call_function", math.ceil, (self,), {})
-
-    def __floor__(self) -> fx.Proxy:
-        return self.tracer.create_proxy("call_function", math.floor, (self,), {})
-
-    def __round__(self, digits: int | None = None) -> fx.Proxy:
-        return self.tracer.create_proxy("call_function", round, (self, digits), {})
+    __ceil__, __floor__, __round__ = _recorded(math.ceil), _recorded(math.floor), _recorded(round)
+    __iadd__, __isub__, __imul__, __itruediv__ = map(_recorded, IN_PLACE_OPERATORS)
 
     def _number(self, asked: Callable[..., Any]) -> Any:
         if not self.tracer.is_number(self.node):
             raise TraceError("a tensor's numbers are not known while it is traced")
         return self.tracer.value_of(self.tracer.create_proxy("call_function", asked, (self,), {}).node)
-
-
-def _in_place(function: Callable[..., Any]) -> Callable[[Value, Any], fx.Proxy]:
-    return lambda value, other: value.tracer.create_proxy("call_function", function, (value, other), {})
-
-
-for _function in IN_PLACE_OPERATORS:
-    setattr(Value, f"__{_function.__name__}__", _in_place(_function))
 
 
 class ValueAttribute(Value, fx.proxy.Attribute):
@@ -141,7 +132,7 @@ class Tracer(fx.Tracer):
         return ShapePropagation(self.root, self.graph, self.inputs)
 
     def value_of(self, node: fx.Node) -> Any:
-        """What a node gives on the example, tensors on `meta`; `_UNKNOWN` where that takes more than shapes."""
+        """Value of a node on the example, tensors on `meta`; `_UNKNOWN` where that takes more than shapes."""
         if self.is_running:
             return _UNKNOWN
         self.is_running = True

@@ -11,7 +11,7 @@ import gc
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 from weakref import ref
@@ -37,14 +37,14 @@ class TracedNetwork:
         modules: path -> module of the copy, each module once, in `named_modules()` order.
         graphs: mode -> graph; `traced_value(node)` gives what each node's output was, tensors on `meta`.
         whole: path -> why this module's tensors cannot be narrowed (it shares a parameter with another).
-        untraced: class name -> why tracing could not enter modules of this class.
+        untraced: class -> why tracing could not enter modules of this class.
         hooked: paths of modules with forward hooks of the user's.
     """
 
     modules: dict[str, nn.Module]
     graphs: dict[str, fx.Graph]
     whole: dict[str, str]
-    untraced: dict[str, str]
+    untraced: dict[type[nn.Module], str]
     hooked: frozenset[str]
 
     @cached_property
@@ -67,32 +67,21 @@ def trace(model: nn.Module, example_input: ExampleInput) -> TracedNetwork:
         if not materialised(model):
             raise SlimError("the network has lazy modules that have not run yet; call it once on the example first")
         _refuse_wrappers(model)
-        found = _Findings(_sharing_modules(model), _hooked_paths(model))  # A move to `meta` makes two of a shared one.
-        original = model
-        model = _copied(model, empty_tensors(model)).to("meta")
-        remove_user_hooks_(model)
-        inputs = as_tuple(example_input)
-        graphs: dict[str, fx.Graph] = {}
-        listings: set[str] = set()
+        # Found before the copy: a move to `meta` makes two of a shared tensor.
+        network = TracedNetwork({}, {}, _sharing_modules(model), {}, _hooked_paths(model))
+        copy = _copied(model, empty_tensors(model)).to("meta")
+        remove_user_hooks_(copy)
+        inputs, listings = as_tuple(example_input), set()
         for mode in ("train", "eval"):
-            model.train(mode == "train")
-            tracer = _trace_mode(model, inputs, found)
+            copy.train(mode == "train")
+            tracer = _trace_mode(copy, inputs, network)
             listing = _listing(tracer.graph)
-            if listing not in listings or found.untraced:  # What is not entered may give other shapes in each mode.
+            if listing not in listings or network.untraced:  # What is not entered may give other shapes in each mode.
                 listings.add(listing)
-                _note_values(tracer, model, original, inputs)
-                graphs[mode] = tracer.graph
-    reasons = {kind.__name__: why for kind, why in found.untraced.items()}
-    return TracedNetwork(dict(model.named_modules()), graphs, found.whole, reasons, found.hooked)
-
-
-@dataclass
-class _Findings:
-    """What tracing learns beside the graphs."""
-
-    whole: dict[str, str]
-    hooked: frozenset[str]
-    untraced: dict[type[nn.Module], str] = field(default_factory=dict)
+                _note_values(tracer, copy, model, inputs)
+                network.graphs[mode] = tracer.graph
+        network.modules.update(copy.named_modules())
+    return network
 
 
 def as_tuple(example_input: ExampleInput) -> tuple[Any, ...]:
@@ -119,11 +108,11 @@ def remove_user_hooks_(model: nn.Module) -> None:
             del hooks[key]
 
 
-def _trace_mode(model: nn.Module, inputs: tuple[Any, ...], found: _Findings) -> Tracer:
+def _trace_mode(model: nn.Module, inputs: tuple[Any, ...], network: TracedNetwork) -> Tracer:
     """The tracer of one mode with its graph; classes of modules that it cannot enter are added to `untraced`."""
     while True:
         is_single = any(isinstance(x, Tensor) and x.dim() > 0 and x.shape[0] == 1 for x in inputs)
-        tracer = Tracer(tuple(_on_meta(x) for x in inputs), not is_single, found.untraced, found.hooked)
+        tracer = Tracer(tuple(_on_meta(x) for x in inputs), not is_single, network.untraced, network.hooked)
         reads = RawReads(model, tracer)
         try:
             with _attributes_kept(model), reads:
@@ -137,12 +126,12 @@ def _trace_mode(model: nn.Module, inputs: tuple[Any, ...], found: _Findings) -> 
                     f"cannot trace module {path or 'the network'!r} ({kind.__name__}): {why}; "
                     "its forward must not branch on tensor values (torch.fx)"
                 ) from error
-            found.untraced[kind] = why
+            network.untraced[kind] = why
             continue
         finally:
             _take_back(tracer.made)
         for path in reads.paths:
-            found.whole.setdefault(path, "its tensors are read past the network's graph")
+            network.whole.setdefault(path, "its tensors are read past the network's graph")
         return tracer
 
 
