@@ -29,7 +29,7 @@ _LIBRARIES: dict[Kind, tuple[str, ...]] = {
 
 
 def is_code(name: str, kind: Kind) -> bool:
-    """Does the name of a model, of data, ... point to Python code (`pkg.mod:callable`, `file.py:callable`)?"""
+    """True if the name of a model, of data, ... points to Python code (`pkg.mod:callable`, `file.py:callable`)."""
     prefix, colon, _ = name.partition(":")
     return bool(colon) and prefix not in _LIBRARIES[kind]
 

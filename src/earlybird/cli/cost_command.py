@@ -190,7 +190,7 @@ def _names(text: str | None) -> list[str]:
 
 
 def _drawn(parsed: Namespace) -> Drawn:
-    """What the ticket behind --widths says; a flag that contradicts it is refused."""
+    """Epochs and ratio of the ticket behind --widths; refuse a flag that contradicts it."""
     from earlybird.forecast.run import UNIFORM, Drawn, drawn_by
 
     if parsed.widths in (None, UNIFORM) or not Path(parsed.widths).exists():

@@ -64,7 +64,7 @@ class Seconds:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What was measured.
+    """Measured seconds of a training step and of a tested image.
 
     Attributes:
         steps: network -> one training step.

@@ -33,7 +33,7 @@ JOULES_PER_KWH = 3.6e6
 
 @dataclass(frozen=True)
 class Prices:
-    """What the user knows of the machine: watts at the plug while it trains, and what an hour of it costs."""
+    """Known facts of the machine: watts at the plug while it trains, and the price of an hour."""
 
     watts: float | None = None
     per_hour: float | None = None

@@ -25,7 +25,7 @@ TICKET_AT = 0.1
 
 
 def ticket_places(sweep: Sweep) -> dict[tuple[float, int], float]:
-    """Where in the schedule the finished Early-Bird runs of a sweep drew their ticket, by ratio and seed."""
+    """Fraction of the schedule at which finished Early-Bird runs drew their ticket, by ratio and seed."""
     places = {}
     for node in sweep.nodes:
         if node.label == "early_bird" and node.kind == "run" and node.prune_ratio is not None:

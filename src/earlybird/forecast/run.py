@@ -1,4 +1,4 @@
-"""What a training will cost, for every method side by side, before anything is run.
+"""Cost of a planned training, for every method side by side.
 
 The slim network has known widths (uniform, a run's, a ticket's), or stands between two extremes: the dearest channels
 removed first, and the cheapest, by their cost at full width. A ranking that empties whole layers may still keep less.
@@ -118,7 +118,7 @@ def networks_of(scenario: Scenario) -> Networks:
 
 
 def cost_of(model: nn.Module, scenario: Scenario) -> ModelCost:
-    """What one image costs, with its traffic where that can be counted."""
+    """Cost of one image, with its traffic where that can be counted."""
     return count_cost_and_traffic(model, scenario.image_shape, scenario.precision)
 
 
@@ -207,7 +207,7 @@ def sizes_of_run(record: Mapping[str, Any]) -> DataSizes | None:
 
 @dataclass(frozen=True)
 class Drawn:
-    """What a ticket says of the search that drew it: epochs e of T, and p; None where it does not say."""
+    """The search that drew a ticket: epochs e of T, and p; None where the ticket does not say."""
 
     ticket_epoch: float | None
     epochs: float | None
@@ -215,7 +215,7 @@ class Drawn:
 
 
 def drawn_by(path: str) -> Drawn:
-    """What the ticket of a run folder, or in a ticket file, says.
+    """The search behind the ticket of a run folder, or of a ticket file.
 
     Raises:
         RunFolderError, TicketError: it cannot be read.

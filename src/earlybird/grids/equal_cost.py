@@ -25,7 +25,7 @@ LEAST_LAST_TRAINING = 0.5
 
 @dataclass(frozen=True)
 class EqualCost:
-    """How a run comes to a cost.
+    """Schedule and budget by which a run comes to a cost.
 
     Attributes:
         epochs: T of its schedule.
@@ -39,7 +39,7 @@ class EqualCost:
 
 
 def at_equal_cost(config: RunConfig, full: Mapping[str, Any], early_bird: Mapping[str, Any]) -> EqualCost:
-    """How a run comes to the training cost of an Early-Bird run.
+    """Fit a run to the training cost of an Early-Bird run.
 
     Args:
         config: of the run with the full schedule.
@@ -53,7 +53,7 @@ def at_equal_cost(config: RunConfig, full: Mapping[str, Any], early_bird: Mappin
 
 
 def keeps_search(config: RunConfig, full: Mapping[str, Any], early_bird: Mapping[str, Any]) -> bool:
-    """Does the cost of `early_bird` leave enough for the ticket of `full`, drawn before the end, to be trained?"""
+    """True if the cost of `early_bird` leaves enough to train the ticket of `full`, drawn before the end."""
     search = config.method.shared_search() if isinstance(config.method, StartsFromTicket) else None
     if search is None or search.draw_at == "last":
         return False

@@ -105,7 +105,7 @@ def within_budget(task: Task, candidate: Candidate, resume: Mapping[str, Any] | 
 
 
 def budget_carry(task: Task, candidate: Candidate) -> dict[str, Any]:
-    """What the checkpoints of a last training hold so that it goes on to the same end after a kill."""
+    """Values for the checkpoints of a last training, so that it ends at the same step after a kill."""
     if not task.session.settings.budget_macs:
         return {}
     return {BUDGET_KEY: {"end_step": candidate.end_step, "flags": list(candidate.flags)}}

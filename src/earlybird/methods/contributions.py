@@ -19,7 +19,7 @@ def contributions(
     locations: int,
     rng: torch.Generator,
 ) -> Tensor:
-    """What each unit adds to sampled outputs of the reader: float64 `[samples, units]`, on the CPU.
+    """Contribution of each unit to sampled outputs of the reader: float64 `[samples, units]`, on the CPU.
 
     A row is one (image, output channel, position); its sum is that output without the bias (Luo et al. 2017, eq. 2-4).
     The network runs in eval mode and is left as found.

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from torch import nn
 
-from earlybird.core import ChannelGroups, Criterion, bn_scale, filter_l1, filter_l2, taylor
+from earlybird.core import ChannelGroups, Criterion, criteria, filter_l1
+from earlybird.core.choices import CRITERION_NAMES
 from earlybird.core.ranking import scored_groups
 from earlybird.errors import ConfigError
 from earlybird.user_code import find_callable, is_code
 
-CRITERIA: dict[str, Criterion] = {
-    "bn_scale": bn_scale,
-    "filter_l1": filter_l1,
-    "filter_l2": filter_l2,
-    "taylor": taylor,
-}
+CRITERIA: dict[str, Criterion] = {name: getattr(criteria, name) for name in CRITERION_NAMES}
 _FOUND: dict[str, Criterion] = {}
 
 

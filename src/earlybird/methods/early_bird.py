@@ -147,7 +147,7 @@ def draw_tickets(
 
 
 def _remove_leftovers(folder: Path, requests: Sequence[TicketRequest]) -> None:
-    """What another configuration left here (--force) is no ticket of this search, and belongs to none."""
+    """Remove the tickets that another configuration left here (--force), and what belongs to them."""
     tickets = [folder / request.file_name(requests) for request in requests]
     for path in (*tickets, *map(momentum_file, tickets), *rewind_files(folder)):
         path.unlink(missing_ok=True)

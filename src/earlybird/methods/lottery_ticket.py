@@ -107,7 +107,7 @@ def _start_weights(method: LotteryTicket, task: Task) -> nn.Module:
 
 
 def _mask_file(folder: Path, number: int) -> Path:
-    """Where the mask that round `number` trains with lies; the last training's is `WEIGHT_MASK_FILE`."""
+    """File of the mask that round `number` trains with; the last training's is `WEIGHT_MASK_FILE`."""
     return folder / f"weight-mask-round{number}.safetensors"
 
 

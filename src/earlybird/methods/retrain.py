@@ -30,7 +30,7 @@ REINIT_SEED_OFFSET = 1_000_003
 
 @dataclass(frozen=True)
 class Retrain:
-    """What becomes of a ticket (`docs/method.md` section 1, "After the ticket").
+    """Weights and schedule of a ticket's retraining (`docs/method.md` section 1, "After the ticket").
 
     Attributes:
         weights: "inherit" the ticket's, "rewind" to an epoch's, "reinit" with new ones of another seed, or "initial":
@@ -153,7 +153,7 @@ def cut(task: Task, ticket: Ticket, retrain: Retrain) -> Candidate:
 
 
 def notes_of(task: Task, step: int, journal: Mapping[str, Any], **more: Any) -> dict[str, Any]:
-    """What a ticket must say of the training that it was drawn from: where it stood, and what it had cost."""
+    """Notes of a ticket on the training that it was drawn from: its step and its recorded cost."""
     session = task.session
     return {
         "step": step,

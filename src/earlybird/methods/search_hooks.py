@@ -1,4 +1,4 @@
-"""What the Early-Bird search does inside the training loop: penalty, draws, tickets, the log of scores."""
+"""Hooks of the Early-Bird search in the training loop: penalty, draws, tickets, the log of scores."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class SearchHooks(Hooks):
             self.save_ticket(self._drawn.pop(request), request, state)
 
     def has_all_tickets(self) -> bool:
-        """Is every ticket that is asked for drawn?"""
+        """True if every requested ticket is drawn."""
         return not self.missing()
 
     def missing(self) -> list[TicketRequest]:
@@ -192,14 +192,14 @@ class SearchHooks(Hooks):
             self._draw_chosen(state, self.detector.draws)
 
     def _draw_chosen(self, state: FitState, draw_at: DrawAt) -> None:
-        """Leave the tickets that are asked for at this draw, whatever the rule says."""
+        """Save requested tickets at this draw, ignoring the stop rule."""
         for request in self.missing():
             if request.draw_at == draw_at:
                 with _naming_the_step(state):
                     self._drawn[request] = self.detector.draw(state.model, request.prune_ratio, rule="chosen")
 
     def _give_up(self, state: FitState) -> bool:
-        """The search is over without (all) tickets; True ends the phase here."""
+        """End a search without all its tickets as `on_no_ticket` says; True ends the phase here."""
         if self.method.on_no_ticket == "draw":
             for request in self.missing():
                 with _naming_the_step(state):
@@ -236,7 +236,7 @@ def keep_weights_of_epoch(state: FitState, folder: Path, epoch: int) -> None:
 
 
 def rewind_file(folder: Path, epoch: int) -> Path:
-    """Where the weights of the rewind epoch lie; the epoch is in the name, so that no other's are taken for them."""
+    """File of the weights of the rewind epoch; the epoch is in the name, so that no other's are taken for them."""
     return folder / f"rewind-e{epoch}.safetensors"
 
 
@@ -246,7 +246,7 @@ def rewind_files(folder: Path) -> list[Path]:
 
 
 def momentum_file(ticket: Path) -> Path:
-    """Where the momentum of a ticket's moment lies, beside the ticket."""
+    """File of the momentum of a ticket's moment, beside the ticket."""
     return ticket.with_suffix(".momentum.safetensors")
 
 

@@ -50,11 +50,11 @@ class Task:
         return torch.zeros(2, *self.image_shape, device=self.session.compute.device)
 
     def groups(self, model: nn.Module, policy: PolicyChoice) -> ChannelGroups:
-        """What may be cut from `model`."""
+        """Channel groups of `model` under a residual policy."""
         return channel_groups(model, self.example_input(), policy)
 
     def cost(self, model: nn.Module) -> ModelCost:
-        """What one image costs in `model`, at the run's precision; counted once for each network."""
+        """Cost of one image in `model`, at the run's precision; counted once for each network."""
         if model not in self._costs:
             precision = self.session.compute.precision
             self._costs[model] = count_cost_and_traffic(model, self.image_shape, precision)

@@ -185,7 +185,7 @@ def _slim_to(task: Task, shape: nn.Module, groups: ChannelGroups, keep: Tensor) 
 
 
 class _Floors:
-    """How many channels each layer that makes or norms units can still lose.
+    """Channels that each layer that makes or norms units can still lose.
 
     Behind a concatenation a reader has units of several convolutions, of which one might lose all.
     """
@@ -202,7 +202,7 @@ class _Floors:
 
 
 def _choose(method: ThiNet, task: Task, model: nn.Module, layer: ReadLayer, number: int, floors: _Floors) -> Tensor:
-    """Which of the layer's units go, bool `[units]`; the reader's weights of the others are rescaled in place."""
+    """The layer's units to remove, bool `[units]`; the reader's weights of the others are rescaled in place."""
     session, width = task.session, len(layer.units)
     count = width - kept_count(width, method.prune_ratio, method.min_channels, method.round_to)
     if not count:

@@ -36,7 +36,7 @@ class Clock:
         return step * DRAWS // self.total_steps if self.name == "scaled" else step // self.steps_per_epoch
 
     def is_draw(self, step: int) -> bool:
-        """Is a mask drawn when `step` steps are completed?
+        """True if a mask is drawn when `step` steps are completed.
 
         A run of fewer than 160 steps draws once per step under `scaled`.
         """

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from earlybird.core.choices import PolicyChoice, TieScore
+from earlybird.core.choices import CRITERION_NAMES, PolicyChoice, TieScore
 from earlybird.core.stop_rules import STOP_RULES
 from earlybird.errors import ConfigError
 from earlybird.settings.clock import ClockName
@@ -18,7 +18,6 @@ from earlybird.settings.method import TicketSettings
 from earlybird.settings.tickets import DrawAt
 from earlybird.user_code import is_code
 
-CRITERION_NAMES = ("bn_scale", "filter_l1", "filter_l2", "taylor")
 PenaltyForm = Literal["subgradient", "proximal"]
 
 # What runs without a paper preset snap widths to: odd channel counts are slow (`docs/method.md` section 9).

@@ -27,7 +27,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def preset_settings(name: str) -> dict[str, Any]:
-    """What a name stands for beyond its class: the settings of a preset, or none."""
+    """Settings of a preset by which it differs from its method; none for another name."""
     return dict(PRESETS[name][1]) if name in PRESETS else {}
 
 
