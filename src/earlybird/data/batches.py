@@ -1,41 +1,18 @@
-"""Batches for training and evaluation: `train_batches`, `eval_batches` and the protocol `Batches`."""
+"""Batches for training and evaluation: `train_batches` and `eval_batches`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Literal, Protocol, get_args
+from typing import Literal, get_args
 
 import torch
-from torch import Tensor
 
 from earlybird.data.images import DataBundle, MemoryImages
-from earlybird.data.loader_batches import LoaderBatches, eval_transform, train_transform
-from earlybird.data.memory_batches import MemoryBatches, Normalise
+from earlybird.data.loader_batches import LoaderBatches, eval_transforms, train_transforms
+from earlybird.data.memory_batches import Batches, MemoryBatches, Normalise
 from earlybird.errors import DataError
 
 Augment = Literal["crop_flip", "flip", "none", "imagenet"]
 """crop_flip: pad 4, random crop, mirror (CIFAR). imagenet: random resized crop, mirror. flip: mirror only."""
-
-
-class Batches(Protocol):
-    """An epoch's batches, addressed by number.
-
-    Order and augmentation are pure functions of (seed, epoch, sample index): batch size, device, worker count, starting
-    step and the global random generators change nothing about a sample, and iterating leaves the generators as found.
-    """
-
-    num_samples: int
-    batch_size: int
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches in an epoch; the last, smaller one is kept."""
-
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches number start_step, start_step + 1, ... of the epoch, the same as if iterated from 0.
-
-        Each is float32 [b, c, h, w], normalised, and int64 [b], both on the device.
-        """
 
 
 def train_batches(
@@ -61,14 +38,11 @@ def train_batches(
     """
     if augment not in get_args(Augment):
         raise DataError(f"unknown augmentation '{augment}'; choose one of {', '.join(get_args(Augment))}")
-    target = _checked(batch_size, workers, memory_format, device)
-    normalise = Normalise(bundle.mean, bundle.std, memory_format, target)
+    normalise = _normalise(bundle, batch_size, workers, memory_format, device)
     if isinstance(bundle.train, MemoryImages) and augment != "imagenet":
-        return MemoryBatches(bundle.train, normalise, batch_size=batch_size, device=target, augment=augment, seed=seed)
-    transform = train_transform(augment, bundle.image_size)
-    return LoaderBatches(
-        bundle.train, transform, normalise, batch_size=batch_size, device=target, workers=workers, seed=seed
-    )
+        return MemoryBatches(bundle.train, normalise, batch_size, augment=augment, seed=seed)
+    transforms = train_transforms(augment, bundle.image_size)
+    return LoaderBatches(bundle.train, normalise, batch_size, transforms=transforms, workers=workers, seed=seed)
 
 
 def eval_batches(
@@ -90,19 +64,18 @@ def eval_batches(
     images = {"train": bundle.train, "val": bundle.val, "test": bundle.test}[split]
     if images is None:
         raise DataError(f"data '{bundle.name}' has no validation split; set --data.val_fraction above 0, such as 0.1")
-    target = _checked(batch_size, workers, memory_format, device)
-    normalise = Normalise(bundle.mean, bundle.std, memory_format, target)
+    normalise = _normalise(bundle, batch_size, workers, memory_format, device)
     if isinstance(images, MemoryImages):
-        return MemoryBatches(images, normalise, batch_size=batch_size, device=target)
-    transform = eval_transform(bundle.image_size)
-    return LoaderBatches(images, transform, normalise, batch_size=batch_size, device=target, workers=workers)
+        return MemoryBatches(images, normalise, batch_size)
+    return LoaderBatches(images, normalise, batch_size, transforms=eval_transforms(bundle.image_size), workers=workers)
 
 
-def _checked(
-    batch_size: int, workers: int, memory_format: torch.memory_format, device: torch.device | str
-) -> torch.device:
+def _normalise(
+    bundle: DataBundle, batch_size: int, workers: int, memory_format: torch.memory_format, device: torch.device | str
+) -> Normalise:
+    """Normalisation of a batch, once the settings are checked."""
     if batch_size < 1 or workers < 0:
         raise DataError(f"batch_size is {batch_size} and workers is {workers}; expected batch_size >= 1, workers >= 0")
     if memory_format not in (torch.contiguous_format, torch.channels_last):
         raise DataError(f"memory_format is {memory_format}; expected torch.contiguous_format or torch.channels_last")
-    return torch.device(device)
+    return Normalise(bundle.mean, bundle.std, memory_format, torch.device(device))

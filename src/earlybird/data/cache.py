@@ -16,6 +16,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,12 +47,8 @@ class DecodedSet:
     def of(cls, train: MemoryImages, test: MemoryImages, class_names: tuple[str, ...]) -> DecodedSet:
         """Measure mean and std of the training images, per channel of values in [0, 1]."""
         channels = train.images.unbind(1)
-        mean, std = channel_moments([torch.from_numpy(np.bincount(_flat(c), minlength=256)) for c in channels])
+        mean, std = channel_moments([torch.bincount(channel.flatten(), minlength=256) for channel in channels])
         return cls(train, test, class_names, mean, std)
-
-
-def _flat(channel: torch.Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    return np.asarray(channel.numpy(), dtype=np.uint8).reshape(-1)
 
 
 def cache_root(cache_dir: str | None) -> Path:
@@ -61,11 +58,8 @@ def cache_root(cache_dir: str | None) -> Path:
 
 def file_marks(root: Path, files: Iterable[Path]) -> list[list[Any]]:
     """Fingerprint of files without reading them: sorted [path below root, size in bytes, modification time in ns]."""
-    marks = []
-    for file in files:
-        status = file.stat()
-        marks.append([file.relative_to(root).as_posix(), status.st_size, status.st_mtime_ns])
-    return sorted(marks)
+    states = ((file.relative_to(root).as_posix(), file.stat()) for file in files)
+    return sorted([name, state.st_size, state.st_mtime_ns] for name, state in states)
 
 
 def cached(
@@ -77,7 +71,9 @@ def cached(
     in memory; nothing is kept then. A cache that cannot be written is a warning, not an error: the images are used from
     memory.
     """
-    folder = root / f"{_slug(name)}-{_digest(source)[:16]}"
+    slug = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")[-40:]
+    text = json.dumps({"format": FORMAT_VERSION, **source}, sort_keys=True)
+    folder = root / f"{slug}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     if (found := _load(folder)) is not None:
         return found
     decoded = decode()
@@ -90,34 +86,15 @@ def cached(
         return decoded
 
 
-def _digest(source: Mapping[str, Any]) -> str:
-    text = json.dumps({"format": FORMAT_VERSION, **source}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")[-40:]
-
-
-def _arrays(decoded: DecodedSet) -> dict[str, np.ndarray[Any, Any]]:
-    arrays: dict[str, np.ndarray[Any, Any]] = {}
-    for split, images in (("train", decoded.train), ("test", decoded.test)):
-        # Stored as [n, h, w, c]: the layout that batches are cut from.
-        arrays[f"{split}_images"] = images.images.permute(0, 2, 3, 1).contiguous().numpy()
-        arrays[f"{split}_labels"] = images.labels.numpy()
-    return arrays
-
-
 def _publish(folder: Path, decoded: DecodedSet, source: Mapping[str, Any]) -> DecodedSet:
     """Write beside the final place, move in by rename, and return the mapped copy, ours or a faster process's."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(folder)
-    own = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        _write(own, decoded, source)
+    with _temporary_folder(folder) as own:
+        _write(Path(own), decoded, source)
         for _ in range(10):  # each turn either moves in, finds a good one, or clears one broken one away
             try:
-                own.rename(folder)
+                Path(own).rename(folder)
             except OSError:
                 if (rival := _load(folder)) is not None:
                     return rival
@@ -126,22 +103,22 @@ def _publish(folder: Path, decoded: DecodedSet, source: Mapping[str, Any]) -> De
                 # Mapping what was just written frees the decoded copy.
                 return _load(folder) or decoded
         raise OSError(f"{folder} cannot be replaced")
-    finally:
-        shutil.rmtree(own, ignore_errors=True)
+
+
+def _temporary_folder(folder: Path) -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent, ignore_cleanup_errors=True)
 
 
 def _write(folder: Path, decoded: DecodedSet, source: Mapping[str, Any]) -> None:
     hashes = {}
-    for name, array in _arrays(decoded).items():
-        np.save(folder / f"{name}.npy", array, allow_pickle=False)
-        hashes[name] = hashlib.sha256(array.data).hexdigest()
-    meta = {
-        "source": dict(source),
-        "sha256": hashes,
-        "class_names": list(decoded.class_names),
-        "mean": list(decoded.mean),
-        "std": list(decoded.std),
-    }
+    for split, images in (("train", decoded.train), ("test", decoded.test)):
+        # Stored as [n, h, w, c]: the layout that batches are cut from.
+        for part, tensor in (("images", images.images.permute(0, 2, 3, 1)), ("labels", images.labels)):
+            array = tensor.contiguous().numpy()
+            np.save(folder / f"{split}_{part}.npy", array, allow_pickle=False)
+            hashes[f"{split}_{part}"] = hashlib.sha256(array.data).hexdigest()
+    facts = {name: getattr(decoded, name) for name in ("class_names", "mean", "std")}
+    meta = {"source": dict(source), "sha256": hashes, **facts}
     (folder / "meta.json").write_text(json.dumps(meta, indent=1))
 
 
@@ -150,43 +127,32 @@ def _load(folder: Path) -> DecodedSet | None:
     try:
         meta = json.loads((folder / "meta.json").read_text())
         arrays = {name: _verified(folder / f"{name}.npy", sha256) for name, sha256 in meta["sha256"].items()}
-        splits = [
-            MemoryImages(
-                torch.from_numpy(arrays[f"{split}_images"]).permute(0, 3, 1, 2),
-                torch.from_numpy(arrays[f"{split}_labels"]),
-            )
+        train, test = (
+            MemoryImages(arrays[f"{split}_images"].permute(0, 3, 1, 2), arrays[f"{split}_labels"])
             for split in ("train", "test")
-        ]
-        names, mean, std = (tuple(meta[key]) for key in ("class_names", "mean", "std"))
-        return DecodedSet(splits[0], splits[1], names, mean, std)
+        )
+        return DecodedSet(train, test, *(tuple(meta[key]) for key in ("class_names", "mean", "std")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, DataError):
         return None
 
 
-def _verified(file: Path, sha256: str) -> np.ndarray[Any, Any]:
+def _verified(file: Path, sha256: str) -> torch.Tensor:
     # Mode "c" maps pages privately: writable for torch's sake, and a write never reaches the file.
     array: np.ndarray[Any, Any] = np.load(file, mmap_mode="c", allow_pickle=False)
     if hashlib.sha256(array.data).hexdigest() != sha256:  # 0.15 s for CIFAR, 1.2 GB/s
         raise ValueError(f"{file} has changed since it was written")
-    return array
+    return torch.from_numpy(array)
 
 
 def _discard(folder: Path) -> None:
     """Move a broken folder aside before removing it: no process sees it half removed."""
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        folder.rename(aside / "broken")
-    except FileNotFoundError:
-        pass  # a rival has already done it
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    with _temporary_folder(folder) as aside, suppress(FileNotFoundError):  # a rival has already done it
+        folder.rename(Path(aside) / "broken")
 
 
 def _remove_abandoned(folder: Path) -> None:
     """Remove temporary folders of this name that killed processes left, if more than a day old."""
     for left in folder.parent.glob(f".{folder.name}-*"):
-        try:
+        with suppress(FileNotFoundError):
             if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
                 shutil.rmtree(left, ignore_errors=True)
-        except FileNotFoundError:
-            continue

@@ -11,15 +11,15 @@ from typing import Any
 import torch
 
 from earlybird.data.cache import DecodedSet, cache_root, cached, file_marks
-from earlybird.data.cifar import CifarName, cifar_files, cifar_splits, fetch_cifar
+from earlybird.data.cifar import CIFAR_FOLDERS, cifar_files, cifar_splits, fetch_cifar
 from earlybird.data.decode import SourceSplits, decode_set, memory_size
 from earlybird.data.digits import digits
 from earlybird.data.hub import hub_splits, local_folder, parquet_files
 from earlybird.data.imagefolder import folder_splits
 from earlybird.data.images import DataBundle, subset
 from earlybird.data.randomness import stratified_indices
-from earlybird.data.user_code import user_bundle
 from earlybird.errors import DataError
+from earlybird.user_code import find_callable
 
 DIGITS_SIZE = 32
 """Default pixels for `digits`: the built-in networks halve an image five times."""
@@ -95,10 +95,8 @@ def _check_settings(image_size: int | None, val_fraction: float, train_images: i
 def _find(name: str, request: _Request) -> DataBundle:
     if name == "digits":
         return _memory_bundle(name, digits(request.image_size or DIGITS_SIZE))
-    if name == "cifar10":
-        return _cifar("cifar10", request)
-    if name == "cifar100":
-        return _cifar("cifar100", request)
+    if name in CIFAR_FOLDERS:
+        return _cifar(name, request)
     prefix, colon, rest = name.partition(":")
     if colon and not rest:
         raise DataError(f"data '{name}' ends at the colon; expected {', '.join(data_names())}")
@@ -107,17 +105,17 @@ def _find(name: str, request: _Request) -> DataBundle:
     if prefix == "imagefolder":
         return _imagefolder(rest, request)
     if colon:
-        return user_bundle(name)
+        return _user_bundle(name)
     close = difflib.get_close_matches(name, data_names(), n=1, cutoff=0.5)
     hint = f"did you mean '{close[0]}'? " if close else ""
     raise DataError(f"unknown data '{name}'; {hint}expected {', '.join(data_names())}")
 
 
-def _cifar(name: CifarName, request: _Request) -> DataBundle:
+def _cifar(name: str, request: _Request) -> DataBundle:
     if request.download:
         fetch_cifar(name, request.root)
-    source = _source(name, file_marks(request.root, cifar_files(name, request.root)), request)
-    return _prepared(name, source, lambda: cifar_splits(name, request.root), request)
+    marks = file_marks(request.root, cifar_files(name, request.root))
+    return _prepared(name, name, marks, lambda: cifar_splits(name, request.root), request)
 
 
 def _hub(rest: str, request: _Request) -> DataBundle:
@@ -126,13 +124,9 @@ def _hub(rest: str, request: _Request) -> DataBundle:
     if folder is None:
         # A hub set changes under its name: the library is asked first, and its answer is the fingerprint.
         splits, fingerprint = hub_splits(rest, request.library_cache)
-        return _prepared(name, _source(name, fingerprint, request), lambda: splits, request)
-    marks = file_marks(folder, parquet_files(folder))
-
-    def read() -> SourceSplits:
-        return hub_splits(rest, str(request.cache / "datasets"))[0]
-
-    return _prepared(name, _source(str(folder.resolve()), marks, request), read, request)
+        return _prepared(name, name, fingerprint, lambda: splits, request)
+    marks, tables = file_marks(folder, parquet_files(folder)), str(request.cache / "datasets")
+    return _prepared(name, str(folder.resolve()), marks, lambda: hub_splits(rest, tables)[0], request)
 
 
 def _imagefolder(path: str, request: _Request) -> DataBundle:
@@ -141,16 +135,26 @@ def _imagefolder(path: str, request: _Request) -> DataBundle:
     splits = SourceSplits(train, test, class_names)
     if memory_size(splits, request.image_size) is None:  # a million files need no fingerprint
         return _indexed_bundle(name, splits, request.image_size or LOADER_SIZE)
-    source = _source(str(root.resolve()), file_marks(root, (*train.files, *test.files)), request)
-    return _prepared(name, source, lambda: splits, request)
+    marks = file_marks(root, (*train.files, *test.files))
+    return _prepared(name, str(root.resolve()), marks, lambda: splits, request)
 
 
-def _source(place: str, marks: Any, request: _Request) -> dict[str, Any]:
-    return {"place": place, "files": marks, "image_size": request.image_size}
+def _user_bundle(name: str) -> DataBundle:
+    """Bundle that the user's own function returns."""
+    function = find_callable(name, "data", DataError)
+    bundle = function()
+    if not isinstance(bundle, DataBundle):
+        made = getattr(function, "__name__", "it")
+        raise DataError(f"data {name!r}: {made}() returned {type(bundle).__name__}; it must return a DataBundle")
+    return bundle
 
 
-def _prepared(name: str, source: dict[str, Any], read: Callable[[], SourceSplits], request: _Request) -> DataBundle:
-    """Bundle in memory, through the cache, if the set fits there; else one that decodes as it is read."""
+def _prepared(name: str, place: str, marks: Any, read: Callable[[], SourceSplits], request: _Request) -> DataBundle:
+    """Bundle in memory, through the cache, if the set fits there; else one that decodes as it is read.
+
+    place and marks are the fingerprint of the source.
+    """
+    source = {"place": place, "files": marks, "image_size": request.image_size}
     read_splits: list[SourceSplits] = []
 
     def decode() -> DecodedSet | None:
@@ -166,34 +170,18 @@ def _prepared(name: str, source: dict[str, Any], read: Callable[[], SourceSplits
 def _memory_bundle(name: str, decoded: DecodedSet) -> DataBundle:
     channels, size = decoded.train.images.shape[1:3]
     return DataBundle(
-        name=name,
-        num_classes=len(decoded.class_names),
-        in_channels=channels,
-        image_size=size,
-        mean=decoded.mean,
-        std=decoded.std,
-        train=decoded.train,
-        val=None,
-        test=decoded.test,
-        class_names=decoded.class_names,
-    )
+        name=name, num_classes=len(decoded.class_names), in_channels=channels, image_size=size, mean=decoded.mean,
+        std=decoded.std, train=decoded.train, val=None, test=decoded.test, class_names=decoded.class_names,
+    )  # fmt: skip
 
 
 def _indexed_bundle(name: str, splits: SourceSplits, image_size: int) -> DataBundle:
     channels = splits.train[0][0].shape[0]
-    grey = channels == 1
+    mean, std = ((0.5,), (0.5,)) if channels == 1 else (IMAGENET_MEAN, IMAGENET_STD)
     return DataBundle(
-        name=name,
-        num_classes=len(splits.class_names),
-        in_channels=channels,
-        image_size=image_size,
-        mean=(0.5,) if grey else IMAGENET_MEAN,
-        std=(0.5,) if grey else IMAGENET_STD,
-        train=splits.train,
-        val=None,
-        test=splits.test,
-        class_names=splits.class_names,
-    )
+        name=name, num_classes=len(splits.class_names), in_channels=channels, image_size=image_size, mean=mean, std=std,
+        train=splits.train, val=None, test=splits.test, class_names=splits.class_names,
+    )  # fmt: skip
 
 
 def _keep_train_images(bundle: DataBundle, count: int) -> DataBundle:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,27 +13,27 @@ from earlybird.data.decode import SourceSplits
 from earlybird.data.images import MemoryImages
 from earlybird.errors import DataError
 
-CifarName = Literal["cifar10", "cifar100"]
-_FOLDERS: dict[CifarName, str] = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
+CIFAR_FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
+"""Name -> its folder, as torchvision calls it."""
 
 
-def cifar_files(name: CifarName, root: Path) -> list[Path]:
+def cifar_files(name: str, root: Path) -> list[Path]:
     """Data files below `root`, for a fingerprint.
 
     Raises:
         DataError: the set is not there.
     """
-    folder = root / _FOLDERS[name]
+    folder = root / CIFAR_FOLDERS[name]
     files = sorted(file for file in folder.glob("*") if file.is_file())
     if not files:
         raise DataError(
             f"data '{name}' not found at {folder}; fetch it with --data.download true, "
-            f"or point --data.root at the folder that holds {_FOLDERS[name]}"
+            f"or point --data.root at the folder that holds {CIFAR_FOLDERS[name]}"
         )
     return files
 
 
-def fetch_cifar(name: CifarName, root: Path) -> None:
+def fetch_cifar(name: str, root: Path) -> None:
     """Download and unpack the set into `root` unless it is there already.
 
     Raises:
@@ -44,11 +44,11 @@ def fetch_cifar(name: CifarName, root: Path) -> None:
     except (OSError, RuntimeError) as error:
         raise DataError(
             f"cannot download data '{name}' into {root} ({error}); check the network, "
-            f"or put {_FOLDERS[name]} there by hand"
+            f"or put {CIFAR_FOLDERS[name]} there by hand"
         ) from error
 
 
-def cifar_splits(name: CifarName, root: Path) -> SourceSplits:
+def cifar_splits(name: str, root: Path) -> SourceSplits:
     """Official train and test images, 3 x 32 x 32.
 
     Raises:
@@ -57,13 +57,14 @@ def cifar_splits(name: CifarName, root: Path) -> SourceSplits:
     try:
         train, test = (_dataset(name)(str(root), train=part) for part in (True, False))
     except (OSError, RuntimeError) as error:
+        folder = root / CIFAR_FOLDERS[name]
         raise DataError(
-            f"data '{name}' at {root / _FOLDERS[name]} is damaged ({error}); remove it and use --data.download true"
+            f"data '{name}' at {folder} is damaged ({error}); remove it and use --data.download true"
         ) from error
     return SourceSplits(_images(train), _images(test), tuple(train.classes))
 
 
-def _dataset(name: CifarName) -> Callable[..., Any]:
+def _dataset(name: str) -> Callable[..., Any]:
     from torchvision import datasets  # here, because importing it takes a second
 
     chosen: Callable[..., Any] = datasets.CIFAR10 if name == "cifar10" else datasets.CIFAR100

@@ -77,8 +77,7 @@ def fit_square(image: Tensor, size: int) -> Tensor:
         return image
     from torchvision.transforms.v2 import functional  # here, because importing it takes a second
 
-    resized = functional.resize(image, [size], antialias=True)
-    square: Tensor = functional.center_crop(resized, [size, size])
+    square: Tensor = functional.center_crop(functional.resize(image, [size], antialias=True), [size, size])
     return square
 
 
@@ -104,21 +103,19 @@ def decode_set(splits: SourceSplits, image_size: int | None) -> DecodedSet | Non
     size = memory_size(splits, image_size)
     if size is None:
         return None
-    train = _decode(splits.train, size, resize=image_size is not None)
-    test = None if train is None else _decode(splits.test, size, resize=image_size is not None)
-    if train is None or test is None:
-        return None
-    return DecodedSet.of(train, test, splits.class_names)
+    train = _decode(splits.train, size, image_size)
+    test = None if train is None else _decode(splits.test, size, image_size)
+    return None if train is None or test is None else DecodedSet.of(train, test, splits.class_names)
 
 
-def _decode(images: IndexedImages, size: int, *, resize: bool) -> MemoryImages | None:
+def _decode(images: IndexedImages, size: int, image_size: int | None) -> MemoryImages | None:
     if isinstance(images, MemoryImages) and tuple(images.images.shape[2:]) == (size, size):
         return images
     channels = images[0][0].shape[0]
     pixels = torch.empty(len(images), size, size, channels, dtype=torch.uint8)
     for index in range(len(images)):
         image = images[index][0]
-        if tuple(image.shape[1:]) != (size, size) and not resize:
+        if tuple(image.shape[1:]) != (size, size) and image_size is None:
             return None
         pixels[index] = fit_square(image, size).permute(1, 2, 0)
     return MemoryImages(pixels.permute(0, 3, 1, 2), images.labels)

@@ -31,9 +31,8 @@ def digits(image_size: int) -> DecodedSet:
     images = large.round().to(torch.uint8)
     labels = torch.from_numpy(np.asarray(raw.target)).long()
     in_test = every_nth_of_class(labels, TEST_EVERY)
-    train = MemoryImages(images[~in_test], labels[~in_test])
-    test = MemoryImages(images[in_test], labels[in_test])
-    return DecodedSet.of(train, test, tuple(str(digit) for digit in range(10)))
+    train, test = (MemoryImages(images[chosen], labels[chosen]) for chosen in (~in_test, in_test))
+    return DecodedSet.of(train, test, tuple("0123456789"))
 
 
 def every_nth_of_class(labels: Tensor, n: int) -> Tensor:

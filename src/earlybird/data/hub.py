@@ -78,7 +78,8 @@ def hub_splits(name: str, cache_dir: str | None) -> tuple[SourceSplits, str]:
         if split in loaded:
             test = HubImages(loaded[split], image, label, channels, f"hf:{name} {split}")
             if int(test.labels.min()) >= 0:
-                names = _class_names(loaded["train"].features[label], train.labels)
+                given = getattr(loaded["train"].features[label], "names", None)
+                names = tuple(given or map(str, range(int(train.labels.max()) + 1)))
                 return SourceSplits(train, test, names), f"{train.fingerprint} {test.fingerprint}"
     raise DataError(
         f"data 'hf:{name}' has splits {', '.join(loaded)} but no labelled test set; "
@@ -149,10 +150,8 @@ def find_columns(features: Mapping[str, Any], name: str) -> tuple[str, str]:
     """
     pictures = [column for column, kind in features.items() if _is_picture(column, kind)]
     classes = [column for column, kind in features.items() if _is_class(column, kind)]
-    return (
-        _choose(pictures, IMAGE_COLUMNS, "picture", features, name),
-        _choose(classes, LABEL_COLUMNS, "class", features, name),
-    )
+    picture = _choose(pictures, IMAGE_COLUMNS, "picture", features, name)
+    return picture, _choose(classes, LABEL_COLUMNS, "class", features, name)
 
 
 def _is_picture(column: str, kind: Any) -> bool:
@@ -178,13 +177,6 @@ def _choose(columns: list[str], preferred: tuple[str, ...], role: str, features:
     raise DataError(
         f"data 'hf:{name}' has {found} among {', '.join(features)}; rename the {role} column to '{preferred[0]}'"
     )
-
-
-def _class_names(feature: Any, labels: Tensor) -> tuple[str, ...]:
-    names = getattr(feature, "names", None)
-    if names:
-        return tuple(names)
-    return tuple(str(index) for index in range(int(labels.max()) + 1))
 
 
 def _channels(dataset: Any, image_column: str, name: str) -> int:

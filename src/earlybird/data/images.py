@@ -130,10 +130,9 @@ class DataBundle:
                 f"data '{self.name}': mean and std must hold {self.in_channels} numbers each, std above 0, "
                 f"not {self.mean} and {self.std}"
             )
-        self._check_split("train", self.train)
-        self._check_split("test", self.test)
-        if self.val is not None:
-            self._check_split("val", self.val)
+        for split, images in (("train", self.train), ("test", self.test), ("val", self.val)):
+            if images is not None:
+                self._check_split(split, images)
 
     def _check_split(self, split: str, images: ImageSet) -> None:
         labels = images.labels

@@ -1,4 +1,4 @@
-"""Batches from images in memory: crop, flip and normalise whole batches on the device.
+"""`Batches`, and those of images in memory: crop, flip and normalise whole batches on the device.
 
 The per-sample path costs Python calls per image; here a batch of 128 CIFAR images takes about a millisecond on one CPU
 core. Images are kept as uint8 [n, h, w, c]: one image is one run of bytes, a crop is a few long copies, and the
@@ -7,8 +7,8 @@ conversion to float is one fused multiply-add.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -22,7 +22,45 @@ from earlybird.errors import DataError
 PADDING = 4
 """Zero pixels added on each side before a crop (He et al. 2016, Section 4.2; the paper's CIFAR protocol)."""
 
-MemoryAugment = Literal["crop_flip", "flip", "none"]
+
+class Batches(ABC):
+    """An epoch's batches, addressed by number.
+
+    Order and augmentation are pure functions of (seed, epoch, sample index): batch size, device, worker count, starting
+    step and the global random generators change nothing about a sample, and iterating leaves the generators as found.
+    """
+
+    def __init__(self, num_samples: int, batch_size: int, seed: int | None) -> None:
+        """Seed None keeps the stored order (evaluation); a number shuffles each epoch anew."""
+        self.num_samples = num_samples
+        self.batch_size = batch_size
+        self._seed = seed
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in an epoch; the last, smaller one is kept."""
+        return -(-self.num_samples // self.batch_size)
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches number start_step, start_step + 1, ... of the epoch, the same as if iterated from 0.
+
+        Each is float32 [b, c, h, w], normalised, and int64 [b], both on the device.
+
+        Raises:
+            DataError: epoch below 0, start_step outside 0..steps_per_epoch, or (while iterating) a corrupt picture.
+        """
+        steps = self.steps_per_epoch
+        if epoch < 0 or not 0 <= start_step <= steps:
+            raise DataError(
+                f"no batch at epoch {epoch}, step {start_step}; epochs start at 0 and an epoch has {steps} steps"
+            )
+        n = self.num_samples
+        order = torch.arange(n) if self._seed is None else epoch_order(n, self._seed, epoch)
+        return self._batches(order[start_step * self.batch_size :], epoch)
+
+    @abstractmethod
+    def _batches(self, order: Tensor, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of the samples int64 [m] in this order."""
 
 
 class Normalise:
@@ -32,6 +70,7 @@ class Normalise:
         self, mean: tuple[float, ...], std: tuple[float, ...], memory_format: torch.memory_format, device: torch.device
     ) -> None:
         """mean, std: per channel, of values scaled to [0, 1]; std above 0."""
+        self.device = device
         spread = torch.tensor(std, dtype=torch.float64)
         self._scale = (1 / (255 * spread)).float().to(device)
         self._shift = (-torch.tensor(mean, dtype=torch.float64) / spread).float().to(device)
@@ -68,83 +107,38 @@ def flip(images: Tensor, flipped: Tensor) -> Tensor:
     return torch.where(flipped.view(-1, 1, 1, 1), images.flip(2), images)
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """Draws of one epoch by sample index, on the device; None if nothing is drawn."""
-
-    order: Tensor
-    corners: tuple[Tensor, Tensor] | None
-    flipped: Tensor | None
-
-
-class MemoryBatches:
-    """Batches of `MemoryImages`; the same for every batch size, starting step and device (see `Batches`)."""
+class MemoryBatches(Batches):
+    """Batches of `MemoryImages`; the same for every batch size, starting step and device."""
 
     def __init__(
         self,
         images: MemoryImages,
         normalise: Normalise,
-        *,
         batch_size: int,
-        device: torch.device,
-        augment: MemoryAugment = "none",
+        *,
+        augment: Literal["crop_flip", "flip", "none"] = "none",
         seed: int | None = None,
     ) -> None:
-        """Seed None keeps the stored order (evaluation); a number shuffles each epoch anew."""
-        self.num_samples = len(images)
-        self.batch_size = batch_size
+        """An augmentation needs a seed."""
+        super().__init__(len(images), batch_size, seed)
         self._normalise = normalise
         self._augment = augment
-        self._seed = seed
-        self._images = images.images.permute(0, 2, 3, 1).contiguous().to(device)
-        self._labels = images.labels.to(device)
+        self._images = images.images.permute(0, 2, 3, 1).contiguous().to(normalise.device)
+        self._labels = images.labels.to(normalise.device)
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches in an epoch; the last may be smaller."""
-        return -(-self.num_samples // self.batch_size)
-
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches number start_step.. of this epoch: float32 [b, c, h, w] normalised, int64 [b].
-
-        Raises:
-            DataError: epoch below 0, or start_step outside 0..steps_per_epoch.
-        """
-        check_position(epoch, start_step, self.steps_per_epoch)
-        return self._batches(epoch, start_step)
-
-    def _batches(self, epoch: int, start_step: int) -> Iterator[tuple[Tensor, Tensor]]:
-        plan = self._plan(epoch)
-        for start in range(start_step * self.batch_size, self.num_samples, self.batch_size):
-            index = plan.order[start : start + self.batch_size]
+    def _batches(self, order: Tensor, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        n, seed, device = self.num_samples, self._seed or 0, self._images.device
+        order = order.to(device)
+        if self._augment == "crop_flip":
+            top, left = (corner.to(device) for corner in crop_offsets(n, seed, epoch, 2 * PADDING + 1))
+        if self._augment != "none":
+            flipped = flips(n, seed, epoch).to(device)
+        for start in range(0, len(order), self.batch_size):
+            index = order[start : start + self.batch_size]
             # index_select copies whole images; images[index] goes element by element.
             images = self._images.flatten(1).index_select(0, index).view(-1, *self._images.shape[1:])
-            if plan.corners is not None:
-                images = crop(images, plan.corners[0][index], plan.corners[1][index])
-            if plan.flipped is not None:
-                images = flip(images, plan.flipped[index])
+            if self._augment == "crop_flip":
+                images = crop(images, top[index], left[index])
+            if self._augment != "none":
+                images = flip(images, flipped[index])
             yield self._normalise(images), self._labels[index]
-
-    def _plan(self, epoch: int) -> _Plan:
-        n, device = self.num_samples, self._images.device
-        if self._seed is None:
-            return _Plan(torch.arange(n, device=device), None, None)
-        order = epoch_order(n, self._seed, epoch).to(device)
-        corners = None
-        if self._augment == "crop_flip":
-            top, left = crop_offsets(n, self._seed, epoch, 2 * PADDING + 1)
-            corners = (top.to(device), left.to(device))
-        flipped = None if self._augment == "none" else flips(n, self._seed, epoch).to(device)
-        return _Plan(order, corners, flipped)
-
-
-def check_position(epoch: int, start_step: int, steps_per_epoch: int) -> None:
-    """Raise if no epoch has this position.
-
-    Raises:
-        DataError: epoch below 0, or start_step outside 0..steps_per_epoch (equal: nothing is left).
-    """
-    if epoch < 0 or not 0 <= start_step <= steps_per_epoch:
-        raise DataError(
-            f"no batch at epoch {epoch}, step {start_step}; epochs start at 0 and an epoch has {steps_per_epoch} steps"
-        )
