@@ -16,9 +16,11 @@ from earlybird.errors import ConfigError, RunFolderError
 from earlybird.settings.fields import require
 
 if TYPE_CHECKING:
+    from earlybird.data import DataBundle
     from earlybird.grids.grid import RunNode
     from earlybird.grids.sweep import Sweep
     from earlybird.report.grid import GridEntry
+    from earlybird.runs.saved_model import NetworkSpec
 
 WORKER = "earlybird.cli.sweep_worker"
 
@@ -83,11 +85,21 @@ def _opened(grid: Any, parsed: Namespace) -> Sweep | None:
     check_methods(grid, spec)
     grid = with_precision(grid, spec, known.settings["training"]["precision"] if known else None)
     if parsed.dry_run:
-        from earlybird.cli.dry_run import print_dry_run
-
-        print_dry_run(Sweep(root, grown(root, grid), token), spec, bundle, parsed.workers)
+        _print_dry_run(Sweep(root, grown(root, grid), token), spec, bundle, parsed.workers)
         return None
     return open_sweep(root, grid, token)
+
+
+def _print_dry_run(sweep: Sweep, spec: NetworkSpec, bundle: DataBundle, workers: int) -> None:
+    from earlybird.forecast.grid import forecast_grid
+    from earlybird.report.forecast import grid_forecast_table
+    from earlybird.report.table import to_terminal
+
+    forecast = forecast_grid(sweep, spec, bundle)
+    if forecast is None:
+        print(f"nothing is left to do in {sweep.root}: all {len(sweep.nodes)} runs and searches are done")
+    else:
+        to_terminal(grid_forecast_table(forecast, workers))
 
 
 def _run(sweep: Sweep, parsed: Namespace) -> None:

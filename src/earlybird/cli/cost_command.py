@@ -41,7 +41,7 @@ def command(argv: Sequence[str]) -> int:
     parsed = _parser(record).parse_args(arguments)
     if parsed.paper is not None:
         return _paper(parsed)
-    from earlybird.forecast.facts import Prices, forecast_facts, planned_methods
+    from earlybird.forecast.facts import Prices, check_against, forecast_facts, planned_methods
     from earlybird.forecast.run import networks_of
     from earlybird.report.forecast import print_forecast
 
@@ -53,8 +53,6 @@ def command(argv: Sequence[str]) -> int:
     methods = planned_methods(_names(parsed.method), scenario, record)
     facts = forecast_facts(scenario, networks, methods, calibration, prices)
     if record is not None and calibration is not None:
-        from earlybird.forecast.check import check_against
-
         facts["check"] = check_against(record, facts)
     if parsed.json:
         print(json.dumps(facts, indent=1))

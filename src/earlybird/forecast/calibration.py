@@ -126,19 +126,14 @@ def calibrate(
         counter: measures joules; by default none does.
 
     Raises:
-        ConfigError: fewer than 3 steps are asked for, or the images do not make one batch.
+        ConfigError: fewer than `ROUNDS` steps are asked for, or the images do not make one batch.
     """
     if steps < ROUNDS:
         raise ConfigError(f"calibration steps is {steps}; give an integer >= {ROUNDS}")
     counter = counter or NoCounter("none was asked for")
-    train = train_batches(
-        bundle, batch_size=settings.batch_size, seed=settings.seed, augment=augment, device=compute.device,
-        workers=workers, memory_format=compute.memory_format,
-    )  # fmt: skip
-    test = eval_batches(
-        _shortened(bundle), "test", batch_size=settings.eval_batch_size, device=compute.device, workers=workers,
-        memory_format=compute.memory_format,
-    )  # fmt: skip
+    place: dict[str, Any] = {"device": compute.device, "workers": workers, "memory_format": compute.memory_format}
+    train = train_batches(bundle, batch_size=settings.batch_size, seed=settings.seed, augment=augment, **place)
+    test = eval_batches(_shortened(bundle), "test", batch_size=settings.eval_batch_size, **place)
     placed = {name: compute.place(copied(networks[name])) for name in get_args(Network)}
     each = math.ceil(steps / ROUNDS)
     measured: dict[Network, list[Seconds]] = {name: [] for name in placed}

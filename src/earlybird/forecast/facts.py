@@ -29,6 +29,8 @@ PAPER_METHODS = (
 )  # fmt: skip
 
 JOULES_PER_KWH = 3.6e6
+# Counts of the same training agree; another share of validation images or another schedule shows here.
+_SAME_MACS = 1e-3
 
 
 @dataclass(frozen=True)
@@ -99,12 +101,11 @@ def forecast_facts(
     plans, left_out = _plans(methods, schedules)
     any_schedule = next(iter(schedules.values()))
     base = price(plan_method(Dense(), any_schedule), any_schedule).work
+    prices = prices or Prices()
 
     def case(plan: MethodPlan, schedule: Schedule) -> dict[str, Any]:
         facts = _stages(plan, schedule) | _costs(price(plan, schedule), base)
-        if calibration is not None:
-            facts |= _measured(calibration.predict(plan, schedule), prices or Prices())
-        return facts
+        return facts | (_measured(calibration.predict(plan, schedule), prices) if calibration else {})
 
     return _scenario_facts(scenario) | {
         "dense": _network(dense, dense),
@@ -115,16 +116,16 @@ def forecast_facts(
         "uncounted": sorted({*dense.uncounted, *(name for cost in slim.values() for name in cost.uncounted)}),
         "methods": {
             name: {
-                "note": next(iter(cases.values())).note,
-                "cases": {label: case(plan, schedules[label]) for label, plan in cases.items()},
+                "note": next(iter(by_label.values())).note,
+                "cases": {label: case(plan, schedules[label]) for label, plan in by_label.items()},
             }
-            for name, cases in plans.items()
+            for name, by_label in plans.items()
         },
         "left_out": left_out,
         "traffic_reason": next((cost.traffic_reason for cost in (dense, *slim.values()) if cost.traffic_reason), None),
         "equal_cost": _equal_cost(schedules),
         "energy": {"estimate": unit_energies().source, "table": unit_energies().name},
-        "calibration": None if calibration is None else _calibrated(calibration, prices or Prices()),
+        "calibration": None if calibration is None else _calibrated(calibration, prices),
     }
 
 
@@ -256,4 +257,33 @@ def _calibrated(calibration: Calibration, prices: Prices) -> dict[str, Any]:
         "energy_method": calibration.energy_method,
         "step": {name: vars(seconds) for name, seconds in calibration.steps.items()},
         "tested_image": {name: vars(seconds) for name, seconds in calibration.tested_images.items()},
+    }
+
+
+def check_against(record: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Compare a forecast with the finished run that it forecasts; `reason` says why that cannot be done.
+
+    Errors are (predicted - measured) / measured. `caution` says what differs between the run's machine and this one.
+    """
+    method, total = method_label(record["config"]["method"]), record["cost"]["total"]
+    found: dict[str, Any] = {"run_id": record["run_id"], "method": method, "reason": None, "caution": None}
+    if method not in facts["methods"]:
+        return found | {"reason": "its method is not among those of the table"}
+    planned = facts["methods"][method]["cases"]["planned"]
+    off = planned["macs"] / total["macs"] - 1 if total["macs"] else float("inf")
+    if record["config"]["training"].get("budget_macs"):
+        return found | {
+            "reason": "it was trained for as long as its training.budget_macs allowed, which is not planned"
+        }
+    if abs(off) > _SAME_MACS:
+        reason = f"the plan is of another training than the run: {100 * off:+.1f} % of its MACs; leave its settings out"
+        return found | {"reason": reason}
+    here, there = facts["calibration"]["machine"], record["device"]
+    if differing := [f"{key} {there.get(key)}, here {here[key]}" for key in here if there.get(key) != here[key]]:
+        found["caution"] = f"the run was timed elsewhere ({'; '.join(differing)})"
+    pairs = {name: (planned[name], total[name]) for name in ("cpu_seconds", "wall_seconds", "macs")}
+    return found | {
+        name: {"predicted": predicted, "measured": measured, "error": (predicted - measured) / measured}
+        for name, (predicted, measured) in pairs.items()
+        if measured
     }

@@ -1,14 +1,17 @@
-"""Forecast of a training as tables for the terminal."""
+"""Forecasts of a training and of a grid as tables."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from earlybird.report.quantities import percent, si
 from earlybird.report.table import MISSING, Column, Table, named_columns, print_lines, to_terminal
+
+if TYPE_CHECKING:
+    from earlybird.forecast.grid import GridForecast
 
 KEPT_BY_GLOBAL_RANKING = (
     "Where between the extremes a trained ranking will land is not known before it is trained; at p = 0.5 it has kept "
@@ -133,3 +136,19 @@ def _network(network: Mapping[str, Any]) -> str:
     ratio = network.get("realised_ratio")
     gone = "" if ratio is None else f", {percent(ratio)} of the units gone"
     return f"{si(network['params'])} parameters, {si(network['macs'])} MACs an image{gone}"
+
+
+def grid_forecast_table(forecast: GridForecast, workers: int) -> Table:
+    """What is left of a grid, method by method, with the hours of so many workers."""
+    runs, hours = sum(row[2] for row in forecast.rows), sum(row[4] for row in forecast.rows)
+    at_once = f", at best {hours / workers:.1f} with {workers} workers of as many threads" if workers > 1 else ""
+    notes = [
+        f"{runs} of {forecast.nodes} runs and searches are left, {hours:.2f} hours one after another "
+        f"({forecast.device}, {forecast.steps} steps measured of each network){at_once}.",
+        f"Taken as: slim networks of uniform widths, tickets not drawn yet at {percent(forecast.ticket_at)} of the "
+        "schedule, a method of your own as one dense training. Evaluation included; searches and dense runs that "
+        "several start from stand once.",
+    ]
+    columns = [*named_columns("method", "p", "runs", "training MACs"), Column("hours", form=".2f")]
+    rows = [(name, ratio, runs, si(macs), hours) for name, ratio, runs, macs, hours in forecast.rows]
+    return Table(columns, rows, notes=notes, total=("all", "", runs, "", hours))
