@@ -102,11 +102,6 @@ def forecast_facts(
     any_schedule = next(iter(schedules.values()))
     base = price(plan_method(Dense(), any_schedule), any_schedule).work
     prices = prices or Prices()
-
-    def case(plan: MethodPlan, schedule: Schedule) -> dict[str, Any]:
-        facts = _stages(plan, schedule) | _costs(price(plan, schedule), base)
-        return facts | (_measured(calibration.predict(plan, schedule), prices) if calibration else {})
-
     return _scenario_facts(scenario) | {
         "dense": _network(dense, dense),
         "slim": {
@@ -117,7 +112,9 @@ def forecast_facts(
         "methods": {
             name: {
                 "note": next(iter(by_label.values())).note,
-                "cases": {label: case(plan, schedules[label]) for label, plan in by_label.items()},
+                "cases": {
+                    label: _case(plan, schedules[label], base, calibration, prices) for label, plan in by_label.items()
+                },
             }
             for name, by_label in plans.items()
         },
@@ -127,6 +124,13 @@ def forecast_facts(
         "energy": {"estimate": unit_energies().source, "table": unit_energies().name},
         "calibration": None if calibration is None else _calibrated(calibration, prices),
     }
+
+
+def _case(
+    plan: MethodPlan, schedule: Schedule, base: Work, calibration: Calibration | None, prices: Prices
+) -> dict[str, Any]:
+    facts = _stages(plan, schedule) | _costs(price(plan, schedule), base)
+    return facts | (_measured(calibration.predict(plan, schedule), prices) if calibration else {})
 
 
 def _plans(

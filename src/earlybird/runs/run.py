@@ -17,13 +17,13 @@ from earlybird.data import eval_batches
 from earlybird.errors import ConfigError, MethodError, RunFolderError, TicketError
 from earlybird.methods.candidate import Candidate
 from earlybird.methods.early_bird import draw_tickets, raise_no_ticket, search_steps
-from earlybird.methods.pipeline import check_network, run_method, start_from_ticket
+from earlybird.methods.pipeline import Outcome, check_network, run_method, start_from_ticket
 from earlybird.methods.retrain import check_notes
 from earlybird.methods.search_hooks import momentum_file, rewind_file
 from earlybird.methods.task import Task
 from earlybird.runs.config import RunConfig, refuse_unnamed_code
 from earlybird.runs.folder import RunFolder, read_search
-from earlybird.runs.prepare import load_bundle, prepare
+from earlybird.runs.prepare import Prepared, load_bundle, prepare
 from earlybird.runs.record import make_record
 from earlybird.runs.record_file import record_of
 from earlybird.runs.saved_model import load_network, save_network
@@ -83,13 +83,18 @@ def run(
             if dense_run is not None:
                 trained = load_trained(Path(dense_run), config, prepared.resolved["precision"])
         outcome = run_method(config.method, prepared.task, prepared.test_batches(), candidate, trained)
-        used = outcome.candidate.ticket
-        save_network(folder.path, outcome.candidate.model, prepared.spec, used.mask if used else None)
-        dense = count_cost(prepared.spec.build(0), prepared.task.image_shape)
-        classes = prepared.bundle.num_classes
-        record = make_record(config, prepared.resolved, prepared.task, outcome, dense, classes, folder.path)
-        folder.write_record(record)
-        folder.checkpoints.clear()
+        return _write_result(folder, config, prepared, outcome)
+
+
+def _write_result(folder: RunFolder, config: RunConfig, prepared: Prepared, outcome: Outcome) -> dict[str, Any]:
+    """Write the network and the record of a run that has ended; its checkpoints go."""
+    used = outcome.candidate.ticket
+    save_network(folder.path, outcome.candidate.model, prepared.spec, used.mask if used else None)
+    dense = count_cost(prepared.spec.build(0), prepared.task.image_shape)
+    classes = prepared.bundle.num_classes
+    record = make_record(config, prepared.resolved, prepared.task, outcome, dense, classes, folder.path)
+    folder.write_record(record)
+    folder.checkpoints.clear()
     return record
 
 

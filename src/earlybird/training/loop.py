@@ -62,18 +62,23 @@ def fit(
             for x, y in session.train.epoch(epoch, done):
                 with explain_out_of_memory(f"at step {state.step} of phase '{span.phase}'", SMALLER_STEPS):
                     _train_step(state, x, y)
-                if state.is_over() or state.step % session.steps_per_epoch == 0:
-                    state.close_epoch()
-                else:
-                    state.hooks.settle(state)
-                    if state.checkpoint_is_due() or session.stop.signal_number is not None:
-                        state.save()
-                if not state.ended:  # An early end is not saved: a signal waits for the next phase's first checkpoint.
-                    session.stop.raise_if_set()
+                _close_step(state)
                 if state.is_over():
                     break
     session.journal.ledger.add(state.phase_cost())
     return state.step
+
+
+def _close_step(state: FitState) -> None:
+    """Close the epoch where it ends, save where a checkpoint is due, and stop where a signal asked for it."""
+    if state.is_over() or state.step % state.session.steps_per_epoch == 0:
+        state.close_epoch()
+    else:
+        state.hooks.settle(state)
+        if state.checkpoint_is_due() or state.session.stop.signal_number is not None:
+            state.save()
+    if not state.ended:  # An early end is not saved: a signal waits for the next phase's first checkpoint.
+        state.session.stop.raise_if_set()
 
 
 def _train_step(state: FitState, x: Tensor, y: Tensor) -> None:
