@@ -1,8 +1,9 @@
-"""Copies of networks, also of those that hold on to what they calculated last."""
+"""Copies of networks, also of those that hold on to what they calculated last; the tensors that a network owns."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -45,3 +46,16 @@ def empty_tensors(model: nn.Module) -> dict[int, Any]:
         is_parameter = isinstance(tensor, nn.Parameter)
         memo[id(tensor)] = nn.Parameter(empty, requires_grad=tensor.requires_grad) if is_parameter else empty
     return memo
+
+
+def own_tensors(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, Tensor]]:
+    """Path, module, name and tensor of each parameter and buffer, once for every module that holds it."""
+    for path, module in model.named_modules():
+        for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
+            if tensor is not None:
+                yield path, module, name, tensor
+
+
+def full_name(path: str, name: str) -> str:
+    """Name of a tensor in the network's state dict."""
+    return f"{path}.{name}" if path else name

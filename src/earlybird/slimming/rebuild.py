@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from earlybird.copying import full_name
 from earlybird.errors import SlimError
 from earlybird.slimming.layers import LAYER_KINDS, kind_of
 from earlybird.slimming.selection import GATHERING, GATHERING_NORMS, Norm, let_gather_, let_scatter_
@@ -74,7 +75,7 @@ def _may_be_narrowed(module: nn.Module) -> bool:
 def _resize_own_(module: nn.Module, path: str, shapes: Any, tensors: Mapping[str, Tensor]) -> None:
     where = path or "the network"
     for name, shape in shapes.items() if isinstance(shapes, dict) else ():
-        tensor, stored = module._parameters.get(name), tensors.get(f"{path}.{name}" if path else name)
+        tensor, stored = module._parameters.get(name), tensors.get(full_name(path, name))
         if tensor is None or stored is None or list(stored.shape) != shape:
             raise SlimError(f"parameter {name!r} of {where!r}: file and network do not agree that it is there")
         if len(shape) != tensor.dim() or any(now > dense for now, dense in zip(shape, tensor.shape, strict=True)):
@@ -100,7 +101,7 @@ def _resize_(module: nn.Module, path: str, size: dict[str, Any], tensors: Mappin
             setattr(module, name, number)
     for own_tensors in (module._parameters, module._buffers):
         for name, tensor in own_tensors.items():
-            stored = tensors.get(f"{path}.{name}" if path else name)
+            stored = tensors.get(full_name(path, name))
             if tensor is not None and stored is not None and name != "index":
                 wanted = kind.weight_shape(module) if name == "weight" else ()  # Kernels are compared on loading.
                 if tuple(stored.shape[: len(wanted)]) != wanted:

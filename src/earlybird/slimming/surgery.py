@@ -6,14 +6,13 @@ Modules are narrowed in place in a deep copy, so the result is of the caller's o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from earlybird.copying import copied
+from earlybird.copying import copied, full_name, own_tensors
 from earlybird.core.groups import ChannelGroups
 from earlybird.core.mask import ChannelMask
 from earlybird.errors import MaskError
@@ -201,12 +200,8 @@ def _cuts(model: nn.Module, mask: ChannelMask, example_input: ExampleInput, grou
         if name in table.outputs:  # Else a layer that never runs.
             removed[classes[table.outputs[name][~keep.numpy()]]] = True
     kept = ~removed[classes]
-    own = {_full(path, name): (dim, kept[ids]) for (path, name), (dim, ids) in table.own.items()}
+    own = {full_name(path, name): (dim, kept[ids]) for (path, name), (dim, ids) in table.own.items()}
     return _Cuts({name: _cut_of(protection, name, kept) for name in table.outputs}, own)
-
-
-def _full(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name
 
 
 def _cut_of(protection: Protection, name: str, kept: Flags) -> _Cut:
@@ -234,23 +229,15 @@ def _restricts(groups: ChannelGroups, fresh: ChannelGroups) -> bool:
 
 def _kept_indices(model: nn.Module, cuts: _Cuts) -> KeptIndices:
     found: KeptIndices = {}
-    for path, module in model.named_modules():
-        for name, tensor in _own_tensors(module):
-            full = _full(path, name)
-            found[full] = (None,) * tensor.dim()
-            if full in cuts.own:
-                dim, keep = cuts.own[full]
-                found[full] = tuple(_index(keep) if place == dim else None for place in range(tensor.dim()))
-            elif path in cuts.layers:
-                found[full] = _indices_of(module, name, cuts.layers[path], found[full])
+    for path, module, name, tensor in own_tensors(model):
+        full = full_name(path, name)
+        found[full] = (None,) * tensor.dim()
+        if full in cuts.own:
+            dim, keep = cuts.own[full]
+            found[full] = tuple(_index(keep) if place == dim else None for place in range(tensor.dim()))
+        elif path in cuts.layers:
+            found[full] = _indices_of(module, name, cuts.layers[path], found[full])
     return found
-
-
-def _own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    for tensors in (module._parameters, module._buffers):
-        for name, tensor in tensors.items():
-            if tensor is not None:
-                yield name, tensor
 
 
 def _indices_of(module: nn.Module, name: str, cut: _Cut, whole: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
@@ -272,13 +259,12 @@ def _index(keep: Flags) -> Tensor | None:
 def _narrowed(model: nn.Module, indices: KeptIndices) -> dict[int, Tensor]:
     """For `deepcopy`: what stands in the slim network for each tensor that loses channels; no other copy is made."""
     memo: dict[int, Tensor] = {}
-    for path, module in model.named_modules():
-        for name, tensor in _own_tensors(module):
-            entry = indices[_full(path, name)]
-            if any(index is not None for index in entry):
-                part = sliced(tensor, entry)
-                is_parameter = isinstance(tensor, nn.Parameter)
-                memo[id(tensor)] = nn.Parameter(part, tensor.requires_grad) if is_parameter else part
+    for path, _, name, tensor in own_tensors(model):
+        entry = indices[full_name(path, name)]
+        if any(index is not None for index in entry):
+            part = sliced(tensor, entry)
+            is_parameter = isinstance(tensor, nn.Parameter)
+            memo[id(tensor)] = nn.Parameter(part, tensor.requires_grad) if is_parameter else part
     return memo
 
 

@@ -19,6 +19,7 @@ from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from earlybird.copying import own_tensors
 from earlybird.errors import SlimError
 from earlybird.slimming.aliasing import IN_PLACE_OPERATORS
 from earlybird.slimming.selection import SELECTING_NORMS
@@ -214,13 +215,7 @@ class RawReads(TorchFunctionMode):
         super().__init__()
         self.paths: set[str] = set()
         self._tracer = tracer
-        self._owner = {
-            id(tensor): path
-            for path, module in model.named_modules()
-            for tensors in (module._parameters, module._buffers)
-            for tensor in tensors.values()
-            if tensor is not None and tensor.dim()
-        }
+        self._owner = {id(tensor): path for path, _, _, tensor in own_tensors(model) if tensor.dim()}
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from earlybird.copying import copied, empty_tensors
+from earlybird.copying import copied, empty_tensors, full_name, own_tensors
 from earlybird.errors import SlimError
 from earlybird.slimming.shape_propagation import ShapePropagation, target_name
 from earlybird.slimming.tracer import RawReads, Tracer, materialised, settings_left_out
@@ -207,10 +207,8 @@ def _copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
 def _sharing_modules(model: nn.Module) -> dict[str, str]:
     """Path of each module that shares a tensor with another -> the reason to keep it whole."""
     owners: dict[int, list[tuple[str, str]]] = {}
-    for path, module in model.named_modules():
-        for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
-            if tensor is not None:
-                owners.setdefault(id(tensor), []).append((path, f"{path}.{name}" if path else name))
+    for path, _, name, tensor in own_tensors(model):
+        owners.setdefault(id(tensor), []).append((path, full_name(path, name)))
     found: dict[str, str] = {}
     for sharing in owners.values():
         if len(sharing) > 1:
