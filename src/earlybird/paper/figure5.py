@@ -13,13 +13,12 @@ from itertools import groupby
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from earlybird.paper.claims import Setting, published
 from earlybird.paper.recomputed import Recomputed
 from earlybird.paper.table2 import EPOCHS, Table2Row, cifar_petaflops, table2_rows
 from earlybird.paper.totals import DrawFit, three_digits, to_hundredths
-from earlybird.report.canvas import CUT, DENSE_INK, HALO, INK, SLIM, save_figure, title
+from earlybird.report.canvas import CUT, DENSE_INK, HALO, INK, SLIM, figure_file, title
 from earlybird.report.table import Table, named_columns
 
 DRAW_EPOCHS = (0, 10, 20, 40, 80, 160)
@@ -116,8 +115,7 @@ def plot_figure5(path: str | Path) -> Path:
     """Draw the earliest fit of each setting, a panel a setting; the suffix of the path names the format."""
     panels = _earliest_fits()
     lines = -(-len(panels) // PANELS_BESIDE)
-
-    def build(figure: Figure) -> None:
+    with figure_file(path, inches=(10.0, 2.3 * lines)) as figure:
         title(
             figure,
             "Training FLOPs of Early-Bird tickets against the draw epoch (Figure 5, recomputed)",
@@ -129,8 +127,7 @@ def plot_figure5(path: str | Path) -> Path:
         for place, row in enumerate(panels):
             axes = figure.add_subplot(lines, PANELS_BESIDE, place + 1)
             _panel(axes, row, is_lowest=place >= len(panels) - PANELS_BESIDE)
-
-    return save_figure(build, path, inches=(10.0, 2.3 * lines))
+    return Path(path)
 
 
 def _panel(axes: Axes, row: Figure5Row, *, is_lowest: bool) -> None:

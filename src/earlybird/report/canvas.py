@@ -5,7 +5,8 @@ Grey is the dense network, blue the slim one, red the moment of the cut, in ever
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib.style
@@ -45,21 +46,21 @@ LOOK = {
 }
 
 
-def save_figure(build: Callable[[Figure], None], path: str | Path, *, inches: tuple[float, float]) -> Path:
-    """Let `build` fill a new figure of that size and write it; the suffix of the path names the format.
+@contextmanager
+def figure_file(path: str | Path, *, inches: tuple[float, float]) -> Iterator[Figure]:
+    """Hand out a new figure of that size and write it at the end; the suffix of the path names the format.
 
-    The global state of matplotlib is left as found: no pyplot, and the look holds inside this call only.
+    The global state of matplotlib is left as found: no pyplot, and the look holds inside this context only.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with matplotlib.style.context(LOOK, after_reset=True):
         figure = Figure(figsize=inches)
         FigureCanvasAgg(figure)
-        build(figure)
+        yield figure
         # A date would make every rewrite of an unchanged run a change.
         metadata = {"Date": None} if path.suffix == ".svg" else None
         figure.savefig(path, dpi=110, metadata=metadata)
-    return path
 
 
 def title(figure: Figure, heading: str, caption: str, *, x: float = 0.02) -> None:

@@ -7,25 +7,11 @@ inside such a pair and only then averaged, so that a slow machine or an easy see
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from earlybird.report.energy import (
-    MEASURED,
-    energy_columns,
-    energy_facts,
-    energy_notes,
-    energy_ratios,
-    measured_methods,
-)
-from earlybird.report.quantities import (
-    accuracy_cell,
-    emergence_cell,
-    flag_notes,
-    prune_ratio_cell,
-    seconds_cell,
-    size_cell,
-)
+from earlybird.report.energy import energy_columns, energy_facts, energy_notes, energy_ratios, measured_keys
+from earlybird.report.quantities import COST_CELLS, Cells, accuracy_cell, emergence_cell, flag_notes, prune_ratio_cell
 from earlybird.report.records import (
     data_label,
     device_label,
@@ -37,8 +23,8 @@ from earlybird.report.records import (
     scheduled_epochs,
     seed_of,
 )
-from earlybird.report.spread import Row, RunGroup
-from earlybird.report.table import Table, named_columns, to_terminal_across
+from earlybird.report.spread import Row, RunGroup, rows_of
+from earlybird.report.table import Table, named_columns, to_terminal
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,43 +34,43 @@ NOT_A_SETTING = frozenset({"seed", "root", "cache", "download", "workers", "chec
 # Settings that are off at 0, and that records of older versions lack.
 ABSENT_IF_ZERO = frozenset({"budget_macs"})
 
-
 _HOW_TO_READ = (
     "Mean ± sample standard deviation over n seeds (no ± where all agree). In brackets: divided by the dense run of "
     "the same model, data, epochs and seed; below 1.00 is saved. Training cost counts search, training and evaluation."
 )
-_COLUMNS: dict[str, Callable[[RunGroup], str]] = {
-    "method": lambda group: group.name,
-    "p asked / realised": prune_ratio_cell,
-    "test accuracy %": accuracy_cell,
-    "ticket at epoch (of schedule)": emergence_cell,
-    "parameters": size_cell("params"),
-    "MACs per image": size_cell("macs"),
-    "training MACs": size_cell("train_macs"),
-    "training FLOPs, paper's count": size_cell("train_paper_flops"),
-    "seconds": seconds_cell("wall_seconds"),
-}
 
 
 def print_comparison(records: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:
     """Print the tables with quantities down and methods across, so that a terminal of 80 letters is enough."""
+    from rich.console import Console
+
+    console = console or Console()
     for table in comparison_tables(records):
-        to_terminal_across(table, console)
+        for part in table.across(console.width):
+            to_terminal(part, console)
+        console.print()
 
 
 def comparison_tables(records: Sequence[Mapping[str, Any]]) -> list[Table]:
     """One table per model, data set and schedule, a row for each method; the records may be any mixture."""
     tables = []
     for (model, data, epochs), groups in group_rows(comparison_rows(records)).items():
-        energies = energy_columns([row for group in groups for row in group.rows])
-        columns = _COLUMNS | energies | {"n": lambda group: str(len(group.rows))}
-        rows = [[cell(group) for cell in columns.values()] for group in groups]
-        tables.append(Table(named_columns(*columns), rows, f"{model} on {data}, {epochs} epochs", _notes(groups)))
+        cells: Cells = {
+            "method": lambda group: group.name,
+            "p asked / realised": prune_ratio_cell,
+            "test accuracy %": accuracy_cell,
+            "ticket at epoch (of schedule)": emergence_cell,
+            **COST_CELLS,
+            **energy_columns(rows_of(groups)),
+            "n": lambda group: str(len(group.rows)),
+        }
+        rows = [[cell(group) for cell in cells.values()] for group in groups]
+        tables.append(Table(named_columns(*cells), rows, f"{model} on {data}, {epochs} epochs", _notes(groups)))
     return tables
 
 
 def _notes(groups: Sequence[RunGroup]) -> list[str]:
-    rows = [row for group in groups for row in group.rows]
+    rows = rows_of(groups)
     notes = [_HOW_TO_READ, "Timed on: " + ", ".join(sorted({row["device"] for row in rows})) + "."]
     notes += energy_notes(rows)
     for group in groups:
@@ -116,18 +102,17 @@ def comparison_rows(records: Sequence[Mapping[str, Any]]) -> list[Row]:
 
 def group_rows(rows: Iterable[Row]) -> dict[tuple[str, str, int], list[RunGroup]]:
     """(model, data, epochs) -> groups over seeds: the dense one first, then by method and ratio."""
-    by_setting: dict[tuple[Any, ...], list[Row]] = {}
+    topics: dict[tuple[str, str, int], dict[str, list[Row]]] = {}
     for row in rows:
-        by_setting.setdefault((row["model"], row["data"], row["epochs"], json.dumps(row["settings"])), []).append(row)
-    topics: dict[tuple[str, str, int], list[list[Row]]] = {}
-    for (model, data, epochs, _), members in by_setting.items():
-        topics.setdefault((model, data, epochs), []).append(members)
-    return {topic: _named(sorted(groups, key=_rank)) for topic, groups in sorted(topics.items())}
+        groups = topics.setdefault((row["model"], row["data"], row["epochs"]), {})
+        groups.setdefault(json.dumps(row["settings"]), []).append(row)
+    return {topic: _named(sorted(groups.values(), key=_rank)) for topic, groups in sorted(topics.items())}
 
 
 def row_of(record: Mapping[str, Any], dense: Mapping[str, Any] | None) -> Row:
     """Row of one record beside its dense partner, if there is one (see `comparison_rows`)."""
-    ticket = drawn_ticket(record) or {}
+    ticket, metrics = drawn_ticket(record) or {}, record["metrics"]
+    precision = (record.get("resolved") or {}).get("precision")  # that `auto` became
     row: Row = {
         "run_id": record["run_id"],
         "model": model_label(record),
@@ -136,7 +121,7 @@ def row_of(record: Mapping[str, Any], dense: Mapping[str, Any] | None) -> Row:
         "method": method_label(record),
         "seed": seed_of(record),
         "device": device_label(record),
-        "settings": _settings(record),
+        "settings": {**_flat(record["config"]), "precision": precision, "device": device_label(record)},
         "prune_ratio": requested_ratio(record),
         "realised_ratio": realised_ratio(record),
         "searched_in_vain": bool((record.get("ticket") or {}).get("none")),
@@ -146,68 +131,49 @@ def row_of(record: Mapping[str, Any], dense: Mapping[str, Any] | None) -> Row:
         "uncut_accuracy": (record.get("uncut_test") or {}).get("accuracy"),
         "emergence_epoch": ticket.get("epoch"),
         "emergence_share": ticket.get("fraction_of_schedule"),
-        "trained_epochs": _trained_epochs(record),
+        "trained_epochs": float(metrics[-1]["epoch"] if metrics else scheduled_epochs(record)),
         "dense_run_id": dense["run_id"] if dense else None,
-        "is_timed_alike": None if dense is None else timed_alike(record, dense),
+        "is_timed_alike": None if dense is None else _timed_alike(record, dense),
     }
-    for size in ("params", "macs"):
-        row[size] = record["final"][size]
-        row[f"{size}_ratio"] = _ratio(record["final"][size], record["dense"][size])
     total, dense_total = record["cost"]["total"], dense["cost"]["total"] if dense else {}
-    for name, key in (
-        ("train_macs", "macs"), ("train_paper_flops", "paper_flops"),
-        ("wall_seconds", "wall_seconds"), ("cpu_seconds", "cpu_seconds"),
-    ):  # fmt: skip
-        row[name] = total.get(key)
-        row[f"{name}_ratio"] = _ratio(total.get(key), dense_total.get(key))
+    sizes = {key: (record["final"][key], record["dense"][key]) for key in ("params", "macs")}
+    costs = {f"train_{key}": (total.get(key), dense_total.get(key)) for key in ("macs", "paper_flops")}
+    seconds = {key: (total.get(key), dense_total.get(key)) for key in ("wall_seconds", "cpu_seconds")}
+    for key, (value, partner) in (sizes | costs | seconds).items():
+        row |= {key: value, f"{key}_ratio": value / partner if value is not None and partner else None}
     row |= (energy := energy_facts(record)) | (energy_ratios(energy, energy_facts(dense)) if dense else {})
     if row["is_timed_alike"] is False:
         # Seconds and measured joules of two machines, or of one and two threads, are no measure of a method.
-        row |= {
-            f"{key}_ratio": None
-            for key in ("wall_seconds", "cpu_seconds", *map(MEASURED.__add__, measured_methods([row])))
-        }
+        row |= {f"{key}_ratio": None for key in (*seconds, *measured_keys([row]))}
     return row
 
 
-def timed_alike(record: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+def _timed_alike(record: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """True if two runs were timed on the same device and, on a CPU, with as many threads (if both say)."""
     threads = {(run.get("device") or {}).get("threads") for run in (record, other)} - {None}
     is_cpu = (record.get("device") or {}).get("type") == "cpu"
     return device_label(record) == device_label(other) and not (is_cpu and len(threads) > 1)
 
 
-def _trained_epochs(record: Mapping[str, Any]) -> float:
-    """Last epoch of the last training: the length of its schedule."""
-    rows = record["metrics"]
-    return float(rows[-1]["epoch"]) if rows else float(scheduled_epochs(record))
-
-
-def _ratio(value: float | None, dense: float | None) -> float | None:
-    return value / dense if value is not None and dense else None
-
-
 def _dense_partner(record: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """First dense record of the same model, data, epochs and seed; one of the same training is preferred."""
+    """First dense record of the same model, data, epochs and seed; one of the same training is preferred.
+
+    A budget of MACs may have set the length of the run's training, but not of its partner's.
+    """
     if method_label(record) == "dense":
         return record
-    partners = [
-        other
-        for other in records
-        if method_label(other) == "dense" and _pair_key(other) == _pair_key(record) and not _has_budget(other)
-    ]
-    training, device = _training(record), device_label(record)
-    partners.sort(key=lambda other: (device_label(other) != device, _training(other) != training))
-    return partners[0] if partners else None
+    key, training, device = _pair_key(record), _training(record) | {"budget_macs": 0}, device_label(record)
+    dense = [other for other in records if method_label(other) == "dense" and _pair_key(other) == key]
+    return min(
+        (other for other in dense if not _training(other).get("budget_macs")),
+        key=lambda other: (device_label(other) != device, _training(other) | {"budget_macs": 0} != training),
+        default=None,
+    )
 
 
 def _training(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in (record["config"].get("training") or {}).items() if key not in ABSENT_IF_ZERO}
-
-
-def _has_budget(record: Mapping[str, Any]) -> bool:
-    """True if a budget of MACs set the length of its training."""
-    return bool((record["config"].get("training") or {}).get("budget_macs"))
+    training: dict[str, Any] = record["config"].get("training") or {}
+    return training
 
 
 def _pair_key(record: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -215,13 +181,8 @@ def _pair_key(record: Mapping[str, Any]) -> tuple[Any, ...]:
     return json.dumps(settings), scheduled_epochs(record), seed_of(record)
 
 
-def _settings(record: Mapping[str, Any]) -> dict[str, Any]:
-    """All settings, flat, with the precision that `auto` became and the device."""
-    precision = (record.get("resolved") or {}).get("precision")
-    return {**_flat(record["config"]), "precision": precision, "device": device_label(record)}
-
-
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """All settings of a configuration by their path, `training.lr`."""
     flat: dict[str, Any] = {}
     for key in sorted(config):
         if isinstance(config[key], Mapping):

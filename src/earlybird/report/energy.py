@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from earlybird.report.quantities import percent, si_text
 from earlybird.report.spread import Row, RunGroup
 from earlybird.report.table import MISSING
 
-MEASURED = "joules measured by "
-ESTIMATED = "joules estimated"
+_JOULES = "joules "
+ESTIMATED = f"{_JOULES}estimated"
 COVERAGE = "coverage of "
 WHOLE = 0.995  # what rounds to all of a run's seconds
 
@@ -28,67 +29,50 @@ def energy_facts(record: Mapping[str, Any]) -> Row:
         "estimate_source": estimated.get("source"),
     }
     for method, found in (energy.get("measured") or {}).items():
-        facts |= {MEASURED + method: found["joules"], COVERAGE + method: found["coverage"]}
+        key = f"{_JOULES}measured by {method}"
+        facts |= {key: found["joules"], COVERAGE + key: found["coverage"]}
     return facts | ({ESTIMATED: estimated["joules"]} if estimated else {})
 
 
 def energy_ratios(facts: Row, dense: Row) -> dict[str, float]:
     """Column key with `_ratio` -> joules divided by the dense run's, where both are of their whole run."""
-    ratios = {}
-    for key in energy_keys([facts]):
-        coverage = COVERAGE + key.removeprefix(MEASURED)
-        is_whole = key == ESTIMATED or min(facts[coverage], dense.get(coverage, 0.0)) > WHOLE
-        if is_whole and dense.get(key):
-            ratios[f"{key}_ratio"] = facts[key] / dense[key]
-    return ratios
-
-
-def measured_methods(rows: Iterable[Row]) -> list[str]:
-    """Methods that measured any of the rows, in the order they are met."""
-    keys = (key for row in rows for key in row if key.startswith(MEASURED) and not key.endswith("_ratio"))
-    return list(dict.fromkeys(key.removeprefix(MEASURED) for key in keys))
+    both = [key for key in energy_keys([facts]) if dense.get(key)]
+    whole = [key for key in both if min(run.get(COVERAGE + key, 1.0) for run in (facts, dense)) > WHOLE]
+    return {f"{key}_ratio": facts[key] / dense[key] for key in whole}
 
 
 def energy_keys(rows: Iterable[Row]) -> list[str]:
-    """Column keys of all joules, measured and estimated, that any of the rows has."""
-    rows = list(rows)
-    measured = [MEASURED + method for method in measured_methods(rows)]
-    return measured + ([ESTIMATED] if any(ESTIMATED in row for row in rows) else [])
+    """Column keys of all joules that any of the rows has: measured, in the order they are met, then estimated."""
+    keys = (key for row in rows for key in row if key.startswith(_JOULES) and not key.endswith("_ratio"))
+    return sorted(dict.fromkeys(keys), key=ESTIMATED.__eq__)
+
+
+def measured_keys(rows: Iterable[Row]) -> list[str]:
+    """Those of `energy_keys` that a counter measured."""
+    return [key for key in energy_keys(rows) if key != ESTIMATED]
 
 
 def energy_columns(rows: Sequence[Row]) -> dict[str, Callable[[RunGroup], str]]:
     """Column for each counter that measured any of the rows, and one for estimates."""
-    columns = {f"energy, measured by {method}": _measured_cell(method) for method in measured_methods(rows)}
-    return columns | ({"energy, estimated": _estimated_cell} if any(ESTIMATED in row for row in rows) else {})
+    return {f"energy, {key.removeprefix(_JOULES)}": partial(_cell, key) for key in energy_keys(rows)}
 
 
-def _measured_cell(method: str) -> Callable[[RunGroup], str]:
-    """Column of one counter's joules, with the coverage where that is not all of the run."""
-
-    def cell(group: RunGroup) -> str:
-        shown, coverage = si_text(group, MEASURED + method, "J"), group.spread(COVERAGE + method)
-        return shown if coverage is None or coverage.mean > WHOLE else f"{shown} [{percent(coverage.mean)} of the run]"
-
-    return cell
-
-
-def _estimated_cell(group: RunGroup) -> str:
-    shown = si_text(group, ESTIMATED, "J")
-    return shown if shown == MISSING else f"~{shown}"
+def _cell(key: str, group: RunGroup) -> str:
+    """Joules, with their coverage where that is not all of the run."""
+    shown, coverage = si_text(group, key, "J"), group.spread(COVERAGE + key)
+    if coverage is not None and coverage.mean <= WHOLE:
+        return f"{shown} [{percent(coverage.mean)} of the run]"
+    return f"~{shown}" if key == ESTIMATED and shown != MISSING else shown
 
 
 def energy_notes(rows: Sequence[Row]) -> list[str]:
     """Reasons why energy was not measured or not estimated, and the source of an estimate."""
-    reasons, missing, tables = (
-        sorted({row[key] for row in rows} - {None}) for key in ("energy_reason", "estimate_reason", "estimate_source")
-    )
     # A power meter's log may have been imported all the same: the reason is the run's own.
-    own = "energy, by the run's own counter" if measured_methods(rows) else "energy"
-    notes = [f"{own}: {reason}." for reason in reasons]
-    notes += [f"energy, not estimated: {why}." for why in missing]
-    notes += [
-        f"~ marks an estimate: counted products and memory traffic at the unit energies of {table}. It compares runs; "
-        "it is no measurement."
-        for table in tables
-    ]
-    return notes
+    own = "energy, by the run's own counter" if measured_keys(rows) else "energy"
+    notes = {
+        "energy_reason": f"{own}: {{}}.",
+        "estimate_reason": "energy, not estimated: {}.",
+        "estimate_source": "~ marks an estimate: counted products and memory traffic at the unit energies of {}. It "
+        "compares runs; it is no measurement.",
+    }
+    return [note.format(text) for key, note in notes.items() for text in sorted({row[key] for row in rows} - {None})]

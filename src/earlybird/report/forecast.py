@@ -24,21 +24,17 @@ _NAME_WIDTH = 30
 def print_forecast(facts: Mapping[str, Any], console: Console | None = None) -> None:
     """Print the plan, the networks, and a row for each method."""
     console = console or Console()
-    print_lines([_plan(facts)], console, style="bold")
+    shape, width = "x".join(map(str, facts["image_shape"])), facts["width"]
+    plan = (
+        f"{facts['model']}{'' if width == 1 else f' (width {width:g})'}, {facts['train_images']:,} images of {shape}, "
+        f"{facts['epochs']:g} epochs, batch {facts['batch_size']}, p = {facts['prune_ratio']:g}, {facts['precision']}"
+    )
+    print_lines([plan], console, style="bold")
     print_lines(_networks(facts), console)
     to_terminal(_costs_table(facts), console)
     if facts["calibration"] is not None:
         to_terminal(_seconds_table(facts), console)
     print_lines(_notes(facts), console, style="dim")
-
-
-def _plan(facts: Mapping[str, Any]) -> str:
-    shape = "x".join(map(str, facts["image_shape"]))
-    width = "" if facts["width"] == 1 else f" (width {facts['width']:g})"
-    return (
-        f"{facts['model']}{width}, {facts['train_images']:,} images of {shape}, {facts['epochs']:g} epochs, "
-        f"batch {facts['batch_size']}, p = {facts['prune_ratio']:g}, {facts['precision']}"
-    )
 
 
 def _networks(facts: Mapping[str, Any]) -> list[str]:
@@ -52,6 +48,12 @@ def _networks(facts: Mapping[str, Any]) -> list[str]:
         ),
         *([KEPT_BY_GLOBAL_RANKING] if len(facts["slim"]) > 1 else []),
     ]
+
+
+def _network(network: Mapping[str, Any]) -> str:
+    ratio = network.get("realised_ratio")
+    gone = "" if ratio is None else f", {percent(ratio)} of the units gone"
+    return f"{si(network['params'])} parameters, {si(network['macs'])} MACs an image{gone}"
 
 
 def _costs_table(facts: Mapping[str, Any]) -> Table:
@@ -115,9 +117,7 @@ def _calibration_notes(facts: Mapping[str, Any]) -> list[str]:
     ]
     if calibration["watts"] is not None:
         notes.append(f"kWh: the {calibration['watts']:g} W given, times the hours; nothing was measured.")
-    if check := facts.get("check"):
-        notes.append(_checked(check))
-    return notes
+    return notes + ([_checked(facts["check"])] if facts.get("check") else [])
 
 
 def _checked(check: Mapping[str, Any]) -> str:
@@ -130,12 +130,6 @@ def _checked(check: Mapping[str, Any]) -> str:
         f"{cpu['measured']:,.0f} measured ({100 * cpu['error']:+.1f} %); wall {wall['predicted']:,.0f}, "
         f"{wall['measured']:,.0f} ({100 * wall['error']:+.1f} %).{caution}"
     )
-
-
-def _network(network: Mapping[str, Any]) -> str:
-    ratio = network.get("realised_ratio")
-    gone = "" if ratio is None else f", {percent(ratio)} of the units gone"
-    return f"{si(network['params'])} parameters, {si(network['macs'])} MACs an image{gone}"
 
 
 def grid_forecast_table(forecast: GridForecast, workers: int) -> Table:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from earlybird.report.comparison import row_of
-from earlybird.report.spread import PairedDifference, Row, RunGroup, paired_difference, sampling_error
+from earlybird.report.spread import PairedDifference, Row, RunGroup, paired_difference, rows_of, sampling_error
 from earlybird.runs.record_file import recorded_training_macs
 
 # A run whose cost is this near to the reference's stands in the table of equal cost without another schedule.
@@ -76,15 +76,19 @@ class RatioResults:
     accuracy_error: float
 
 
-def grid_rows(entries: Sequence[GridEntry]) -> list[tuple[GridEntry, Row]]:
-    """Finished runs with their rows; ratios are to the dense run of the same seed and the grid's full schedule."""
+def grid_rows(entries: Sequence[GridEntry]) -> dict[str, Row]:
+    """Row of each finished run by its folder; ratios are to the dense run of the same seed and the full schedule."""
     dense = {e.seed: e.record for e in entries if e.label == DENSE and e.record and not e.is_equal_cost}
-    found = []
-    for entry in entries:
-        if entry.record is not None:
-            own = {"training_macs": recorded_training_macs(entry.record), "seed": entry.seed}
-            found.append((entry, row_of(entry.record, dense.get(entry.seed)) | own))
-    return found
+    return {
+        e.folder: row_of(e.record, dense.get(e.seed))
+        | {
+            "training_macs": recorded_training_macs(e.record),
+            "seed": e.seed,
+            "test_images": e.record["test"]["samples"],
+        }
+        for e in entries
+        if e.record is not None
+    }
 
 
 def results_by_ratio(entries: Sequence[GridEntry], reference: str) -> list[RatioResults]:
@@ -96,30 +100,29 @@ def results_by_ratio(entries: Sequence[GridEntry], reference: str) -> list[Ratio
     """
     rows = grid_rows(entries)
     ratios = sorted({e.prune_ratio for e in entries if e.prune_ratio is not None}) or [0.0]
-    return [_results(entries, rows, ratio, reference) for ratio in ratios]
+    return [_results([e for e in entries if e.prune_ratio in (None, p)], rows, p, reference) for p in ratios]
 
 
-def _results(
-    entries: Sequence[GridEntry], rows: Sequence[tuple[GridEntry, Row]], ratio: float, reference: str
-) -> RatioResults:
-    entries = [e for e in entries if e.prune_ratio in (None, ratio)]
-    rows = [(e, row) for e, row in rows if e.prune_ratio in (None, ratio)]
-    base = {e.seed: row for e, row in rows if e.label == reference and not e.is_equal_cost}
+def _results(entries: Sequence[GridEntry], rows: Mapping[str, Row], prune_ratio: float, reference: str) -> RatioResults:
+    kinds: dict[tuple[str, bool], list[GridEntry]] = {}
+    for entry in entries:
+        kinds.setdefault((entry.label, entry.is_equal_cost), []).append(entry)
+    finished = {kind: [rows[e.folder] for e in runs if e.folder in rows] for kind, runs in kinds.items()}
+    base = {row["seed"]: row for row in finished.get((reference, False), ())}
     full: list[GridLine] = []
     matched: list[GridLine] = []
-    for label, is_equal in dict.fromkeys((e.label, e.is_equal_cost) for e in entries):
-        own = [row for e, row in rows if (e.label, e.is_equal_cost) == (label, is_equal)]
-        failed = sum(bool(e.error) for e in entries if (e.label, e.is_equal_cost) == (label, is_equal))
-        (matched if is_equal else full).append(_line(label, own, base, reference, failed))
+    for (label, is_equal_cost), runs in kinds.items():
+        failed = sum(bool(e.error) for e in runs)
+        line = _line(label, finished[label, is_equal_cost], base, reference, failed)
+        (matched if is_equal_cost else full).append(line)
     full.sort(key=lambda line: line.name != DENSE)
     near = [line for line in full if line.cost_ratio is not None and abs(line.cost_ratio - 1) <= EQUAL_COST]
     equal = sorted([*near, *matched], key=lambda line: line.name != reference)
     names = {line.name for line in equal}
     others = {line.name: line.cost_ratio for line in full if line.cost_ratio is not None and line.name not in names}
-    accuracies = sorted(row["accuracy"] for _, row in rows)
-    images = next((int(e.record["test"]["samples"]) for e, _ in rows if e.record), 0)
-    typical = accuracies[len(accuracies) // 2] if accuracies else 0.0
-    return RatioResults(ratio, tuple(full), tuple(equal), others, 100 * sampling_error(typical, images))
+    tests = sorted((row["accuracy"], row["test_images"]) for row in rows_of((*full, *matched)))
+    error = 100 * sampling_error(*tests[len(tests) // 2]) if tests else 0.0  # of a typical run
+    return RatioResults(prune_ratio, tuple(full), tuple(equal), others, error)
 
 
 def _line(label: str, rows: Sequence[Row], base: Mapping[int, Row], reference: str, failed: int) -> GridLine:

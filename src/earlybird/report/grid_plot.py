@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from earlybird.report.canvas import CUT, DENSE_INK, INK, SLIM, save_figure, title
-from earlybird.report.grid import DENSE, GridLine, RatioResults
+from earlybird.report.canvas import CUT, DENSE_INK, INK, SLIM, figure_file, title
+from earlybird.report.grid import DENSE, RatioResults
 
 _INCHES_A_NAME, _LEAST_PANEL, _BETWEEN, _HEAD, _WIDTH = 0.19, 2.6, 0.75, 0.85, 10.0
 _LEFT, _RIGHT = 0.07, 0.66
@@ -47,8 +46,7 @@ def plot_grid(results: Sequence[RatioResults], reference: str, topic: str, path:
         return None
     heights = [max(_LEAST_PANEL, _INCHES_A_NAME * len(found)) for _, found in panels]
     inches = _HEAD + sum(heights) + _BETWEEN * len(panels)
-
-    def build(figure: Figure) -> None:
+    with figure_file(path, inches=(_WIDTH, inches)) as figure:
         title(
             figure,
             f"Test accuracy against total cost: {topic}",
@@ -60,23 +58,18 @@ def plot_grid(results: Sequence[RatioResults], reference: str, topic: str, path:
             box = (_LEFT, (top - height) / inches, _RIGHT - _LEFT, height / inches)
             _panel(figure.add_axes(box), found, reference, result.prune_ratio)
             top -= height + _BETWEEN
-
-    return save_figure(build, path, inches=(_WIDTH, inches))
+    return Path(path)
 
 
 def points_of(result: RatioResults) -> list[Point]:
     """Marks of one ratio, those at equal cost that are not the full run itself among them."""
-    full = {line.name: line for line in result.equal_ratio}
-    marks = [(line, True) for line in result.equal_ratio]
-    marks += [(line, False) for line in result.equal_cost if full.get(line.name) != line]
-    return [point for line, is_full in marks if (point := _point(line, is_full))]
-
-
-def _point(line: GridLine, is_full: bool) -> Point | None:
-    accuracy = line.spread("accuracy")
-    if accuracy is None or line.cost_ratio is None:
-        return None
-    return Point(line.name, line.cost_ratio, 100 * accuracy.mean, 100 * (accuracy.std or 0.0), is_full)
+    matched = [line for line in result.equal_cost if line not in result.equal_ratio]
+    return [
+        Point(line.name, line.cost_ratio, 100 * accuracy.mean, 100 * (accuracy.std or 0.0), is_full)
+        for lines, is_full in ((result.equal_ratio, True), (matched, False))
+        for line in lines
+        if (accuracy := line.spread("accuracy")) is not None and line.cost_ratio is not None
+    ]
 
 
 def _panel(axes: Axes, points: Sequence[Point], reference: str, ratio: float) -> None:
@@ -94,12 +87,11 @@ def _panel(axes: Axes, points: Sequence[Point], reference: str, ratio: float) ->
     axes.set_xlabel(f"total cost / {reference}")
     axes.set_ylabel("test accuracy, %")
     axes.axvline(1.0, color=CUT, linewidth=0.9, linestyle=":", zorder=1)
+    full = {point.name: point for point in points if point.is_full}
     for point in points:
-        full = next((p for p in points if p.name == point.name and p.is_full), None)
-        if not point.is_full and full is not None:
-            axes.plot(
-                [full.cost, point.cost], [full.accuracy, point.accuracy], color="#C9D0D8", linewidth=0.8, zorder=2
-            )
+        if not point.is_full and (start := full.get(point.name)) is not None:
+            ends = [start.cost, point.cost], [start.accuracy, point.accuracy]
+            axes.plot(*ends, color="#C9D0D8", linewidth=0.8, zorder=2)
     for point in shown:
         ink = _ink(point.name, reference)
         axes.errorbar(
@@ -121,19 +113,16 @@ def _name(axes: Axes, points: Sequence[Point], shown: Sequence[Point], reference
     """Draw the names to the right of the panel in the order of their accuracies, each with a line to its point."""
     low, high = axes.get_ylim()
     ordered = sorted(points, key=lambda point: (-point.accuracy, point.name))
-    step = (high - low) / max(len(ordered), 1)
-    places = [high - (number + 0.5) * step for number in range(len(ordered))]
-    right = axes.get_xlim()[1]
-    for point, place in zip(ordered, places, strict=True):
-        ink = _ink(point.name, reference)
+    step, right = (high - low) / len(ordered), axes.get_xlim()[1]
+    # From the middle of the text's left edge: from its middle it would cross the names above and below.
+    style = {"arrowstyle": "-", "color": "#DDE1E6", "linewidth": 0.6, "relpos": (0.0, 0.5), "shrinkB": 3}
+    for number, point in enumerate(ordered):
+        is_shown = point in shown
         text = f"{point.accuracy:.2f}  {point.name}" + ("" if point.is_full else ", equal cost")
-        # From the middle of the text's left edge: from its middle it would cross the names above and below.
-        style = {"arrowstyle": "-", "color": "#DDE1E6", "linewidth": 0.6, "relpos": (0.0, 0.5), "shrinkB": 3}
-        line = style if point in shown else None
-        text += "" if line else " (below)"
         axes.annotate(
-            text, (point.cost, point.accuracy), xytext=(right * 1.03, place), fontsize=8, va="center", color=ink,
-            annotation_clip=False, arrowprops=line,
+            text if is_shown else f"{text} (below)", (point.cost, point.accuracy),
+            xytext=(right * 1.03, high - (number + 0.5) * step), fontsize=8, va="center",
+            color=_ink(point.name, reference), annotation_clip=False, arrowprops=style if is_shown else None,
         )  # fmt: skip
 
 

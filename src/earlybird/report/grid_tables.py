@@ -7,21 +7,149 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from earlybird.report.energy import energy_columns, energy_keys, energy_notes
 from earlybird.report.grid import GridEntry, GridLine, RatioResults, grid_rows
 from earlybird.report.quantities import (
+    COST_CELLS,
     accuracy_cell,
     emergence_cell,
     flag_notes,
     prune_ratio_cell,
-    seconds_cell,
-    size_cell,
+    seconds_text,
 )
-from earlybird.report.table import MISSING, Cell, Column, Table, named_columns
+from earlybird.report.spread import rows_of
+from earlybird.report.table import MISSING, Cell, Table, named_columns
 
-Cells = dict[str, Callable[[GridLine], str]]
+Cells = Mapping[str, Callable[[GridLine], str]]
 
 # A line of the table at equal cost that is further off is named below it.
 OFF_COST = 0.05
 # Letters of a method's name in a terminal before it is folded.
 _NAME_WIDTH = 18
+
+
+def full_tables(results: Sequence[RatioResults], reference: str, topic: str) -> list[Table]:
+    """Tables with every quantity: for each ratio one at equal ratio, and one at equal total cost if there is any.
+
+    Args:
+        results: as `results_by_ratio` makes them.
+        reference: label of the method that differences are formed against.
+        topic: network, data and schedule, for the titles.
+    """
+    return [
+        Table(named_columns(*cells), _rows(cells, lines), title, notes)
+        for title, cells, lines, notes in _sections(results, reference, topic)
+    ]
+
+
+def brief_tables(results: Sequence[RatioResults], reference: str, topic: str) -> list[Table]:
+    """Tables of `full_tables` with the main quantities, narrow enough for a terminal of 80 letters."""
+    brief: Cells = {
+        "method": lambda line: line.name,
+        "test accuracy %": accuracy_cell,
+        "points": _points,
+        "training MACs / dense": lambda line: _share(line, "train_macs"),
+        "seconds / dense": lambda line: _share(line, "wall_seconds"),
+        "cost ratio": _cost,
+        "n": _runs,
+    }
+    columns, tables = named_columns(*brief, fold_after=_NAME_WIDTH), []
+    for title, _, lines, notes in _sections(results, reference, topic):
+        energy = energy_notes(rows_of(lines))  # of columns that are not shown here
+        tables.append(Table(columns, _rows(brief, lines), title, [note for note in notes if note not in energy]))
+    return tables
+
+
+def means_table(results: Sequence[RatioResults]) -> Table:
+    """Means and deviations as plain numbers, a row for each method, ratio and kind of comparison."""
+    found = [
+        (kind, result.prune_ratio, line)
+        for result in results
+        for kind, lines in (("equal ratio", result.equal_ratio), ("equal cost", result.equal_cost))
+        for line in lines
+    ]
+    joules = energy_keys(rows_of(line for *_, line in found))
+    means = ("train_macs", "train_paper_flops", "wall_seconds", "cpu_seconds", "params", "macs", *joules)
+    names = (
+        "comparison", "prune_ratio", "method", "n", "failed", "accuracy", "accuracy_std", "points", "points_half_width",
+        "points_n", "cost_ratio", *means,
+    )  # fmt: skip
+    rows = [
+        [
+            kind, ratio, line.name, len(line.rows), line.failed, *_parts(line.spread("accuracy"), "mean", "std"),
+            *_parts(line.difference, "mean", "half_width", "n"), line.cost_ratio,
+            *(mean for key in means for mean in _parts(line.spread(key), "mean")),
+        ]
+        for kind, ratio, line in found
+    ]  # fmt: skip
+    return Table(named_columns(*names), rows)
+
+
+def runs_table(entries: Sequence[GridEntry]) -> Table:
+    """Plain numbers of each run, a row for failed ones too."""
+    found = grid_rows(entries)
+    names = (
+        "folder", "method", "prune_ratio", "seed", "equal_cost", "status", "error", "accuracy", "top5_accuracy",
+        "uncut_accuracy", "realised_ratio", "emergence_epoch", "epochs", "trained_epochs", "params", "macs",
+        "train_macs", "training_macs", "train_paper_flops", "wall_seconds", "cpu_seconds", *energy_keys(found.values()),
+    )  # fmt: skip
+    rows = []
+    for entry in entries:
+        status = "finished" if entry.folder in found else "failed" if entry.error else "open"
+        own = (entry.folder, entry.label, entry.prune_ratio, entry.seed, entry.is_equal_cost, status, entry.error)
+        facts = found.get(entry.folder, {})
+        rows.append([*own, *(facts.get(name) for name in names[len(own) :])])
+    return Table(named_columns(*names), rows)
+
+
+def _parts(value: object, *names: str) -> list[Cell]:
+    """Attributes of a value; None for each if there is no value."""
+    return [getattr(value, name, None) for name in names]
+
+
+def _rows(cells: Cells, lines: Sequence[GridLine]) -> list[list[str]]:
+    return [[cell(line) for cell in cells.values()] for line in lines]
+
+
+def _sections(
+    results: Sequence[RatioResults], reference: str, topic: str
+) -> Iterator[tuple[str, Cells, Sequence[GridLine], list[str]]]:
+    """Title, columns, lines and notes of each table."""
+    for result in results:
+        where = f"{topic}, p = {result.prune_ratio:g}" if result.prune_ratio else topic
+        lines = result.equal_ratio
+        yield f"{where}: at equal ratio", _ratio_cells(lines, reference), lines, _notes(result, reference)
+        if lines := result.equal_cost:
+            title = f"{where}: at the total cost of {reference}"
+            yield title, _cost_cells(lines, reference), lines, _equal_notes(result, reference)
+
+
+def _ratio_cells(lines: Sequence[GridLine], reference: str) -> Cells:
+    """Columns at equal ratio: CPU seconds if all was computed on CPUs, and the known energies, after the seconds."""
+    rows = rows_of(lines)
+    is_cpu = bool(rows) and all(row["device"].startswith("cpu") for row in rows)
+    cpu_seconds: Cells = {"CPU seconds": lambda line: seconds_text(line, "cpu_seconds")}
+    return {
+        "method": lambda line: line.name,
+        "p asked / realised": prune_ratio_cell,
+        "test accuracy %": accuracy_cell,
+        f"points from {reference}": _points,
+        "ticket at epoch": emergence_cell,
+        **COST_CELLS,
+        **(cpu_seconds if is_cpu else {}),
+        **energy_columns(rows),
+        f"cost / {reference}": _cost,
+        "n": _runs,
+    }
+
+
+def _cost_cells(lines: Sequence[GridLine], reference: str) -> Cells:
+    """Columns at equal cost: the schedule instead of what is the same at equal ratio."""
+    alike = ("p asked / realised", "ticket at epoch", "training FLOPs, paper's count")
+    cells = {name: cell for name, cell in _ratio_cells(lines, reference).items() if name not in alike}
+    return {
+        "method": cells.pop("method"),
+        "schedule, epochs": lambda line: _range(line, "epochs"),
+        "trained to epoch": lambda line: _range(line, "trained_epochs") + ("†" if line.flags() else ""),
+        **cells,
+    }
 
 
 def _points(line: GridLine) -> str:
@@ -50,139 +178,6 @@ def _range(line: GridLine, key: str) -> str:
     return "–".join(dict.fromkeys(f"{value:.4g}" for value in (found[:1] + found[-1:]))) or MISSING
 
 
-_NAME: Cells = {"method": lambda line: line.name}
-_RATIO: Cells = {
-    "p asked / realised": prune_ratio_cell,
-    "test accuracy %": accuracy_cell,
-    "points from {reference}": _points,
-    "ticket at epoch": emergence_cell,
-    "parameters": size_cell("params"),
-    "MACs per image": size_cell("macs"),
-    "training MACs": size_cell("train_macs"),
-    "training FLOPs, paper's count": size_cell("train_paper_flops"),
-    "seconds": seconds_cell("wall_seconds"),
-    "cost / {reference}": _cost,
-    "n": _runs,
-}
-EQUAL_RATIO = _NAME | _RATIO
-EQUAL_COST = _NAME | {
-    "schedule, epochs": lambda line: _range(line, "epochs"),
-    "trained to epoch": lambda line: _range(line, "trained_epochs") + ("†" if line.flags() else ""),
-    **{
-        name: cell
-        for name, cell in _RATIO.items()
-        if name not in ("p asked / realised", "ticket at epoch", "training FLOPs, paper's count")
-    },
-}
-BRIEF = _NAME | {
-    "test accuracy %": accuracy_cell,
-    "points": _points,
-    "training MACs / dense": lambda line: _share(line, "train_macs"),
-    "seconds / dense": lambda line: _share(line, "wall_seconds"),
-    "cost ratio": _cost,
-    "n": _runs,
-}
-
-
-def full_tables(results: Sequence[RatioResults], reference: str, topic: str) -> list[Table]:
-    """Tables with every quantity: for each ratio one at equal ratio, and one at equal total cost if there is any.
-
-    Args:
-        results: as `results_by_ratio` makes them.
-        reference: label of the method that differences are formed against.
-        topic: network, data and schedule, for the titles.
-    """
-    tables = []
-    for title, cells, lines, notes in _sections(results, reference, topic):
-        cells = {name.format(reference=reference): cell for name, cell in _with_expenses(cells, lines).items()}
-        tables.append(_table(named_columns(*cells), cells, lines, title, notes))
-    return tables
-
-
-def brief_tables(results: Sequence[RatioResults], reference: str, topic: str) -> list[Table]:
-    """Tables of `full_tables` with the main quantities, narrow enough for a terminal of 80 letters."""
-    columns, tables = named_columns(*BRIEF, fold_after=_NAME_WIDTH), []
-    for title, _, lines, notes in _sections(results, reference, topic):
-        energy = energy_notes([row for line in lines for row in line.rows])  # of columns that are not shown here
-        tables.append(_table(columns, BRIEF, lines, title, [note for note in notes if note not in energy]))
-    return tables
-
-
-def means_table(results: Sequence[RatioResults]) -> Table:
-    """Means and deviations as plain numbers, a row for each method, ratio and kind of comparison."""
-    found = [
-        (kind, result.prune_ratio, line)
-        for result in results
-        for kind, lines in (("equal ratio", result.equal_ratio), ("equal cost", result.equal_cost))
-        for line in lines
-    ]
-    joules = energy_keys(row for *_, line in found for row in line.rows)
-    means = ("train_macs", "train_paper_flops", "wall_seconds", "cpu_seconds", "params", "macs", *joules)
-    names = (
-        "comparison", "prune_ratio", "method", "n", "failed", "accuracy", "accuracy_std", "points", "points_half_width",
-        "points_n", "cost_ratio", *means,
-    )  # fmt: skip
-    rows = [
-        [
-            kind, ratio, line.name, len(line.rows), line.failed, *_parts(line.spread("accuracy"), "mean", "std"),
-            *_parts(line.difference, "mean", "half_width", "n"), line.cost_ratio,
-            *(mean for key in means for mean in _parts(line.spread(key), "mean")),
-        ]
-        for kind, ratio, line in found
-    ]  # fmt: skip
-    return Table(named_columns(*names), rows)
-
-
-def runs_table(entries: Sequence[GridEntry]) -> Table:
-    """Plain numbers of each run, a row for failed ones too."""
-    found = {entry.folder: row for entry, row in grid_rows(entries)}
-    names = (
-        "folder", "method", "prune_ratio", "seed", "equal_cost", "status", "error", "accuracy", "top5_accuracy",
-        "uncut_accuracy", "realised_ratio", "emergence_epoch", "epochs", "trained_epochs", "params", "macs",
-        "train_macs", "training_macs", "train_paper_flops", "wall_seconds", "cpu_seconds", *energy_keys(found.values()),
-    )  # fmt: skip
-    rows = []
-    for entry in entries:
-        status = "finished" if entry.folder in found else "failed" if entry.error else "open"
-        own = {"folder": entry.folder, "method": entry.label, "prune_ratio": entry.prune_ratio, "seed": entry.seed}
-        own |= {"equal_cost": entry.is_equal_cost, "status": status, "error": entry.error}
-        facts = found.get(entry.folder, {}) | own
-        rows.append([facts.get(name) for name in names])
-    return Table(named_columns(*names), rows)
-
-
-def _parts(value: object, *names: str) -> list[Cell]:
-    """Attributes of a value; None for each if there is no value."""
-    return [getattr(value, name, None) for name in names]
-
-
-def _table(
-    columns: Sequence[Column], cells: Cells, lines: Sequence[GridLine], title: str, notes: Sequence[str]
-) -> Table:
-    return Table(columns, [[cell(line) for cell in cells.values()] for line in lines], title, notes)
-
-
-def _with_expenses(cells: Cells, lines: Sequence[GridLine]) -> Cells:
-    """Insert CPU seconds (if all was computed on CPUs) and the known energies after the seconds."""
-    rows = [row for line in lines for row in line.rows]
-    is_cpu = bool(rows) and all(row["device"].startswith("cpu") for row in rows)
-    expenses = ({"CPU seconds": seconds_cell("cpu_seconds")} if is_cpu else {}) | energy_columns(rows)
-    place = list(cells).index("seconds") + 1
-    return dict([*list(cells.items())[:place], *expenses.items(), *list(cells.items())[place:]])
-
-
-def _sections(
-    results: Sequence[RatioResults], reference: str, topic: str
-) -> Iterator[tuple[str, Cells, Sequence[GridLine], list[str]]]:
-    """Title, columns, lines and notes of each table."""
-    for result in results:
-        where = f"{topic}, p = {result.prune_ratio:g}" if result.prune_ratio else topic
-        yield f"{where}: at equal ratio", EQUAL_RATIO, result.equal_ratio, _notes(result, reference)
-        if result.equal_cost:
-            title = f"{where}: at the total cost of {reference}"
-            yield title, EQUAL_COST, result.equal_cost, _equal_notes(result, reference)
-
-
 def _notes(result: RatioResults, reference: str) -> list[str]:
     notes = [
         "Mean ± sample standard deviation over n seeds. In brackets: divided by the dense run of the same seed. "
@@ -190,9 +185,9 @@ def _notes(result: RatioResults, reference: str) -> list[str]:
         f"mean difference from {reference} within seeds, ± half of its 95 % confidence interval (Student).",
         f"One run's accuracy has a standard error of {result.accuracy_error:.2f} points by the size of the test set "
         "alone: differences of one seed below about three times that say little.",
+        *energy_notes(rows_of(result.equal_ratio)),
+        *_timing_notes(result.equal_ratio),
     ]
-    notes += energy_notes([row for line in result.equal_ratio for row in line.rows])
-    notes += _timing_notes(result.equal_ratio)
     for line in result.equal_ratio:
         before = line.spread("uncut_accuracy")
         if before is not None:
@@ -204,10 +199,10 @@ def _notes(result: RatioResults, reference: str) -> list[str]:
 def _equal_notes(result: RatioResults, reference: str) -> list[str]:
     notes = [
         f"Every method at the training MACs of {reference} with the same seed: as it is, or with a last training as "
-        "long as what its search leaves of them buys. A search as long as the schedule is shortened with it first."
+        "long as what its search leaves of them buys. A search as long as the schedule is shortened with it first.",
+        *(note for line in result.equal_cost for note in flag_notes(line)),
+        *_timing_notes(result.equal_cost),
     ]
-    notes += [note for line in result.equal_cost for note in flag_notes(line)]
-    notes += _timing_notes(result.equal_cost)
     costs = {line.name: line.cost_ratio for line in result.equal_cost if line.cost_ratio is not None}
     if off := {name: ratio for name, ratio in costs.items() if abs(ratio - 1) > OFF_COST}:
         notes.append(f"Not at that cost after all, and not to be compared with the others: {_listed(off)}.")

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from earlybird.core.stop_rules import STOP_RULES
 from earlybird.errors import RunFolderError
-from earlybird.report.canvas import CUT, DENSE_INK, DENSE_LIGHT, HALO, INK, MUTED, SLIM, save_figure, title
+from earlybird.report.canvas import CUT, DENSE_INK, DENSE_LIGHT, HALO, INK, MUTED, SLIM, figure_file, title
 from earlybird.report.quantities import percent
 from earlybird.report.records import (
     data_label,
@@ -56,23 +55,19 @@ def plot_mask_distance(record: Mapping[str, Any], path: str | Path) -> Path:
     ticket = record.get("ticket") or {}
     if not ticket.get("distances") or not ticket.get("distance_epochs"):
         raise RunFolderError(f"run '{record['run_id']}' has no mask distances to plot; it drew fewer than two masks")
-
-    def build(figure: Figure) -> None:
+    with figure_file(path, inches=(8.0, 4.6)) as figure:
         title(figure, "Mask distance between consecutive draws", _caption(record))
         total_epochs = float(ticket.get("total_epochs") or scheduled_epochs(record))
         distance_axes(figure.add_axes((0.085, 0.125, 0.895, 0.65)), ticket, total_epochs)
-
-    return save_figure(build, path, inches=(8.0, 4.6))
+    return Path(path)
 
 
 def plot_accuracy(record: Mapping[str, Any], path: str | Path) -> Path:
     """Draw training, validation and final test accuracy in percent against epochs trained, phase after phase."""
-
-    def build(figure: Figure) -> None:
+    with figure_file(path, inches=(8.0, 4.6)) as figure:
         title(figure, "Accuracy while training", _caption(record))
         accuracy_axes(figure.add_axes((0.085, 0.125, 0.895, 0.70)), record)
-
-    return save_figure(build, path, inches=(8.0, 4.6))
+    return Path(path)
 
 
 def plot_kept_channels(record: Mapping[str, Any], path: str | Path) -> Path:
@@ -86,32 +81,22 @@ def plot_kept_channels(record: Mapping[str, Any], path: str | Path) -> Path:
         raise RunFolderError(f"run '{record['run_id']}' lists no layers to plot; it cut nothing")
     columns = math.ceil(len(layers) / _ROWS_PER_COLUMN)
     rows = math.ceil(len(layers) / columns)
-    inches = (8.0 if columns == 1 else 6.4 * columns, 1.15 + (0.29 if len(layers) <= 24 else 0.21) * rows)
-
-    def build(figure: Figure) -> None:
-        kept, dense = sum(layer["kept"] for layer in layers), sum(layer["dense"] for layer in layers)
-        total = f"{kept:,} of {dense:,} channels kept ({percent(kept / dense)})"
-        title(figure, "Channels kept, layer by layer", f"{_caption(record)}  ·  {total}", x=0.16 / inches[0])
-        widest = max(layer["dense"] for layer in layers)
+    # Inches of a row, and of a letter at the size of the names, which get the room they need.
+    row, letter = (0.29, 0.075) if len(layers) <= 24 else (0.21, 0.063)
+    width, height = 8.0 if columns == 1 else 6.4 * columns, 1.15 + row * rows
+    share, names = width / columns, 0.25 + letter * max(len(layer["name"]) for layer in layers)
+    kept, dense = sum(layer["kept"] for layer in layers), sum(layer["dense"] for layer in layers)
+    total = f"{kept:,} of {dense:,} channels kept ({percent(kept / dense)})"
+    widest = max(layer["dense"] for layer in layers)
+    with figure_file(path, inches=(width, height)) as figure:
+        title(figure, "Channels kept, layer by layer", f"{_caption(record)}  ·  {total}", x=0.16 / width)
         for column in range(columns):
-            box = _column_box(inches, column, columns, layers)
-            axes = figure.add_axes(box)
+            left, bars = (column * share + names) / width, (share - names - 0.2) / width
+            axes = figure.add_axes((left, 0.12 / height, bars, 1 - 1.12 / height))
             kept_axes(axes, layers[column * rows : (column + 1) * rows], rows, widest)
             if column == 0:
                 axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2, handlelength=1.2)
-
-    return save_figure(build, path, inches=inches)
-
-
-def _column_box(
-    inches: tuple[float, float], column: int, columns: int, layers: Sequence[Mapping[str, Any]]
-) -> tuple[float, float, float, float]:
-    """Left, bottom, width, height of one column of bars, as fractions of the figure; names get the room they need."""
-    width, height = inches
-    letters = max(len(layer["name"]) for layer in layers)
-    names = 0.25 + letters * (0.075 if len(layers) <= 24 else 0.063)  # inches per letter at the label's size
-    share = width / columns
-    return ((column * share + names) / width, 0.12 / height, (share - names - 0.2) / width, 1 - 1.12 / height)
+    return Path(path)
 
 
 def distance_axes(axes: Axes, ticket: Mapping[str, Any], total_epochs: float) -> None:
@@ -130,24 +115,23 @@ def distance_axes(axes: Axes, ticket: Mapping[str, Any], total_epochs: float) ->
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10]))
     axes.set_xlabel("completed epochs")
     axes.set_ylabel("mask distance  (0 = same mask)")
-    _draw_epsilon(axes, ticket)
-    if cut is None:
-        _draw_note(axes, axes.get_xlim()[1], "no ticket: the mask never held still\nfor as long as the rule asks")
-    else:
-        _cut_line(axes, cut)
-        _draw_note(axes, cut, "\n".join(_cut_words(ticket, total_epochs, _draw_window(axes, ticket))))
-    _share_of_schedule(axes, total_epochs)
-
-
-def _reads_distances(ticket: Mapping[str, Any]) -> bool:
-    """True if the ticket's rule compares distances with epsilon; others have no line here."""
     rule = STOP_RULES.get(str(ticket.get("rule")))
-    return (rule is None or rule.reads_distances) and ticket.get("epsilon") is not None
+    # A rule that compares no distances has no line here.
+    reads_distances = (rule is None or rule.reads_distances) and ticket.get("epsilon") is not None
+    if reads_distances:
+        _draw_epsilon(axes, ticket)
+    if cut is None:
+        at, words = axes.get_xlim()[1], "no ticket: the mask never held still\nfor as long as the rule asks"
+    else:
+        axes.axvline(cut, color=CUT, linewidth=1.6, zorder=3)
+        fired = _draw_window(axes, ticket) if reads_distances else 0
+        at, words = cut, _cut_words(ticket, total_epochs, fired)
+    _red_label(axes, words, (at, 1), (9, -5), is_left=at > 0.5 * axes.get_xlim()[1], va="top", linespacing=1.4)
+    if total_epochs:
+        _share_of_schedule(axes, total_epochs)
 
 
 def _draw_epsilon(axes: Axes, ticket: Mapping[str, Any]) -> None:
-    if not _reads_distances(ticket):
-        return
     epsilon, ratio = ticket["epsilon"], ticket.get("prune_ratio") or 0.0
     axes.axhline(epsilon, color=INK, linewidth=1.1, linestyle=(0, (5, 3)), zorder=2)
     chance = 2 * ratio * (1 - ratio)  # the distance of two independent masks of this ratio
@@ -158,8 +142,6 @@ def _draw_epsilon(axes: Axes, ticket: Mapping[str, Any]) -> None:
 
 def _draw_window(axes: Axes, ticket: Mapping[str, Any]) -> int:
     """Ring the consecutive distances that fired the rule; returns how many."""
-    if not _reads_distances(ticket):
-        return 0
     drawn = [place for place, epoch in enumerate(ticket["distance_epochs"]) if epoch <= ticket["epoch"] + 1e-9]
     rule = STOP_RULES.get(str(ticket.get("rule")))
     # The first draw has no distance; every other one up to the earliest that fires has one that the rule reads.
@@ -173,25 +155,17 @@ def _draw_window(axes: Axes, ticket: Mapping[str, Any]) -> int:
     return len(fired)
 
 
-def _cut_words(ticket: Mapping[str, Any], total_epochs: float, fired: int) -> list[str]:
+def _cut_words(ticket: Mapping[str, Any], total_epochs: float, fired: int) -> str:
     words = [f"ticket drawn after {ticket['epoch']:.4g} epochs"]
     if total_epochs:
         words.append(f"{percent(ticket['fraction_of_schedule'])} of the {total_epochs:g}-epoch schedule")
     if fired:
         words.append(f"○ the {fired} distances that fired the rule")
-    return words
-
-
-def _draw_note(axes: Axes, epoch: float, words: str) -> None:
-    """Draw a red note beside the line at that epoch, on the side that has more room."""
-    is_left = epoch > 0.5 * axes.get_xlim()[1]
-    _red_label(axes, words, (epoch, 1), (9, -5), is_left=is_left, va="top", linespacing=1.4)
+    return "\n".join(words)
 
 
 def _share_of_schedule(axes: Axes, total_epochs: float) -> None:
     """Add a second axis on top, in percent of the schedule."""
-    if not total_epochs:
-        return
     to_percent, to_epochs = 100 / total_epochs, total_epochs / 100
     both = (lambda epochs: epochs * to_percent, lambda percents: percents * to_epochs)
     top = axes.secondary_xaxis("top", functions=both)
@@ -206,14 +180,13 @@ def accuracy_axes(axes: Axes, record: Mapping[str, Any]) -> None:
     cut = None if ticket is None else float(ticket["epoch"])
     phases = _epochs_trained(record["metrics"], cut)
     last = max((points[-1][0] for points in phases.values()), default=1.0)
+    look: dict[str, Any] = {"markersize": 3.5 if last <= 60 else 0}
+    train = look | {"linewidth": 1.9, "marker": "o"}
+    val = look | {"linewidth": 1.3, "linestyle": (0, (4, 2)), "marker": "s", "markerfacecolor": "white"}
     for phase, points in phases.items():
         color, label = _phase_look(phase, cut is not None, is_cut(record), len(phases))
-        size = 3.5 if last <= 60 else 0
-        train = {"linewidth": 1.9, "marker": "o", "markersize": size}
-        _draw_curve(axes, points, "train_accuracy", color, f"{label}, training", train)
-        val = {"linewidth": 1.3, "linestyle": (0, (4, 2)), "marker": "s", "markersize": size}
-        val |= {"markerfacecolor": "white"}
-        _draw_curve(axes, points, "val_accuracy", color, f"{label}, validation", val)
+        _draw_curve(axes, points, "train_accuracy", color=color, label=f"{label}, training", **train)
+        _draw_curve(axes, points, "val_accuracy", color=color, label=f"{label}, validation", **val)
     axes.set_xlabel("epochs trained")
     axes.set_ylabel("accuracy (%)")
     _draw_test(axes, record, last)
@@ -224,20 +197,15 @@ def accuracy_axes(axes: Axes, record: Mapping[str, Any]) -> None:
     if phases:
         axes.legend(loc="lower right", frameon=True, facecolor="white", edgecolor="none", framealpha=0.9)
     if cut is not None:
-        _draw_cut(axes, cut, last, "cut" if is_cut(record) else "ticket")
+        axes.axvline(cut, color=CUT, linewidth=1.6, zorder=3)
+        words = f"{'cut' if is_cut(record) else 'ticket'} after {cut:.4g} epochs"
+        _red_label(axes, words, (cut, 0), (8, 8), is_left=cut > 0.5 * last)
 
 
-def _draw_curve(axes: Axes, points: _Points, key: str, color: str, label: str, style: Mapping[str, Any]) -> None:
+def _draw_curve(axes: Axes, points: _Points, key: str, **style: Any) -> None:
     """Draw one accuracy of one phase, where it was measured."""
-    measured = [(epoch, 100 * row[key]) for epoch, row in points if row.get(key) is not None]
-    if measured:
-        epochs, values = zip(*measured, strict=True)
-        axes.plot(epochs, values, color=color, label=label, **style)
-
-
-def _draw_cut(axes: Axes, cut: float, last: float, noun: str) -> None:
-    _cut_line(axes, cut)
-    _red_label(axes, f"{noun} after {cut:.4g} epochs", (cut, 0), (8, 8), is_left=cut > 0.5 * last)
+    if measured := [(epoch, 100 * row[key]) for epoch, row in points if row.get(key) is not None]:
+        axes.plot(*zip(*measured, strict=True), **style)
 
 
 def _epochs_trained(metrics: Sequence[Mapping[str, Any]], cut: float | None) -> dict[str, _Points]:
@@ -249,11 +217,11 @@ def _epochs_trained(metrics: Sequence[Mapping[str, Any]], cut: float | None) -> 
     phases: dict[str, _Points] = {}
     for row in metrics:
         phases.setdefault(str(row["phase"]), []).append((float(row["epoch"]), row))
-    retrain = phases.get("retrain", [])
-    start = retrain[0][0] - 1 if retrain else 0.0
-    if cut is not None and start < math.floor(cut):
-        phases["retrain"] = [(epoch + cut - start, row) for epoch, row in retrain]
-    return {phase: points for phase, points in phases.items() if points}
+    if cut is not None and (retrain := phases.get("retrain")):
+        start = retrain[0][0] - 1
+        if start < math.floor(cut):
+            phases["retrain"] = [(epoch + cut - start, row) for epoch, row in retrain]
+    return phases
 
 
 def _phase_look(phase: str, has_ticket: bool, is_slim: bool, phases: int) -> tuple[str, str]:
@@ -301,16 +269,12 @@ def kept_axes(axes: Axes, layers: Sequence[Mapping[str, Any]], rows: int, widest
 def _label_layer(axes: Axes, place: int, layer: Mapping[str, Any], size: float) -> None:
     """Write the share kept at the end of the bar, the counts at the right edge of the axes."""
     box = {"boxstyle": "square,pad=0.2", "facecolor": "white", "edgecolor": "none"}  # interrupts the row's line
-    share, at = _whole_percent(layer), (layer["dense"], place)
-    _label(axes, share, at, (4, 0), va="center", fontsize=size, bbox=box, color=INK, zorder=3)
-    counts, edge = f"{layer['kept']} / {layer['dense']}", axes.get_yaxis_transform()
-    axes.text(1, place, counts, transform=edge, ha="right", va="center", fontsize=size, color=MUTED, bbox=box)
-
-
-def _whole_percent(layer: Mapping[str, Any]) -> str:
-    """Whole percent kept; 100 % only for a layer that lost nothing."""
-    whole = int(100 * layer["kept"] / layer["dense"] + 0.5)
-    return f"{min(whole, 99) if layer['kept'] < layer['dense'] else whole} %"
+    kept, dense = layer["kept"], layer["dense"]
+    whole = int(100 * kept / dense + 0.5)
+    share = min(whole, 99) if kept < dense else whole  # 100 % only for a layer that lost nothing
+    _label(axes, f"{share} %", (dense, place), (4, 0), va="center", fontsize=size, bbox=box, color=INK, zorder=3)
+    style: dict[str, Any] = {"ha": "right", "va": "center", "fontsize": size, "color": MUTED, "bbox": box}
+    axes.text(1, place, f"{kept} / {dense}", transform=axes.get_yaxis_transform(), **style)
 
 
 def _caption(record: Mapping[str, Any]) -> str:
@@ -321,10 +285,6 @@ def _caption(record: Mapping[str, Any]) -> str:
     if (seed := seed_of(record)) is not None:
         parts.append(f"seed {seed}")
     return "  ·  ".join(parts)
-
-
-def _cut_line(axes: Axes, epoch: float) -> None:
-    axes.axvline(epoch, color=CUT, linewidth=1.6, zorder=3)
 
 
 def _label(axes: Axes, words: str, at: tuple[float, float], offset: tuple[float, float], **style: Any) -> None:

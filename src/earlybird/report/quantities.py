@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from earlybird.report.spread import RunGroup
 from earlybird.report.table import MISSING
+
+Cells = Mapping[str, Callable[[RunGroup], str]]  # name of a column -> cell of a row
 
 PREFIXES = ((1e18, " E"), (1e15, " P"), (1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k"), (1.0, ""))
 
@@ -40,7 +42,7 @@ def mean_text(group: RunGroup, key: str, form: str, *, scale: float = 1.0, suffi
     return f"{scale * spread.mean:{form}}{deviation}{suffix}{own_n}"
 
 
-def ratio_text(group: RunGroup, key: str) -> str:
+def _ratio_text(group: RunGroup, key: str) -> str:
     """Ratio of a quantity to dense, in brackets after a space; empty where there is none."""
     ratio = mean_text(group, f"{key}_ratio", ".2f")
     return "" if ratio == MISSING else f" ({ratio})"
@@ -52,22 +54,13 @@ def si_text(group: RunGroup, key: str, unit: str = "") -> str:
     if spread is None:
         return MISSING
     form, scale, suffix = _si_form(spread.mean, unit)
-    return mean_text(group, key, form, scale=scale, suffix=suffix) + ratio_text(group, key)
+    return mean_text(group, key, form, scale=scale, suffix=suffix) + _ratio_text(group, key)
 
 
-def size_cell(key: str) -> Callable[[RunGroup], str]:
-    """Column of a count, beside its ratio to dense: `11.8 ± 0.2 M (0.60)`."""
-    return lambda group: si_text(group, key)
-
-
-def seconds_cell(key: str) -> Callable[[RunGroup], str]:
-    """Column of seconds, beside their ratio to dense: `320 (0.80)`."""
-
-    def cell(group: RunGroup) -> str:
-        spread = group.spread(key)
-        return mean_text(group, key, ",.0f" if spread and spread.mean >= 100 else ".1f") + ratio_text(group, key)
-
-    return cell
+def seconds_text(group: RunGroup, key: str) -> str:
+    """Seconds, beside their ratio to dense: `320 (0.80)`."""
+    spread = group.spread(key)
+    return mean_text(group, key, ",.0f" if spread and spread.mean >= 100 else ".1f") + _ratio_text(group, key)
 
 
 def accuracy_cell(group: RunGroup) -> str:
@@ -98,3 +91,13 @@ def flag_notes(group: RunGroup) -> list[str]:
     """Note below a table that explains a †, if the group has one."""
     flags = group.flags()
     return [f"† {group.name}: {'; '.join(flags)}."] if flags else []
+
+
+COST_CELLS: Cells = {
+    "parameters": lambda group: si_text(group, "params"),
+    "MACs per image": lambda group: si_text(group, "macs"),
+    "training MACs": lambda group: si_text(group, "train_macs"),
+    "training FLOPs, paper's count": lambda group: si_text(group, "train_paper_flops"),
+    "seconds": lambda group: seconds_text(group, "wall_seconds"),
+}
+"""Columns of what a network and its training cost, beside their ratio to dense."""

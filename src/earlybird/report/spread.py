@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +45,11 @@ class RunGroup:
         return sorted({flag for row in self.rows for flag in row["flags"]})
 
 
+def rows_of(groups: Iterable[RunGroup]) -> list[Row]:
+    """Rows of all groups."""
+    return [row for group in groups for row in group.rows]
+
+
 @dataclass(frozen=True)
 class PairedDifference:
     """Mean difference of n pairs, and half the width of its 95 % confidence interval (None for one pair)."""
@@ -66,10 +71,8 @@ def paired_difference(differences: Sequence[float]) -> PairedDifference | None:
     n = len(differences)
     if not n:
         return None
-    mean = statistics.fmean(differences)
-    if n == 1:
-        return PairedDifference(mean, None, 1)
-    return PairedDifference(mean, t_quantile(n - 1) * statistics.stdev(differences) / math.sqrt(n), n)
+    half_width = t_quantile(n - 1) * statistics.stdev(differences) / math.sqrt(n) if n > 1 else None
+    return PairedDifference(statistics.fmean(differences), half_width, n)
 
 
 def t_quantile(degrees: int) -> float:
@@ -86,7 +89,5 @@ def sampling_error(accuracy: float, images: int) -> float:
 
     At (k + 1) / (n + 2), Laplace's estimate: all right out of 30 is no proof of a network without errors.
     """
-    if not images:
-        return 0.0
     share = (accuracy * images + 1) / (images + 2)
-    return math.sqrt(share * (1 - share) / images)
+    return math.sqrt(share * (1 - share) / images) if images else 0.0

@@ -153,16 +153,6 @@ def to_terminal(table: Table, console: Console | None = None, *, frame: Literal[
     print_lines(table.notes, console, style="dim")
 
 
-def to_terminal_across(table: Table, console: Console | None = None) -> None:
-    """Print the table transposed, in as many parts as the width asks for, and an empty line."""
-    from rich.console import Console
-
-    console = console or Console()
-    for part in table.across(console.width):
-        to_terminal(part, console)
-    console.print()
-
-
 def print_lines(lines: Iterable[str], console: Console | None = None, *, style: str | None = None) -> None:
     """Print text as it is: no markup, no colours for numbers."""
     from rich.console import Console
