@@ -16,8 +16,8 @@ from earlybird.core import WeightMask, keep_largest, prunable_weights
 from earlybird.cost.plan import MASKED, MethodPlan, Schedule, Stage
 from earlybird.methods.candidate import Candidate, DenseRun
 from earlybird.methods.masked_weights import WEIGHT_MASK_FILE, HoldHooks, weight_candidate
-from earlybird.methods.retrain import REINIT_SEED_OFFSET, weights_of_epoch
-from earlybird.methods.search_hooks import keep_weights_of_epoch
+from earlybird.methods.retrain import REINIT_SEED_OFFSET, load_weights_of_epoch_
+from earlybird.methods.search_hooks import keep_load_weights_of_epoch_
 from earlybird.methods.task import Task
 from earlybird.settings.fields import require
 from earlybird.settings.lottery_ticket import LotteryTicket
@@ -102,7 +102,7 @@ def _start_weights(method: LotteryTicket, task: Task) -> nn.Module:
         return task.build(task.seed + REINIT_SEED_OFFSET)
     model = task.build()
     if method.rewind_epoch:
-        model.load_state_dict(weights_of_epoch(task, method.rewind_epoch, "run the search again"))
+        load_weights_of_epoch_(task, model, method.rewind_epoch, "run the search again")
     return model
 
 
@@ -120,5 +120,5 @@ class _RoundHooks(HoldHooks):
 
     def after_step(self, state: FitState) -> bool:
         """Keep the weights when the epoch comes."""
-        keep_weights_of_epoch(state, self._folder, self._rewind_epoch)
+        keep_load_weights_of_epoch_(state, self._folder, self._rewind_epoch)
         return super().after_step(state)

@@ -82,10 +82,8 @@ def leave_ticket(
     counted = scored or groups
     if counted.num_units < groups.num_units:
         unscored = groups.num_units - counted.num_units
-        flags = (
-            *flags,
-            f"{unscored} of {groups.num_units} units have no score: they stay, and the ratio leaves them out",
-        )
+        told = f"{unscored} of {groups.num_units} units have no score: they stay, and the ratio leaves them out"
+        flags = (*flags, told)
     ticket = Ticket(
         mask=mask,
         weights=weights,
@@ -95,7 +93,7 @@ def leave_ticket(
         rule=rule,
         policy=groups.policy,
         groups_digest=groups.digest(),
-        notes=notes_of(task, step, task.session.journal.state_dict()),
+        notes=notes_of(task, step),
         flags=flags,
         **drawn,
     )
@@ -152,7 +150,7 @@ def cut(task: Task, ticket: Ticket, retrain: Retrain) -> Candidate:
     )
 
 
-def notes_of(task: Task, step: int, journal: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+def notes_of(task: Task, step: int) -> dict[str, Any]:
     """Notes of a ticket on the training that it was drawn from: its step and its recorded cost."""
     session = task.session
     return {
@@ -161,8 +159,7 @@ def notes_of(task: Task, step: int, journal: Mapping[str, Any], **more: Any) -> 
         "total_steps": session.total_steps,
         "draw_steps": [],
         "seed": session.settings.seed,
-        "journal": dict(journal),
-        **more,
+        "journal": session.journal.state_dict(),
     }
 
 
@@ -203,8 +200,7 @@ def refuse_foreign_ticket(ticket: Ticket, method: str) -> None:
     Raises:
         TicketError: another method left it.
     """
-    legal = (*STOP_RULES, "chosen", "forced")
-    if ticket.rule not in legal:
+    if ticket.rule not in (*STOP_RULES, "chosen", "forced"):
         raise TicketError(f"the ticket was left by {ticket.rule}; {method} takes one of an Early-Bird search")
 
 
@@ -236,13 +232,21 @@ def load_ticket_weights(dense: nn.Module, ticket: Ticket) -> None:
         ) from error
 
 
-def weights_of_epoch(task: Task, epoch: int, cure: str) -> dict[str, Tensor]:
-    """State dict that the run folder keeps of an epoch to rewind to.
+def load_weights_of_epoch_(task: Task, model: nn.Module, epoch: int, cure: str) -> None:
+    """Load the weights that the run folder keeps of an epoch to rewind to, in place.
 
     Raises:
-        TicketError: the file is missing or corrupt; `cure` says how to come by it.
+        TicketError: the file is missing, corrupt or of another network; `cure` says how to come by it.
     """
     path = rewind_file(task.folder, epoch)
+    weights = _read(path, cure)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise TicketError(f"{path} is corrupt or of another network; {cure}") from error
+
+
+def _read(path: Path, cure: str) -> dict[str, Tensor]:
     if not path.is_file():
         raise TicketError(f"{path} is missing; {cure}")
     try:
@@ -259,14 +263,9 @@ def _rewind(retrain: Retrain, task: Task, dense: nn.Module, ticket: Ticket, flag
         flags.append(f"drawn before rewind epoch {epoch}: the ticket's own weights were inherited instead")
         load_ticket_weights(dense, ticket)
         return int(ticket.notes["step"])
-    cure = f"search again with --method.weights rewind --method.rewind_epoch {epoch}"
-    weights = weights_of_epoch(task, epoch, cure)
-    try:
-        dense.load_state_dict(weights)
-    except RuntimeError as error:
-        raise TicketError(
-            f"{rewind_file(task.folder, epoch)} is corrupt or of another network; search again"
-        ) from error
+    load_weights_of_epoch_(
+        task, dense, epoch, f"search again with --method.weights rewind --method.rewind_epoch {epoch}"
+    )
     return step
 
 
@@ -276,16 +275,11 @@ def _cut_momentum(task: Task, dense: nn.Module, ticket: Ticket, groups: ChannelG
     Raises:
         TicketError: the file beside the ticket is missing, corrupt or of another network.
     """
-    path = momentum_file(task.folder / TICKET_FILE)
-    if not path.is_file():
-        raise TicketError(f"{path} is missing; search again with --method.carry_momentum true")
-    try:
-        buffers = load(path.read_bytes())
-    except SafetensorError as error:
-        raise TicketError(f"{path} is corrupt; search again with --method.carry_momentum true") from error
+    path, cure = momentum_file(task.folder / TICKET_FILE), "search again with --method.carry_momentum true"
+    buffers = _read(path, cure)
     shapes = {name: parameter.shape for name, parameter in dense.named_parameters()}
     if any(shapes.get(name) != buffer.shape for name, buffer in buffers.items()):
-        raise TicketError(f"{path} is of another network; search again with --method.carry_momentum true")
+        raise TicketError(f"{path} is corrupt or of another network; {cure}")
     indices = kept_indices(dense, ticket.mask, task.example_input(), groups)
     return {name: sliced(buffer, indices[name]) for name, buffer in buffers.items()}
 

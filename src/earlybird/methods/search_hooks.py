@@ -73,7 +73,7 @@ class SearchHooks(Hooks):
             momentum = state.session.settings.momentum
             bn_l1_proximal_(state.model, self.clock.penalty(self.method.penalty), lr=lr, momentum=momentum)
         if self.method.weights == "rewind":
-            keep_weights_of_epoch(state, self.folder, self.method.rewind_epoch)
+            keep_load_weights_of_epoch_(state, self.folder, self.method.rewind_epoch)
         if self.clock.is_draw(state.step):
             self._draw(state)
         if state.step == self.max_steps:
@@ -227,7 +227,7 @@ def _tickets_of_older_state(state: dict[str, Any]) -> list[float]:
     return [*state["detector"]["fired"], *state.get("forced", [])]
 
 
-def keep_weights_of_epoch(state: FitState, folder: Path, epoch: int) -> None:
+def keep_load_weights_of_epoch_(state: FitState, folder: Path, epoch: int) -> None:
     """Write the network's weights into the run folder if `epoch` epochs are done just now."""
     if state.step == epoch * state.session.steps_per_epoch:
         tensors = state.model.state_dict()
