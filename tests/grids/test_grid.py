@@ -46,8 +46,8 @@ def test_a_search_with_other_settings_is_another_search():
 def test_a_setting_of_all_methods_keeps_them_on_one_search():
     one = grid("early_bird", "network_slimming", "reinit", penalty=1e-5, round_to=1)
     (search,) = searches(one)
-    assert search.config["method"]["penalty"] == 1e-5
-    assert all(node.config["method"]["round_to"] == 1 for node in nodes_of(one))
+    assert search.config.method.penalty == 1e-5
+    assert all(node.config.method.round_to == 1 for node in nodes_of(one))
 
 
 def test_the_dense_training_is_run_once_for_what_starts_from_it():
@@ -86,13 +86,13 @@ def test_a_method_without_a_ratio_is_matched_at_each_of_them():
 
 def test_a_preset_keeps_what_makes_it_one_whatever_all_methods_are_given():
     nodes = by_id(grid("reinit", "early_bird", weights="rewind"))
-    assert nodes["reinit-p0.5-s0"].config["method"]["weights"] == "reinit"
-    assert nodes["early_bird-p0.5-s0"].config["method"]["weights"] == "rewind"
+    assert nodes["reinit-p0.5-s0"].config.method.weights == "reinit"
+    assert nodes["early_bird-p0.5-s0"].config.method.weights == "rewind"
 
 
 def test_settings_of_one_method_win_over_those_of_all():
     nodes = by_id(grid("early_bird:round_to=4", round_to=1))
-    assert nodes["early_bird_round_to=4-p0.5-s0"].config["method"]["round_to"] == 4
+    assert nodes["early_bird_round_to=4-p0.5-s0"].config.method.round_to == 4
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_what_costs_as_much_as_early_bird_as_it_is(method, is_matched):
 def test_what_is_matched_to_early_birds_cost_knows_where_it_goes_on(settings, start):
     nodes = by_id(grid("early_bird", "uniform", "dense_shorter", **settings))
     for name in ("uniform", "dense_shorter"):
-        assert nodes[f"{name}-p0.5-s0"].config["method"]["early_bird_start"] == start
+        assert nodes[f"{name}-p0.5-s0"].config.method.early_bird_start == start
 
 
 @pytest.mark.parametrize("method", ["uniform", "dense_shorter", "scratch_longer"])

@@ -210,7 +210,7 @@ def topic_of(sweep: Sweep) -> str:
     """Network, data and schedule, in words."""
     from earlybird.report.records import data_label, model_label, scheduled_epochs
 
-    record = {"config": sweep.nodes[0].config}
+    record = {"config": sweep.nodes[0].config.to_dict()}
     return f"{model_label(record)} on {data_label(record)}, {scheduled_epochs(record)} epochs"
 
 

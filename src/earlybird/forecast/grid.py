@@ -56,7 +56,7 @@ def forecast_grid(sweep: Sweep, spec: NetworkSpec, bundle: DataBundle) -> GridFo
     Returns:
         None if nothing is left.
     """
-    config, left = RunConfig.from_dict(dict(sweep.nodes[0].config)), sweep.left()
+    config, left = sweep.nodes[0].config, sweep.left()
     if not left:
         return None
     ratios = sorted({node.prune_ratio for node in left if node.prune_ratio is not None}) or [0.5]
@@ -117,7 +117,7 @@ def plan_node(node: RunNode, schedule: Schedule) -> MethodPlan:
         node: the node.
         schedule: of its run, with the slim network of its ratio.
     """
-    method = RunConfig.from_dict(dict(node.config)).method
+    method = node.config.method
     if node.kind == "search":
         search = cast(EarlyBirdTraining, method)
         last = max(planned_draw(replace(search, draw_at=request.draw_at), schedule) for request in node.requests)

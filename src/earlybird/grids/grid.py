@@ -69,6 +69,11 @@ class Grid:
     method_settings: Mapping[str, Any] = field(default_factory=dict)
     equal_cost: tuple[str, ...] = ()
 
+    @property
+    def methods(self) -> list[str]:
+        """Methods as they were asked for, each once."""
+        return list(dict.fromkeys(text for block in self.blocks for text in block.methods))
+
     def as_dict(self) -> dict[str, Any]:
         """The grid as JSON types."""
         return json.loads(json.dumps(dataclasses.asdict(self)))  # type: ignore[no-any-return]
@@ -87,8 +92,7 @@ class RunNode:
     Attributes:
         id: name of the folder.
         kind: "search" leaves tickets, "run" leaves a record.
-        config: plain configuration; epochs and budget of a node at equal cost are known when what it is matched to is
-            done.
+        config: of its run; epochs and budget of a node at equal cost are known when what it is matched to is done.
         label: what it is called in tables: the method as it was asked for.
         prune_ratio: p, or None for a method without one.
         seed: of the run.
@@ -102,7 +106,7 @@ class RunNode:
 
     id: str
     kind: Literal["search", "run"]
-    config: Mapping[str, Any]
+    config: RunConfig
     label: str
     prune_ratio: float | None
     seed: int
@@ -183,7 +187,10 @@ class _Planner:
                 if method == text:
                     self._add_equal(text, ratio, seed)
         searches = {key: self._search(*found) for key, found in self.searches.items()}
-        runs = [self._with_search_id(node, searches) for node in self.runs.values()]
+        runs = [
+            node if node.search is None else dataclasses.replace(node, search=searches[node.search].id)
+            for node in self.runs.values()
+        ]
         dense_first = sorted(runs, key=lambda node: (len(node.needs) > 0, node.equal_to is not None))
         return [*searches.values(), *dense_first]
 
@@ -195,39 +202,36 @@ class _Planner:
             for ratio in block.ratios
             for method in block.methods
         }
-        order = list(dict.fromkeys(method for block in self.grid.blocks for method in block.methods))
+        order = self.grid.methods
         return sorted(found, key=lambda run: (run[2], order.index(run[0]), run[1] or 0.0))
 
     def _takes_ratio(self, text: str) -> bool:
-        kind = method_class(parse_method(text)[0])
+        kind = _class_of(text)
         return "prune_ratio" in _fields(kind) or issubclass(kind, MatchedToTicket)
 
     def _add_run(self, text: str, ratio: float | None, seed: int, *, is_asked: bool) -> RunNode:
         config = self._config(text, ratio, seed)
         node_id = _folder_name(text, ratio, seed)
         known = self.runs.get(node_id)
-        if known is not None and known.config != config.to_dict():
+        if known is not None and known.config.to_dict() != config.to_dict():
             raise ConfigError(f"two methods of the grid would share the folder {node_id!r}; name them otherwise")
         search = request = dense_run = None
+        # A dense run with a budget is of another length than the first training of a method with one.
+        has_budget = config.training.budget_macs > 0
         if isinstance(config.method, StartsFromTicket):
             method = config.method.shared_search()
             if method is None:  # A control of the early_bird beside it.
                 method = self._config(EARLY_BIRD, ratio, seed).method.shared_search()  # type: ignore[attr-defined]
             search, request = self._ask_for_ticket(method, seed)
-        elif self._takes_dense_run(config):
+        elif isinstance(config.method, StartsFromDense) and config.method.starts_from_dense() and not has_budget:
             dense_run = self._add_run(Dense.name, None, seed, is_asked=False).id
         node = RunNode(
-            id=node_id, kind="run", config=config.to_dict(), label=_label(text), prune_ratio=ratio, seed=seed,
+            id=node_id, kind="run", config=config, label=_label(text), prune_ratio=ratio, seed=seed,
             is_asked=is_asked or (known is not None and known.is_asked), search=search, request=request,
             dense_run=dense_run,
         )  # fmt: skip
         self.runs[node_id] = node
         return node
-
-    def _takes_dense_run(self, config: RunConfig) -> bool:
-        # A dense run with a budget is of another length than the first training of a method with one.
-        method = config.method
-        return isinstance(method, StartsFromDense) and method.starts_from_dense() and not config.training.budget_macs
 
     def _ask_for_ticket(self, method: EarlyBirdTraining, seed: int) -> tuple[str, TicketRequest]:
         request = TicketRequest(method.prune_ratio, method.draw_at)
@@ -241,7 +245,7 @@ class _Planner:
         requests = tuple(sorted(asked, key=lambda request: (request.prune_ratio, str(request.draw_at))))
         first = requests[0]
         method = {"name": EARLY_BIRD, **shared, "prune_ratio": first.prune_ratio, "draw_at": first.draw_at}
-        config = RunConfig.from_dict(self._sections(seed) | {"method": method}).to_dict()
+        config = RunConfig.from_dict(self._sections(seed) | {"method": method})
         # The tickets are part of the name: a folder holds the search of just these.
         tickets = [[request.prune_ratio, request.draw_at] for request in requests]
         digest = hashlib.sha256(json.dumps([shared, tickets]).encode()).hexdigest()[:6]
@@ -249,9 +253,6 @@ class _Planner:
             id=f"search-{digest}-s{seed}", kind="search", config=config, label="search", prune_ratio=None, seed=seed,
             is_asked=False, requests=requests,
         )  # fmt: skip
-
-    def _with_search_id(self, node: RunNode, searches: Mapping[str, RunNode]) -> RunNode:
-        return node if node.search is None else dataclasses.replace(node, search=searches[node.search].id)
 
     def _add_equal(self, text: str, ratio: float | None, seed: int) -> None:
         ratios = [ratio] if ratio is not None else sorted({r for block in self.grid.blocks for r in block.ratios})
@@ -286,24 +287,20 @@ class _Planner:
             raise ConfigError(f"{_label(text)}: {error}") from error
 
     def _refuse_settings_of_no_method(self) -> None:
-        kinds: list[type[Method]] = [
-            method_class(parse_method(text)[0]) for block in self.grid.blocks for text in block.methods
-        ]
-        known = set().union(*(_fields(kind) for kind in [EarlyBirdTraining, *kinds]))
+        known = _fields(EarlyBirdTraining).union(*(_fields(_class_of(text)) for text in self.grid.methods))
         for key in self.grid.method_settings:
             if key not in known:
                 raise ConfigError(f"no method of the grid has a setting {key!r}; theirs: {', '.join(sorted(known))}")
-        asked = {text for block in self.grid.blocks for text in block.methods}
         for text in self.grid.equal_cost:
-            if text not in asked:
+            if text not in self.grid.methods:
                 raise ConfigError(f"--equal-cost names {text!r}, which is not compared; give some of --methods")
-            if issubclass(method_class(parse_method(text)[0]), MatchedToTicket):
+            if issubclass(_class_of(text), MatchedToTicket):
                 raise ConfigError(f"--equal-cost names {text!r}, whose ticket decides its cost; leave it out")
 
 
 def asked_place(grid: Grid, node: RunNode) -> tuple[bool, int, float, int]:
     """Sort key of a run node: full schedules first, then as the methods were named, by ratio and seed."""
-    labels = [_label(method) for block in grid.blocks for method in block.methods]
+    labels = [_label(method) for method in grid.methods]
     place = labels.index(node.label) if node.label in labels else len(labels)
     return node.equal_to is not None, place, node.prune_ratio or 0.0, node.seed
 
@@ -318,6 +315,10 @@ def at_early_birds_cost(text: str) -> bool:
     if kind is EarlyBirdTraining:  # With any other setting it may cost anything.
         return settings in ({}, {"channels": "shuffled"})
     return kind is Dense or issubclass(kind, MatchedToTicket)
+
+
+def _class_of(text: str) -> type[Method]:
+    return method_class(parse_method(text)[0])
 
 
 def _fields(kind: Any) -> set[str]:

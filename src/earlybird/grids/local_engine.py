@@ -58,13 +58,11 @@ def _wait(
         if stop.signal_number is not None and not told_to_stop:
             told_to_stop = True
             for process in processes:
-                if process.poll() is None:
-                    process.send_signal(signal.SIGTERM)
+                process.send_signal(signal.SIGTERM)  # none to one that has ended
         for number, process in enumerate(processes, 1):
-            code = process.poll()
-            if code not in (None, 0) and number not in reported and not told_to_stop:
+            if (code := process.poll()) and number not in reported and not told_to_stop:
                 reported.add(number)
-                how = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
+                how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
                 said(f"worker {number} died ({how}); the others take over its work")
         look()
         time.sleep(_SECONDS_BETWEEN_LOOKS)

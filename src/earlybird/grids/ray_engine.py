@@ -16,7 +16,7 @@ from typing import Any
 
 from earlybird.errors import ConfigError, SweepError
 from earlybird.grids.grid import RunNode
-from earlybird.grids.run_node import fail, state_of
+from earlybird.grids.run_node import fail
 from earlybird.grids.sweep import Sweep, attempt, read_grid
 from earlybird.settings.fields import require
 from earlybird.user_code import one_line
@@ -135,7 +135,7 @@ def _do_node(root: str, token: str, node_id: str, before: Callable[[], Any] | No
         before()
     sweep = Sweep(Path(root), read_grid(Path(root)), token)
     node = next(node for node in sweep.nodes if node.id == node_id)
-    while state_of(sweep.root, node, token) == "open":
+    while sweep.state(node) == "open":
         if not attempt(sweep, node):
             time.sleep(_SECONDS_BETWEEN_LOOKS)
-    return state_of(sweep.root, node, token)
+    return sweep.state(node)

@@ -13,15 +13,15 @@ import time
 import traceback
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from earlybird.atomic import write_atomically
 from earlybird.errors import ConfigError, EarlyBirdError, SweepError
-from earlybird.grids.equal_cost import EqualCost, at_equal_cost
+from earlybird.grids.equal_cost import at_equal_cost
 from earlybird.grids.grid import RunNode
-from earlybird.runs.config import RunConfig
 from earlybird.runs.folder import read_search
 from earlybird.runs.record_file import finished_record
 from earlybird.runs.run import run, run_requests
@@ -45,23 +45,19 @@ def state_of(root: Path, node: RunNode, token: str) -> State:
     A failure counts for the call in which it happened and for all that had begun before it: several calls that work on
     one folder try a node once. A call that begins later tries again.
     """
-    folder = root / node.id
-    if (folder / _ENDS[node.kind]).is_file():
+    if (root / node.id / _ENDS[node.kind]).is_file():
         return "done"
-    failure = failure_of(root, node)
+    failure = _failure_of(root, node)
     if failure is None:
         return "open"
-    return "failed" if failure.get("token") == token or failure.get("time", 0.0) >= _began(token) else "open"
-
-
-def _began(token: str) -> float:
     try:
-        return float(token.partition("-")[0])
-    except ValueError:
-        return float("inf")
+        began = float(token.partition("-")[0])
+    except ValueError:  # It does not say.
+        began = float("inf")
+    return "failed" if failure.get("token") == token or failure.get("time", 0.0) >= began else "open"
 
 
-def failure_of(root: Path, node: RunNode) -> dict[str, Any] | None:
+def _failure_of(root: Path, node: RunNode) -> dict[str, Any] | None:
     """Content of `failed.json`: `error` in one line, `kind`, `traceback`, `token`; None if nothing failed."""
     path = _failure_file(root, node)
     try:
@@ -75,46 +71,33 @@ def failure_of(root: Path, node: RunNode) -> dict[str, Any] | None:
 
 def error_of(root: Path, node: RunNode) -> str:
     """Error of a failed node in one line; empty if nothing failed."""
-    return str((failure_of(root, node) or {}).get("error", ""))
+    return str((_failure_of(root, node) or {}).get("error", ""))
+
+
+def node_lock(root: Path, node: RunNode) -> AbstractContextManager[bool]:
+    """Hold the node's lock; yields False if another process has it (see `file_lock`)."""
+    return file_lock(root / LOCKS_NAME / f"{node.id}.lock", fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @contextmanager
-def node_lock(root: Path, node: RunNode) -> Iterator[bool]:
-    """Hold the node's lock; yields False if another process has it.
+def file_lock(path: Path, operation: int = fcntl.LOCK_EX) -> Iterator[bool]:
+    """Wait for the lock of a file and hold it; with `LOCK_NB` yields False instead of waiting.
 
     Raises:
         SweepError: the file system has no locks.
     """
-    path = root / LOCKS_NAME / f"{node.id}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, operation)
         except BlockingIOError:
             yield False
             return
         except OSError as error:
-            raise _no_locks(path, error) from error
+            raise SweepError(
+                f"{path} cannot be locked ({error.strerror}); give --out on a file system with locks"
+            ) from error
         yield True  # The lock goes with the open file.
-
-
-@contextmanager
-def file_lock(path: Path) -> Iterator[None]:
-    """Wait for the lock of a file and hold it.
-
-    Raises:
-        SweepError: the file system has no locks.
-    """
-    with open(path, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:
-            raise _no_locks(path, error) from error
-        yield
-
-
-def _no_locks(path: Path, error: OSError) -> SweepError:
-    return SweepError(f"{path} cannot be locked ({error.strerror}); give --out on a file system with locks")
 
 
 def execute(root: Path, node: RunNode, token: str, *, quiet: bool = True) -> State:
@@ -141,40 +124,35 @@ def run_node(root: Path, node: RunNode, *, quiet: bool = True) -> None:
     Raises:
         EarlyBirdError: anything that can be said in one line.
     """
-    folder = root / node.id
     if node.kind == "search":
-        run_requests(RunConfig.from_dict(dict(node.config)), node.requests, folder, quiet=quiet)
-        return
-    equal = _equal_cost(root, node)
-    config = _config_of(node, equal)
-    dense_run = None if node.dense_run is None else root / node.dense_run
-    try:
-        ticket = _ticket_of(root, node, config) if equal is None else _ticket_of_full_run(root, node, equal)
-        run(config, folder, ticket=ticket, dense_run=dense_run, quiet=quiet)
-    except ConfigError as error:
-        if node.equal_to is None:
-            raise
-        epochs = config.training.epochs
-        raise ConfigError(f"its schedule at the cost of {node.equal_to[1]} is {epochs} epochs: {error}") from error
+        run_requests(node.config, node.requests, root / node.id, quiet=quiet)
+    elif node.equal_to is not None:
+        _run_at_equal_cost(root, node, *node.equal_to, quiet=quiet)
+    else:
+        dense_run = None if node.dense_run is None else root / node.dense_run
+        run(node.config, root / node.id, ticket=_ticket_of(root, node), dense_run=dense_run, quiet=quiet)
 
 
-def _equal_cost(root: Path, node: RunNode) -> EqualCost | None:
-    """Schedule and budget of a run at equal cost; None for the others.
+def _run_at_equal_cost(root: Path, node: RunNode, full: str, early_bird: str, *, quiet: bool) -> None:
+    """Run a node at the cost of one Early-Bird run, from what the full run of the same method was.
 
     Raises:
-        SweepError: what it is matched to is not done.
+        SweepError: one of the two is not done.
     """
-    if node.equal_to is None:
-        return None
-    full, early_bird = (_record(root, name) for name in node.equal_to)
-    return at_equal_cost(_config_of(node, None), full, early_bird)
+    equal = at_equal_cost(node.config, _record(root, full), _record(root, early_bird))
+    training = replace(node.config.training, epochs=equal.epochs, budget_macs=equal.budget_macs)
+    # Not the ticket of the search: where the grid has grown since, it was done again.
+    ticket = root / full / TICKET_FILE if equal.keeps_search else None
+    try:
+        run(replace(node.config, training=training), root / node.id, ticket=ticket, quiet=quiet)
+    except ConfigError as error:
+        raise ConfigError(f"its schedule at the cost of {early_bird} is {equal.epochs} epochs: {error}") from error
 
 
-def _config_of(node: RunNode, equal: EqualCost | None) -> RunConfig:
-    config: dict[str, Any] = json.loads(json.dumps(node.config))
-    if equal is not None:
-        config["training"] |= {"epochs": equal.epochs, "budget_macs": equal.budget_macs}
-    return RunConfig.from_dict(config)
+def _record(root: Path, name: str) -> dict[str, Any]:
+    if (record := finished_record(root / name)) is None:
+        raise SweepError(f"{root / name} holds no finished run; give the same command again")
+    return record
 
 
 def fail(root: Path, node: RunNode, token: str, error: Exception, **more: Any) -> None:
@@ -211,7 +189,7 @@ def events_since(root: Path, position: int) -> tuple[list[dict[str, Any]], int]:
     return [json.loads(line) for line in whole.splitlines()], position + len(whole) + len(newline)
 
 
-def _ticket_of(root: Path, node: RunNode, config: RunConfig) -> Path | None:
+def _ticket_of(root: Path, node: RunNode) -> Path | None:
     if node.search is None or node.request is None:
         return None
     own = root / node.id / TICKET_FILE
@@ -222,24 +200,10 @@ def _ticket_of(root: Path, node: RunNode, config: RunConfig) -> Path | None:
     path = root / node.search / node.request.file_name([TicketRequest(ratio, draw) for ratio, draw in asked])
     if path.is_file():
         return path
-    if isinstance(config.method, EarlyBirdTraining) and config.method.on_no_ticket == "finish":
+    method = node.config.method
+    if isinstance(method, EarlyBirdTraining) and method.on_no_ticket == "finish":
         return None  # It searches by itself: in vain, and ends with the dense network, as it would alone.
     raise SweepError(f"no ticket of p = {node.request.prune_ratio:g}: the rule never fired in {node.search}")
-
-
-def _ticket_of_full_run(root: Path, node: RunNode, equal: EqualCost) -> Path | None:
-    """Ticket of the run with the full schedule, if this run keeps its search."""
-    if not equal.keeps_search or node.equal_to is None:
-        return None
-    # Not that of the search: where the grid has grown since, it was done again.
-    return root / node.equal_to[0] / TICKET_FILE
-
-
-def _record(root: Path, name: str) -> dict[str, Any]:
-    record = finished_record(root / name)
-    if record is None:
-        raise SweepError(f"{root / name} holds no finished run; give the same command again")
-    return record
 
 
 def _failure_file(root: Path, node: RunNode) -> Path:

@@ -21,7 +21,7 @@ import torch
 from earlybird.atomic import write_atomically
 from earlybird.errors import ConfigError, MethodError, SweepError
 from earlybird.grids.grid import Grid, RunNode, merged, nodes_of, parse_method
-from earlybird.grids.run_node import LOCKS_NAME, error_of, execute, fail, file_lock, node_lock, state_of
+from earlybird.grids.run_node import LOCKS_NAME, State, error_of, execute, fail, file_lock, node_lock, state_of
 from earlybird.methods.pipeline import check_network
 from earlybird.runs.config import CODE_FLAGS, RunConfig, differences, refuse_unnamed_code
 from earlybird.runs.saved_model import NetworkSpec
@@ -52,6 +52,10 @@ class Sweep:
         """All run nodes, each after those it starts from."""
         return nodes_of(self.grid)
 
+    def state(self, node: RunNode) -> State:
+        """State of one of its nodes for this call."""
+        return state_of(self.root, node, self.token)
+
     def needed(self) -> list[RunNode]:
         """Nodes that were asked for, and those that the unfinished ones start from."""
         nodes = {node.id: node for node in self.nodes}
@@ -61,13 +65,13 @@ class Sweep:
             node = queue.pop()
             if node.id not in wanted:
                 wanted[node.id] = None
-                if state_of(self.root, node, self.token) != "done":
+                if self.state(node) != "done":
                     queue += [nodes[need] for need in node.needs]
         return [node for node in nodes.values() if node.id in wanted]
 
     def left(self) -> list[RunNode]:
         """Needed nodes that are not done."""
-        return [node for node in self.needed() if state_of(self.root, node, self.token) != "done"]
+        return [node for node in self.needed() if self.state(node) != "done"]
 
 
 def open_sweep(root: Path, grid: Grid, token: str) -> Sweep:
@@ -78,7 +82,6 @@ def open_sweep(root: Path, grid: Grid, token: str) -> Sweep:
         ConfigError: the grid is none.
     """
     grown(root, grid)  # which refuses what is wrong before anything is written
-    (root / LOCKS_NAME).mkdir(parents=True, exist_ok=True)
     # Several calls may begin at once, each with more methods: none may overwrite what another has added.
     with file_lock(root / LOCKS_NAME / f"{GRID_NAME}.lock"):
         grid = grown(root, grid)
@@ -134,8 +137,7 @@ def code_names(grid: Grid) -> list[tuple[str, str]]:
     """Names of the user's own code in a grid, each with the flag that gives it."""
     found = [(str((grid.settings.get(name) or {}).get("name", "")), f"--{name}") for name in ("model", "data")]
     found.append((str(grid.method_settings.get("criterion", "")), "--method.criterion"))
-    for text in [text for block in grid.blocks for text in block.methods]:
-        name, own = parse_method(text)
+    for name, own in map(parse_method, grid.methods):
         found += [(name, METHODS_FLAG), (str(own.get("criterion", "")), "--method.criterion")]
     return [(name, flag) for name, flag in found if is_code(name, CODE_FLAGS[flag])]
 
@@ -185,7 +187,7 @@ def with_precision(grid: Grid, spec: NetworkSpec, precision: str | None = None) 
 
 def any_config(grid: Grid) -> RunConfig:
     """Configuration of the grid's first node; model, data and training are those of all."""
-    return RunConfig.from_dict(dict(nodes_of(grid)[0].config))
+    return nodes_of(grid)[0].config
 
 
 def check_methods(grid: Grid, spec: NetworkSpec) -> None:
@@ -199,7 +201,7 @@ def check_methods(grid: Grid, spec: NetworkSpec) -> None:
     for node in nodes_of(grid):
         if node.label not in refusals:
             try:
-                check_network(RunConfig.from_dict(dict(node.config)).method, model, example)
+                check_network(node.config.method, model, example)
             except MethodError as error:
                 refusals[node.label] = str(error)
     if refusals:
@@ -217,10 +219,7 @@ def work(sweep: Sweep, on_event: Callable[[RunNode, str], None] | None = None, *
     Raises:
         Terminated: a signal asked to stop; the state is saved.
     """
-    while True:
-        left = [node for node in sweep.needed() if state_of(sweep.root, node, sweep.token) == "open"]
-        if not left:
-            return
+    while left := [node for node in sweep.needed() if sweep.state(node) == "open"]:
         if not any(attempt(sweep, node, on_event, quiet=quiet) for node in left):
             time.sleep(_SECONDS_BETWEEN_LOOKS)  # All that is left is being done elsewhere, or waits for that.
 
@@ -237,12 +236,12 @@ def attempt(
         quiet: print no progress within a run.
     """
     on_event = on_event or (lambda node, event: None)
-    states = {need.id: state_of(sweep.root, need, sweep.token) for need in sweep.nodes if need.id in node.needs}
+    states = {need.id: sweep.state(need) for need in sweep.nodes if need.id in node.needs}
     broken = [name for name, state in states.items() if state == "failed"]
     if not broken and any(state != "done" for state in states.values()):
         return False
     with node_lock(sweep.root, node) as is_ours:
-        if not is_ours or state_of(sweep.root, node, sweep.token) != "open":
+        if not is_ours or sweep.state(node) != "open":
             return False
         if broken:
             fail(sweep.root, node, sweep.token, SweepError(f"{broken[0]} failed, from which it starts"))
@@ -255,13 +254,12 @@ def attempt(
 
 def failures(sweep: Sweep) -> dict[str, str]:
     """Errors by id of the nodes that failed since this call began."""
-    failed = (node for node in sweep.nodes if state_of(sweep.root, node, sweep.token) == "failed")
-    return {node.id: error_of(sweep.root, node) for node in failed}
+    return {node.id: error_of(sweep.root, node) for node in sweep.nodes if sweep.state(node) == "failed"}
 
 
 def unfinished(sweep: Sweep) -> list[str]:
     """Ids of nodes that were asked for and are neither done nor failed."""
-    return [n.id for n in sweep.nodes if n.is_asked and state_of(sweep.root, n, sweep.token) == "open"]
+    return [node.id for node in sweep.nodes if node.is_asked and sweep.state(node) == "open"]
 
 
 def _differences(known: Grid, grid: Grid) -> list[str]:
