@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -103,18 +103,24 @@ def networks_of(scenario: Scenario) -> Networks:
     """
     dense = scenario.spec.build(0)
     example = torch.randn(2, *scenario.image_shape, generator=torch.Generator().manual_seed(0))
-    groups = channel_groups(dense, example, _policy(scenario))
+    path = None if scenario.widths in (None, UNIFORM) else Path(str(scenario.widths))
+    ticket = Ticket.load(path) if path is not None and path.is_file() else None
+    policy = scenario.policy if ticket is None else ticket.policy
+    groups = channel_groups(dense, example, cast(PolicyChoice, policy))  # which refuses an unknown one
     if not groups.num_units:
         raise SlimError(f"nothing can be cut from {scenario.spec.name}; `earlybird inspect` says why, layer by layer")
-    if scenario.widths not in (None, UNIFORM) and Path(str(scenario.widths)).is_dir():
-        folder = Path(str(scenario.widths))
-        model, ratio = _network_of_run(scenario, folder, dense, groups, example)
-        label = f"widths of {folder.name}"
+    if path is None:
+        masks = _masks(scenario, dense, groups, example)
+    elif ticket is not None:
+        masks = {f"ticket {path.name}": ticket.mask}
+    elif path.is_dir():
+        model, ratio = _network_of_run(scenario, path, dense, groups, example)
+        label = f"widths of {path.name}"
         return Networks(dense, {label: model}, {label: ratio})
-    masks = _masks(scenario, dense, groups, example)
+    else:
+        raise ConfigError(f"--widths is {scenario.widths!r}; give uniform, a run folder or a ticket file")
     small = {label: slim(dense, mask, example, groups, check=False) for label, mask in masks.items()}
-    ratios: dict[str, float | None] = {label: realised_ratio(mask, groups) for label, mask in masks.items()}
-    return Networks(dense, small, ratios)
+    return Networks(dense, small, {label: realised_ratio(mask, groups) for label, mask in masks.items()})
 
 
 def cost_of(model: nn.Module, scenario: Scenario) -> ModelCost:
@@ -122,21 +128,8 @@ def cost_of(model: nn.Module, scenario: Scenario) -> ModelCost:
     return count_cost_and_traffic(model, scenario.image_shape, scenario.precision)
 
 
-def _policy(scenario: Scenario) -> PolicyChoice:
-    """A ticket's own policy, or the one asked for."""
-    path = Path(scenario.widths or "")
-    if scenario.widths in (None, UNIFORM) or not path.is_file():
-        return scenario.policy
-    policy: PolicyChoice = Ticket.load(path).policy  # type: ignore[assignment]  # `slim` refuses an unknown one
-    return policy
-
-
 def _masks(scenario: Scenario, dense: nn.Module, groups: ChannelGroups, example: Tensor) -> dict[str, ChannelMask]:
-    if scenario.widths not in (None, UNIFORM):
-        path = Path(str(scenario.widths))
-        if not path.is_file():
-            raise ConfigError(f"--widths is {scenario.widths!r}; give uniform, a run folder or a ticket file")
-        return {f"ticket {path.name}": Ticket.load(path).mask}
+    """Masks of uniform widths and, where the widths are not known, of both extremes, by label."""
     alike = {name: torch.ones(units.numel()) for name, units in groups.unit_of.items()}
     scores = {UNIFORM: alike}
     if scenario.widths is None:
@@ -167,7 +160,7 @@ def _network_of_run(
         if spec != scenario.spec:
             theirs, ours = asdict(spec), asdict(scenario.spec)
             differing = ", ".join(
-                f"{name} {theirs[name]}, not {ours[name]}" for name in theirs if theirs[name] != ours[name]
+                f"{key} {value}, not {ours[key]}" for key, value in theirs.items() if value != ours[key]
             )
             raise RunFolderError(
                 f"run {folder} is of another network ({differing}); leave --model, --width and --data out"

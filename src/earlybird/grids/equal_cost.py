@@ -47,12 +47,12 @@ def at_equal_cost(config: RunConfig, full: Mapping[str, Any], early_bird: Mappin
         early_bird: the record of the run whose cost it is to have.
     """
     macs = recorded_training_macs(early_bird)
-    if keeps_search(config, full, early_bird):
-        return EqualCost(config.training.epochs, macs, keeps_search=True)
-    return EqualCost(epochs_at_cost(config, full, macs), macs, keeps_search=False)
+    keeps_search = _keeps_search(config, full, early_bird)
+    epochs = config.training.epochs if keeps_search else _epochs_at_cost(config, full, macs)
+    return EqualCost(epochs, macs, keeps_search)
 
 
-def keeps_search(config: RunConfig, full: Mapping[str, Any], early_bird: Mapping[str, Any]) -> bool:
+def _keeps_search(config: RunConfig, full: Mapping[str, Any], early_bird: Mapping[str, Any]) -> bool:
     """True if the cost of `early_bird` leaves enough to train the ticket of `full`, drawn before the end."""
     search = config.method.shared_search() if isinstance(config.method, StartsFromTicket) else None
     if search is None or search.draw_at == "last":
@@ -62,17 +62,12 @@ def keeps_search(config: RunConfig, full: Mapping[str, Any], early_bird: Mapping
     return bool(retrained and left > 0 and left >= LEAST_LAST_TRAINING * theirs)
 
 
-def epochs_at_cost(config: RunConfig, record: Mapping[str, Any], macs: int) -> int:
-    """The number of epochs, at least 1, of a whole schedule whose training cost comes nearest to `macs`.
+def _epochs_at_cost(config: RunConfig, record: Mapping[str, Any], macs: int) -> int:
+    """Number of epochs, at least 1, of a whole schedule whose training cost comes nearest to `macs`, search included.
 
     One that costs more takes the difference from the last training, so there may be fewer epochs where that is cheap.
-
-    Args:
-        config: of the run with the full schedule.
-        record: of that run, finished.
-        macs: training MACs to come near to, search included.
     """
-    per_epoch = macs_per_epoch(config, record)
+    per_epoch = _macs_per_epoch(config, record)
     fixed = recorded_training_macs(record) - config.training.epochs * per_epoch
     last = record["cost"]["phases"].get("retrain", {}).get("macs", 0) / config.training.epochs
     epochs = max(1, round((macs - fixed) / per_epoch))
@@ -81,7 +76,7 @@ def epochs_at_cost(config: RunConfig, record: Mapping[str, Any], macs: int) -> i
     return epochs
 
 
-def macs_per_epoch(config: RunConfig, record: Mapping[str, Any]) -> float:
+def _macs_per_epoch(config: RunConfig, record: Mapping[str, Any]) -> float:
     """Training MACs that one epoch more of the whole schedule costs; the rest, such as ThiNet's fine-tuning, is fixed.
 
     A method without a plan is taken to grow as a whole.
