@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 
 from earlybird.paper.claims import Setting, published
 from earlybird.paper.recomputed import Recomputed
-from earlybird.paper.table2 import EPOCHS, Table2Row, cifar_petaflops, table2_rows
+from earlybird.paper.table2 import EPOCHS, Table2Row, cifar_petaflops, drawn_petaflops, table2_rows
 from earlybird.paper.totals import DrawFit, three_digits, to_hundredths
 from earlybird.report.canvas import CUT, DENSE_INK, HALO, INK, SLIM, figure_file, title
 from earlybird.report.table import Table, named_columns
@@ -86,18 +86,18 @@ def _earliest_fits() -> list[Figure5Row]:
 
 def _row(printed: Table2Row, fit: DrawFit) -> Figure5Row:
     dense, slim = printed.dense_gflops, fit.slim_gflops
-    totals = {epoch: cifar_petaflops(epoch * dense + (EPOCHS - epoch) * slim) for epoch in range(EPOCHS + 1)}
-    drawn, baseline = totals[fit.draw_epoch], cifar_petaflops(EPOCHS * (dense + slim))
+    drawn = drawn_petaflops("early_bird_ff", dense, slim, fit.draw_epoch)
+    baseline = cifar_petaflops(EPOCHS * (dense + slim))
+    totals = ((epoch, drawn_petaflops("early_bird_ff", dense, slim, epoch)) for epoch in DRAW_EPOCHS)
     lowest, highest = claimed_reductions()
-    head = (printed.model, printed.dataset, printed.prune_ratio, dense, slim, fit.draw_epoch)
     return Figure5Row(
-        *head,
-        curve=tuple((epoch, to_hundredths(totals[epoch])) for epoch in DRAW_EPOCHS),
+        printed.model, printed.dataset, printed.prune_ratio, dense, slim, fit.draw_epoch,
+        curve=tuple((epoch, to_hundredths(total)) for epoch, total in totals),
         drawn=to_hundredths(drawn),
         baseline=to_hundredths(baseline),
         reduction=to_hundredths(baseline / drawn),
         inside_claim=lowest <= round(baseline / drawn, 1) <= highest,
-    )
+    )  # fmt: skip
 
 
 def _table(rows: Sequence[Figure5Row]) -> Table:

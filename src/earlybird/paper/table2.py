@@ -116,13 +116,15 @@ def _fits(printed: Mapping[str, Claim], dense: Decimal) -> tuple[DrawFit, ...]:
     cells = {method: printed[method].value for method in ("early_bird_ff", "early_bird_reinit")}
 
     def both(prints: Callable[[Decimal, Decimal], bool]) -> Callable[[int, Decimal], bool]:
-        return lambda epoch, slim: all(prints(cell, _drawn(of, dense, slim, epoch)) for of, cell in cells.items())
+        return lambda epoch, slim: all(
+            prints(cell, drawn_petaflops(of, dense, slim, epoch)) for of, cell in cells.items()
+        )
 
     half_up = both(lambda cell, total: rounded_like(cell, total) == cell)
     return draw_fits(slim_grid(dense), EPOCHS, both(may_print), half_up)
 
 
-def _drawn(method: str, dense: Decimal, slim: Decimal, draw_epoch: int) -> Decimal:
+def drawn_petaflops(method: str, dense: Decimal, slim: Decimal, draw_epoch: int) -> Decimal:
     """PFLOPs of Early-Bird training: dense up to the draw, then slim; re-initialised for a whole schedule."""
     retrain_epochs = EPOCHS if method == "early_bird_reinit" else EPOCHS - draw_epoch
     return cifar_petaflops(draw_epoch * dense + retrain_epochs * slim)
@@ -142,7 +144,7 @@ def _cell(claim: Claim, dense: Decimal, fits: Sequence[DrawFit]) -> Table2Cell:
         return Table2Cell(method, printed, None, "not derived")
     if not fits:
         return Table2Cell(method, printed, None, "no fit")
-    recomputed = rounded_like(printed, _drawn(method, dense, fits[0].slim_gflops, fits[0].draw_epoch))
+    recomputed = rounded_like(printed, drawn_petaflops(method, dense, fits[0].slim_gflops, fits[0].draw_epoch))
     return Table2Cell(method, printed, recomputed, "fitted" if recomputed == printed else "fitted, tie down")
 
 
