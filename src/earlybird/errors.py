@@ -1,4 +1,4 @@
-"""Every error that earlybird raises on purpose.
+"""Every error that earlybird raises on purpose, and the words for a value that is out of range.
 
 One small hierarchy. Each message is one line: what is wrong, where, the legal values, the cure. The command line prints
 it as it stands and exits with code 2.
@@ -55,3 +55,13 @@ class OutOfMemoryError(EarlyBirdError):
 
 class NonFiniteError(EarlyBirdError):
     """A loss or a score became NaN or infinite."""
+
+
+def require(name: str, value: object, holds: bool, expected: str) -> None:
+    """Raise unless a condition on a value holds.
+
+    Raises:
+        ConfigError: `holds` is False; the message has the name, the value and what is expected.
+    """
+    if not holds:
+        raise ConfigError(f"{name} is {value!r}; give {expected}")

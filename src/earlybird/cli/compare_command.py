@@ -12,8 +12,7 @@ from jsonargparse import Namespace
 
 from earlybird.cli.allocator import keep_freed_memory
 from earlybird.cli.grid_options import ENGINES, parse_grid
-from earlybird.errors import ConfigError, RunFolderError
-from earlybird.settings.fields import require
+from earlybird.errors import ConfigError, RunFolderError, require
 
 if TYPE_CHECKING:
     from earlybird.data import DataBundle

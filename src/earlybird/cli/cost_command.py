@@ -12,9 +12,8 @@ from jsonargparse import Namespace
 
 from earlybird.cli.network_options import SECTIONS, add_network, has_data_of, planned_network
 from earlybird.cli.options import Parser, expand_short_flags, value_of
-from earlybird.errors import ConfigError
+from earlybird.errors import ConfigError, require
 from earlybird.settings.data import DataConfig
-from earlybird.settings.fields import require
 from earlybird.settings.training import TrainingSettings
 
 if TYPE_CHECKING:

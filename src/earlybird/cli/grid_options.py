@@ -10,10 +10,9 @@ import yaml
 from jsonargparse import Namespace
 
 from earlybird.cli.options import Parser, add_section, expand_short_flags
-from earlybird.errors import ConfigError
+from earlybird.errors import ConfigError, require
 from earlybird.grids.grid import Block, Grid, read_value
 from earlybird.settings.data import DataConfig
-from earlybird.settings.fields import require
 from earlybird.settings.model import ModelConfig
 from earlybird.settings.training import TrainingSettings
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from earlybird.cli.options import Parser
+from earlybird.errors import require
 from earlybird.settings.catalog import METHODS, method_names, summary_of
-from earlybird.settings.fields import require
 from earlybird.settings.presets import PRESETS
 
 

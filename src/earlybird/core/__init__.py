@@ -24,29 +24,11 @@ if TYPE_CHECKING:
 _MODULES = "criteria detector distance drawing groups mask penalty stop_rules ticket weight_mask"
 
 __all__ = [
-    "STOP_RULES",
-    "ChannelGroups",
-    "ChannelMask",
-    "Criterion",
-    "EarlyBird",
-    "StopRule",
-    "Ticket",
-    "WeightMask",
-    "bn_l1_proximal_",
-    "bn_l1_subgradient_",
-    "bn_scale",
-    "draw_mask",
-    "draw_mask_per_layer",
-    "filter_l1",
-    "filter_l2",
-    "first_firing_draw",
-    "keep_largest",
-    "mask_distance",
-    "mask_weights_",
-    "prunable_weights",
-    "realised_ratio",
+    "STOP_RULES", "ChannelGroups", "ChannelMask", "Criterion", "EarlyBird", "StopRule", "Ticket", "WeightMask",
+    "bn_l1_proximal_", "bn_l1_subgradient_", "bn_scale", "draw_mask", "draw_mask_per_layer", "filter_l1", "filter_l2",
+    "first_firing_draw", "keep_largest", "mask_distance", "mask_weights_", "prunable_weights", "realised_ratio",
     "taylor",
-]
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

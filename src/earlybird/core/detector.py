@@ -26,7 +26,7 @@ from earlybird.core.mask import ChannelMask
 from earlybird.core.ranking import Ranking, rank_units, scored_groups
 from earlybird.core.stop_rules import MaskHistory, checked_stop_rule
 from earlybird.core.ticket import Ticket
-from earlybird.errors import ConfigError, MaskError
+from earlybird.errors import ConfigError, MaskError, require
 
 _GIVE_GROUPS = "give groups=channel_groups(model, example_input)"
 _ADDS = {operator.add, operator.iadd, torch.add}
@@ -75,8 +75,7 @@ class EarlyBird:
         self._stop_rule = checked_stop_rule(rule, window, epsilon)
         if min_channels < 1 or round_to < 1:
             raise ConfigError(f"min_channels is {min_channels} and round_to {round_to}; give integers >= 1")
-        if tie_score not in get_args(TieScore):
-            raise ConfigError(f"tie_score is {tie_score!r}; give one of {', '.join(get_args(TieScore))}")
+        require("tie_score", tie_score, tie_score in get_args(TieScore), f"one of {', '.join(get_args(TieScore))}")
         if self._stop_rule.reads_distances:
             _warn_of_ratios_that_always_fire(self.prune_ratios, epsilon)
         self.groups, self.rule, self.window, self.epsilon = groups, rule, window, epsilon
@@ -262,8 +261,8 @@ def why_not_a_plain_chain(model: nn.Module) -> str | None:
 
 def _checked_ratios(prune_ratio: float | Sequence[float]) -> tuple[float, ...]:
     ratios = (prune_ratio,) if isinstance(prune_ratio, (int, float)) else tuple(prune_ratio)
-    if not ratios or any(not 0.0 <= ratio < 1.0 for ratio in ratios):
-        raise ConfigError(f"prune_ratio is {prune_ratio}; give a number in [0, 1) or several")
+    are_legal = len(ratios) > 0 and all(0.0 <= ratio < 1.0 for ratio in ratios)
+    require("prune_ratio", prune_ratio, are_legal, "a number in [0, 1) or several")
     if len(set(ratios)) != len(ratios):
         raise ConfigError(f"prune_ratio {prune_ratio} names a ratio twice; give each once")
     return tuple(float(ratio) for ratio in ratios)

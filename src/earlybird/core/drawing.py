@@ -18,7 +18,7 @@ from earlybird.core.choices import TieScore
 from earlybird.core.groups import ChannelGroups
 from earlybird.core.mask import ChannelMask
 from earlybird.core.ranking import Ranking, rank_units, scored_groups
-from earlybird.errors import ConfigError
+from earlybird.errors import require
 
 
 def draw_mask(
@@ -74,11 +74,7 @@ def draw_mask_per_layer(
 
     Units that belong to the same layers are ranked among themselves (He et al. 2018; `draw_mask` ranks all together).
 
-    Args:
-        scores, prune_ratio, groups, min_channels, round_to, tie_score: as in `draw_mask`.
-
-    Raises:
-        ConfigError, MaskError, NonFiniteError: as `draw_mask`.
+    Arguments and errors are those of `draw_mask`.
 
     Example:
         >>> mask = draw_mask_per_layer({"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([0.1, 0.2, 0.3])}, 0.5)
@@ -87,8 +83,7 @@ def draw_mask_per_layer(
     """
     _check_arguments(prune_ratio, min_channels, round_to)
     ranking = rank_units(scores, scored_groups(scores, groups), tie_score)
-    rank = np.empty(ranking.lowest_first.size, dtype=np.int64)
-    rank[ranking.lowest_first] = np.arange(rank.size)
+    rank = np.argsort(ranking.lowest_first)
     keep = np.ones(rank.size, dtype=bool)
     for block in ranking.groups.blocks:
         lowest_first = block[np.argsort(rank[block])]
@@ -183,8 +178,7 @@ def snap_widths(keep: np.ndarray, ranking: Ranking, *, round_to: int, min_channe
         min_channels: floor per layer; a block is never snapped below it.
     """
     snapped = np.zeros_like(keep)
-    rank = np.empty(keep.size, dtype=np.int64)
-    rank[ranking.lowest_first] = np.arange(keep.size)
+    rank = np.argsort(ranking.lowest_first)
     for block in ranking.groups.blocks:
         count = nearest_count(int(keep[block].sum()), block.size, round_to, min_channels)
         # The highest ranked stay: against the kept set this gives up or takes back the units nearest the threshold.
@@ -205,9 +199,6 @@ def nearest_count(kept: int, size: int, round_to: int, min_channels: int = 1) ->
 
 
 def _check_arguments(prune_ratio: float, min_channels: int, round_to: int) -> None:
-    if not 0.0 <= prune_ratio < 1.0:
-        raise ConfigError(f"prune_ratio is {prune_ratio}; give a number in [0, 1)")
-    if min_channels < 1:
-        raise ConfigError(f"min_channels is {min_channels}; give an integer >= 1")
-    if round_to < 1:
-        raise ConfigError(f"round_to is {round_to}; give an integer >= 1 (1: no rounding)")
+    require("prune_ratio", prune_ratio, 0.0 <= prune_ratio < 1.0, "a number in [0, 1)")
+    require("min_channels", min_channels, min_channels >= 1, "an integer >= 1")
+    require("round_to", round_to, round_to >= 1, "an integer >= 1 (1: no rounding)")

@@ -160,8 +160,6 @@ class ChannelGroups:
 
     def _check_widths(self, mask: ChannelMask) -> None:
         widths, own = mask.widths(), self.widths()
-        if widths == own:
-            return
         for name in [*own, *widths]:
             if widths.get(name) != own.get(name):
                 raise MaskError(
@@ -197,7 +195,7 @@ class ChannelGroups:
 
 def one_unit_per_channel(widths: Mapping[str, int]) -> ChannelGroups:
     """The groups of a plain chain: nothing is tied, nothing protected; policy "none"."""
-    units = torch.arange(sum(widths.values())).split(list(widths.values())) if widths else ()
+    units = torch.arange(sum(widths.values())).split(list(widths.values()))
     return ChannelGroups(dict(zip(widths, units, strict=True)), policy="none")
 
 

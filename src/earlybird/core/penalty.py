@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from earlybird.errors import ConfigError
+from earlybird.errors import require
 
 
 @torch.no_grad()
@@ -44,10 +44,8 @@ def bn_l1_proximal_(model: nn.Module, strength: float, *, lr: float, momentum: f
         ConfigError: `strength` or `lr` is negative or not finite, or `momentum` outside [0, 1).
     """
     _check(strength)
-    if not 0.0 <= lr < math.inf:
-        raise ConfigError(f"lr is {lr}; give a number >= 0")
-    if not 0.0 <= momentum < 1.0:
-        raise ConfigError(f"momentum is {momentum}; give a number in [0, 1)")
+    require("lr", lr, 0.0 <= lr < math.inf, "a number >= 0")
+    require("momentum", momentum, 0.0 <= momentum < 1.0, "a number in [0, 1)")
     threshold = lr * strength / (1.0 - momentum)
     for scale in _scales(model):
         scale.copy_(scale.sign() * (scale.abs() - threshold).clamp_min(0.0))
@@ -63,5 +61,5 @@ def _scales(model: nn.Module) -> list[Tensor]:
 
 
 def _check(strength: float) -> None:
-    if not 0.0 <= strength < math.inf:  # Also catches NaN.
-        raise ConfigError(f"penalty strength is {strength}; give a number >= 0 (the paper's is 1e-4)")
+    # Also catches NaN.
+    require("penalty strength", strength, 0.0 <= strength < math.inf, "a number >= 0 (the paper's is 1e-4)")

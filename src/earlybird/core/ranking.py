@@ -16,7 +16,7 @@ from torch import Tensor
 
 from earlybird.core.choices import TieScore
 from earlybird.core.groups import ChannelGroups, one_unit_per_channel, restrict_to_scored
-from earlybird.errors import ConfigError, MaskError, NonFiniteError
+from earlybird.errors import MaskError, NonFiniteError, require
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,8 +93,7 @@ def rank_units(scores: Mapping[str, Tensor], groups: ChannelGroups, tie_score: T
 
 def _combined(units: np.ndarray, values: np.ndarray, count: int, tie_score: str) -> np.ndarray:
     """Float64 `[count]`: the score of each unit."""
-    if tie_score not in get_args(TieScore):
-        raise ConfigError(f"tie_score is {tie_score!r}; give one of {', '.join(get_args(TieScore))}")
+    require("tie_score", tie_score, tie_score in get_args(TieScore), f"one of {', '.join(get_args(TieScore))}")
     if tie_score == "max":
         largest = np.full(count, -np.inf)
         np.maximum.at(largest, units, values)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from earlybird.errors import ConfigError
+from earlybird.errors import ConfigError, require
 
 if TYPE_CHECKING:
     import numpy as np
@@ -158,13 +158,11 @@ def checked_stop_rule(name: str, window: int, epsilon: float) -> StopRule:
     Raises:
         ConfigError: the rule is unknown, or its window or threshold out of range.
     """
-    if name not in STOP_RULES:
-        raise ConfigError(f"rule is {name!r}; give one of {', '.join(STOP_RULES)}")
+    require("rule", name, name in STOP_RULES, f"one of {', '.join(STOP_RULES)}")
     rule = STOP_RULES[name]
     if window < rule.least_window:
         raise ConfigError(f"window is {window}; rule {name!r} needs at least {rule.least_window}")
-    if not 0.0 < epsilon <= 1.0:
-        raise ConfigError(f"epsilon is {epsilon}; give a number in (0, 1]")
+    require("epsilon", epsilon, 0.0 < epsilon <= 1.0, "a number in (0, 1]")
     return rule
 
 
@@ -176,8 +174,6 @@ def first_firing_draw(
     Args:
         distances: `[draws, draws]`, entry (i, j) = distance between the masks after i+1 and j+1 draws (Figure 3).
         rule: one that reads distances ("epi" needs counts, which distances do not hold).
-        window: see the rules.
-        epsilon: see the rules.
 
     Raises:
         ConfigError: the rule cannot be read from distances, its settings are out of range, or the matrix is not square.

@@ -6,7 +6,7 @@ hardware; it is how the lottery ticket (Frankle & Carbin 2019) and SNIP (Lee et 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from earlybird.core.criteria import WEIGHTED
+from earlybird.core.mask import BoolTensors
 from earlybird.core.tensor_file import TensorFormat
-from earlybird.errors import ConfigError, MaskError, NonFiniteError
+from earlybird.errors import MaskError, NonFiniteError, require
 
 _FILE = TensorFormat("weight mask", "earlybird_weight_mask", 1, "run the search again", "weight-mask.safetensors")
 
 
-class WeightMask(Mapping[str, Tensor]):
+class WeightMask(BoolTensors):
     """Immutable map from a parameter's name to a bool tensor of its shape, True = keep.
 
     Raises:
@@ -32,25 +33,9 @@ class WeightMask(Mapping[str, Tensor]):
         [[False, True], [True, False]]
     """
 
-    __slots__ = ("_keep",)
+    __slots__ = ()
 
-    _keep: dict[str, Tensor]
-
-    def __init__(self, keep: Mapping[str, Tensor]) -> None:
-        for name, flags in keep.items():
-            if not isinstance(flags, Tensor) or flags.dtype != torch.bool or flags.numel() == 0:
-                what = f"{flags.dtype} {list(flags.shape)}" if isinstance(flags, Tensor) else type(flags).__name__
-                raise MaskError(f"weight mask of {name!r} is {what}; give a torch.bool tensor of the parameter's shape")
-        self._keep = {name: flags.detach().to("cpu", copy=True) for name, flags in keep.items()}
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._keep[name].clone()  # A view would let a caller change the value.
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._keep)
-
-    def __len__(self) -> int:
-        return len(self._keep)
+    _what, _shape, _dimensions = "weight mask of", "the parameter's shape", None
 
     def __repr__(self) -> str:
         return f"WeightMask({len(self)} tensors, {self.kept} of {self.total} weights kept)"
@@ -69,10 +54,6 @@ class WeightMask(Mapping[str, Tensor]):
     def realised_ratio(self) -> float:
         """Fraction of the weights that is removed, in [0, 1]; 0.0 for an empty mask."""
         return 1.0 - self.kept / self.total if self.total else 0.0
-
-    def kept_counts(self) -> dict[str, int]:
-        """Weights that stay, by parameter."""
-        return {name: int(flags.sum()) for name, flags in self._keep.items()}
 
     def check(self, model: nn.Module) -> None:
         """Raise unless every masked parameter is in the network with this shape.
@@ -146,8 +127,7 @@ def keep_largest(scores: Mapping[str, Tensor], prune_ratio: float, within: Weigh
         NonFiniteError: a score is NaN or infinite.
         MaskError: there are no scores, or `within` is of other tensors.
     """
-    if not 0.0 <= prune_ratio < 1.0:
-        raise ConfigError(f"prune_ratio is {prune_ratio}; give a number in [0, 1)")
+    require("prune_ratio", prune_ratio, 0.0 <= prune_ratio < 1.0, "a number in [0, 1)")
     if not scores:
         raise MaskError("there are no scores; score at least one tensor of weights")
     flat = torch.cat([score.detach().to("cpu", torch.float32).flatten() for score in scores.values()])

@@ -6,19 +6,6 @@ from earlybird.cost.meter import PhaseMeter
 from earlybird.cost.traffic import ModelTraffic, Traffic, count_traffic
 
 __all__ = [
-    "PHASES",
-    "CostLedger",
-    "ModelCost",
-    "ModelTraffic",
-    "PhaseCost",
-    "PhaseMeter",
-    "Traffic",
-    "Work",
-    "bit_operations",
-    "count_cost",
-    "count_cost_and_traffic",
-    "count_traffic",
-    "evaluation_work",
-    "layer_macs",
-    "training_work",
-]
+    "PHASES", "CostLedger", "ModelCost", "ModelTraffic", "PhaseCost", "PhaseMeter", "Traffic", "Work", "bit_operations",
+    "count_cost", "count_cost_and_traffic", "count_traffic", "evaluation_work", "layer_macs", "training_work",
+]  # fmt: skip

@@ -18,12 +18,11 @@ from typing import Any, Literal, cast
 
 import yaml
 
-from earlybird.errors import ConfigError
+from earlybird.errors import ConfigError, require
 from earlybird.runs.config import RunConfig
 from earlybird.settings.catalog import method_class
 from earlybird.settings.controls import Dense, MatchedToCost, MatchedToTicket
 from earlybird.settings.early_bird import EarlyBirdTraining
-from earlybird.settings.fields import require
 from earlybird.settings.method import Method, StartsFromDense, StartsFromTicket
 from earlybird.settings.presets import preset_settings
 from earlybird.settings.tickets import TicketRequest

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from earlybird.errors import ConfigError, SweepError
+from earlybird.errors import ConfigError, SweepError, require
 from earlybird.grids.grid import RunNode
 from earlybird.grids.run_node import fail
 from earlybird.grids.sweep import Sweep, attempt, read_grid
-from earlybird.settings.fields import require
 from earlybird.user_code import one_line
 
 _SECONDS_BETWEEN_LOOKS = 0.5

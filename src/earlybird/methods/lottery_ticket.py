@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from earlybird.core import WeightMask, keep_largest, prunable_weights
 from earlybird.cost.plan import MASKED, MethodPlan, Schedule, Stage
+from earlybird.errors import require
 from earlybird.methods.candidate import Candidate, DenseRun
 from earlybird.methods.masked_weights import WEIGHT_MASK_FILE, HoldHooks, weight_candidate
 from earlybird.methods.retrain import REINIT_SEED_OFFSET, load_weights_of_epoch_
 from earlybird.methods.search_hooks import keep_load_weights_of_epoch_
 from earlybird.methods.task import Task
-from earlybird.settings.fields import require
 from earlybird.settings.lottery_ticket import LotteryTicket
 from earlybird.training.loop import fit
 from earlybird.training.state import FitState, Span

@@ -20,13 +20,12 @@ from earlybird.core.criteria import WEIGHTED, per_filter
 from earlybird.core.ranking import scored_groups
 from earlybird.cost import training_work
 from earlybird.cost.plan import MASKED, MethodPlan, Schedule, Stage
-from earlybird.errors import MethodError
+from earlybird.errors import MethodError, require
 from earlybird.methods.candidate import Candidate
 from earlybird.methods.early_bird import refuse_nothing_to_cut
 from earlybird.methods.masked_weights import WEIGHT_MASK_FILE, weight_candidate
 from earlybird.methods.retrain import Retrain, cut, leave_ticket, ticket_in
 from earlybird.methods.task import Task
-from earlybird.settings.fields import require
 from earlybird.settings.snip import Snip
 from earlybird.slimming import channel_groups
 from earlybird.training.out_of_memory import SMALLER_STEPS, explain_out_of_memory

@@ -11,9 +11,9 @@ from typing import ClassVar, Literal
 
 from earlybird.core.choices import CRITERION_NAMES, PolicyChoice, TieScore
 from earlybird.core.stop_rules import STOP_RULES
-from earlybird.errors import ConfigError
+from earlybird.errors import ConfigError, require
 from earlybird.settings.clock import ClockName
-from earlybird.settings.fields import require, setting
+from earlybird.settings.fields import setting
 from earlybird.settings.method import TicketSettings
 from earlybird.settings.tickets import DrawAt
 from earlybird.user_code import is_code

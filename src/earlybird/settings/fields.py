@@ -10,7 +10,7 @@ import math
 import types
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from earlybird.errors import ConfigError
+from earlybird.errors import require
 
 _WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
 
@@ -29,16 +29,6 @@ def setting(default: Value, help: str, within: str = "") -> Value:
     # To type checkers a default, as `dataclasses.field` is; at run time the field.
     field: Any = dataclasses.field(default=default, metadata={"help": help, "within": within})
     return field  # type: ignore[no-any-return]
-
-
-def require(name: str, value: object, holds: bool, expected: str) -> None:
-    """Raise unless a condition on a value holds.
-
-    Raises:
-        ConfigError: `holds` is False; the message has the name, the value and what is expected.
-    """
-    if not holds:
-        raise ConfigError(f"{name} is {value!r}; give {expected}")
 
 
 def check_settings(section: str, settings: Any) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from earlybird.settings.fields import require
+from earlybird.errors import require
 
 DrawAt = int | Literal["rule", "last"]
 

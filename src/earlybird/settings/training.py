@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from earlybird.settings.fields import check_settings, require, setting
+from earlybird.errors import require
+from earlybird.settings.fields import check_settings, setting
 
 Schedule = Literal["step", "cosine", "constant"]
 PrecisionChoice = Literal["auto", "fp32", "bf16"]
