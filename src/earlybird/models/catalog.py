@@ -1,13 +1,14 @@
 """Networks by name, with seeded random weights.
 
 Five kinds of name: the built-in CIFAR nets, `torchvision:NAME`, `timm:NAME` (extra `timm`), and two ways to a callable
-of the user's, `pkg.mod:callable` and `file.py:callable` (`custom.py` finds those). No pretrained weights are loaded:
-a ticket is drawn from a training that starts at random weights.
+of the user's, `pkg.mod:callable` and `file.py:callable`. No pretrained weights are loaded: a ticket is drawn from a
+training that starts at random weights.
 """
 
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,13 +19,13 @@ import torch
 from torch import nn
 
 from earlybird.errors import ModelError
-from earlybird.models.custom import SETTINGS, build_custom
 from earlybird.models.preresnet import PreResNet
 from earlybird.models.resnet import BLOCKS_PER_STAGE, ResNet
 from earlybird.models.vgg import CONVS_PER_STAGE, VGG
-from earlybird.user_code import is_code
+from earlybird.user_code import find_callable, is_code, one_line
 
 CIFAR_IMAGE_SIZE = 32
+SETTINGS = frozenset({"num_classes", "in_channels", "width", "image_size"})  # what every network is told
 PRERESNET_DEPTHS = (20, 29, 56, 101, 110, 164)
 OTHER_FORMS = "torchvision:NAME, timm:NAME, pkg.mod:callable or file.py:callable"
 
@@ -54,7 +55,7 @@ def build_named(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
     """
     if is_code(name, "model"):
         with _seeded_cpu_generator(0):
-            return build_custom(name, kwargs)
+            return _build_custom(name, kwargs)
     unknown = sorted(set(kwargs) - SETTINGS - {"seed"})
     if unknown or "num_classes" not in kwargs:
         what = f"no argument {unknown[0]!r}" if unknown else "an argument 'num_classes'"
@@ -90,7 +91,7 @@ def build_model(
         if prefix == "timm":
             return _build_timm(rest, num_classes, in_channels, width)
         settings = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size, "width": width}
-        return build_custom(name, settings)
+        return _build_custom(name, settings)
 
 
 @contextmanager
@@ -153,8 +154,39 @@ def _built(name: str, factory: Callable[[], nn.Module]) -> nn.Module:
     try:
         return factory()
     except Exception as error:
-        reason = " ".join(str(error).split())
-        raise ModelError(f"{name} could not be built: {type(error).__name__}: {reason}") from error
+        raise ModelError(f"{name} could not be built: {one_line(error)}") from error
+
+
+def _build_custom(name: str, settings: Mapping[str, Any]) -> nn.Module:
+    """Call the callable that `name` points to with those of `SETTINGS` that its signature accepts, and all others.
+
+    A width other than 1.0 that the callable has no parameter for is refused: the run would be recorded with a width
+    that its network does not have.
+    """
+    factory = find_callable(name, "model", ModelError, other_forms="torchvision:NAME, timm:NAME")
+    arguments = _accepted(factory, name, settings)
+    if settings.get("width", 1.0) != 1.0 and "width" not in arguments:
+        raise ModelError(f"{name} has no parameter 'width', width is {settings['width']}; leave it at 1.0 or add one")
+    arguments |= {key: value for key, value in settings.items() if key not in SETTINGS}
+    try:
+        model = factory(**arguments)
+    except Exception as error:
+        given = ", ".join(f"{key}={value}" for key, value in arguments.items()) or "no arguments"
+        raise ModelError(f"{name} raised {one_line(error)} when called with {given}") from error
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"{name} returned {type(model).__name__}; it must return a torch.nn.Module")
+    return model
+
+
+def _accepted(factory: Callable[..., Any], name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        parameters = inspect.signature(factory).parameters
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"{name} has no readable signature; wrap it in a Python function") from error
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return dict(settings)
+    by_keyword = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {key: settings[key] for key in settings if key in parameters and parameters[key].kind in by_keyword}
 
 
 def _refuse_width(name: str, width: float) -> None:

@@ -68,7 +68,7 @@ def save(
         "factory": None if factory is None else factory_name(factory),
         "kwargs": dict(kwargs or {}),
         "layers": layer_sizes(model),
-        "kept_channels": None if mask is None else _kept_channels(mask),
+        "kept_channels": None if mask is None else {name: keep.nonzero()[:, 0].tolist() for name, keep in mask.items()},
         "widths": None if mask is None else mask.widths(),
         "versions": {"earlybird": earlybird.__version__, "torch": torch.__version__},
         "sha256": hashlib.sha256(data).hexdigest(),
@@ -183,10 +183,6 @@ def _refuse_huge(factory: str, kwargs: Mapping[str, Any], tensors: Mapping[str, 
     kept = sum(tensor.numel() for tensor in tensors.values())
     if dense > _MOST_DENSE_PARAMS_PER_KEPT * max(kept, 1):
         raise CheckpointError(f"{path} holds {kept} numbers of a network of {dense}; such a cut is not believed")
-
-
-def _kept_channels(mask: ChannelMask) -> dict[str, list[int]]:
-    return {name: torch.nonzero(keep).flatten().tolist() for name, keep in mask.items()}
 
 
 def _plain_tensors(model: nn.Module) -> dict[str, Tensor]:

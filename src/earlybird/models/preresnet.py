@@ -81,8 +81,7 @@ class PreResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map images [n, in_channels, 32, 32] to logits [n, num_classes]."""
         x = self.layer3(self.layer2(self.layer1(self.conv1(x))))
-        x = self.pool(self.relu(self.bn(x)))
-        logits: Tensor = self.fc(torch.flatten(x, 1))
+        logits: Tensor = self.fc(torch.flatten(self.pool(self.relu(self.bn(x))), 1))
         return logits
 
 

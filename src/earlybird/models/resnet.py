@@ -35,9 +35,7 @@ class ResNet(nn.Module):
             out_channels = scaled(wide, width)
             strides = [1 if stage == 0 else 2] + [1] * (blocks - 1)
             inputs = [channels] + [out_channels] * (blocks - 1)
-            stages.append(
-                nn.Sequential(*(BasicBlock(i, out_channels, s) for i, s in zip(inputs, strides, strict=True)))
-            )
+            stages.append(nn.Sequential(*map(BasicBlock, inputs, [out_channels] * blocks, strides)))
             channels = out_channels
         self.layers = nn.Sequential(*stages)
         self.fc = nn.Linear(channels, num_classes)
@@ -51,8 +49,7 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images [n, in_channels, 32, 32] to logits [n, num_classes]."""
-        x = functional.relu(self.bn1(self.conv1(x)))
-        x = self.layers(x)
+        x = self.layers(functional.relu(self.bn1(self.conv1(x))))
         logits: Tensor = self.fc(torch.flatten(functional.adaptive_avg_pool2d(x, 1), 1))
         return logits
 

@@ -40,7 +40,8 @@ class VGG(nn.Module):
                 layers.append(nn.MaxPool2d(2))
             for _ in range(convs):
                 out_channels = scaled(stage_channels, width)
-                layers += _conv_norm_relu(channels, out_channels)
+                layers.append(nn.Conv2d(channels, out_channels, 3, padding=1, bias=False))
+                layers += [nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)]
                 channels = out_channels
         self.features = nn.Sequential(*layers)
         self.pool = nn.AvgPool2d(2)
@@ -55,9 +56,7 @@ class VGG(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images [n, in_channels, 32, 32] to logits [n, num_classes]."""
-        x = self.pool(self.features(x))
-        x = torch.flatten(x, 1)
-        logits: Tensor = self.classifier(x)
+        logits: Tensor = self.classifier(torch.flatten(self.pool(self.features(x)), 1))
         return logits
 
 
@@ -75,8 +74,3 @@ def init_convs_and_norms_(model: nn.Module) -> None:
         elif isinstance(module, nn.BatchNorm2d):
             nn.init.constant_(module.weight, BN_SCALE_AT_START)
             nn.init.zeros_(module.bias)
-
-
-def _conv_norm_relu(in_channels: int, out_channels: int) -> list[nn.Module]:
-    conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
-    return [conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)]
