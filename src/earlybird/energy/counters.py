@@ -13,7 +13,7 @@ import warnings
 import weakref
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -25,8 +25,8 @@ MOST_PACKAGE_WATTS = 1000.0  # no CPU package draws more; zeus assumes the same
 _NO_CHIP = "no Jetson, no Apple silicon with zeus[apple]"
 
 
-class EnergyCounter(Protocol):
-    """Counter of joules, read one stretch after another.
+class EnergyCounter:
+    """Counter of joules, read one stretch after another; this one measures nothing.
 
     method: the interfaces read, such as "nvml+rapl", or "not measured (no counter: <reason>)". device: what they cover,
     "" for nothing. notes: what is missing from `device`, and why. idle_watts: power of the quiet machine, where
@@ -34,44 +34,32 @@ class EnergyCounter(Protocol):
     with the next one; a None while this is False is a loss.
     """
 
-    method: str
-    device: str
-    notes: tuple[str, ...]
-    idle_watts: float | None
-    pending: bool
+    def __init__(self, method: str, device: str = "", notes: Sequence[str] = ()) -> None:
+        self.method = method
+        self.device = device
+        self.notes = tuple(notes)
+        self.idle_watts: float | None = None
+        self.pending = False
 
     def start(self) -> None:
         """Begin a window; a window begun before and not read is dropped."""
 
     def take(self) -> float | None:
         """Joules since `start` or the last `take`, and go on; None where this stretch could not be measured."""
+        return None
 
     def stop(self) -> None:
         """End the open window, if any; what was not taken is dropped."""
 
 
-class NoCounter:
+class NoCounter(EnergyCounter):
     """Measures nothing: `take` is None; `method` gives the reason, where one is known."""
 
     def __init__(self, reason: str = "") -> None:
-        self.method = f"not measured (no counter: {reason})" if reason else NO_ENERGY_COUNTER
-        self.device = ""
-        self.notes: tuple[str, ...] = ()
-        self.idle_watts: float | None = None
-        self.pending = False
-
-    def start(self) -> None:
-        """Do nothing."""
-
-    def take(self) -> float | None:
-        """None: there is no counter."""
-        return None
-
-    def stop(self) -> None:
-        """Do nothing."""
+        super().__init__(f"not measured (no counter: {reason})" if reason else NO_ENERGY_COUNTER)
 
 
-class ZeusCounter:
+class ZeusCounter(EnergyCounter):
     """Sums the sources of a `ZeusMonitor`; the caller has synchronised the GPU.
 
     A GPU's counter ticks every 20 to 100 ms, RAPL's every millisecond. While one source has not ticked since the last
@@ -82,11 +70,7 @@ class ZeusCounter:
     """
 
     def __init__(self, monitor: Any, sources: Sequence[EnergySource], method: str, notes: Sequence[str] = ()) -> None:
-        self.method = method
-        self.device = ", ".join(source.name for source in sources)
-        self.notes = tuple(notes)
-        self.idle_watts: float | None = None
-        self.pending = False
+        super().__init__(method, ", ".join(source.name for source in sources), notes)
         self._monitor = monitor
         self._sources = tuple(sources)
         self._window: str | None = None
@@ -225,11 +209,9 @@ def find_counter(device: torch.device) -> EnergyCounter:
     RAPL counts what the whole package does, other processes included. Call it under `if __name__ == "__main__":`, since
     zeus starts processes that import the main module again.
     """
-    reason = unsupported_reason(device)
-    if reason is not None:
+    if (reason := unsupported_reason(device)) is not None:
         return NoCounter(reason)
     try:
-        import zeus.device
         import zeus.monitor  # noqa: F401
     except ImportError as error:
         missing = error.name == "zeus"
@@ -242,37 +224,26 @@ def find_counter(device: torch.device) -> EnergyCounter:
 
 
 def _find_with_zeus(device: torch.device) -> EnergyCounter:
-    notes: list[str] = []
-    chip = chip_source()
-    if chip is not None:
-        method, source = chip
-        return _counter([source], method, notes, gpus=[], cpus=[])
-    if device.type not in ("cuda", "cpu"):
-        return NoCounter(f"device {device.type!r}: {_NO_CHIP}")
-    sources, methods, gpus = [], [], []
-    if device.type == "cuda":
-        index = torch.cuda.current_device() if device.index is None else device.index
-        gpu = gpu_source(index, notes)
-        if gpu is None:
-            return NoCounter("; ".join([*notes, _NO_CHIP]))
-        methods.append(gpu[0])
-        sources.append(gpu[1])
-        gpus.append(index)
-    packages = rapl_sources(notes)
-    if packages:
-        methods.append("rapl")
-        sources += [source for found in packages.values() for source in found]
-    if not sources:
-        return NoCounter("; ".join([*notes, _NO_CHIP]))
-    return _counter(sources, "+".join(methods), notes, gpus=gpus, cpus=list(packages))
-
-
-def _counter(
-    sources: list[EnergySource], method: str, notes: list[str], *, gpus: list[int], cpus: list[int]
-) -> EnergyCounter:
     from zeus.monitor import ZeusMonitor
 
+    notes: list[str] = []
+    gpus: list[int] = []
+    packages: dict[int, list[EnergySource]] = {}
+    found = [chip] if (chip := chip_source()) is not None else []  # (method, source)
+    if chip is None:
+        if device.type not in ("cuda", "cpu"):
+            return NoCounter(f"device {device.type!r}: {_NO_CHIP}")
+        if device.type == "cuda":
+            gpus = [torch.cuda.current_device() if device.index is None else device.index]
+            if (gpu := gpu_source(gpus[0], notes)) is None:
+                return NoCounter("; ".join([*notes, _NO_CHIP]))
+            found.append(gpu)
+        packages = rapl_sources(notes)
+        found += [("rapl", source) for sources in packages.values() for source in sources]
+    if not found:
+        return NoCounter("; ".join([*notes, _NO_CHIP]))
     # The case has an answer here (`pending`), and zeus would say it at every short window.
     warnings.filterwarnings("ignore", message="The energy consumption of one or more GPUs was measured as zero")
-    monitor = ZeusMonitor(gpu_indices=gpus, cpu_indices=cpus, approx_instant_energy=False)
-    return ZeusCounter(monitor, sources, method, notes)
+    monitor = ZeusMonitor(gpu_indices=gpus, cpu_indices=list(packages), approx_instant_energy=False)
+    method = "+".join(dict.fromkeys(name for name, _ in found))
+    return ZeusCounter(monitor, [source for _, source in found], method, notes)
