@@ -31,6 +31,7 @@ from earlybird.settings.controls import Dense
 from earlybird.settings.data import DataConfig
 from earlybird.settings.early_bird import EarlyBirdTraining
 from earlybird.settings.model import ModelConfig
+from earlybird.settings.tickets import TicketRequest, requests_of
 from earlybird.settings.training import TrainingSettings
 
 SHAPE = (3, 32, 32)
@@ -80,11 +81,11 @@ def train(name: str, data: str, runs: Path, seeds: Sequence[int]) -> None:
             method = EarlyBirdTraining(policy=policy, round_to=1, prune_ratio=ratios[0])
             config = dataclasses.replace(config, method=method)
             folder = runs / f"{name}-{policy}-s{seed}"
-            paths = run_search(config, ratios, folder / "search", quiet=True)
-            kept = {p: cutter.kept(Ticket.load(path).mask) for p, path in paths.items() if path is not None}
+            paths = run_search(config, requests_of(ratios), folder / "search", quiet=True)
+            kept = {r.prune_ratio: cutter.kept(Ticket.load(path).mask) for r, path in paths.items() if path is not None}
             best = min(kept, key=lambda ratio: abs(kept[ratio] - TARGET))
             config = dataclasses.replace(config, method=dataclasses.replace(method, prune_ratio=best))
-            record = run(config, folder / "retrain", ticket=paths[best], quiet=True)
+            record = run(config, folder / "retrain", ticket=paths[TicketRequest(best)], quiet=True)
             print(name, seed, policy, best, f"{kept[best]:.3f} of", sorted(kept.items()), record["test"], flush=True)
 
 

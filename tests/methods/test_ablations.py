@@ -16,8 +16,8 @@ from earlybird.methods import pipeline
 from earlybird.methods.candidate import Candidate
 from earlybird.methods.masked_weights import HoldHooks
 from earlybird.runs.config import RunConfig
-from earlybird.runs.run import run, run_requests, run_search
-from earlybird.settings.tickets import TicketRequest
+from earlybird.runs.run import run, run_search
+from earlybird.settings.tickets import TicketRequest, requests_of
 from earlybird.slimming import masked
 from earlybird.training.checkpoint import Checkpoints
 from earlybird.training.loop import fit
@@ -71,7 +71,7 @@ def test_at_ratio_0_without_penalty_it_ends_bit_for_bit_as_dense_training(
     ticket = None
     if method in ("uniform", "dense_shorter"):
         search = RunConfig.from_dict(tiny_settings(prune_ratio=0.0, penalty=0.0))
-        (ticket,) = run_search(search, [0.0], tmp_path / "search", quiet=True).values()
+        (ticket,) = run_search(search, requests_of([0.0]), tmp_path / "search", quiet=True).values()
         assert ticket is not None
     else:
         values = {"prune_ratio": 0.0, **values}
@@ -108,7 +108,7 @@ def test_the_last_training_is_fit_called_by_hand_from_the_same_start(
     if method in ("uniform", "scratch_longer", "dense_shorter"):
         request = TicketRequest(0.5, 4)
         search = RunConfig.from_dict(tiny_settings())
-        ticket = run_requests(search, [request], tmp_path / "search", quiet=True)[request]
+        ticket = run_search(search, [request], tmp_path / "search", quiet=True)[request]
     else:
         ticket = None
     starts: list[tuple[Candidate, Any, torch.nn.Module]] = []

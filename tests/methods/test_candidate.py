@@ -17,6 +17,7 @@ from earlybird.methods import pipeline
 from earlybird.methods.candidate import Candidate
 from earlybird.runs.config import RunConfig
 from earlybird.runs.run import run, run_search
+from earlybird.settings.tickets import requests_of
 from earlybird.training import loop
 
 STEPS_PER_EPOCH = 5  # 90 images in batches of 20
@@ -136,7 +137,7 @@ def test_a_built_in_network_is_initialised_at_the_tickets_widths(candidate_of, t
 @pytest.fixture
 def ticket(tiny_settings, tmp_path: Path) -> Path:
     config = RunConfig.from_dict(tiny_settings(policy="tie"))
-    (path,) = run_search(config, [0.5], tmp_path / "search", quiet=True).values()
+    (path,) = run_search(config, requests_of([0.5]), tmp_path / "search", quiet=True).values()
     assert path is not None
     return path
 

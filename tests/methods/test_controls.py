@@ -21,6 +21,7 @@ from earlybird.methods.uniform import uniform_mask
 from earlybird.runs.config import RunConfig
 from earlybird.runs.run import run, run_search
 from earlybird.settings.controls import Uniform
+from earlybird.settings.tickets import requests_of
 from earlybird.slimming import channel_groups
 
 
@@ -30,7 +31,9 @@ def go(settings: dict[str, Any], out: Path, **more: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def ticket(tiny_settings, tmp_path: Path) -> Path:
-    (path,) = run_search(RunConfig.from_dict(tiny_settings()), [0.5], tmp_path / "search", quiet=True).values()
+    (path,) = run_search(
+        RunConfig.from_dict(tiny_settings()), requests_of([0.5]), tmp_path / "search", quiet=True
+    ).values()
     assert path is not None
     return path
 

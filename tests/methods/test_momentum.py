@@ -15,6 +15,7 @@ from earlybird.methods import pipeline
 from earlybird.runs.config import RunConfig
 from earlybird.runs.run import run, run_search
 from earlybird.settings.early_bird import EarlyBirdTraining
+from earlybird.settings.tickets import TicketRequest, requests_of
 from earlybird.training import loop
 
 
@@ -86,14 +87,16 @@ def test_a_killed_retrain_goes_on_with_it(tiny_settings, tmp_path: Path, monkeyp
 def test_it_travels_with_the_ticket_of_a_search(tiny_settings, tmp_path: Path):
     settings = tiny_settings(carry_momentum=True)
     go(settings, tmp_path / "whole")
-    paths = run_search(RunConfig.from_dict(settings), [0.5, 0.3], tmp_path / "search", quiet=True)
-    go(settings, tmp_path / "retrain", ticket=paths[0.5])
+    paths = run_search(RunConfig.from_dict(settings), requests_of([0.5, 0.3]), tmp_path / "search", quiet=True)
+    go(settings, tmp_path / "retrain", ticket=paths[TicketRequest(0.5)])
     assert same(weights(tmp_path / "retrain"), weights(tmp_path / "whole"))
 
 
 def test_a_file_that_is_missing_corrupt_or_of_another_network_is_refused(tiny_settings, tmp_path: Path):
     settings = tiny_settings(carry_momentum=True)
-    (path,) = run_search(RunConfig.from_dict(tiny_settings()), [0.5], tmp_path / "without", quiet=True).values()
+    (path,) = run_search(
+        RunConfig.from_dict(tiny_settings()), requests_of([0.5]), tmp_path / "without", quiet=True
+    ).values()
     with pytest.raises(
         TicketError, match=r"ticket\.momentum\.safetensors is missing; search again with --method\.carry"
     ):

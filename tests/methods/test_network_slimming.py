@@ -13,7 +13,7 @@ from torch import nn
 from earlybird.core import Ticket
 from earlybird.errors import ConfigError, MethodError, TicketError
 from earlybird.runs.config import RunConfig
-from earlybird.runs.run import run, run_requests
+from earlybird.runs.run import run, run_search
 from earlybird.settings.network_slimming import NetworkSlimming
 from earlybird.settings.tickets import TicketRequest, check_requests
 
@@ -54,7 +54,7 @@ def test_it_trains_twice_over_the_whole_schedule_the_second_time_without_penalty
 def tickets(tiny_settings, tmp_path: Path) -> dict[TicketRequest, Path]:
     """One search that leaves a ticket of the rule, of draws 0 and 3 and of the end, at two ratios."""
     requests = [TicketRequest(ratio, draw) for ratio in (0.3, 0.5) for draw in ("rule", 0, 3, "last")]
-    return run_requests(RunConfig.from_dict(tiny_settings()), requests, tmp_path / "search", quiet=True)
+    return run_search(RunConfig.from_dict(tiny_settings()), requests, tmp_path / "search", quiet=True)
 
 
 def test_one_search_serves_slimming_early_bird_and_every_draw(tiny_settings, tickets, tmp_path: Path):
@@ -118,8 +118,8 @@ def test_a_search_killed_between_two_tickets_leaves_the_same_tickets(
     with monkeypatch.context() as patch:
         patch.setattr(loop, "_train_step", step)
         with pytest.raises(KeyboardInterrupt):
-            run_requests(settings, list(tickets), tmp_path / "killed", quiet=True)
-    again = run_requests(settings, list(tickets), tmp_path / "killed", quiet=True)
+            run_search(settings, list(tickets), tmp_path / "killed", quiet=True)
+    again = run_search(settings, list(tickets), tmp_path / "killed", quiet=True)
     for request, path in tickets.items():
         one, other = Ticket.load(path), Ticket.load(again[request])
         assert one.mask == other.mask and one.notes["step"] == other.notes["step"]
@@ -132,7 +132,7 @@ def test_the_folder_of_a_search_holds_just_its_tickets(tiny_settings, tickets, t
     with pytest.raises(
         ConfigError, match=r"holds a search of the ratios \[0.3, 0.5\] at the draws \['rule', 0, 3, 'last'\]"
     ):
-        run_requests(RunConfig.from_dict(tiny_settings()), [TicketRequest(0.3)], tmp_path / "search", quiet=True)
+        run_search(RunConfig.from_dict(tiny_settings()), [TicketRequest(0.3)], tmp_path / "search", quiet=True)
 
 
 def test_slimming_takes_no_ticket_of_an_earlier_draw(tiny_settings, tickets, tmp_path: Path):

@@ -11,6 +11,7 @@ import pytest
 
 from earlybird.runs.config import RunConfig
 from earlybird.runs.run import run, run_search
+from earlybird.settings.tickets import requests_of
 
 PHASE_COST = {
     "phase", "images", "macs", "paper_flops", "wall_seconds", "cpu_seconds", "peak_bytes", "joules", "energy_method",
@@ -97,7 +98,9 @@ def test_the_values_agree_with_each_other(record: dict[str, Any]):
 def test_a_ticket_is_placed_in_the_schedule_of_its_search_also_where_another_is_retrained(
     tiny_settings, tmp_path: Path
 ):
-    (path,) = run_search(RunConfig.from_dict(tiny_settings()), [0.5], tmp_path / "search", quiet=True).values()
+    (path,) = run_search(
+        RunConfig.from_dict(tiny_settings()), requests_of([0.5]), tmp_path / "search", quiet=True
+    ).values()
     settings = tiny_settings(schedule="restart", training={"epochs": 2, "batch_size": 45})
     record = go(settings, tmp_path / "run", ticket=path)
     ticket = record["ticket"]

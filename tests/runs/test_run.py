@@ -18,6 +18,7 @@ from earlybird.methods import pipeline, retrain
 from earlybird.runs.config import RunConfig
 from earlybird.runs.run import run, run_evaluation, run_search
 from earlybird.runs.saved_model import load_network
+from earlybird.settings.tickets import requests_of
 from earlybird.training import loop
 
 
@@ -207,9 +208,10 @@ def test_another_configuration_is_refused_with_a_diff(tiny_settings, tmp_path: P
 
 def test_one_search_of_several_ratios_gives_the_tickets_of_single_searches(tiny_settings, tmp_path: Path):
     config = RunConfig.from_dict(tiny_settings(prune_ratio=0.3))
-    paths = run_search(config, [0.3, 0.6], tmp_path / "search", quiet=True)
+    paths = run_search(config, requests_of([0.3, 0.6]), tmp_path / "search", quiet=True)
     assert [path.name for path in paths.values()] == ["ticket-p0.3.safetensors", "ticket-p0.6.safetensors"]
-    for ratio, path in paths.items():
+    for request, path in paths.items():
+        ratio = request.prune_ratio
         single = go(tiny_settings(prune_ratio=ratio), tmp_path / f"single{ratio}")
         again = go(tiny_settings(prune_ratio=ratio), tmp_path / f"retrain{ratio}", ticket=path)
         assert digest(tmp_path / f"single{ratio}") == digest(tmp_path / f"retrain{ratio}")
@@ -217,14 +219,14 @@ def test_one_search_of_several_ratios_gives_the_tickets_of_single_searches(tiny_
         images = [r["cost"]["phases"]["search"]["images"] for r in (single, again)]
         assert images[0] == images[1]
         assert again["ticket"]["distances"] == single["ticket"]["distances"]
-    assert run_search(config, [0.3, 0.6], tmp_path / "search", quiet=True) == paths
+    assert run_search(config, requests_of([0.3, 0.6]), tmp_path / "search", quiet=True) == paths
     with pytest.raises(ConfigError, match="search of the ratios"):
-        run_search(config, [0.3, 0.7], tmp_path / "search", quiet=True)
+        run_search(config, requests_of([0.3, 0.7]), tmp_path / "search", quiet=True)
 
 
 def test_a_retrain_killed_half_way_ends_with_the_same_bits(tiny_settings, tmp_path: Path, monkeypatch):
     config = RunConfig.from_dict(tiny_settings())
-    (ticket,) = run_search(config, [0.5], tmp_path / "search", quiet=True).values()
+    (ticket,) = run_search(config, requests_of([0.5]), tmp_path / "search", quiet=True).values()
     go(tiny_settings(), tmp_path / "whole", ticket=ticket)
     with monkeypatch.context() as patch:
         kill_after(patch, 20)
@@ -235,7 +237,9 @@ def test_a_retrain_killed_half_way_ends_with_the_same_bits(tiny_settings, tmp_pa
 
 
 def test_a_ticket_of_another_schedule_or_network_is_refused(tiny_settings, tmp_path: Path):
-    (ticket,) = run_search(RunConfig.from_dict(tiny_settings()), [0.5], tmp_path / "s", quiet=True).values()
+    (ticket,) = run_search(
+        RunConfig.from_dict(tiny_settings()), requests_of([0.5]), tmp_path / "s", quiet=True
+    ).values()
     with pytest.raises(TicketError, match="schedule of 60 steps, this run has 50"):
         go(tiny_settings(training={"epochs": 10}), tmp_path / "a", ticket=ticket)
     other = tiny_settings()

@@ -18,6 +18,7 @@ from earlybird.runs import record_file
 from earlybird.runs.config import RunConfig
 from earlybird.runs.folder import RunFolder
 from earlybird.runs.run import run, run_search
+from earlybird.settings.tickets import requests_of
 from earlybird.training import loop
 from earlybird.training.checkpoint import write_atomically
 from earlybird.training.interrupt import Terminated
@@ -116,7 +117,9 @@ def test_a_network_that_cannot_be_cut_leaves_the_place_as_it_was(
 
 
 def test_a_ticket_of_another_schedule_leaves_no_folder_and_the_right_settings_work_there(tiny_settings, tmp_path: Path):
-    (ticket,) = run_search(RunConfig.from_dict(tiny_settings()), [0.5], tmp_path / "s", quiet=True).values()
+    (ticket,) = run_search(
+        RunConfig.from_dict(tiny_settings()), requests_of([0.5]), tmp_path / "s", quiet=True
+    ).values()
     with pytest.raises(EarlyBirdError, match="schedule of 60 steps, this run has 50"):
         go(tiny_settings(training={"epochs": 10}), tmp_path / "run", ticket=ticket)
     assert not (tmp_path / "run").exists()
@@ -124,7 +127,9 @@ def test_a_ticket_of_another_schedule_leaves_no_folder_and_the_right_settings_wo
 
 
 def test_a_failed_start_in_an_empty_folder_leaves_it_empty(tiny_settings, tmp_path: Path):
-    (ticket,) = run_search(RunConfig.from_dict(tiny_settings()), [0.5], tmp_path / "s", quiet=True).values()
+    (ticket,) = run_search(
+        RunConfig.from_dict(tiny_settings()), requests_of([0.5]), tmp_path / "s", quiet=True
+    ).values()
     (tmp_path / "run").mkdir()
     with pytest.raises(EarlyBirdError):
         go(tiny_settings(training={"epochs": 10}), tmp_path / "run", ticket=ticket)

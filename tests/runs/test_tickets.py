@@ -12,6 +12,7 @@ from earlybird.core import Ticket
 from earlybird.errors import ConfigError, EarlyBirdError, RunFolderError, TicketError
 from earlybird.runs.config import RunConfig
 from earlybird.runs.run import run, run_search
+from earlybird.settings.tickets import requests_of
 from earlybird.training import loop
 
 
@@ -20,7 +21,8 @@ def go(settings: dict[str, Any], out: Path, **more: Any) -> dict[str, Any]:
 
 
 def seek(settings: dict[str, Any], ratios: list[float], out: Path, **more: Any) -> dict[float, Path | None]:
-    return run_search(RunConfig.from_dict(settings), ratios, out, quiet=True, **more)
+    paths = run_search(RunConfig.from_dict(settings), requests_of(ratios), out, quiet=True, **more)
+    return {request.prune_ratio: path for request, path in paths.items()}
 
 
 class Killed(Exception):

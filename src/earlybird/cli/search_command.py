@@ -26,10 +26,10 @@ def command(argv: Sequence[str]) -> int:
     check_requests(requests)
     # The first ratio stands in the configuration: the folder is then refused to a search of others.
     config = dataclasses.replace(config, method=dataclasses.replace(config.method, prune_ratio=ratios[0]))
-    from earlybird.runs.run import run_requests
+    from earlybird.runs.run import run_search
 
     out = parsed.out or default_out(config) + "-search"
-    for request, path in run_requests(config, requests, out, force=parsed.force, quiet=parsed.quiet).items():
+    for request, path in run_search(config, requests, out, force=parsed.force, quiet=parsed.quiet).items():
         when = "" if request.draw_at == "rule" else f", draw {request.draw_at}"
         print(f"p = {request.prune_ratio:g}{when}: {path if path else 'ticket: none (the rule never fired)'}")
     return 0

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from earlybird.runs.config import RunConfig
+from earlybird.runs.record import recorded_schedule
 from earlybird.runs.record_file import recorded_training_macs
-from earlybird.runs.schedule import recorded_schedule
 from earlybird.settings.method import Plans, StartsFromTicket
 
 # A search is kept where the last training gets at least this share of what Early-Bird's got, and the last training of a

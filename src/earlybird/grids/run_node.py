@@ -24,7 +24,7 @@ from earlybird.grids.equal_cost import at_equal_cost
 from earlybird.grids.grid import RunNode
 from earlybird.runs.folder import read_search
 from earlybird.runs.record_file import finished_record
-from earlybird.runs.run import run, run_requests
+from earlybird.runs.run import run, run_search
 from earlybird.settings.early_bird import EarlyBirdTraining
 from earlybird.settings.tickets import TICKET_FILE, TicketRequest
 from earlybird.training.checkpoint import Checkpoints
@@ -125,7 +125,7 @@ def run_node(root: Path, node: RunNode, *, quiet: bool = True) -> None:
         EarlyBirdError: anything that can be said in one line.
     """
     if node.kind == "search":
-        run_requests(node.config, node.requests, root / node.id, quiet=quiet)
+        run_search(node.config, node.requests, root / node.id, quiet=quiet)
     elif node.equal_to is not None:
         _run_at_equal_cost(root, node, *node.equal_to, quiet=quiet)
     else:

@@ -15,7 +15,7 @@ import yaml
 from earlybird.atomic import write_atomically
 from earlybird.errors import RunFolderError
 from earlybird.runs.config import RunConfig, differences, with_younger_settings
-from earlybird.runs.record_file import RECORD_NAME, finished_record, write_record
+from earlybird.runs.record_file import RECORD_NAME, finished_record
 from earlybird.training.checkpoint import Checkpoints
 
 _LINES_OF_DIFF = 6
@@ -69,7 +69,8 @@ class RunFolder:
             return resolved
         self._refuse(changes, force)
         self._refuse_another_method(changes)
-        self.append_log("forced on: " + "; ".join(changes))
+        with open(self.path / "run.log", "a", encoding="utf-8") as file:
+            file.write(f"forced on: {'; '.join(changes)}\n")
         if any(change.startswith(_DECIDE_RESOLVED) for change in changes):
             resolved = {}
         self.write_config(config, resolved)
@@ -102,10 +103,6 @@ class RunFolder:
         """
         return finished_record(self.path)
 
-    def write_record(self, record: dict[str, Any]) -> None:
-        """Write `record.json`, the last act of a run."""
-        write_record(self.path, record)
-
     def write_rows(self, rows: list[dict[str, Any]]) -> None:
         """Mirror the metrics rows into `metrics.jsonl`; a failed write is a warning only: checkpoints hold them."""
         text = "".join(json.dumps(row) + "\n" for row in rows)
@@ -114,11 +111,6 @@ class RunFolder:
             write_atomically(path, text.encode())
         except OSError as error:
             warnings.warn(f"{path} not written ({error.strerror or error}); the next epoch tries again", stacklevel=2)
-
-    def append_log(self, line: str) -> None:
-        """Add a line to `run.log`."""
-        with open(self.path / "run.log", "a", encoding="utf-8") as file:
-            file.write(line + "\n")
 
     def _refuse_another_method(self, changes: list[str]) -> None:
         """Raise if another method has begun the run, or if a search that is over would get new settings."""
@@ -129,8 +121,8 @@ class RunFolder:
         is_another = any(change.startswith("method.name:") for change in changed)
         is_cut = state.get("round", 0) > 0 or "layers_done" in state  # by the old settings
         if is_another or is_cut or state["phase"] != "search":
-            why = "another method has begun it" if is_another else "its search is over"
-            why = "a part is pruned already" if is_cut and not is_another else why
+            why = "a part is pruned already" if is_cut else "its search is over"
+            why = "another method has begun it" if is_another else why
             raise RunFolderError(
                 f"{self.path} cannot go on with these settings: {why} ({'; '.join(changed[:_LINES_OF_DIFF])}); give "
                 "another --out"
@@ -153,8 +145,7 @@ class RunFolder:
     def _refuse(self, changes: list[str], force: bool) -> None:
         """Raise unless the changes are forced on a run that has not ended."""
         shown = "; ".join(changes[:_LINES_OF_DIFF]) + ("; ..." if len(changes) > _LINES_OF_DIFF else "")
-        ended = any((self.path / name).is_file() for name in _ENDS)
-        if ended:
+        if any((self.path / name).is_file() for name in _ENDS):
             raise RunFolderError(
                 f"{self.path} holds a finished run with another configuration ({shown}); give another --out"
             )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -45,10 +45,7 @@ class Prepared:
     def test_batches(self) -> Batches:
         """Batches of the test set; read it once."""
         compute, settings = self.task.session.compute, self.task.session.settings
-        return eval_batches(
-            self.bundle, "test", batch_size=settings.eval_batch_size, device=compute.device, workers=self.workers,
-            memory_format=compute.memory_format,
-        )  # fmt: skip
+        return evaluation_batches(self.bundle, "test", settings.eval_batch_size, compute, self.workers)
 
 
 def prepare(config: RunConfig, folder: RunFolder, resolved: dict[str, Any], stop: StopFlag, quiet: bool) -> Prepared:
@@ -137,10 +134,7 @@ def _session(
     )  # fmt: skip
     val = None
     if bundle.val is not None:
-        val = eval_batches(
-            bundle, "val", batch_size=settings.eval_batch_size, device=compute.device, workers=workers,
-            memory_format=compute.memory_format,
-        )  # fmt: skip
+        val = evaluation_batches(bundle, "val", settings.eval_batch_size, compute, workers)
     return Session(
         train, val, settings, compute, folder.checkpoints, Journal(folder.write_rows),
         Progress(train.steps_per_epoch, settings.epochs, quiet=quiet), stop, find_counter(compute.device),
@@ -150,9 +144,17 @@ def _session(
 def _sample(config: RunConfig, bundle: DataBundle, compute: Compute, images: int) -> Batches:
     """Sample of training images, each class by its share, not augmented; the same ones for the same seed."""
     chosen = stratified_indices(bundle.train.labels, images, config.training.seed)
+    sample = replace(bundle, train=subset(bundle.train, chosen))
+    return evaluation_batches(sample, "train", config.training.eval_batch_size, compute, config.data.workers)
+
+
+def evaluation_batches(
+    bundle: DataBundle, split: Literal["train", "val", "test"], batch_size: int, compute: Compute, workers: int
+) -> Batches:
+    """Batches of one split for a network placed by `compute`; see `eval_batches`."""
     return eval_batches(
-        replace(bundle, train=subset(bundle.train, chosen)), "train", batch_size=config.training.eval_batch_size,
-        device=compute.device, workers=config.data.workers, memory_format=compute.memory_format,
+        bundle, split, batch_size=batch_size, device=compute.device, workers=workers,
+        memory_format=compute.memory_format,
     )  # fmt: skip
 
 

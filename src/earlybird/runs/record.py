@@ -1,9 +1,13 @@
-"""`record.json`: one finished run as plain values. Fractions lie in [0, 1]; percent lives in reports."""
+"""`record.json`: one finished run as plain values, and the schedule that it tells.
+
+Fractions lie in [0, 1]; percent lives in reports.
+"""
 
 from __future__ import annotations
 
 import platform
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -11,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from earlybird import __version__
 from earlybird.cost import ModelCost
+from earlybird.cost.plan import PlannedData, Schedule
 from earlybird.methods.candidate import Candidate
 from earlybird.methods.pipeline import Outcome
 from earlybird.methods.task import Task
@@ -150,3 +156,42 @@ def device_facts(device: torch.device) -> dict[str, Any]:
     """Device that a run is timed on."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {"type": device.type, "name": name, "threads": torch.get_num_threads(), "platform": sys.platform}
+
+
+def recorded_schedule(
+    record: Mapping[str, Any], *, epochs: int | None = None, network: nn.Module | None = None
+) -> Schedule:
+    """Schedule of a finished run, its networks as they were counted.
+
+    Args:
+        record: of the run.
+        epochs: T, if another than the run's; a ticket is drawn at the same fraction of it.
+        network: the unpruned network, for methods whose plan depends on it.
+    """
+    data, training = record["data"], record["config"]["training"]
+    images = PlannedData(
+        data["train_images"], record["test"]["samples"], training["batch_size"], data.get("val_images") or 0,
+        training["eval_batch_size"],
+    )  # fmt: skip
+    total = (epochs or training["epochs"]) * images.steps_per_epoch
+    drawn = (record.get("ticket") or {}).get("fraction_of_schedule")
+    return Schedule(
+        total_steps=total,
+        data=images,
+        dense=_counted(record["dense"]),
+        slim=_counted(record["final"]),
+        ticket_step=total if drawn is None else round(drawn * total),
+        classes=data["classes"],
+        network=network,
+        image_shape=tuple(data["image_shape"]),
+        precision=record["resolved"]["precision"],
+        budget_macs=record["notes"].get("budget_macs"),
+    )
+
+
+def _counted(counted: Mapping[str, Any]) -> ModelCost:
+    """Cost of one image as the record has it: without widths of operands and without traffic."""
+    macs, train_macs = counted["macs"], counted["train_macs"]
+    return ModelCost(
+        counted["params"], macs, train_macs, 1e9 * counted["paper_gflops"], {"all": macs}, {"all": train_macs}
+    )

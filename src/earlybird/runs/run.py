@@ -13,7 +13,6 @@ import torch
 from earlybird.atomic import write_atomically
 from earlybird.core import Ticket
 from earlybird.cost import count_cost
-from earlybird.data import eval_batches
 from earlybird.errors import ConfigError, MethodError, RunFolderError, TicketError
 from earlybird.methods.candidate import Candidate
 from earlybird.methods.early_bird import draw_tickets, raise_no_ticket, search_steps
@@ -23,14 +22,13 @@ from earlybird.methods.search_hooks import momentum_file, rewind_file
 from earlybird.methods.task import Task
 from earlybird.runs.config import RunConfig, refuse_unnamed_code
 from earlybird.runs.folder import RunFolder, read_search
-from earlybird.runs.prepare import Prepared, load_bundle, prepare
+from earlybird.runs.prepare import Prepared, evaluation_batches, load_bundle, prepare
 from earlybird.runs.record import make_record
-from earlybird.runs.record_file import record_of
-from earlybird.runs.saved_model import load_network, save_network
-from earlybird.runs.trained import load_trained
+from earlybird.runs.record_file import record_of, write_record
+from earlybird.runs.saved_model import load_dense_run, load_network, save_network
 from earlybird.settings.data import DataConfig
 from earlybird.settings.early_bird import EarlyBirdTraining
-from earlybird.settings.tickets import TICKET_FILE, TicketRequest, check_requests, requests_of
+from earlybird.settings.tickets import TICKET_FILE, TicketRequest, check_requests
 from earlybird.training.compute import Compute, choose_device
 from earlybird.training.evaluate import Evaluation, evaluate
 from earlybird.training.interrupt import StopFlag, stop_on_signals
@@ -81,7 +79,7 @@ def run(
             if ticket is not None and drawn is not None:
                 candidate = _start_from_ticket(config, prepared.task, drawn, Path(ticket))
             if dense_run is not None:
-                trained = load_trained(Path(dense_run), config, prepared.resolved["precision"])
+                trained = load_dense_run(Path(dense_run), config, prepared.resolved["precision"])
         outcome = run_method(config.method, prepared.task, prepared.test_batches(), candidate, trained)
         return _write_result(folder, config, prepared, outcome)
 
@@ -93,27 +91,12 @@ def _write_result(folder: RunFolder, config: RunConfig, prepared: Prepared, outc
     dense = count_cost(prepared.spec.build(0), prepared.task.image_shape)
     classes = prepared.bundle.num_classes
     record = make_record(config, prepared.resolved, prepared.task, outcome, dense, classes, folder.path)
-    folder.write_record(record)
+    write_record(folder.path, record)
     folder.checkpoints.clear()
     return record
 
 
 def run_search(
-    config: RunConfig, ratios: list[float], out: str | Path, *, force: bool = False, quiet: bool = False
-) -> dict[float, Path | None]:
-    """Search several ratios in one dense training and leave a ticket file for each.
-
-    Returns:
-        Ratio -> path of its ticket, or None where the rule never fired.
-
-    Raises:
-        EarlyBirdError: as `run_requests`.
-    """
-    paths = run_requests(config, requests_of(ratios), out, force=force, quiet=quiet)
-    return {request.prune_ratio: path for request, path in paths.items()}
-
-
-def run_requests(
     config: RunConfig, requests: Sequence[TicketRequest], out: str | Path, *, force: bool = False, quiet: bool = False
 ) -> dict[TicketRequest, Path | None]:
     """Write all requested tickets, in one dense training.
@@ -186,10 +169,7 @@ def run_evaluation(out: str | Path, *, device: str = "auto", trusted: Collection
     model, _ = load_network(folder, trusted=trusted)
     compute = Compute(choose_device(device), record["resolved"]["precision"])
     bundle = load_bundle(data, training["seed"])
-    batches = eval_batches(
-        bundle, "test", batch_size=training.get("eval_batch_size", 500), device=compute.device, workers=data.workers,
-        memory_format=compute.memory_format,
-    )  # fmt: skip
+    batches = evaluation_batches(bundle, "test", training.get("eval_batch_size", 500), compute, data.workers)
     return evaluate(compute.place(model), batches, compute)
 
 

@@ -1,4 +1,4 @@
-"""Final network of a run on disk: `model.safetensors` beside `config.json`, rebuilt by shape.
+"""Final network of a run on disk, `model.safetensors` beside `config.json`, and a dense run to start from.
 
 The files are those of `earlybird.save`; here the factory's arguments are what every network is told.
 """
@@ -13,11 +13,19 @@ import torch
 from torch import nn
 
 from earlybird.core import ChannelMask
-from earlybird.errors import CheckpointError
+from earlybird.errors import CheckpointError, MethodError
+from earlybird.methods.candidate import DenseRun
 from earlybird.models import build_model
 from earlybird.models.model_file import DESCRIPTION, load, read_description, save
-from earlybird.runs.config import refuse_unnamed_code
+from earlybird.runs.config import RunConfig, differences, refuse_unnamed_code, with_younger_settings
+from earlybird.runs.record_file import record_of
+from earlybird.settings.controls import Dense
 from earlybird.settings.fields import check_settings
+
+# Settings that change no weight: a dense run that differs in them is the same training.
+_WITHOUT_EFFECT = (
+    "data.root", "data.cache", "data.download", "data.workers", "training.checkpoint_every", "training.eval_batch_size",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -39,14 +47,7 @@ class NetworkSpec:
 
     def build(self, seed: int) -> nn.Module:
         """Dense network with the initial weights of a seed."""
-        return build_model(
-            self.name,
-            num_classes=self.num_classes,
-            in_channels=self.in_channels,
-            width=self.width,
-            image_size=self.image_size,
-            seed=seed,
-        )
+        return build_model(**asdict(self), seed=seed)
 
     def example_input(self) -> torch.Tensor:
         """One zero image."""
@@ -55,8 +56,8 @@ class NetworkSpec:
 
 def save_network(folder: Path, model: nn.Module, spec: NetworkSpec, mask: ChannelMask | None) -> None:
     """Write the two files of a network."""
-    kwargs = {key: value for key, value in asdict(spec).items() if key != "name"}
-    save(model, folder, factory=spec.name, kwargs=kwargs, mask=mask)
+    kwargs = asdict(spec)
+    save(model, folder, factory=kwargs.pop("name"), kwargs=kwargs, mask=mask)
 
 
 def load_network(folder: Path, *, trusted: Collection[str] = ()) -> tuple[nn.Module, NetworkSpec]:
@@ -78,3 +79,38 @@ def load_network(folder: Path, *, trusted: Collection[str] = ()) -> tuple[nn.Mod
         raise CheckpointError(f"{path} describes no network of a run ({error}); restore it or run again") from error
     refuse_unnamed_code("--model", spec.name, trusted)
     return load(folder, factory=spec.name), spec
+
+
+def load_dense_run(folder: Path, config: RunConfig, precision: str) -> DenseRun:
+    """Final state of the dense run in `folder`, of the same network, data and training as `config`.
+
+    Args:
+        folder: a finished run of method `dense`.
+        config: the run that is to start from it.
+        precision: what that run computes in.
+
+    Raises:
+        RunFolderError: the folder holds no finished run.
+        MethodError: it is no dense run, or of another network, data, training or precision.
+        CheckpointError: its network cannot be read.
+    """
+    record = record_of(folder)
+    if (method := record["config"]["method"]["name"]) != Dense.name:
+        raise MethodError(f"run {folder} is one of method {method}; give a run of method dense")
+    if record["config"]["training"].get("budget_macs"):
+        raise MethodError(
+            f"run {folder} was trained for as long as its training.budget_macs allowed; give one without a budget"
+        )
+    changes = [
+        change
+        for change in differences(with_younger_settings(record["config"], config), config.to_dict())
+        if not change.startswith(("method.", "training.budget_macs", *_WITHOUT_EFFECT))
+    ]
+    if (theirs := record["resolved"]["precision"]) != precision:
+        changes.append(f"precision: {theirs!r} -> {precision!r}")
+    if changes:
+        raise MethodError(f"run {folder} is of another training ({'; '.join(changes[:4])}); give one of the same")
+    model, _ = load_network(folder, trusted=(config.model.name,))  # the user has named it
+    rows = [{**row, "phase": "search"} for row in record["metrics"]]
+    ledger = [{**record["cost"]["phases"]["train"], "phase": "search"}]
+    return DenseRun(model.state_dict(), {"rows": rows, "ledger": ledger})

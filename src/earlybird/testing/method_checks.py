@@ -19,9 +19,9 @@ from earlybird.core import Ticket, WeightMask
 from earlybird.cost import PHASES
 from earlybird.methods.masked_weights import WEIGHT_MASK_FILE
 from earlybird.runs.config import RunConfig
-from earlybird.runs.run import run, run_requests
+from earlybird.runs.record import recorded_schedule
+from earlybird.runs.run import run, run_search
 from earlybird.runs.saved_model import load_network
-from earlybird.runs.schedule import recorded_schedule
 from earlybird.settings.data import DataConfig
 from earlybird.settings.early_bird import EarlyBirdTraining
 from earlybird.settings.method import Method, Plans, StartsFromTicket
@@ -84,7 +84,7 @@ class _Trial:
         search = EarlyBirdTraining(prune_ratio=ratio, round_to=1)
         request = TicketRequest(ratio, 3)
         place = self.folder / f"ticket-{ratio:g}"
-        return run_requests(_config(search), [request], place, quiet=True)[request]
+        return run_search(_config(search), [request], place, quiet=True)[request]
 
 
 def _config(method: Method) -> RunConfig:
