@@ -27,14 +27,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_CORE = (
-    "ChannelGroups ChannelMask EarlyBird Ticket bn_l1_proximal_ bn_l1_subgradient_ bn_scale draw_mask filter_l1 "
-    "mask_distance taylor"
-)
-_HOME = dict.fromkeys(_CORE.split(), "earlybird.core") | dict.fromkeys(
-    ("channel_groups", "masked", "slim"), "earlybird.slimming"
-)
-_HOME |= dict.fromkeys(("load", "save"), "earlybird.models")
+# Where a public name is defined, if not in core.
+_HOMES = {"channel_groups": "slimming", "masked": "slimming", "slim": "slimming", "load": "models", "save": "models"}
 
 __all__ = [
     "ChannelGroups",
@@ -58,6 +52,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(import_module(_HOME[name]), name)
+    if name in __all__:
+        return getattr(import_module(f"earlybird.{_HOMES.get(name, 'core')}"), name)
     raise AttributeError(f"module 'earlybird' has no attribute {name!r}")

@@ -12,8 +12,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
-
 from earlybird.errors import ConfigError
 from earlybird.settings.catalog import method_class, name_of
 from earlybird.settings.data import DataConfig
@@ -47,10 +45,6 @@ class RunConfig:
         plain["method"] = {"name": name_of(self.method), **plain["method"]}
         plain["training"]["milestones"] = list(self.training.milestones)
         return plain
-
-    def to_yaml(self) -> str:
-        """The same as YAML."""
-        return str(yaml.safe_dump(self.to_dict(), sort_keys=False))
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> RunConfig:

@@ -81,8 +81,8 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         for leftover in self.path.glob(".*.tmp-*"):  # of a write that was killed
             leftover.unlink(missing_ok=True)
-        text = config.to_yaml() + (yaml.safe_dump({"resolved": resolved}, sort_keys=False) if resolved else "")
-        write_atomically(self.path / "config.yaml", text.encode())
+        settings = config.to_dict() | ({"resolved": resolved} if resolved else {})
+        write_atomically(self.path / "config.yaml", yaml.safe_dump(settings, sort_keys=False).encode())
 
     def discard_failed_start(self) -> None:
         """Remove the files of a start that failed before its first checkpoint, if the folder was empty before it."""

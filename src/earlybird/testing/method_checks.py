@@ -6,7 +6,7 @@ import dataclasses
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 from unittest import mock
@@ -68,8 +68,7 @@ class _Trial:
     def run(self, name: str, method: Method | None = None) -> dict[str, Any]:
         """Run, or go on with, the run in the subfolder `name`."""
         method = method or self.method
-        config = _config(method)
-        return run(config, self.folder / name, ticket=self._ticket(method), quiet=True)
+        return run(_config(method), self.folder / name, ticket=self._ticket(method), quiet=True)
 
     def weights(self, name: str) -> dict[str, Tensor]:
         """Tensors of a run's final network."""
@@ -81,8 +80,7 @@ class _Trial:
         if not isinstance(method, StartsFromTicket) or method.shared_search() is not None:
             return None
         ratio = float(getattr(method, "prune_ratio", 0.5))
-        search = EarlyBirdTraining(prune_ratio=ratio, round_to=1)
-        request = TicketRequest(ratio, 3)
+        search, request = EarlyBirdTraining(prune_ratio=ratio, round_to=1), TicketRequest(ratio, 3)
         place = self.folder / f"ticket-{ratio:g}"
         return run_search(_config(search), [request], place, quiet=True)[request]
 
@@ -149,7 +147,7 @@ def _check_network(folder: Path, record: dict[str, Any]) -> None:
 def _check_it_repeats(trial: _Trial) -> int:
     """Raise unless two runs end with the same bits; returns the training steps of a run."""
     torch.manual_seed(12345)  # Whoever draws from the global generator shows here.
-    with _counted_steps() as count:
+    with _counted_steps(None) as count:
         trial.run("again")
     assert _same(trial.weights("first"), trial.weights("again")), (
         "two runs of one seed end with other weights: draw numbers from the task's seed, not from a global generator"
@@ -160,11 +158,8 @@ def _check_it_repeats(trial: _Trial) -> int:
 def _check_it_survives_kills(trial: _Trial, whole: dict[str, Any], of: int) -> None:
     for steps in sorted({1, of // 4, of // 2, of - 1}):
         name = f"killed-{steps}"
-        try:
-            with _killed_after(steps):
-                trial.run(name)
-        except _Killed:
-            pass
+        with suppress(_Killed), _counted_steps(steps):
+            trial.run(name)
         record = trial.run(name)
         when = f"killed after {steps} of {of} steps and resumed, the run"
         assert _same(trial.weights("first"), trial.weights(name)), (
@@ -196,26 +191,13 @@ class _Killed(Exception):
 
 
 @contextmanager
-def _killed_after(steps: int) -> Iterator[None]:
-    """Kill training after so many steps."""
-    done, original = [0], loop._train_step
-
-    def step(*arguments: Any) -> None:
-        if done[0] == steps:
-            raise _Killed
-        done[0] += 1
-        original(*arguments)
-
-    with mock.patch.object(loop, "_train_step", step):
-        yield
-
-
-@contextmanager
-def _counted_steps() -> Iterator[list[int]]:
-    """Count the training steps done inside, in a list of one number."""
+def _counted_steps(most: int | None) -> Iterator[list[int]]:
+    """Count the training steps done inside, in a list of one number, and kill training before more than `most`."""
     count, original = [0], loop._train_step
 
     def step(*arguments: Any) -> None:
+        if count[0] == most:
+            raise _Killed
         count[0] += 1
         original(*arguments)
 
