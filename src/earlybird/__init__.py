@@ -31,24 +31,10 @@ __version__ = "0.1.0"
 _HOMES = {"channel_groups": "slimming", "masked": "slimming", "slim": "slimming", "load": "models", "save": "models"}
 
 __all__ = [
-    "ChannelGroups",
-    "ChannelMask",
-    "EarlyBird",
-    "Ticket",
-    "__version__",
-    "bn_l1_proximal_",
-    "bn_l1_subgradient_",
-    "bn_scale",
-    "channel_groups",
-    "draw_mask",
-    "filter_l1",
-    "load",
-    "mask_distance",
-    "masked",
-    "save",
-    "slim",
+    "ChannelGroups", "ChannelMask", "EarlyBird", "Ticket", "__version__", "bn_l1_proximal_", "bn_l1_subgradient_",
+    "bn_scale", "channel_groups", "draw_mask", "filter_l1", "load", "mask_distance", "masked", "save", "slim",
     "taylor",
-]
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

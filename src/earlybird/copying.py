@@ -18,9 +18,7 @@ def copied(model: _Module, memo: dict[int, Any] | None = None) -> _Module:
 
     `copy.deepcopy` refuses tensors with a history, which such an attribute has after every training step.
 
-    Args:
-        model: left as it is.
-        memo: `id` of a tensor -> what stands for it in the copy.
+    The model is left as it is. memo: `id` of a tensor -> what stands for it in the copy.
 
     Raises:
         RuntimeError: a parameter or buffer is itself a result of autograd (the older `weight_norm`).

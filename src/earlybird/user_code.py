@@ -37,11 +37,7 @@ def is_code(name: str, kind: Kind) -> bool:
 def find_callable(name: str, kind: Kind, error: type[EarlyBirdError], *, other_forms: str = "") -> Any:
     """The callable that `name` points to.
 
-    Args:
-        name: `pkg.mod:callable` or `file.py:callable`.
-        kind: what it is to be.
-        error: what to raise.
-        other_forms: further legal names, for messages.
+    `name` is `pkg.mod:callable` or `file.py:callable`; other_forms are further legal names, for messages.
 
     Raises:
         EarlyBirdError: of the class `error`: the name is of another form; no such file, module or attribute; it raised
@@ -50,13 +46,18 @@ def find_callable(name: str, kind: Kind, error: type[EarlyBirdError], *, other_f
     source, _, attribute = name.rpartition(":")
     if not source or not attribute or not is_code(name, kind):  # What no check took for code is never run.
         raise error(f"{kind} {name!r} names no callable; write pkg.mod:callable or file.py:callable")
-    module = (
-        _load_file(Path(source), kind, error)
-        if source.endswith(".py")
-        else _import_module(name, source, kind, error, other_forms)
-    )
+    if source.endswith(".py"):
+        module = _load_file(Path(source), kind, error)
+    else:
+        try:
+            module = importlib.import_module(source)
+        except Exception as raised:
+            legal = ", ".join(filter(None, [other_forms, "pkg.mod:callable (installed or on PYTHONPATH)"]))
+            raise error(
+                f"{kind} {name!r}: importing {source!r} raised {one_line(raised)}; expected {legal} or file.py:callable"
+            ) from raised
     if not hasattr(module, attribute):
-        own = [key for key, value in vars(module).items() if _defined_here(value, module)]
+        own = [key for key, value in vars(module).items() if _is_defined_in(module, value)]
         raise error(
             f"{kind} {name!r}: there is no {attribute!r} in it; its own callables: {', '.join(own[:9]) or 'none'}"
         )
@@ -90,15 +91,5 @@ def _load_file(path: Path, kind: Kind, error: type[EarlyBirdError]) -> ModuleTyp
     return module
 
 
-def _import_module(name: str, source: str, kind: Kind, error: type[EarlyBirdError], other_forms: str) -> ModuleType:
-    try:
-        return importlib.import_module(source)
-    except Exception as raised:
-        legal = ", ".join(filter(None, [other_forms, "pkg.mod:callable (installed or on PYTHONPATH)"]))
-        raise error(
-            f"{kind} {name!r}: importing {source!r} raised {one_line(raised)}; expected {legal} or file.py:callable"
-        ) from raised
-
-
-def _defined_here(value: object, module: ModuleType) -> bool:
+def _is_defined_in(module: ModuleType, value: object) -> bool:
     return callable(value) and getattr(value, "__module__", None) == module.__name__

@@ -8,6 +8,7 @@ import yaml
 from earlybird.errors import ConfigError, RunFolderError
 from earlybird.runs.config import RunConfig, differences
 from earlybird.runs.folder import RunFolder
+from earlybird.runs.record_file import finished_record
 
 
 def config(**training: object) -> RunConfig:
@@ -70,11 +71,10 @@ def test_a_setting_that_exists_no_more_is_a_difference(tmp_path: Path):
 
 
 def test_a_corrupt_record_is_named(tmp_path: Path):
-    folder = RunFolder(tmp_path)
-    assert folder.record() is None
+    assert finished_record(tmp_path) is None
     (tmp_path / "record.json").write_text("{")
     with pytest.raises(RunFolderError, match=r"cannot read record .*record\.json"):
-        folder.record()
+        finished_record(tmp_path)
 
 
 def test_a_configuration_survives_yaml():

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from earlybird.errors import RunFolderError
-from earlybird.runs.record_file import REQUIRED_KEYS, find_records, load_records, read_record
+from earlybird.runs.record_file import REQUIRED_KEYS, load_records, read_record
 
 
 def made(seed: int = 0) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def test_records_are_found_below_a_folder_in_path_order(tmp_path):
 
 def test_a_record_named_twice_is_loaded_once(tmp_path):
     path = write(tmp_path / "a", made())
-    assert find_records([path, tmp_path, tmp_path / "a"]) == [path]
+    assert load_records([path, tmp_path, tmp_path / "a"]) == [made()]
 
 
 def test_a_missing_path_is_named(tmp_path):

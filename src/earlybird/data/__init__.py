@@ -9,14 +9,6 @@ from earlybird.data.images import DataBundle, ImageSet, IndexedImages, MemoryIma
 from earlybird.data.memory_batches import Batches
 
 __all__ = [
-    "Augment",
-    "Batches",
-    "DataBundle",
-    "ImageSet",
-    "IndexedImages",
-    "MemoryImages",
-    "data_names",
-    "eval_batches",
-    "load_data",
-    "train_batches",
-]
+    "Augment", "Batches", "DataBundle", "ImageSet", "IndexedImages", "MemoryImages", "data_names", "eval_batches",
+    "load_data", "train_batches",
+]  # fmt: skip

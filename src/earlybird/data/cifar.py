@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,7 @@ def fetch_cifar(name: str, root: Path) -> None:
         DataError: the download failed.
     """
     try:
-        _dataset(name)(str(root), train=True, download=True)
+        _dataset(name, root, train=True, download=True)
     except (OSError, RuntimeError) as error:
         raise DataError(
             f"cannot download data '{name}' into {root} ({error}); check the network, "
@@ -55,7 +54,7 @@ def cifar_splits(name: str, root: Path) -> SourceSplits:
         DataError: a file is missing or its checksum is wrong.
     """
     try:
-        train, test = (_dataset(name)(str(root), train=part) for part in (True, False))
+        train, test = (_dataset(name, root, train=part) for part in (True, False))
     except (OSError, RuntimeError) as error:
         folder = root / CIFAR_FOLDERS[name]
         raise DataError(
@@ -64,11 +63,10 @@ def cifar_splits(name: str, root: Path) -> SourceSplits:
     return SourceSplits(_images(train), _images(test), tuple(train.classes))
 
 
-def _dataset(name: str) -> Callable[..., Any]:
+def _dataset(name: str, root: Path, **options: bool) -> Any:
     from torchvision import datasets  # here, because importing it takes a second
 
-    chosen: Callable[..., Any] = datasets.CIFAR10 if name == "cifar10" else datasets.CIFAR100
-    return chosen
+    return (datasets.CIFAR10 if name == "cifar10" else datasets.CIFAR100)(str(root), **options)
 
 
 def _images(split: Any) -> MemoryImages:

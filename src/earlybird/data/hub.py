@@ -209,8 +209,6 @@ def _load(name: str, cache_dir: str | None) -> Any:
     except ImportError as error:
         raise DataError(f"data 'hf:{name}' needs the datasets library; install earlybird[hub]") from error
     folder = local_folder(name)
-    if folder is not None:
-        parquet_files(folder)
     target = str(folder.resolve()) if folder is not None else name.removeprefix(_HUB_URL)
     try:
         with _quiet():

@@ -27,13 +27,13 @@ def splitmix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return z ^ (z >> np.uint64(31))
 
 
-def _draws(stream: int, seed: int, epoch: int, indices: NDArray[np.int64]) -> NDArray[np.uint64]:
+def _draws(stream: int, seed: int, epoch: int, indices: range) -> NDArray[np.uint64]:
     """One uint64 per sample index for this purpose, seed and epoch."""
     key = np.zeros(1, dtype=np.uint64)
     # Chained, not added: neighbouring seeds, epochs and streams must not share draws.
     for part in (stream, seed, epoch):
         key = splitmix64(key ^ np.array([part % 2**64], dtype=np.uint64))
-    return splitmix64(key ^ splitmix64(indices.astype(np.uint64)))
+    return splitmix64(key ^ splitmix64(np.arange(indices.start, indices.stop, dtype=np.uint64)))
 
 
 def _below(draws: NDArray[np.uint64], bound: int) -> Tensor:
@@ -43,26 +43,24 @@ def _below(draws: NDArray[np.uint64], bound: int) -> Tensor:
 
 def epoch_order(num_samples: int, seed: int, epoch: int) -> Tensor:
     """Order of the samples in this epoch: a permutation, int64 [num_samples]."""
-    draws = _draws(_ORDER, seed, epoch, np.arange(num_samples, dtype=np.int64))
+    draws = _draws(_ORDER, seed, epoch, range(num_samples))
     return torch.from_numpy(np.argsort(draws, kind="stable").astype(np.int64))
 
 
 def crop_offsets(num_samples: int, seed: int, epoch: int, positions: int) -> tuple[Tensor, Tensor]:
     """Top and left corner of each sample's crop, int64 [num_samples] each, in 0..positions-1."""
-    indices = np.arange(num_samples, dtype=np.int64)
-    top = _below(_draws(_CROP_Y, seed, epoch, indices), positions)
-    left = _below(_draws(_CROP_X, seed, epoch, indices), positions)
-    return top, left
+    top, left = (_draws(stream, seed, epoch, range(num_samples)) for stream in (_CROP_Y, _CROP_X))
+    return _below(top, positions), _below(left, positions)
 
 
 def flips(num_samples: int, seed: int, epoch: int) -> Tensor:
     """Mirroring of each sample in this epoch: bool [num_samples], true with probability 1/2."""
-    return _below(_draws(_FLIP, seed, epoch, np.arange(num_samples, dtype=np.int64)), 2).bool()
+    return _below(_draws(_FLIP, seed, epoch, range(num_samples)), 2).bool()
 
 
 def sample_seed(seed: int, epoch: int, index: int) -> int:
     """Seed, 0..2**63-1, for a transform that draws from a generator of its own."""
-    return int(_draws(_SAMPLE, seed, epoch, np.array([index], dtype=np.int64))[0] >> np.uint64(1))
+    return int(_draws(_SAMPLE, seed, epoch, range(index, index + 1))[0] >> np.uint64(1))
 
 
 def stratified_indices(labels: Tensor, count: int, seed: int) -> Tensor:
@@ -72,7 +70,7 @@ def stratified_indices(labels: Tensor, count: int, seed: int) -> Tensor:
     lowest places of all classes are taken. A pure function of (labels, count, seed).
     """
     classes = labels.numpy()
-    draws = _draws(_PICK, seed, 0, np.arange(len(classes), dtype=np.int64))
+    draws = _draws(_PICK, seed, 0, range(len(classes)))
     by_class = np.lexsort((draws, classes))
     _, first, sizes = np.unique(classes[by_class], return_index=True, return_counts=True)
     rank = np.arange(len(classes)) - np.repeat(first, sizes)

@@ -7,11 +7,6 @@ from earlybird.energy.counters import NO_ENERGY_COUNTER, EnergyCounter, NoCounte
 from earlybird.energy.estimate import estimated_joules, unit_energies
 
 __all__ = [
-    "NO_ENERGY_COUNTER",
-    "EnergyCounter",
-    "NoCounter",
-    "estimated_joules",
-    "find_counter",
-    "measure_idle",
+    "NO_ENERGY_COUNTER", "EnergyCounter", "NoCounter", "estimated_joules", "find_counter", "measure_idle",
     "unit_energies",
-]
+]  # fmt: skip

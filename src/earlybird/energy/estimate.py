@@ -19,14 +19,10 @@ from earlybird.errors import ConfigError
 
 @dataclass(frozen=True)
 class UnitEnergies:
-    """Unit energies of a published table.
+    """Unit energies of a published table of `unit_energy.json`.
 
-    Attributes:
-        name: its key in `unit_energy.json`, with the file's version.
-        source: where it was published.
-        device: what it is of.
-        mac_picojoules: width in bits of the wider operand -> energy of one multiply-accumulate.
-        dram_picojoules_per_byte: energy of one byte read from or written to DRAM.
+    name: its key, with the file's version. source: where it was published. device: what it is of. mac_picojoules: width
+    in bits of the wider operand -> energy of one multiply-accumulate. dram_picojoules_per_byte: read or written.
     """
 
     name: str
@@ -48,13 +44,9 @@ def unit_energies(name: str | None = None) -> UnitEnergies:
     if key not in data["tables"]:
         raise ConfigError(f"unit-energy table is {key!r}; give one of {', '.join(data['tables'])}")
     table = data["tables"][key]
-    return UnitEnergies(
-        name=f"{key} (version {data['version']})",
-        source=table["source"],
-        device=table["device"],
-        mac_picojoules={int(bits): float(energy) for bits, energy in table["mac_picojoules"].items()},
-        dram_picojoules_per_byte=float(table["dram_picojoules_per_byte"]),
-    )
+    macs = {int(bits): float(energy) for bits, energy in table["mac_picojoules"].items()}
+    name, dram = f"{key} (version {data['version']})", float(table["dram_picojoules_per_byte"])
+    return UnitEnergies(name, table["source"], table["device"], macs, dram)
 
 
 def estimated_joules(
@@ -62,10 +54,8 @@ def estimated_joules(
 ) -> float | None:
     """Joules of products and memory traffic; None where the traffic is unknown or the table has no such width.
 
-    Args:
-        macs_by_width: bits of the two operands, such as "16x16" -> multiply-accumulates; the wider one decides.
-        traffic_bytes: bytes read and written.
-        table: by default `unit_energies()`.
+    macs_by_width: bits of the two operands, such as "16x16" -> multiply-accumulates; the wider one decides.
+    table: by default `unit_energies()`.
 
     Example:
         estimated_joules({"32x32": 10**12}, 0)   # 4.6

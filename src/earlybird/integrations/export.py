@@ -22,10 +22,7 @@ TOLERANCE = 1e-4
 def export_onnx(model: nn.Module, example_input: Tensor, path: Path) -> float:
     """Write `model` in eval mode as ONNX, for any batch size; run it by ONNX Runtime and compare.
 
-    Args:
-        model: takes one tensor, gives one.
-        example_input: `[n, ...]`, n at least 2.
-        path: where to write.
+    The model takes one tensor and gives one; example_input is `[n, ...]`, n at least 2.
 
     Returns:
         The largest difference to the source, relative to its largest output.

@@ -144,10 +144,8 @@ def _build_timm(name: str, num_classes: int, in_channels: int, width: float) -> 
     _refuse_width(f"timm:{name}", width)
     if not timm.is_model(name):
         raise _unknown_name(f"timm:{name}", timm.list_models(), "a name from timm.list_models()")
-    return _built(
-        f"timm:{name}",
-        lambda: timm.create_model(name, pretrained=False, num_classes=num_classes, in_chans=in_channels),
-    )
+    settings = {"num_classes": num_classes, "in_chans": in_channels}
+    return _built(f"timm:{name}", lambda: timm.create_model(name, pretrained=False, **settings))
 
 
 def _built(name: str, factory: Callable[[], nn.Module]) -> nn.Module:

@@ -89,8 +89,7 @@ def load(folder: str | Path, *, into: nn.Module | None = None, factory: Factory 
     Args:
         folder: what `save` wrote.
         into: a dense network of the saved one's class to be narrowed, in place; then no factory runs.
-        factory: named again by you, where the file names code of your own. A built-in, `torchvision:` or `timm:` name
-            needs no such word.
+        factory: named again by you, where the file names code of your own (not `torchvision:` or `timm:`).
 
     Raises:
         CheckpointError: a file is missing, corrupt, of another format version, or does not fit the network.

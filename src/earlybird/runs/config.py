@@ -70,10 +70,7 @@ class RunConfig:
 def refuse_unnamed_code(flag: str, name: str, trusted: Collection[str]) -> None:
     """Raise if a file names code that the user has not named: only the user decides that code runs.
 
-    Args:
-        flag: what gives the name on the command line.
-        name: the name that the file holds.
-        trusted: names that the user gave.
+    `flag` gives the name on the command line; `trusted` are the names that the user gave.
 
     Raises:
         ConfigError: `name` is code and not among them.

@@ -24,16 +24,13 @@ EXTERNAL_METER = "external_meter"
 def energy_facts(ledger: CostLedger, counter: EnergyCounter, traffic_reason: str = "") -> dict[str, Any]:
     """`energy` of a record: joules by the run's own counters, or the reason why not, and the estimate.
 
-    Args:
-        ledger: all phases of the run.
-        counter: the counter of this process; a resumed run may have had another.
-        traffic_reason: why the memory traffic of a network is not known.
+    counter is that of this process; a resumed run may have had another. traffic_reason: why the memory traffic of a
+    network is not known.
     """
     total, phases = ledger.total(), ledger.merged()
     methods = dict.fromkeys(cost.energy_method for cost in ledger if cost.joules is not None)
-    measured = {method: _measured(ledger, method) for method in methods}
-    for method, facts in measured.items():
-        facts["idle_watts"] = counter.idle_watts if method == counter.method else None
+    idle = {counter.method: counter.idle_watts}
+    measured = {method: _measured(ledger, method) | {"idle_watts": idle.get(method)} for method in methods}
     estimated = _estimate(total, phases)
     return {
         "measured": measured,
@@ -92,16 +89,9 @@ def _estimated(cost: PhaseCost) -> float | None:
 
 @dataclass(frozen=True)
 class MeterReading:
-    """Log of a power meter, and how to read it.
+    """CSV of a power meter, and how to read it (see `read_power_log` and `integrate`).
 
-    Attributes:
-        path: the CSV.
-        device: what the meter stood before, in the user's words.
-        time_column: header of the column of times; a file of two columns needs no names.
-        power_column: header of the column of power.
-        power_unit: "W", "kW" or "mW".
-        offset_seconds: added to the log's times, where its clock is not the run's.
-        max_gap_seconds: samples further apart leave a gap; by default 5 times the usual interval.
+    device: what the meter stood before, in the user's words.
     """
 
     path: Path
@@ -118,10 +108,6 @@ def import_power_log(folder: Path, reading: MeterReading) -> dict[str, Any]:
 
     What other counters measured stays; a log imported before is replaced.
 
-    Args:
-        folder: the run folder.
-        reading: the log, and how to read it.
-
     Returns:
         What stands in the record under `energy.measured.external_meter`.
 
@@ -131,12 +117,8 @@ def import_power_log(folder: Path, reading: MeterReading) -> dict[str, Any]:
     """
     record = record_of(folder)
     phases_of_run = _phases(record, folder)
-    log = read_power_log(
-        reading.path,
-        time_column=reading.time_column,
-        power_column=reading.power_column,
-        power_unit=reading.power_unit,
-    )
+    columns = {"time_column": reading.time_column, "power_column": reading.power_column}
+    log = read_power_log(reading.path, **columns, power_unit=reading.power_unit)
     phases = {name: _integrated(log, [phase], reading) for name, phase in phases_of_run.items()}
     total = _integrated(log, list(phases_of_run.values()), reading)
     everything = [span for phase in phases_of_run.values() for span in phase.spans]

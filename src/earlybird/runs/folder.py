@@ -15,7 +15,7 @@ import yaml
 from earlybird.atomic import write_atomically
 from earlybird.errors import RunFolderError
 from earlybird.runs.config import RunConfig, differences, with_younger_settings
-from earlybird.runs.record_file import RECORD_NAME, finished_record
+from earlybird.runs.record_file import RECORD_NAME
 from earlybird.training.checkpoint import Checkpoints
 
 _LINES_OF_DIFF = 6
@@ -49,10 +49,9 @@ class RunFolder:
         return Checkpoints(self.path / "checkpoints")
 
     def open(self, config: RunConfig, *, force: bool = False) -> dict[str, Any]:
-        """Check that this configuration may run here; the folder is not made yet, so that a wrong model leaves none.
+        """Check that this configuration may run here, and give what earlier starts resolved (precision, ...), or {}.
 
-        Returns:
-            What earlier starts resolved (precision, ...), or an empty dict.
+        The folder is not made yet, so that a wrong model leaves none.
 
         Raises:
             RunFolderError: the folder holds another configuration, or files that are no run.
@@ -94,14 +93,6 @@ class RunFolder:
                 path.unlink()
         if not self._existed and self.path.is_dir() and not any(self.path.iterdir()):
             self.path.rmdir()
-
-    def record(self) -> dict[str, Any] | None:
-        """The finished record, or None.
-
-        Raises:
-            RunFolderError: there is one and it cannot be read.
-        """
-        return finished_record(self.path)
 
     def write_rows(self, rows: list[dict[str, Any]]) -> None:
         """Mirror the metrics rows into `metrics.jsonl`; a failed write is a warning only: checkpoints hold them."""

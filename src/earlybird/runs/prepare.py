@@ -51,12 +51,7 @@ class Prepared:
 def prepare(config: RunConfig, folder: RunFolder, resolved: dict[str, Any], stop: StopFlag, quiet: bool) -> Prepared:
     """Load data and network, settle device and precision, and write the value of each "auto" into the folder.
 
-    Args:
-        config: the settings.
-        folder: the open run folder.
-        resolved: what an earlier start settled; reused, so that a resumed run keeps its numbers.
-        stop: set by a signal.
-        quiet: print no progress.
+    `resolved` is what an earlier start settled; it is reused, so that a resumed run keeps its numbers.
 
     Raises:
         EarlyBirdError: unknown or missing model or data, or a network that cannot take these images.

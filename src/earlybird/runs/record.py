@@ -143,13 +143,8 @@ def _layers(candidate: Candidate) -> list[dict[str, Any]]:
 
 
 def _cost(cost: ModelCost) -> dict[str, Any]:
-    return {
-        "params": cost.params,
-        "macs": cost.macs,
-        "train_macs": cost.train_macs,
-        "paper_gflops": cost.paper_flops / 1e9,
-        "uncounted": list(cost.uncounted),
-    }
+    counts = {"params": cost.params, "macs": cost.macs, "train_macs": cost.train_macs}
+    return counts | {"paper_gflops": cost.paper_flops / 1e9, "uncounted": list(cost.uncounted)}
 
 
 def device_facts(device: torch.device) -> dict[str, Any]:
@@ -161,12 +156,10 @@ def device_facts(device: torch.device) -> dict[str, Any]:
 def recorded_schedule(
     record: Mapping[str, Any], *, epochs: int | None = None, network: nn.Module | None = None
 ) -> Schedule:
-    """Schedule of a finished run, its networks as they were counted.
+    """Schedule of a finished run, its networks as they were counted; a method's plan gives what the run executed.
 
-    Args:
-        record: of the run.
-        epochs: T, if another than the run's; a ticket is drawn at the same fraction of it.
-        network: the unpruned network, for methods whose plan depends on it.
+    epochs: T, if another than the run's; a ticket is drawn at the same fraction of it. network: the unpruned one, for
+    methods whose plan depends on it.
     """
     data, training = record["data"], record["config"]["training"]
     images = PlannedData(

@@ -71,14 +71,16 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     write_atomically(folder / RECORD_NAME, json.dumps(record, indent=1).encode())
 
 
-def find_records(paths: Iterable[str | Path]) -> list[Path]:
-    """Paths of all `record.json` named by, in, or anywhere below the paths; each once, in path order.
+def load_records(paths: Iterable[str | Path]) -> list[Record]:
+    """Read the records of all finished runs in or anywhere below the paths, each once, in path order.
 
-    Args:
-        paths: record files, run folders, or folders of run folders.
+    A path is a record file, a run folder, or a folder of run folders.
+
+    Example:
+        >>> records = load_records(["runs/demo"])  # doctest: +SKIP
 
     Raises:
-        RunFolderError: a path does not exist, or no finished run lies below it.
+        RunFolderError: a path does not exist, no finished run lies below it, or a record cannot be read.
     """
     found: dict[Path, Path] = {}
     for given in map(Path, paths):
@@ -88,19 +90,7 @@ def find_records(paths: Iterable[str | Path]) -> list[Path]:
         if not below:
             raise RunFolderError(f"no {RECORD_NAME} below '{given}'; only finished runs have one")
         found.update({path.resolve(): path for path in below if path.resolve() not in found})
-    return list(found.values())
-
-
-def load_records(paths: Iterable[str | Path]) -> list[Record]:
-    """Read the records of all finished runs below the paths, in path order.
-
-    Example:
-        >>> records = load_records(["runs/demo"])  # doctest: +SKIP
-
-    Raises:
-        RunFolderError: see `find_records` and `read_record`; the message names the path.
-    """
-    return [read_record(path) for path in find_records(paths)]
+    return [read_record(path) for path in found.values()]
 
 
 def recorded_training_macs(record: Mapping[str, Any]) -> int:

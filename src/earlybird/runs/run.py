@@ -24,7 +24,7 @@ from earlybird.runs.config import RunConfig, refuse_unnamed_code
 from earlybird.runs.folder import RunFolder, read_search
 from earlybird.runs.prepare import Prepared, evaluation_batches, load_bundle, prepare
 from earlybird.runs.record import make_record
-from earlybird.runs.record_file import record_of, write_record
+from earlybird.runs.record_file import finished_record, record_of, write_record
 from earlybird.runs.saved_model import load_dense_run, load_network, save_network
 from earlybird.settings.data import DataConfig
 from earlybird.settings.early_bird import EarlyBirdTraining
@@ -43,18 +43,15 @@ def run(
     force: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Train a configuration to its record, or resume the run in the folder.
+    """Train a configuration to its record (`record.json`), which is returned, or resume the run in the folder.
 
     Args:
-        config: what to run.
+        config: all settings.
         out: the run folder; made if absent.
         ticket: start from this ticket instead of searching.
         dense_run: folder of a finished run of method `dense` to start from, instead of training that again.
         force: go on even if the folder holds another configuration.
         quiet: print no progress.
-
-    Returns:
-        The record (`record.json`).
 
     Raises:
         EarlyBirdError: anything the user can mend; one line.
@@ -68,8 +65,7 @@ def run(
     resolved = folder.open(config, force=force)
     if drawn is not None:
         _refuse_another_ticket(folder, drawn)
-    finished = folder.record()
-    if finished is not None:
+    if (finished := finished_record(folder.path)) is not None:
         folder.checkpoints.clear()  # A kill may have come between the record and this.
         return finished
     with _started(folder) as stop:
@@ -99,10 +95,7 @@ def _write_result(folder: RunFolder, config: RunConfig, prepared: Prepared, outc
 def run_search(
     config: RunConfig, requests: Sequence[TicketRequest], out: str | Path, *, force: bool = False, quiet: bool = False
 ) -> dict[TicketRequest, Path | None]:
-    """Write all requested tickets, in one dense training.
-
-    Returns:
-        Request -> path of its ticket, or None where the rule never fired.
+    """Write all requested tickets, in one dense training: request -> path, or None where the rule never fired.
 
     Raises:
         ConfigError: the method does not search, a ratio or draw is out of range or asked for twice, or the folder holds
@@ -150,13 +143,10 @@ def _refuse_other_requests(folder: RunFolder, summary: dict[str, Any], requests:
 
 
 def run_evaluation(out: str | Path, *, device: str = "auto", trusted: Collection[str] = ()) -> Evaluation:
-    """Evaluate a finished run's network on the test set once more.
+    """Evaluate a finished run's network on the test set once more; nothing is written.
 
-    Args:
-        out: the run folder; nothing is written.
-        device: auto, cpu, cuda or cuda:N.
-        trusted: names of models and data in the user's own code that may be imported and called; a run folder by
-            itself runs no code.
+    device: auto, cpu, cuda or cuda:N. trusted: names of models and data in the user's own code that may be imported and
+    called; a run folder by itself runs no code.
 
     Raises:
         EarlyBirdError: the folder holds no finished run, its data is gone, or it names code that is not trusted.
@@ -187,7 +177,7 @@ def _started(folder: RunFolder) -> Iterator[StopFlag]:
 def _refuse_another_ticket(folder: RunFolder, ticket: Ticket) -> None:
     """Raise if the folder has begun a run that did not start from this very ticket."""
     path = folder.path / TICKET_FILE
-    if folder.record() is None and not folder.checkpoints.exist():
+    if finished_record(folder.path) is None and not folder.checkpoints.exist():
         return
     own = Ticket.load(path) if path.is_file() else None
     same = own is not None and own.mask == ticket.mask and own.weights.keys() == ticket.weights.keys()

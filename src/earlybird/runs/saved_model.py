@@ -63,9 +63,7 @@ def save_network(folder: Path, model: nn.Module, spec: NetworkSpec, mask: Channe
 def load_network(folder: Path, *, trusted: Collection[str] = ()) -> tuple[nn.Module, NetworkSpec]:
     """Rebuild the final network of a run, in eval mode.
 
-    Args:
-        folder: the folder of a finished run.
-        trusted: names of models in the user's own code (`file.py:callable`) that may be imported and called.
+    trusted: names of models in the user's own code (`file.py:callable`) that may be imported and called.
 
     Raises:
         CheckpointError: a file is missing, corrupt, or of another format version.
@@ -84,10 +82,7 @@ def load_network(folder: Path, *, trusted: Collection[str] = ()) -> tuple[nn.Mod
 def load_dense_run(folder: Path, config: RunConfig, precision: str) -> DenseRun:
     """Final state of the dense run in `folder`, of the same network, data and training as `config`.
 
-    Args:
-        folder: a finished run of method `dense`.
-        config: the run that is to start from it.
-        precision: what that run computes in.
+    config and precision are those of the run that is to start from it.
 
     Raises:
         RunFolderError: the folder holds no finished run.

@@ -39,8 +39,7 @@ SETTINGS_ARE_PLAIN = "a method's settings must be plain values that YAML can hol
 def check_method(method: Method | type[Method]) -> None:
     """Raise unless a method can be trained, killed, resumed, compared and reported like the built-in ones.
 
-    Args:
-        method: an instance, or the class, of which an instance with the defaults is tried.
+    Of a class, an instance with the defaults is tried.
 
     Raises:
         AssertionError: what does not hold, in one sentence.
