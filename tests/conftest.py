@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -99,3 +102,36 @@ def tiny_settings(tiny: Path) -> Callable[..., dict[str, Any]]:
         }
 
     return settings
+
+
+@pytest.fixture
+def child(tmp_path: Path) -> Iterator[Callable[..., BaseProcess]]:
+    """Start a function in a process of its own, whose standard error goes to `child.err`.
+
+    It is forked, so that it need not import torch again: as real to a signal as one that is started, and seconds
+    cheaper. Where there is a GPU, which does not survive a fork, it is started. One thread, here too: bits depend on
+    their number, and a fork has none of its parent's.
+    """
+    import torch
+
+    context = multiprocessing.get_context("spawn" if torch.cuda.is_available() else "fork")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+
+    def start(function: Callable[..., Any], *arguments: Any) -> BaseProcess:
+        process = context.Process(target=_alone, args=(tmp_path / "child.err", function, *arguments))
+        process.start()
+        return process
+
+    yield start
+    torch.set_num_threads(threads)
+
+
+def _alone(said: Path, function: Callable[..., Any], *arguments: Any) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    with open(said, "a") as file:
+        os.dup2(file.fileno(), 2)
+        sys.stderr = file
+        sys.exit(function(*arguments))

@@ -8,9 +8,9 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import yaml
 from earlybird.cli.grid_options import listed, parse_grid
 from earlybird.cli.main import main
 from earlybird.errors import ConfigError
+from earlybird.grids import local_engine
 from earlybird.grids.run_node import events_since
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -213,17 +214,12 @@ def test_settings_come_from_a_config_too(flags, tmp_path: Path):
     assert (grid.settings["training"]["epochs"], grid.settings["training"]["lr"]) == (3, 0.2)
 
 
-METHODS = "dense,early_bird,network_slimming,snip,random,shuffled,reinit,lottery_ticket"
+METHODS = "dense,early_bird,snip,random"
 
 
-def start(flags: list[str], out: Path, workers: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "earlybird", *flags, "--methods", METHODS, "--seeds", "0,1,2"]
-    command += ["--workers", str(workers), "--out", str(out), "--training.checkpoint_every", "3"]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, env=one_thread())
-
-
-def one_thread() -> dict[str, str]:
-    return os.environ | {"OMP_NUM_THREADS": "1"}  # bits depend on it
+def started(flags: list[str], out: Path, workers: int) -> list[str]:
+    command = [*flags, "--methods", METHODS, "--seeds", "0,1,2", "--training.checkpoint_every", "3"]
+    return [*command, "--workers", str(workers), "--out", str(out)]
 
 
 def wait_until(condition: Any) -> None:
@@ -247,44 +243,46 @@ def finished(out: Path) -> list[str]:
     return [event["node"] for event in events_since(out, 0)[0] if event["event"] == "finished"]
 
 
-def test_two_of_three_workers_killed_and_the_grid_restarted_every_run_is_done_once(flags, tmp_path: Path):
+def test_one_of_two_workers_killed_and_the_grid_restarted_every_run_is_done_once(
+    flags, tmp_path: Path, child: Callable[..., BaseProcess], monkeypatch: pytest.MonkeyPatch, capsys
+):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # bits depend on it
     out = tmp_path / "cmp"
-    process = start(flags, out, workers=3)
-    wait_until(lambda: len(finished(out)) >= 6 and len(at_work(out)) == 3)
-    killed = list(at_work(out).items())[:2]
-    for pid, _ in killed:
-        os.kill(pid, signal.SIGKILL)
+    process = child(main, started(flags, out, workers=2))
+    wait_until(lambda: len(finished(out)) >= 2 and len(at_work(out)) == 2)
+    pid, node = next(iter(at_work(out).items()))
+    os.kill(pid, signal.SIGKILL)
     before = len(finished(out))
-    wait_until(lambda: len(finished(out)) > before + 1)  # the third goes on, also with what the others had begun
-    process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM
-    assert said.count(b"died (SIGKILL); the others take over its work") == 2
-    again = start(flags, out, workers=1)
-    _, said = again.communicate(timeout=120)
-    assert again.returncode == 0, said.decode()
+    wait_until(lambda: len(finished(out)) > before + 1)  # the other goes on, also with what this one had begun
+    process.terminate()
+    process.join(timeout=60)
+    assert process.exitcode == 128 + signal.SIGTERM
+    said = (tmp_path / "child.err").read_text()
+    assert said.count("died (SIGKILL); the others take over its work") == 1
+    assert main(started(flags, out, workers=1)) == 0
     runs = sorted(path.parent.name for path in out.glob("*/record.json"))
-    assert len(runs) == 24
+    assert len(runs) == 12
     assert sorted(node for node in finished(out) if not node.startswith("search-")) == runs  # none lost, none twice
     assert all(row["status"] == "finished" for row in rows(out / "runs.csv"))
     # What was killed ends as if it had been left alone.
-    nodes = [node for _, node in killed if not node.startswith("search-")]
+    method, seed = ("dense", "0") if node.startswith("search-") else (node.split("-")[0], node[-1])
     alone = tmp_path / "alone"
-    method, seed = ("dense", "0") if not nodes else (nodes[0].split("-")[0], nodes[0][-1])
     more = ["--methods", f"{method},dense", "--seeds", seed, "--training.checkpoint_every", "3"]
-    command = [sys.executable, "-m", "earlybird", *flags, *more, "--out", str(alone)]
-    subprocess.run(command, check=True, capture_output=True, env=one_thread())
+    assert main([*flags, *more, "--out", str(alone)]) == 0
     for path in alone.glob("*/model.safetensors"):
         assert path.read_bytes() == (out / path.parent.name / path.name).read_bytes(), path.parent.name
 
 
-def test_workers_that_all_die_leave_a_list_of_what_is_not_done(flags, tmp_path: Path):
+def test_workers_that_all_die_leave_a_list_of_what_is_not_done(
+    flags, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    real = local_engine.run_workers
+
+    def killed(sweep: Any, workers: int, command: Any, *more: Any) -> None:
+        real(sweep, workers, ["sh", "-c", "kill -KILL $$"], *more)
+
+    monkeypatch.setattr(local_engine, "run_workers", killed)
     out = tmp_path / "cmp"
-    process = start(flags, out, workers=2)
-    wait_until(lambda: len(at_work(out)) == 2)
-    for pid in at_work(out):
-        os.kill(pid, signal.SIGKILL)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert re.search(rb"not done: .*dense-s2.*; give the same command again", said)
+    assert main(started(flags, out, workers=2)) == 1
+    assert re.search(r"not done: .*dense-s2.*; give the same command again", capsys.readouterr().err)
     assert json.loads((out / "grid.json").read_text())["blocks"][0]["seeds"] == [0, 1, 2]
