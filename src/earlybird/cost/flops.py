@@ -18,7 +18,8 @@ from earlybird.copying import copied, empty_tensors
 from earlybird.cost.mac_counter import MacCounter
 from earlybird.cost.paper import PaperExtras
 from earlybird.cost.traffic import ModelTraffic, count_traffic, empty_images, loss_of_outputs
-from earlybird.errors import ConfigError, ModelError
+from earlybird.errors import ModelError, require
+from earlybird.user_code import one_line
 
 # Bits that each precision of a run gives the operands of its products.
 OPERAND_BITS = {"fp32": 32, "bf16": 16}
@@ -84,8 +85,7 @@ def count_cost(model: nn.Module, input_shape: tuple[int, ...], precision: str = 
     """
     if not input_shape or any(size < 1 for size in input_shape):
         raise ModelError(f"input_shape is {input_shape}; give the shape of one image, such as (3, 32, 32)")
-    if precision not in OPERAND_BITS:
-        raise ConfigError(f"precision is {precision!r}; give one of {', '.join(OPERAND_BITS)}")
+    require("precision", precision, precision in OPERAND_BITS, f"one of {', '.join(OPERAND_BITS)}")
     try:
         with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
             # Empty tensors: a real copy on a GPU would show up in the run's peak memory.
@@ -95,10 +95,9 @@ def count_cost(model: nn.Module, input_shape: tuple[int, ...], precision: str = 
                 duplicate.eval()(empty_images(duplicate, 1, input_shape, "meta"))
             training = _training(duplicate.train(), empty_images(duplicate, 2, input_shape, "meta"), bits)
     except Exception as error:
-        reason = " ".join(str(error).split())
         raise ModelError(
             f"the cost of {type(model).__name__} cannot be counted on the meta device for images of shape "
-            f"{input_shape} (no batch dimension): {type(error).__name__}: {reason}; "
+            f"{input_shape} (no batch dimension): {one_line(error)}; "
             f"its forward must take this shape and must not read values out of tensors"
         ) from error
     train_macs_by_width = {width: macs // 2 for width, macs in training.by_width.items()}

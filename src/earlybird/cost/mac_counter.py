@@ -7,7 +7,6 @@ named in `uncounted`, since a cost of zero would look like a measurement.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -142,10 +141,10 @@ def _formulas() -> dict[Any, Callable[..., int]]:
     """Operation -> FLOPs of its raw arguments."""
     return {op: formula for op, formula in flop_registry.items() if hasattr(op, "overloads")} | {
         aten.convolution_backward: _conv_backward_flops,
-        aten.mv: _mv_flops,
-        aten.addmv: _addmv_flops,
-        aten.dot: _dot_flops,
-        aten.vdot: _dot_flops,
+        aten.mv: _product_flops,
+        aten.addmv: _product_flops,
+        aten.dot: _product_flops,
+        aten.vdot: _product_flops,
     }
 
 
@@ -158,13 +157,6 @@ def _conv_backward_flops(grad: Tensor, x: Tensor, weight: Tensor, *args: Any, ou
     return flops * gradients
 
 
-def _mv_flops(matrix: Tensor, vector: Tensor, *, out_val: object) -> int:
-    return 2 * matrix.numel()
-
-
-def _addmv_flops(bias: Tensor, matrix: Tensor, vector: Tensor, *, out_val: object, **kwargs: Any) -> int:
-    return 2 * matrix.numel()
-
-
-def _dot_flops(a: Tensor, b: Tensor, *, out_val: object) -> int:
-    return 2 * math.prod(a.shape)
+def _product_flops(*operands: Tensor, out_val: object, **kwargs: Any) -> int:
+    """Matrix times vector, or vector times vector, the last two operands: each element of the first is used once."""
+    return 2 * operands[-2].numel()

@@ -41,13 +41,10 @@ class PhaseMeter:
         self._device = torch.device(device)
         self._counter = counter or NoCounter("none was asked for")
         self._started: tuple[float, float] | None = None
-        self._wall_seconds = 0.0
-        self._cpu_seconds = 0.0
-        self._peak_bytes = 0
+        self._wall_seconds, self._cpu_seconds, self._peak_bytes = 0.0, 0.0, 0
         self._joules: float | None = None
         # Seconds that the joules are of, and seconds whose joules are still to come.
-        self._metered_seconds = 0.0
-        self._open_seconds = 0.0
+        self._metered_seconds, self._open_seconds = 0.0, 0.0
         self._spans: list[tuple[float, float]] = []
 
     def __enter__(self) -> Self:
@@ -77,19 +74,18 @@ class PhaseMeter:
             ConfigError: a number that is negative or not finite.
         """
         self._read()
-        wall_seconds = self._wall_seconds
         return PhaseCost(
             phase=self.phase,
             images=work.images,
             macs=work.macs,
             paper_flops=work.paper_flops,
-            wall_seconds=wall_seconds,
+            wall_seconds=self._wall_seconds,
             cpu_seconds=self._cpu_seconds,
             peak_bytes=self._peak_bytes,
             joules=self._joules,
             energy_method=self._counter.method,
             energy_device="" if self._joules is None else self._counter.device,
-            energy_coverage=min(1.0, self._metered_seconds / wall_seconds) if self._metered_seconds else 0.0,
+            energy_coverage=min(1.0, self._metered_seconds / self._wall_seconds) if self._metered_seconds else 0.0,
             macs_by_width=work.macs_by_width,
             traffic_bytes=work.traffic_bytes,
             spans=tuple(self._spans),

@@ -21,10 +21,6 @@ FORWARDS_PER_TRAINING_STEP = 3
 aten = torch.ops.aten
 
 
-def _norm_flops(args: Sequence[Any], output: Tensor) -> int:
-    return 2 * output.numel()
-
-
 def _relu_flops(args: Sequence[Any], output: Tensor) -> int:
     return output.numel()
 
@@ -46,7 +42,7 @@ def _is_global(output: Tensor) -> bool:
 
 # Operation -> FLOPs of (arguments, output).
 PAPER_EXTRA_FLOPS: dict[Any, Callable[[Sequence[Any], Tensor], int]] = {
-    aten.native_batch_norm: _norm_flops,
+    aten.native_batch_norm: lambda args, output: 2 * output.numel(),
     aten.relu: _relu_flops,
     aten.relu_: _relu_flops,
     aten.hardtanh: _relu_flops,  # ReLU6

@@ -16,7 +16,7 @@ from torch import nn
 
 from earlybird.cost.flops import ModelCost
 from earlybird.cost.ledger import Work, evaluation_work, training_work
-from earlybird.errors import ConfigError
+from earlybird.errors import ConfigError, require
 
 # Noted in plans of methods that mask single weights.
 MASKED = "single weights are masked, which saves no products on dense hardware"
@@ -33,12 +33,9 @@ class PlannedData:
     test_batch_size: int = 500
 
     def __post_init__(self) -> None:
-        for name in ("train_images", "batch_size", "test_batch_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; give an integer >= 1")
-        for name in ("test_images", "val_images"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; give an integer >= 0")
+        least = {"train_images": 1, "batch_size": 1, "test_batch_size": 1, "test_images": 0, "val_images": 0}
+        for name, bound in least.items():
+            require(name, getattr(self, name), getattr(self, name) >= bound, f"an integer >= {bound}")
 
     @property
     def steps_per_epoch(self) -> int:
@@ -186,15 +183,13 @@ class MethodPlan:
 
 @dataclass(frozen=True)
 class PlannedCost:
-    """A plan with its price.
+    """Price of a plan.
 
     Attributes:
-        plan: what is trained.
         work: as executed, evaluation included; its `paper_flops` are what the paper charges.
         phases: the same by phase.
     """
 
-    plan: MethodPlan
     work: Work
     phases: Mapping[str, Work]
 
@@ -208,7 +203,7 @@ def price(plan: MethodPlan, schedule: Schedule) -> PlannedCost:
     total = sum(phases.values(), Work())
     charged = sum((stage.work(costs[stage.network], data) for stage in plan.charged or plan.stages), Work())
     work = Work(total.images, total.macs_by_width, charged.paper_flops, total.traffic_bytes)
-    return PlannedCost(plan, work, phases)
+    return PlannedCost(work, phases)
 
 
 def training_macs(cost: ModelCost, data: PlannedData, start_step: int, end_step: int) -> int:

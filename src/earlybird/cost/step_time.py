@@ -59,10 +59,7 @@ class TrainingStep:
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        images: Tensor,
-        autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
+        self, model: nn.Module, images: Tensor, autocast: Callable[[], AbstractContextManager[object]] = nullcontext
     ) -> None:
         self.model, self.images, self.autocast = model, images, autocast
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]

@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from earlybird.copying import copied
 from earlybird.errors import ModelError
+from earlybird.user_code import one_line
 
 _MOVES_NOTHING = frozenset(
     {"_unsafe_view", "empty", "empty_like", "empty_strided", "lift_fresh", "new_empty", "new_empty_strided"}
@@ -72,10 +73,9 @@ def count_traffic(model: nn.Module, input_shape: tuple[int, ...], precision: str
             forward = [_forward_bytes(model, batch, input_shape, precision) for batch in (1, 2)]
             training = [_training_bytes(model, batch, input_shape, precision) for batch in (2, 4)]
     except Exception as error:
-        reason = " ".join(str(error).split())
         raise ModelError(
             f"the memory traffic of {type(model).__name__} cannot be counted for images of shape {input_shape}: "
-            f"{type(error).__name__}: {reason}"
+            f"{one_line(error)}"
         ) from error
     return ModelTraffic(_line(forward, (1, 2)), _line(training, (2, 4)))
 
