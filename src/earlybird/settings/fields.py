@@ -14,7 +14,6 @@ from earlybird.errors import require
 
 _WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
 
-
 Value = TypeVar("Value")
 
 
@@ -41,16 +40,14 @@ def check_settings(section: str, settings: Any) -> None:
     Raises:
         ConfigError: a field has another type, is none of its choices or lies outside its range.
     """
-    hints = get_type_hints(type(settings))
-    fields = {field: f"{section}.{field.name}" for field in dataclasses.fields(settings)}
-    for field, name in fields.items():
-        value, kind = getattr(settings, field.name), hints[field.name]
+    kinds = get_type_hints(type(settings))
+    for field in dataclasses.fields(settings):
+        name, value, kind = f"{section}.{field.name}", getattr(settings, field.name), kinds[field.name]
         require(name, value, fits(value, kind), legal_values(kind))
-    for field, name in fields.items():
-        value, within = getattr(settings, field.name), field.metadata.get("within", "")
+        within = field.metadata.get("within", "")
         # Text and null beside numbers ("rule", "ticket") have no place in an interval.
         if within and isinstance(value, (int, float)):
-            require(name, value, lies_within(value, within), expected_in(hints[field.name], within))
+            require(name, value, lies_within(value, within), expected_in(kind, within))
 
 
 def lies_within(value: float, within: str) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast, runtime_checkable
 
 from earlybird.settings.fields import check_settings
 
@@ -112,18 +112,15 @@ class MethodSettings:
 
     def search(self, task: Task, resume: dict[str, Any] | None) -> Candidate:
         """Find the network that is trained last, from the beginning or from a checkpoint of phase "search"."""
-        found: Candidate = self.work.search(self, task, resume)
-        return found
+        return cast("Candidate", self.work.search(self, task, resume))
 
     def restore(self, task: Task) -> Candidate:
         """Rebuild the candidate from what the search left in the folder."""
-        found: Candidate = self.work.restore(self, task)
-        return found
+        return cast("Candidate", self.work.restore(self, task))
 
     def plan(self, schedule: Schedule) -> MethodPlan:
         """Stages of a run on this schedule."""
-        planned: MethodPlan = self.work.plan(self, schedule)
-        return planned
+        return cast("MethodPlan", self.work.plan(self, schedule))
 
 
 @dataclass(frozen=True)
@@ -132,8 +129,7 @@ class TicketSettings(MethodSettings):
 
     def from_ticket(self, task: Task, ticket: Ticket) -> Candidate:
         """Candidate of a ticket that another search left; what it owes for that search is charged."""
-        found: Candidate = self.work.from_ticket(self, task, ticket)
-        return found
+        return cast("Candidate", self.work.from_ticket(self, task, ticket))
 
 
 @dataclass(frozen=True)
@@ -142,5 +138,4 @@ class DenseStartSettings(MethodSettings):
 
     def from_dense(self, task: Task, dense: DenseRun) -> Candidate:
         """Candidate, with the dense training taken from a finished run and charged."""
-        found: Candidate = self.work.from_dense(self, task, dense)
-        return found
+        return cast("Candidate", self.work.from_dense(self, task, dense))

@@ -33,14 +33,5 @@ class NetworkSlimming(TicketSettings):
 
     def shared_search(self) -> EarlyBirdTraining:
         """The Early-Bird search whose last ticket is this method's."""
-        return EarlyBirdTraining(
-            prune_ratio=self.prune_ratio,
-            clock=self.clock,
-            penalty=self.penalty,
-            penalty_form=self.penalty_form,
-            policy=self.policy,
-            tie_score=self.tie_score,
-            min_channels=self.min_channels,
-            round_to=self.round_to,
-            draw_at="last",
-        )
+        shared = {name: value for name, value in vars(self).items() if name != "weights"}
+        return EarlyBirdTraining(**shared, draw_at="last")

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from earlybird.copying import copied
 from earlybird.cost.step_time import TrainingStep
-from earlybird.errors import ConfigError
+from earlybird.errors import ConfigError, require
+from earlybird.settings.training import PrecisionChoice
 
 Precision = Literal["fp32", "bf16"]
 
@@ -80,13 +81,11 @@ def choose_precision(choice: str, model: nn.Module, batch: Tensor, device: torch
     Raises:
         ConfigError: `choice` is none of these.
     """
-    if choice in ("fp32", "bf16"):
-        return "fp32" if choice == "fp32" else "bf16"
+    require("training.precision", choice, choice in get_args(PrecisionChoice), "auto, fp32 or bf16")
     if choice != "auto":
-        raise ConfigError(f"training.precision is {choice!r}; give auto, fp32 or bf16")
+        return "fp32" if choice == "fp32" else "bf16"
     fp32 = _step_seconds(model, batch, Compute(device, "fp32"))
-    bf16 = _step_seconds(model, batch, Compute(device, "bf16"))
-    return "bf16" if bf16 < _WORTHWHILE * fp32 else "fp32"
+    return "bf16" if _step_seconds(model, batch, Compute(device, "bf16")) < _WORTHWHILE * fp32 else "fp32"
 
 
 def _step_seconds(model: nn.Module, batch: Tensor, compute: Compute) -> float:

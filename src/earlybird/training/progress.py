@@ -33,17 +33,16 @@ class Progress:
     def step(self, phase: str, step: int, loss: float, accuracy: float, note: str) -> None:
         """Repaint the live line after optimizer step `step` (counted from 1 over the whole schedule)."""
         self._painted = time.monotonic()
-        self._write("\r\x1b[K" + self._line(phase, step, loss, accuracy, note))
+        self._write(self._line(phase, step, loss, accuracy, note))
 
     def epoch(self, phase: str, step: int, loss: float, accuracy: float, note: str) -> None:
         """Print the line of a finished epoch and keep it."""
-        if not self._quiet:
-            self._write(("\r\x1b[K" if self._live else "") + self._line(phase, step, loss, accuracy, note) + "\n")
+        self.say(self._line(phase, step, loss, accuracy, note))
 
     def say(self, text: str) -> None:
         """Print a line of its own."""
         if not self._quiet:
-            self._write(("\r\x1b[K" if self._live else "") + text + "\n")
+            self._write(text + "\n")
 
     def start(self, step: int, end_step: int) -> None:
         """Begin a phase of these steps; the time left is judged from here."""
@@ -68,5 +67,5 @@ class Progress:
         return f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left"
 
     def _write(self, text: str) -> None:
-        self._stream.write(text)
+        self._stream.write(("\r\x1b[K" if self._live else "") + text)
         self._stream.flush()

@@ -78,10 +78,8 @@ class Session:
     @property
     def planned_data(self) -> PlannedData:
         """Images of the run as plans count them, the test set left out."""
-        train, val = self.train, self.val
-        if val is None:
-            return PlannedData(train.num_samples, 0, train.batch_size)
-        return PlannedData(train.num_samples, 0, train.batch_size, val.num_samples, val.batch_size)
+        val = () if self.val is None else (self.val.num_samples, self.val.batch_size)
+        return PlannedData(self.train.num_samples, 0, self.train.batch_size, *val)
 
     def meter(self, phase: str) -> PhaseMeter:
         """A meter for one phase, with the run's energy counter."""
