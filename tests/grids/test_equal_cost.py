@@ -11,7 +11,7 @@ import pytest
 
 from earlybird.errors import SweepError
 from earlybird.grids.equal_cost import at_equal_cost
-from earlybird.grids.grid import Block, Grid, RunNode, nodes_of
+from earlybird.grids.grid import RunNode, nodes_of
 from earlybird.grids.run_node import run_node
 from earlybird.grids.sweep import Sweep, failures, open_sweep, work
 from earlybird.runs.config import RunConfig
@@ -30,16 +30,6 @@ def network(num_classes, in_channels):
     return nn.Sequential(*block(in_channels, 8), *block(8, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
                          nn.Linear(8, num_classes))
 """
-
-
-@pytest.fixture
-def grid(tiny_settings) -> Any:
-    def make(*methods: str, equal: Any = (), **method_settings: Any) -> Grid:
-        settings = tiny_settings("dense")
-        del settings["method"]
-        return Grid(settings, (Block(methods, (0.5,), (0,)),), {"round_to": 1, **method_settings}, equal)
-
-    return make
 
 
 def record(root: Path, name: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import pytest
 from earlybird.core import Ticket
 from earlybird.errors import ConfigError, MethodError, SweepError
 from earlybird.grids import run_node as node_module
-from earlybird.grids.grid import Block, Grid, nodes_of
+from earlybird.grids.grid import nodes_of
 from earlybird.grids.run_node import events_since, execute, new_token, node_lock, state_of
 from earlybird.grids.sweep import (
     Sweep,
@@ -32,16 +32,6 @@ from earlybird.settings.tickets import TicketRequest
 from earlybird.training.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
-
-
-@pytest.fixture
-def grid(tiny_settings) -> Any:
-    def make(*methods: str, ratios: Any = (0.5,), seeds: Any = (0,), equal: Any = (), **method_settings: Any) -> Grid:
-        settings = tiny_settings("dense")
-        del settings["method"]
-        return Grid(settings, (Block(methods, ratios, seeds),), {"round_to": 1, **method_settings}, equal)
-
-    return make
 
 
 def record(root: Path, name: str) -> dict[str, Any]:

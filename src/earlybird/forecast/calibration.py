@@ -24,7 +24,7 @@ from earlybird.cost import ModelCost, PhaseMeter, Work
 from earlybird.cost.plan import MethodPlan, Schedule
 from earlybird.cost.step_time import read_clocks
 from earlybird.data import Augment, Batches, DataBundle, MemoryImages, eval_batches, train_batches
-from earlybird.data.images import IndexedSubset
+from earlybird.data.images import subset
 from earlybird.energy import EnergyCounter, NoCounter
 from earlybird.errors import ConfigError
 from earlybird.runs.record import device_facts
@@ -119,7 +119,6 @@ def calibrate(
         networks: "dense" and "slim"; copies are trained.
         bundle: images to train on: the run's own, or noise of the same shape.
         settings: batch size, precision-independent settings and threads as the run will have them.
-        compute: device and precision.
         augment: what is done to the images.
         workers: data processes, for sets too large for memory.
         steps: measured steps of each network, in `ROUNDS` turns.
@@ -133,7 +132,8 @@ def calibrate(
     counter = counter or NoCounter("none was asked for")
     place: dict[str, Any] = {"device": compute.device, "workers": workers, "memory_format": compute.memory_format}
     train = train_batches(bundle, batch_size=settings.batch_size, seed=settings.seed, augment=augment, **place)
-    test = eval_batches(_shortened(bundle), "test", batch_size=settings.eval_batch_size, **place)
+    tested_images = subset(bundle.test, torch.arange(min(TEST_IMAGES, len(bundle.test))))
+    test = eval_batches(replace(bundle, test=tested_images), "test", batch_size=settings.eval_batch_size, **place)
     placed = {name: compute.place(copied(networks[name])) for name in get_args(Network)}
     each = math.ceil(steps / ROUNDS)
     measured: dict[Network, list[Seconds]] = {name: [] for name in placed}
@@ -234,11 +234,3 @@ def _session(train: Batches, settings: TrainingSettings, compute: Compute, folde
     settings = replace(settings, lr=1e-4, epochs=epochs, checkpoint_every=0)
     progress = Progress(train.steps_per_epoch, epochs, quiet=True)
     return Session(train, None, settings, compute, Checkpoints(folder), Journal(), progress)
-
-
-def _shortened(bundle: DataBundle) -> DataBundle:
-    """The bundle with at most `TEST_IMAGES` test images."""
-    count = min(TEST_IMAGES, len(bundle.test))
-    if isinstance(bundle.test, MemoryImages):
-        return replace(bundle, test=MemoryImages(bundle.test.images[:count], bundle.test.labels[:count]))
-    return replace(bundle, test=IndexedSubset(bundle.test, torch.arange(count)))

@@ -111,12 +111,7 @@ def ticket_places(sweep: Sweep) -> dict[tuple[float, int], float]:
 
 
 def plan_node(node: RunNode, schedule: Schedule) -> MethodPlan:
-    """Plan of a run node, without the stage that another node has done.
-
-    Args:
-        node: the node.
-        schedule: of its run, with the slim network of its ratio.
-    """
+    """Plan of a run node, without the stage that another node has done; `schedule` has its ratio's slim network."""
     method = node.config.method
     if node.kind == "search":
         search = cast(EarlyBirdTraining, method)

@@ -3,8 +3,7 @@
 What is left of the cost after the search goes into the last training (`training.budget_macs`). A ticket that Early-Bird
 draws before the end of its schedule stays the ticket that it is, and so does its search. A search as long as the
 schedule leaves too little: there the whole schedule is shortened first. Most of a run shrinks with its schedule; what
-does not (ThiNet's fine-tuning, the epochs that late rewinding saves) follows from the method's plan. A method of the
-user's own that has no plan is taken to shrink as a whole.
+does not (ThiNet's fine-tuning, the epochs that late rewinding saves) follows from the method's plan.
 """
 
 from __future__ import annotations
@@ -39,13 +38,7 @@ class EqualCost:
 
 
 def at_equal_cost(config: RunConfig, full: Mapping[str, Any], early_bird: Mapping[str, Any]) -> EqualCost:
-    """Fit a run to the training cost of an Early-Bird run.
-
-    Args:
-        config: of the run with the full schedule.
-        full: its record.
-        early_bird: the record of the run whose cost it is to have.
-    """
+    """Fit a run to the cost of an Early-Bird run; `config` and its record `full` are of the full schedule."""
     macs = recorded_training_macs(early_bird)
     keeps_search = _keeps_search(config, full, early_bird)
     epochs = config.training.epochs if keeps_search else _epochs_at_cost(config, full, macs)
@@ -79,7 +72,7 @@ def _epochs_at_cost(config: RunConfig, record: Mapping[str, Any], macs: int) -> 
 def _macs_per_epoch(config: RunConfig, record: Mapping[str, Any]) -> float:
     """Training MACs that one epoch more of the whole schedule costs; the rest, such as ThiNet's fine-tuning, is fixed.
 
-    A method without a plan is taken to grow as a whole.
+    A method of the user's own that has no plan is taken to grow as a whole.
     """
     epochs = config.training.epochs
     if not isinstance(config.method, Plans):

@@ -20,7 +20,7 @@ def run_workers(
     """Start worker processes and wait for all of them; if one dies, a line says so and the others take over its work.
 
     Args:
-        sweep: the sweep.
+        sweep: nodes to work on.
         workers: how many, >= 2 (one needs no process of its own).
         command: what a worker is started with; the folder and the sweep's token are added.
         said: prints a line.

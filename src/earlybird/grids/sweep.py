@@ -209,12 +209,7 @@ def check_methods(grid: Grid, spec: NetworkSpec) -> None:
 
 
 def work(sweep: Sweep, on_event: Callable[[RunNode, str], None] | None = None, *, quiet: bool = True) -> None:
-    """Execute nodes until none is left, here or elsewhere.
-
-    Args:
-        sweep: the sweep.
-        on_event: called with a node and "started", "finished" or "failed".
-        quiet: print no progress within a run.
+    """Execute nodes until none is left, here or elsewhere; `on_event` hears "started", "finished" or "failed" of each.
 
     Raises:
         Terminated: a signal asked to stop; the state is saved.
@@ -227,14 +222,7 @@ def work(sweep: Sweep, on_event: Callable[[RunNode, str], None] | None = None, *
 def attempt(
     sweep: Sweep, node: RunNode, on_event: Callable[[RunNode, str], None] | None = None, *, quiet: bool = True
 ) -> bool:
-    """Execute a node if its needs are done and nobody has it; False if nothing changed.
-
-    Args:
-        sweep: the sweep.
-        node: one of its nodes that is open.
-        on_event: called with the node and "started", "finished" or "failed".
-        quiet: print no progress within a run.
-    """
+    """Execute an open node if its needs are done and nobody has it; False if nothing changed (see `work`)."""
     on_event = on_event or (lambda node, event: None)
     states = {need.id: sweep.state(need) for need in sweep.nodes if need.id in node.needs}
     broken = [name for name, state in states.items() if state == "failed"]

@@ -113,12 +113,10 @@ def _row(setting: Setting, printed: Mapping[str, Claim]) -> Table2Row:
 
 def _fits(printed: Mapping[str, Claim], dense: Decimal) -> tuple[DrawFit, ...]:
     """Every (draw epoch, slim F) that prints as both Early-Bird totals, of FF and of re-init."""
-    cells = {method: printed[method].value for method in ("early_bird_ff", "early_bird_reinit")}
+    cells = [(method, printed[method].value) for method in ("early_bird_ff", "early_bird_reinit")]
 
     def both(prints: Callable[[Decimal, Decimal], bool]) -> Callable[[int, Decimal], bool]:
-        return lambda epoch, slim: all(
-            prints(cell, drawn_petaflops(of, dense, slim, epoch)) for of, cell in cells.items()
-        )
+        return lambda epoch, slim: all(prints(cell, drawn_petaflops(of, dense, slim, epoch)) for of, cell in cells)
 
     half_up = both(lambda cell, total: rounded_like(cell, total) == cell)
     return draw_fits(slim_grid(dense), EPOCHS, both(may_print), half_up)

@@ -94,9 +94,7 @@ def grid_rows(entries: Sequence[GridEntry]) -> dict[str, Row]:
 def results_by_ratio(entries: Sequence[GridEntry], reference: str) -> list[RatioResults]:
     """Results for each ratio, in rising order; one with ratio 0 where no method has a ratio.
 
-    Args:
-        entries: the runs of a grid.
-        reference: label of the method that differences are formed against.
+    Differences are formed against the method with the label `reference`.
     """
     rows = grid_rows(entries)
     ratios = sorted({e.prune_ratio for e in entries if e.prune_ratio is not None}) or [0.0]

@@ -28,10 +28,7 @@ _NAME_WIDTH = 18
 def full_tables(results: Sequence[RatioResults], reference: str, topic: str) -> list[Table]:
     """Tables with every quantity: for each ratio one at equal ratio, and one at equal total cost if there is any.
 
-    Args:
-        results: as `results_by_ratio` makes them.
-        reference: label of the method that differences are formed against.
-        topic: network, data and schedule, for the titles.
+    The titles begin with `topic`: network, data and schedule.
     """
     return [
         Table(named_columns(*cells), _rows(cells, lines), title, notes)

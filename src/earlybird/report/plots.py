@@ -100,12 +100,9 @@ def plot_kept_channels(record: Mapping[str, Any], path: str | Path) -> Path:
 
 
 def distance_axes(axes: Axes, ticket: Mapping[str, Any], total_epochs: float) -> None:
-    """Draw a ticket's distances, in [0, 1], over completed epochs.
+    """Draw the distances, in [0, 1], of a record's `ticket`, found or searched for in vain, over completed epochs.
 
-    Args:
-        axes: empty.
-        ticket: the `ticket` of a record, found or searched for in vain.
-        total_epochs: epochs of the whole schedule; 0 where unknown, which leaves the upper axis out.
+    Without epochs of the whole schedule (0) the upper axis is left out.
     """
     epochs, distances = ticket["distance_epochs"], ticket["distances"]
     cut = None if ticket.get("none") else float(ticket["epoch"])
@@ -242,13 +239,10 @@ def _draw_test(axes: Axes, record: Mapping[str, Any], last: float) -> None:
 
 
 def kept_axes(axes: Axes, layers: Sequence[Mapping[str, Any]], rows: int, widest: int) -> None:
-    """Draw these layers from the top down.
+    """Draw the layers of one column from the top down, every bar labelled: the axes lose their ticks and frame.
 
-    Args:
-        axes: empty; loses its ticks and frame, since every bar is labelled.
-        layers: the layers of this column, in network order.
-        rows: layers in a full column, so that bars are equally thick in all columns.
-        widest: channels of the widest layer of the network, so that bars compare across columns.
+    The layers of a full column (`rows`) and the network's `widest` layer make bars equally thick, and comparable, in
+    all columns.
     """
     places = list(range(len(layers)))
     size = 9 if rows <= 24 else 7.5
