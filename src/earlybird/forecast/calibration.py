@@ -26,7 +26,7 @@ from earlybird.cost.step_time import read_clocks
 from earlybird.data import Augment, Batches, DataBundle, MemoryImages, eval_batches, train_batches
 from earlybird.data.images import subset
 from earlybird.energy import EnergyCounter, NoCounter
-from earlybird.errors import ConfigError
+from earlybird.errors import ConfigError, require
 from earlybird.runs.record import device_facts
 from earlybird.settings.training import TrainingSettings
 from earlybird.training.checkpoint import Checkpoints
@@ -127,8 +127,7 @@ def calibrate(
     Raises:
         ConfigError: fewer than `ROUNDS` steps are asked for, or the images do not make one batch.
     """
-    if steps < ROUNDS:
-        raise ConfigError(f"calibration steps is {steps}; give an integer >= {ROUNDS}")
+    require("calibration steps", steps, steps >= ROUNDS, f"an integer >= {ROUNDS}")
     counter = counter or NoCounter("none was asked for")
     place: dict[str, Any] = {"device": compute.device, "workers": workers, "memory_format": compute.memory_format}
     train = train_batches(bundle, batch_size=settings.batch_size, seed=settings.seed, augment=augment, **place)

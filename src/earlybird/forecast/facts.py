@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 from earlybird.cost import ModelCost, Work, bit_operations
 from earlybird.cost.plan import MethodPlan, PlannedCost, Schedule, price
 from earlybird.energy import estimated_joules, unit_energies
-from earlybird.errors import ConfigError, MethodError, SlimError
+from earlybird.errors import MethodError, SlimError, require
 from earlybird.forecast.calibration import Calibration, Seconds
 from earlybird.forecast.run import Networks, Scenario, cost_of
 from earlybird.grids.grid import parse_method
@@ -42,8 +42,7 @@ class Prices:
 
     def __post_init__(self) -> None:
         for name, value in (("--watts", self.watts), ("--price-per-hour", self.per_hour)):
-            if value is not None and not 0 < value < float("inf"):
-                raise ConfigError(f"{name} is {value}; give a number > 0")
+            require(name, value, value is None or 0 < value < float("inf"), "a number > 0")
 
 
 def planned_methods(

@@ -20,7 +20,7 @@ from earlybird.core.drawing import realised_ratio
 from earlybird.cost import ModelCost, count_cost_and_traffic, layer_macs
 from earlybird.cost.plan import PlannedData
 from earlybird.data.sizes import DataSizes
-from earlybird.errors import ConfigError, RunFolderError, SlimError
+from earlybird.errors import ConfigError, RunFolderError, SlimError, require
 from earlybird.models.model_file import DESCRIPTION
 from earlybird.runs.record_file import record_of
 from earlybird.runs.saved_model import NetworkSpec, load_network
@@ -60,10 +60,8 @@ class Scenario:
     budget_macs: int | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.prune_ratio < 1:
-            raise ConfigError(f"--ratio is {self.prune_ratio}; give a number in [0, 1)")
-        if self.round_to < 1:
-            raise ConfigError(f"--round-to is {self.round_to}; give an integer >= 1")
+        require("--ratio", self.prune_ratio, 0 <= self.prune_ratio < 1, "a number in [0, 1)")
+        require("--round-to", self.round_to, self.round_to >= 1, "an integer >= 1")
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -58,16 +58,11 @@ class Sweep:
 
     def needed(self) -> list[RunNode]:
         """Nodes that were asked for, and those that the unfinished ones start from."""
-        nodes = {node.id: node for node in self.nodes}
-        wanted: dict[str, None] = {}
-        queue = [node for node in nodes.values() if node.is_asked]
-        while queue:
-            node = queue.pop()
-            if node.id not in wanted:
-                wanted[node.id] = None
-                if self.state(node) != "done":
-                    queue += [nodes[need] for need in node.needs]
-        return [node for node in nodes.values() if node.id in wanted]
+        wanted = {node.id for node in self.nodes if node.is_asked}
+        for node in reversed(self.nodes):  # each stands after those it starts from
+            if node.id in wanted and self.state(node) != "done":
+                wanted.update(node.needs)
+        return [node for node in self.nodes if node.id in wanted]
 
     def left(self) -> list[RunNode]:
         """Needed nodes that are not done."""
@@ -96,14 +91,16 @@ def grown(root: Path, grid: Grid) -> Grid:
 
     Raises:
         SweepError: the folder holds a sweep of other settings, or something else.
-        ConfigError: the grid is none.
+        ConfigError: the grid is none, or the folder's names code that this one does not.
     """
     nodes_of(grid)
     # Listed before it is looked for: another call may be about to write it.
     held = [path.name for path in root.iterdir()] if root.is_dir() else []
     if (root / GRID_NAME).is_file():
         known = read_grid(root)
-        refuse_code_of_file(known, [name for name, _ in code_names(grid)])
+        trusted = [name for name, _ in code_names(grid)]
+        for name, flag in code_names(known):
+            refuse_unnamed_code(flag, name, trusted)
         changes = _differences(known, grid)
         if changes:
             raise SweepError(
@@ -154,16 +151,6 @@ def refuse_methods_of_file(grid: Grid) -> None:
                 f"method {name!r} of this comparison is code that runs only when you name it; give the comparison's "
                 "whole command again"
             )
-
-
-def refuse_code_of_file(grid: Grid, trusted: Collection[str]) -> None:
-    """Refuse a grid read from a file that names code which the user has not named.
-
-    Raises:
-        ConfigError: it does.
-    """
-    for name, flag in code_names(grid):
-        refuse_unnamed_code(flag, name, trusted)
 
 
 def with_precision(grid: Grid, spec: NetworkSpec, precision: str | None = None) -> Grid:
