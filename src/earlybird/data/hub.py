@@ -80,7 +80,8 @@ def hub_splits(name: str, cache_dir: str | None) -> tuple[SourceSplits, str]:
             if int(test.labels.min()) >= 0:
                 given = getattr(loaded["train"].features[label], "names", None)
                 names = tuple(given or map(str, range(int(train.labels.max()) + 1)))
-                return SourceSplits(train, test, names), f"{train.fingerprint} {test.fingerprint}"
+                # The library's hash of the content.
+                return SourceSplits(train, test, names), f"{loaded['train']._fingerprint} {loaded[split]._fingerprint}"
     raise DataError(
         f"data 'hf:{name}' has splits {', '.join(loaded)} but no labelled test set; "
         f"one of {', '.join(TEST_SPLITS)} is needed"
@@ -110,11 +111,6 @@ class HubImages:
                 f"{self.where}: class column '{self.label_column}' holds {values.dtype}; whole numbers are needed"
             )
         return torch.from_numpy(values.astype(np.int64))
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of the content by the library."""
-        return str(self.dataset._fingerprint)
 
     def __len__(self) -> int:
         return len(self.dataset)

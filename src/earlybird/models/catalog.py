@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -85,11 +86,8 @@ def build_model(
         if name in BUILT_IN:
             return _build_cifar_net(name, num_classes, in_channels, width, image_size)
         check_model_name(name)
-        prefix, _, rest = name.partition(":")
-        if prefix == "torchvision":
-            return _build_torchvision(rest, num_classes, in_channels, width)
-        if prefix == "timm":
-            return _build_timm(rest, num_classes, in_channels, width)
+        if name.startswith(("torchvision:", "timm:")):
+            return _build_from_library(name, num_classes, in_channels, width)
         settings = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size, "width": width}
         return _build_custom(name, settings)
 
@@ -119,40 +117,41 @@ def _build_cifar_net(name: str, num_classes: int, in_channels: int, width: float
     return BUILT_IN[name](num_classes=num_classes, in_channels=in_channels, width=width)
 
 
-def _build_torchvision(name: str, num_classes: int, in_channels: int, width: float) -> nn.Module:
-    from torchvision import models  # here, because importing it takes seconds
-
-    _refuse_width(f"torchvision:{name}", width)
-    if in_channels != 3:
+def _build_from_library(full_name: str, num_classes: int, in_channels: int, width: float) -> nn.Module:
+    """A network of torchvision or timm, which take seconds to import."""
+    library, _, name = full_name.partition(":")
+    home: Any
+    if library == "timm":
+        try:
+            home = import_module("timm")
+        except ImportError as error:
+            raise ModelError(
+                f"{full_name} needs the package timm ({error}); install it with pip install 'earlybird[timm]'"
+            ) from error
+        build = partial(home.create_model, name, pretrained=False, in_chans=in_channels)
+        is_known = home.is_model(name)
+    else:
+        home = import_module("torchvision.models")
+        build = partial(home.get_model, name, weights=None)
+        is_known = name in home.list_models(module=home)
+    if width != 1.0:
         raise ModelError(
-            f"torchvision:{name} takes 3 input channels, in_channels is {in_channels}; "
+            f"{full_name} has no width multiplier, width is {width}; leave it at 1.0 or use a built-in network"
+        )
+    if library == "torchvision" and in_channels != 3:
+        raise ModelError(
+            f"{full_name} takes 3 input channels, in_channels is {in_channels}; "
             f"convert the data to RGB or name a callable of yours that builds the stem it needs"
         )
-    names = models.list_models(module=models)
-    if name not in names:
-        raise _unknown_name(f"torchvision:{name}", names, "a name from torchvision.models.list_models()")
-    return _built(f"torchvision:{name}", lambda: models.get_model(name, weights=None, num_classes=num_classes))
-
-
-def _build_timm(name: str, num_classes: int, in_channels: int, width: float) -> nn.Module:
+    if not is_known:
+        if library == "timm":
+            raise _unknown_name(full_name, home.list_models(), "a name from timm.list_models()")
+        raise _unknown_name(full_name, home.list_models(module=home), "a name from torchvision.models.list_models()")
     try:
-        import timm
-    except ImportError as error:
-        raise ModelError(
-            f"timm:{name} needs the package timm ({error}); install it with pip install 'earlybird[timm]'"
-        ) from error
-    _refuse_width(f"timm:{name}", width)
-    if not timm.is_model(name):
-        raise _unknown_name(f"timm:{name}", timm.list_models(), "a name from timm.list_models()")
-    settings = {"num_classes": num_classes, "in_chans": in_channels}
-    return _built(f"timm:{name}", lambda: timm.create_model(name, pretrained=False, **settings))
-
-
-def _built(name: str, factory: Callable[[], nn.Module]) -> nn.Module:
-    try:
-        return factory()
+        model: nn.Module = build(num_classes=num_classes)
     except Exception as error:
-        raise ModelError(f"{name} could not be built: {one_line(error)}") from error
+        raise ModelError(f"{full_name} could not be built: {one_line(error)}") from error
+    return model
 
 
 def _build_custom(name: str, settings: Mapping[str, Any]) -> nn.Module:
@@ -185,11 +184,6 @@ def _accepted(factory: Callable[..., Any], name: str, settings: Mapping[str, Any
         return dict(settings)
     by_keyword = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return {key: settings[key] for key in settings if key in parameters and parameters[key].kind in by_keyword}
-
-
-def _refuse_width(name: str, width: float) -> None:
-    if width != 1.0:
-        raise ModelError(f"{name} has no width multiplier, width is {width}; leave it at 1.0 or use a built-in network")
 
 
 def _unknown_name(full_name: str, choices: Sequence[str], legal: str) -> ModelError:

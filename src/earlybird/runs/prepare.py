@@ -65,12 +65,12 @@ def prepare(config: RunConfig, folder: RunFolder, resolved: dict[str, Any], stop
         batch = torch.randn(shape, generator=torch.Generator().manual_seed(0))
         precision = choose_precision(settings.precision, model, batch, device)
     compute = Compute(device, precision)
-    augment = resolve_augment(config.data, bundle)
-    session = _session(config, bundle, compute, augment, folder, stop, quiet)
+    session = _session(config, bundle, compute, folder, stop, quiet)
     measure_idle(session.energy)  # now, while nothing runs
     settled = {
-        "precision": precision, "device": str(device), "augment": augment, "threads": torch.get_num_threads(),
-        "steps_per_epoch": session.steps_per_epoch, "total_steps": session.total_steps,
+        "precision": precision, "device": str(device), "augment": resolve_augment(config.data, bundle),
+        "threads": torch.get_num_threads(), "steps_per_epoch": session.steps_per_epoch,
+        "total_steps": session.total_steps,
     }  # fmt: skip
     if isinstance(config.method, EarlyBirdTraining):
         settled["schedule"] = config.method.resolved_schedule
@@ -114,18 +114,12 @@ def data_sizes(data: DataConfig) -> DataSizes:
 
 
 def _session(
-    config: RunConfig,
-    bundle: DataBundle,
-    compute: Compute,
-    augment: Augment,
-    folder: RunFolder,
-    stop: StopFlag,
-    quiet: bool,
+    config: RunConfig, bundle: DataBundle, compute: Compute, folder: RunFolder, stop: StopFlag, quiet: bool
 ) -> Session:
     settings, workers = config.training, config.data.workers
     train = train_batches(
-        bundle, batch_size=settings.batch_size, seed=settings.seed, augment=augment, device=compute.device,
-        workers=workers, memory_format=compute.memory_format,
+        bundle, batch_size=settings.batch_size, seed=settings.seed, augment=resolve_augment(config.data, bundle),
+        device=compute.device, workers=workers, memory_format=compute.memory_format,
     )  # fmt: skip
     val = None
     if bundle.val is not None:

@@ -11,14 +11,13 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from earlybird import __version__
-from earlybird.cost import ModelCost
+from earlybird.cost import ModelCost, count_cost
 from earlybird.cost.plan import PlannedData, Schedule
 from earlybird.methods.candidate import Candidate
 from earlybird.methods.pipeline import Outcome
@@ -31,22 +30,14 @@ from earlybird.settings.presets import preset_of
 _PACKAGES = ("torch", "torchvision", "numpy", "safetensors")
 
 
-def make_record(
-    config: RunConfig,
-    resolved: dict[str, Any],
-    task: Task,
-    outcome: Outcome,
-    dense: ModelCost,
-    classes: int,
-    folder: Path,
-) -> dict[str, Any]:
+def make_record(config: RunConfig, resolved: dict[str, Any], task: Task, outcome: Outcome) -> dict[str, Any]:
     """Record of a finished run (schema in `docs/run-folder.md`)."""
     settings, candidate, session = config.to_dict(), outcome.candidate, task.session
     final = task.cost(candidate.model)
     ledger = session.journal.ledger
     return {
         "schema_version": SCHEMA_VERSION,
-        "run_id": folder.name,
+        "run_id": task.folder.name,
         "status": "finished",
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"earlybird": __version__, "python": platform.python_version()}
@@ -60,14 +51,14 @@ def make_record(
             "train_images": session.train.num_samples,
             "val_images": session.val.num_samples if session.val is not None else 0,
             "test_images": outcome.test.samples,
-            "classes": classes,
+            "classes": task.classes,
             "image_shape": list(task.image_shape),
         },
         "ticket": _ticket(candidate, task),
         "weight_mask": _weight_mask(candidate, session.steps_per_epoch),
         "notes": dict(candidate.notes),
         "layers": _layers(candidate),
-        "dense": _cost(dense),
+        "dense": _cost(count_cost(task.build_from_seed(0), task.image_shape)),
         "final": _cost(final),
         "metrics": session.journal.rows,
         "test": asdict(outcome.test),

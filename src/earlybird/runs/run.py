@@ -12,7 +12,6 @@ import torch
 
 from earlybird.atomic import write_atomically
 from earlybird.core import Ticket
-from earlybird.cost import count_cost
 from earlybird.errors import ConfigError, MethodError, RunFolderError, TicketError
 from earlybird.methods.candidate import Candidate
 from earlybird.methods.early_bird import draw_tickets, raise_no_ticket, search_steps
@@ -84,9 +83,7 @@ def _write_result(folder: RunFolder, config: RunConfig, prepared: Prepared, outc
     """Write the network and the record of a run that has ended; its checkpoints go."""
     used = outcome.candidate.ticket
     save_network(folder.path, outcome.candidate.model, prepared.spec, used.mask if used else None)
-    dense = count_cost(prepared.spec.build(0), prepared.task.image_shape)
-    classes = prepared.bundle.num_classes
-    record = make_record(config, prepared.resolved, prepared.task, outcome, dense, classes, folder.path)
+    record = make_record(config, prepared.resolved, prepared.task, outcome)
     write_record(folder.path, record)
     folder.checkpoints.clear()
     return record

@@ -52,7 +52,7 @@ def check_method(method: Method | type[Method]) -> None:
         record = trial.run("first")
         _check_record(record)
         _check_plan(checked, record)
-        _check_network(trial.folder / "first", record)
+        _check_network(trial.folder / "first", trial.weights("first"), record)
         steps = _check_it_repeats(trial)
         _check_it_survives_kills(trial, record, steps)
         _check_ratio_zero(trial)
@@ -128,9 +128,8 @@ def _check_plan(method: Method, record: dict[str, Any]) -> None:
     assert planned == executed, f"the plan says {planned} MACs by phase, the ledger {executed}"
 
 
-def _check_network(folder: Path, record: dict[str, Any]) -> None:
+def _check_network(folder: Path, weights: dict[str, Tensor], record: dict[str, Any]) -> None:
     """Raise unless the network is as its ticket or weight mask says."""
-    weights = load_network(folder, trusted=(f"{TINY}:network",))[0].state_dict()
     for layer in record["layers"]:
         kept = next((w.shape[0] for n, w in weights.items() if n == f"{layer['name']}.weight"), None)
         assert kept == layer["kept"], f"layer {layer['name']!r} has {kept} channels, the ticket keeps {layer['kept']}"
