@@ -133,7 +133,7 @@ def _checked(check: Mapping[str, Any]) -> str:
 
 
 def grid_forecast_table(forecast: GridForecast, workers: int) -> Table:
-    """What is left of a grid, method by method, with the hours of so many workers."""
+    """Remaining runs of a grid, method by method, with the hours of so many workers."""
     runs, hours = sum(row[2] for row in forecast.rows), sum(row[4] for row in forecast.rows)
     at_once = f", at best {hours / workers:.1f} with {workers} workers of as many threads" if workers > 1 else ""
     notes = [

@@ -52,7 +52,7 @@ class Aliasing:
 
 
 def is_in_place(node: fx.Node, module: nn.Module | None) -> bool:
-    """Whether a node writes its result into its first argument."""
+    """True if a node writes its result into its first argument."""
     if module is not None:
         return bool(getattr(module, "inplace", False))
     name = _operation_name(node, module)
@@ -77,7 +77,7 @@ def _operation_name(node: fx.Node, module: nn.Module | None) -> str:
 
 @cache
 def _is_view(operation: str) -> bool:
-    """Whether torch's schema says of some overload that what it returns may be memory of an argument."""
+    """True if torch's schema says of some overload that what it returns may be memory of an argument."""
     results: list[Any] = [
         result for schema in torch._C._jit_get_schemas_for_operator(f"aten::{operation}") for result in schema.returns
     ]

@@ -78,7 +78,7 @@ def difference(expected: nn.Module, actual: nn.Module, example_input: ExampleInp
 
 
 def within_rounding(found: Difference, network: nn.Module) -> bool:
-    """Whether rounding explains the difference, at the precision of `network`."""
+    """True if rounding explains the difference, at the precision of `network`."""
     precision = {p.dtype for p in network.parameters()}
     if found.dtype == "float64":
         eval_tolerance = train_tolerance = _DOUBLE_TOLERANCE

@@ -256,7 +256,7 @@ def layer_of(call: Call, modules: Mapping[str, nn.Module]) -> tuple[Call, LayerK
 
 
 def _is_its_forward(call: Call, module: nn.Module, tensors: Mapping[str, Any]) -> bool:
-    """Whether weight and bias are the module's own, and its groups."""
+    """True if weight and bias are the module's own, and its groups."""
     for name, tensor in tensors.items():
         if isinstance(tensor, OwnTensor) and tensor.name != name:
             return False

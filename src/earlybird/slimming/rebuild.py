@@ -68,7 +68,7 @@ def match_dtypes_(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _may_be_narrowed(module: nn.Module) -> bool:
-    """Whether parameters of its own stand in a module of the user's: torch's own keep theirs, or are layers."""
+    """True if parameters of its own stand in a module of the user's: torch's own keep theirs, or are layers."""
     return bool(module._parameters) and kind_of(module) is None and not type(module).__module__.startswith("torch.nn")
 
 

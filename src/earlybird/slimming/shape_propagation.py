@@ -40,7 +40,7 @@ def target_name(node: fx.Node) -> str:
 
 
 def comes_from_shapes(node: fx.Node, batch_is_known: bool) -> bool:
-    """Whether a node gives numbers that the shapes of tensors decide, or inputs that are no tensors.
+    """True if a node gives numbers that the shapes of tensors decide, or inputs that are no tensors.
 
     Other facts (a device, a memory format, whether gradients are wanted) are not the same on `meta`; nor is the size of
     a batch, which is doubled where the example has one image.
@@ -73,7 +73,7 @@ def _is_shape(node: fx.Node) -> bool:
 
 
 def _is_past_batch(index: Any, tensor: Any) -> bool:
-    """Whether a part of a shape leaves the first dimension out."""
+    """True if a part of a shape leaves the first dimension out."""
     places = range(traced_value(tensor).dim())
     if isinstance(index, slice):
         bounds = (index.start, index.stop, index.step)

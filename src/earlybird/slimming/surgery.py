@@ -213,7 +213,7 @@ def _cut_of(protection: Protection, name: str, kept: Flags) -> _Cut:
 
 
 def _restricts(groups: ChannelGroups, fresh: ChannelGroups) -> bool:
-    """Whether `groups` are `fresh`, possibly with whole units protected on top (`keep`, units without a score)."""
+    """True if `groups` are `fresh`, possibly with whole units protected on top (`keep`, units without a score)."""
     if groups.digest() == fresh.digest():
         return True
     if groups.widths() != fresh.widths():

@@ -146,7 +146,7 @@ class Tracer(fx.Tracer):
             self.is_running = False
 
     def is_number(self, node: fx.Node) -> bool:
-        """Whether a node gives a number that is known: one that comes from shapes."""
+        """True if a node gives a number that is known: one that comes from shapes."""
         value = self.value_of(node)
         return isinstance(value, (bool, int, float)) and comes_from_shapes(node, self.batch_is_known)
 
@@ -187,7 +187,7 @@ class Tracer(fx.Tracer):
         return True
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Whether to record a call of `m` rather than what it does."""
+        """True to record a call of `m` rather than what it does."""
         if type(m) in self.opaque_classes or module_qualified_name in self.opaque_paths:
             return True
         return isinstance(m, SELECTING_NORMS) or super().is_leaf_module(m, module_qualified_name)
@@ -237,5 +237,5 @@ def settings_left_out(model: nn.Module, inputs: int) -> dict[str, Any] | None:
 
 
 def materialised(model: nn.Module) -> bool:
-    """Whether all parameters exist; those of lazy modules do after a first call."""
+    """True if all parameters exist; those of lazy modules do after a first call."""
     return not any(is_lazy(parameter) for parameter in model.parameters())
