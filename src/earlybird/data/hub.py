@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -185,20 +184,6 @@ def _channels(dataset: Any, image_column: str, name: str) -> int:
     return 1
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Switch the library's progress bars off inside; restored afterwards."""
-    import datasets
-
-    shown = not datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if shown:
-            datasets.enable_progress_bars()
-
-
 def _load(name: str, cache_dir: str | None) -> Any:
     try:
         import datasets
@@ -206,10 +191,14 @@ def _load(name: str, cache_dir: str | None) -> Any:
         raise DataError(f"data 'hf:{name}' needs the datasets library; install earlybird[hub]") from error
     folder = local_folder(name)
     target = str(folder.resolve()) if folder is not None else name.removeprefix(_HUB_URL)
+    shown = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
     try:
-        with _quiet():
-            return datasets.load_dataset(target, cache_dir=cache_dir)
+        return datasets.load_dataset(target, cache_dir=cache_dir)
     except Exception as error:  # the library raises dozens of kinds, network ones included
         reason = re.sub(r"\s+", " ", str(error)) or type(error).__name__
         cure = "check its files" if folder is not None else "check the name and the network, or give a local folder"
         raise DataError(f"cannot load data 'hf:{name}': {reason}; {cure}") from error
+    finally:
+        if shown:
+            datasets.enable_progress_bars()

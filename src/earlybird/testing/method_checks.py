@@ -58,11 +58,12 @@ def check_method(method: Method | type[Method]) -> None:
         _check_ratio_zero(trial)
 
 
+@dataclasses.dataclass(frozen=True)
 class _Trial:
     """Runs of one method in one folder."""
 
-    def __init__(self, method: Method, folder: Path) -> None:
-        self.method, self.folder = method, folder
+    method: Method
+    folder: Path
 
     def run(self, name: str, method: Method | None = None) -> dict[str, Any]:
         """Run, or go on with, the run in the subfolder `name`."""
