@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from torch import nn
 
 from earlybird.core import ChannelGroups, Ticket
-from earlybird.core.choices import PolicyChoice
 from earlybird.cost import CostLedger, ModelCost
 from earlybird.cost.plan import Schedule, steps_that_buy, training_macs
 from earlybird.methods.candidate import Candidate
 from earlybird.methods.retrain import check_groups, check_notes, refuse_foreign_ticket
 from earlybird.methods.task import Task
 from earlybird.settings.early_bird import EarlyBirdTraining
+from earlybird.slimming import slim
 
 # In checkpoints of a last training with a budget: the step at which it ends, and the candidate's flags.
 BUDGET_KEY = "budget"
@@ -29,25 +29,24 @@ _SHORT = 0.25
 _NEAR = 0.05
 
 
-def groups_of_ticket(task: Task, ticket: Ticket, dense: nn.Module, method: str) -> ChannelGroups:
-    """The units that a ticket was drawn with.
+def networks_of_ticket(task: Task, ticket: Ticket, method: str) -> tuple[nn.Module, ChannelGroups, nn.Module]:
+    """The dense network, the units that a ticket was drawn with, and the network that it leaves, for its widths.
 
     Raises:
         TicketError: it was drawn from another network, by another method, or in a loop that noted nothing.
     """
     check_notes(ticket)
     refuse_foreign_ticket(ticket, method)
-    groups = task.groups(dense, cast(PolicyChoice, ticket.policy))
+    dense = task.build()
+    groups = task.groups(dense, ticket.policy)
     check_groups(ticket, groups)
-    return groups
+    return dense, groups, slim(dense, ticket.mask, task.example_input(), groups, check=False)
 
 
 def early_bird_macs(task: Task, ticket: Ticket, slim_cost: ModelCost, start: int | Literal["ticket"]) -> int:
     """MACs of the search behind a ticket and of training what it leaves to the end of the schedule.
 
     Args:
-        task: the run.
-        ticket: of an Early-Bird search.
         slim_cost: of the network that the ticket leaves.
         start: epoch at which training goes on after the cut, or "ticket" for where the ticket was drawn; a later one
             than that is taken for it.
@@ -73,8 +72,6 @@ def within_budget(task: Task, candidate: Candidate, resume: Mapping[str, Any] | 
     The learning-rate schedule ends where that training ends. A candidate that has nothing left to train stays.
 
     Args:
-        task: the run.
-        candidate: what its method found.
         resume: a checkpoint of the candidate's last training, or None before it.
     """
     session = task.session
@@ -87,18 +84,11 @@ def within_budget(task: Task, candidate: Candidate, resume: Mapping[str, Any] | 
     spent = session.journal.ledger.total().macs
     so_far = f"what came before cost {spent / budget:.2f} of training.budget_macs"
     if candidate.start_step >= candidate.end_step:
-        far_off = abs(spent / budget - 1) > _NEAR
-        return (
-            replace(candidate, flags=(*candidate.flags, f"nothing was trained last: {so_far}"))
-            if far_off
-            else candidate
-        )
-    cost, start = task.cost(candidate.model), candidate.start_step
-    steps, planned = (
-        steps_that_buy(round(budget) - spent, cost, session.planned_data, start),
-        candidate.end_step - start,
-    )
-    flags = candidate.flags
+        flags = (*candidate.flags, f"nothing was trained last: {so_far}")
+        return replace(candidate, flags=flags) if abs(spent / budget - 1) > _NEAR else candidate
+    cost, start, flags = task.cost(candidate.model), candidate.start_step, candidate.flags
+    steps = steps_that_buy(round(budget) - spent, cost, session.planned_data, start)
+    planned = candidate.end_step - start
     if steps < _SHORT * planned:
         flags = (*flags, f"its last training is {steps / planned:.2f} of the one without a budget: {so_far}")
     return _ending_at(candidate, start + steps, flags)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from torch import nn
 
 from earlybird.core import ChannelGroups, Criterion, criteria, filter_l1
 from earlybird.core.choices import CRITERION_NAMES
 from earlybird.core.ranking import scored_groups
-from earlybird.errors import ConfigError
+from earlybird.errors import ConfigError, require
 from earlybird.user_code import find_callable, is_code
 
 CRITERIA: dict[str, Criterion] = {name: getattr(criteria, name) for name in CRITERION_NAMES}
-_FOUND: dict[str, Criterion] = {}
+_import_once = cache(find_callable)
 
 
 def find_criterion(name: str) -> Criterion:
@@ -22,13 +24,10 @@ def find_criterion(name: str) -> Criterion:
     """
     if name in CRITERIA:
         return CRITERIA[name]
-    if not is_code(name, "criterion"):
-        raise ConfigError(
-            f"method.criterion is {name!r}; give one of {', '.join(CRITERIA)}, pkg.mod:function or file.py:function"
-        )
-    if name not in _FOUND:
-        _FOUND[name] = find_callable(name, "criterion", ConfigError, other_forms=", ".join(CRITERIA))
-    return _FOUND[name]
+    expected = f"one of {', '.join(CRITERIA)}, pkg.mod:function or file.py:function"
+    require("method.criterion", name, is_code(name, "criterion"), expected)
+    found: Criterion = _import_once(name, "criterion", ConfigError, other_forms=", ".join(CRITERIA))
+    return found
 
 
 def scored_units(name: str, model: nn.Module, groups: ChannelGroups) -> ChannelGroups:

@@ -4,28 +4,19 @@ from __future__ import annotations
 
 from earlybird.core import Ticket
 from earlybird.cost.plan import MethodPlan, Schedule, Stage, steps_that_buy
-from earlybird.methods.budget import early_bird_macs, groups_of_ticket, planned_budget
+from earlybird.methods.budget import early_bird_macs, networks_of_ticket, planned_budget
 from earlybird.methods.candidate import Candidate
 from earlybird.methods.task import Task
 from earlybird.settings.controls import DenseShorter
-from earlybird.slimming import slim
 
 
 def from_ticket(method: DenseShorter, task: Task, ticket: Ticket) -> Candidate:
     """The dense network as it was initialised, with the steps before it that Early-Bird's cost buys."""
-    dense = task.build()
-    groups = groups_of_ticket(task, ticket, dense, method.name)
-    small = slim(dense, ticket.mask, task.example_input(), groups, check=False)
+    dense, _, small = networks_of_ticket(task, ticket, method.name)
     budget = early_bird_macs(task, ticket, task.cost(small), method.early_bird_start)
     steps = steps_that_buy(budget, task.cost(dense), task.session.planned_data)
-    return Candidate(
-        dense,
-        phase="train",
-        start_step=0,
-        end_step=steps,
-        schedule_steps=steps,
-        notes={"prune_ratio": ticket.prune_ratio, "budget_macs": budget},
-    )
+    notes: dict[str, object] = {"prune_ratio": ticket.prune_ratio, "budget_macs": budget}
+    return Candidate(dense, phase="train", start_step=0, end_step=steps, schedule_steps=steps, notes=notes)
 
 
 def plan(method: DenseShorter, schedule: Schedule) -> MethodPlan:

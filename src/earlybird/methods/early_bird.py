@@ -58,15 +58,8 @@ def search(method: EarlyBirdTraining, task: Task, resume: dict[str, Any] | None)
     total, why = session.total_steps, "the rule never fired"
     if method.draw_at != "rule":
         why = f"only {hooks.detector.draws} draws told channels apart, draw {method.draw_at} was asked for"
-    return Candidate(
-        model,
-        phase="retrain",
-        start_step=total,
-        end_step=total,
-        distances=distances,
-        draw_steps=tuple(hooks.draw_steps),
-        flags=(f"no ticket: {why}",),
-    )
+    flags, draw_steps = (f"no ticket: {why}",), tuple(hooks.draw_steps)
+    return Candidate(model, "retrain", total, total, distances=distances, draw_steps=draw_steps, flags=flags)
 
 
 def restore(method: EarlyBirdTraining, task: Task) -> Candidate:
@@ -109,8 +102,6 @@ def draw_tickets(
     """Train dense under the penalty until every ticket that is asked for lies in the folder, or the steps end.
 
     Args:
-        method: the hyperparameters.
-        task: network, data and places.
         requests: the tickets to leave; the ratio and draw of `method` itself are not looked at.
         resume: a checkpoint of this search to go on from.
         end_step: where training ends if something never fires; by default with the schedule.
@@ -198,11 +189,7 @@ def search_steps(method: EarlyBirdTraining, session: Session) -> int:
 
 
 def raise_no_ticket(hooks: SearchHooks) -> NoReturn:
-    """Say for which ratios nothing fired, and how far it was.
-
-    Raises:
-        EarlyBirdError: always.
-    """
+    """Raise an `EarlyBirdError` that says for which ratios nothing fired, and how far it was."""
     detector = hooks.detector
     missing = [request.prune_ratio for request in hooks.missing()]
     last = _shown(detector.distances[missing[0]][-detector.window :])

@@ -18,7 +18,7 @@ from earlybird.errors import require
 from earlybird.methods.candidate import Candidate, DenseRun
 from earlybird.methods.masked_weights import WEIGHT_MASK_FILE, HoldHooks, weight_candidate
 from earlybird.methods.retrain import REINIT_SEED_OFFSET, load_weights_of_epoch_
-from earlybird.methods.search_hooks import keep_load_weights_of_epoch_
+from earlybird.methods.search_hooks import keep_weights_of_epoch
 from earlybird.methods.task import Task
 from earlybird.settings.lottery_ticket import LotteryTicket
 from earlybird.training.loop import fit
@@ -120,5 +120,5 @@ class _RoundHooks(HoldHooks):
 
     def after_step(self, state: FitState) -> bool:
         """Keep the weights when the epoch comes."""
-        keep_load_weights_of_epoch_(state, self._folder, self._rewind_epoch)
+        keep_weights_of_epoch(state, self._folder, self._rewind_epoch)
         return super().after_step(state)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,17 +38,11 @@ class Outcome:
 
 
 def run_method(
-    method: Method,
-    task: Task,
-    test: Batches,
-    candidate: Candidate | None = None,
-    dense: DenseRun | None = None,
+    method: Method, task: Task, test: Batches, candidate: Candidate | None = None, dense: DenseRun | None = None
 ) -> Outcome:
     """Run a method from wherever its checkpoints stand to its result.
 
     Args:
-        method: the method and its hyperparameters.
-        task: network, data and places.
         test: the test set, read once, at the end.
         candidate: start from this one instead of searching (a ticket that was drawn before).
         dense: a finished dense training to start from.
@@ -117,18 +110,15 @@ def train_candidate(task: Task, candidate: Candidate, resume: dict[str, Any] | N
         return
     span = Span(candidate.phase, candidate.start_step, candidate.end_step, candidate.schedule_steps)
     hooks = HoldHooks(candidate.model, candidate.penalty, candidate.weight_mask)
-    cost = task.cost(candidate.model)
-    fit(
-        task.session, candidate.model, span, cost, hooks=hooks, carry=budget_carry(task, candidate),
-        momentum=candidate.momentum, resume=resume,
-    )  # fmt: skip
+    cost, carry = task.cost(candidate.model), budget_carry(task, candidate)
+    momentum = candidate.momentum
+    fit(task.session, candidate.model, span, cost, hooks=hooks, carry=carry, momentum=momentum, resume=resume)
 
 
 def evaluate_model(task: Task, model: nn.Module, test: Batches) -> Evaluation:
     """Read the test set and charge it."""
     session = task.session
-    between: Callable[[], None] = session.stop.raise_if_set
     with session.meter("evaluate") as meter:
-        result = evaluate(model, test, session.compute, between)
+        result = evaluate(model, test, session.compute, session.stop.raise_if_set)
     session.journal.ledger.add(meter.cost(evaluation_work(task.cost(model), result.samples, test.steps_per_epoch)))
     return result

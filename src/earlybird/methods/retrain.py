@@ -13,11 +13,10 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from earlybird.core import STOP_RULES, ChannelGroups, ChannelMask, Ticket, realised_ratio
-from earlybird.core.choices import PolicyChoice
 from earlybird.cost import Work
 from earlybird.errors import TicketError
 from earlybird.methods.candidate import Candidate
-from earlybird.methods.search_hooks import momentum_file, rewind_file
+from earlybird.methods.search_hooks import momentum_file, rewind_file, ticket_notes
 from earlybird.methods.task import Task
 from earlybird.settings.tickets import TICKET_FILE
 from earlybird.slimming import kept_indices, sliced, slim
@@ -48,7 +47,7 @@ class Retrain:
     rewind_epoch: int = 0
     carry_momentum: bool = False
     penalty: float = 0.0
-    policy: PolicyChoice = "auto"
+    policy: str = "auto"
     schedule_steps: int | None = None
 
 
@@ -68,20 +67,15 @@ def leave_ticket(
     """Write a ticket that no stop rule drew into the run folder: `cut` makes a candidate of it, now or after a kill.
 
     Args:
-        task: the run.
-        mask: which channels stay.
-        groups: what the mask was drawn with.
         weights: state dict of the dense network, to be inherited.
         rule: what drew it: the method's name.
         prune_ratio: what was asked for, in [0, 1).
         step: global step at which it was drawn.
         scored: the units that the ratio counts, where a score reaches only some (`core.ranking.scored_groups`).
-        flags: what to know before trusting it.
         drawn: further fields of the ticket (criterion, round_to, ...).
     """
     counted = scored or groups
-    if counted.num_units < groups.num_units:
-        unscored = groups.num_units - counted.num_units
+    if unscored := groups.num_units - counted.num_units:
         told = f"{unscored} of {groups.num_units} units have no score: they stay, and the ratio leaves them out"
         flags = (*flags, told)
     ticket = Ticket(
@@ -93,7 +87,7 @@ def leave_ticket(
         rule=rule,
         policy=groups.policy,
         groups_digest=groups.digest(),
-        notes=notes_of(task, step),
+        notes=ticket_notes(task.session, step, task.session.journal.state_dict()),
         flags=flags,
         **drawn,
     )
@@ -150,29 +144,14 @@ def cut(task: Task, ticket: Ticket, retrain: Retrain) -> Candidate:
     )
 
 
-def notes_of(task: Task, step: int) -> dict[str, Any]:
-    """Notes of a ticket on the training that it was drawn from: its step and its recorded cost."""
-    session = task.session
-    return {
-        "step": step,
-        "steps_per_epoch": session.steps_per_epoch,
-        "total_steps": session.total_steps,
-        "draw_steps": [],
-        "seed": session.settings.seed,
-        "journal": session.journal.state_dict(),
-    }
-
-
 def check_notes(ticket: Ticket) -> None:
     """Raise unless the ticket says where it stood in its schedule and what it had cost.
 
     Raises:
         TicketError: it was drawn in another loop, which noted nothing of that.
     """
-    missing = [
-        key for key in ("step", "draw_steps", "total_steps", "steps_per_epoch", "journal") if key not in ticket.notes
-    ]
-    if missing:
+    needed = ("step", "draw_steps", "total_steps", "steps_per_epoch", "journal")
+    if missing := [key for key in needed if key not in ticket.notes]:
         raise TicketError(
             f"the ticket does not say {', '.join(missing)}: no search of ours drew it; give one that `earlybird "
             "search` or `earlybird train` wrote, or cut with earlybird.slim in your own loop"
@@ -263,18 +242,13 @@ def _rewind(retrain: Retrain, task: Task, dense: nn.Module, ticket: Ticket, flag
         flags.append(f"drawn before rewind epoch {epoch}: the ticket's own weights were inherited instead")
         load_ticket_weights(dense, ticket)
         return int(ticket.notes["step"])
-    load_weights_of_epoch_(
-        task, dense, epoch, f"search again with --method.weights rewind --method.rewind_epoch {epoch}"
-    )
+    cure = f"search again with --method.weights rewind --method.rewind_epoch {epoch}"
+    load_weights_of_epoch_(task, dense, epoch, cure)
     return step
 
 
 def _cut_momentum(task: Task, dense: nn.Module, ticket: Ticket, groups: ChannelGroups) -> dict[str, Tensor]:
-    """The search's momentum at the ticket's moment, cut as the weights are.
-
-    Raises:
-        TicketError: the file beside the ticket is missing, corrupt or of another network.
-    """
+    """The search's momentum at the ticket's moment, cut as the weights are."""
     path, cure = momentum_file(task.folder / TICKET_FILE), "search again with --method.carry_momentum true"
     buffers = _read(path, cure)
     shapes = {name: parameter.shape for name, parameter in dense.named_parameters()}

@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import cast
 
 from earlybird.core import Ticket
-from earlybird.core.choices import PolicyChoice
 from earlybird.cost.plan import MethodPlan, Schedule, Stage, steps_that_buy, training_macs
-from earlybird.methods.budget import groups_of_ticket
+from earlybird.methods.budget import networks_of_ticket
 from earlybird.methods.candidate import Candidate
 from earlybird.methods.retrain import Retrain, cut
 from earlybird.methods.task import Task
 from earlybird.settings.controls import ScratchLonger
-from earlybird.slimming import slim
 
 
 def from_ticket(method: ScratchLonger, task: Task, ticket: Ticket) -> Candidate:
     """The ticket's network with new weights, its schedule stretched to the dense cost."""
-    session, dense = task.session, task.build()
-    groups = groups_of_ticket(task, ticket, dense, method.name)
+    session, (dense, groups, small) = task.session, networks_of_ticket(task, ticket, method.name)
     budget = training_macs(task.cost(dense), session.planned_data, 0, session.total_steps)
-    small = slim(dense, ticket.mask, task.example_input(), groups, check=False)
     steps = steps_that_buy(budget, task.cost(small), session.planned_data)
-    policy = cast(PolicyChoice, groups.policy)
-    retrain = Retrain(weights="reinit", schedule="restart", policy=policy, schedule_steps=steps)
+    retrain = Retrain(weights="reinit", schedule="restart", policy=groups.policy, schedule_steps=steps)
     return replace(cut(task, ticket, retrain), phase="train", notes={"budget_macs": budget})
 
 

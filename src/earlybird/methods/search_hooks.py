@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from earlybird.settings.clock import Clock
 from earlybird.settings.early_bird import EarlyBirdTraining
 from earlybird.settings.tickets import DrawAt, TicketRequest
 from earlybird.training.schedule import drop_steps
+from earlybird.training.session import Session
 from earlybird.training.state import FitState, Hooks
 
 
@@ -73,7 +76,7 @@ class SearchHooks(Hooks):
             momentum = state.session.settings.momentum
             bn_l1_proximal_(state.model, self.clock.penalty(self.method.penalty), lr=lr, momentum=momentum)
         if self.method.weights == "rewind":
-            keep_load_weights_of_epoch_(state, self.folder, self.method.rewind_epoch)
+            keep_weights_of_epoch(state, self.folder, self.method.rewind_epoch)
         if self.clock.is_draw(state.step):
             self._draw(state)
         if state.step == self.max_steps:
@@ -110,27 +113,19 @@ class SearchHooks(Hooks):
             NonFiniteError: a weight is NaN or infinite.
         """
         state.raise_if_weights_not_finite()
-        notes = {
-            "clock": self.clock.name,
-            "step": state.step,
-            "steps_per_epoch": self.clock.steps_per_epoch,
-            "total_steps": self.clock.total_steps,
-            "draw_steps": self.draw_steps,
-            "draw_seconds": list(self.draw_seconds),
-            "seed": state.session.settings.seed,
-            "journal": state.broken_off_journal(),
-        }
+        journal, draw_seconds = state.broken_off_journal(), list(self.draw_seconds)
+        drawn = ticket_notes(state.session, state.step, journal, self.draw_steps, draw_seconds=draw_seconds)
+        notes = {"clock": self.clock.name, **drawn}
         forced = ("no mask was stable: drawn because the search was over",) if ticket.rule == "forced" else ()
         about_the_schedule = self._flags_about_the_schedule(state) if request.draw_at == "rule" else ()
         flags = (*ticket.flags, *forced, *about_the_schedule)
         self.folder.mkdir(parents=True, exist_ok=True)
-        with_notes = Ticket(**{**vars(ticket), "notes": notes, "flags": flags})
         path = self.folder / request.file_name(self.requests)
         try:
             if self.method.carry_momentum:  # Before the ticket: what finds a ticket finds its momentum.
                 buffers = {name: buffer.cpu().contiguous() for name, buffer in state.momentum().items()}
                 write_atomically(momentum_file(path), save(buffers))
-            with_notes.save(path)
+            replace(ticket, notes=notes, flags=flags).save(path)
         except (OSError, SafetensorError) as error:
             raise TicketError(
                 f"ticket {path} could not be written ({error}); mend the disk and give the same command again"
@@ -214,9 +209,7 @@ class SearchHooks(Hooks):
 
     def _flags_about_the_schedule(self, state: FitState) -> tuple[str, ...]:
         drops = [s for s in drop_steps(self.clock.total_steps, state.session.settings) if s <= state.step]
-        if not drops:
-            return ()
-        since = sum(step > drops[-1] for step in self.draw_steps)
+        since = sum(step > drops[-1] for step in self.draw_steps) if drops else math.inf
         if since > self.method.window:
             return ()
         return (f"drawn {since} draws after a learning-rate drop, which freezes masks by itself",)
@@ -227,12 +220,27 @@ def _tickets_of_older_state(state: dict[str, Any]) -> list[float]:
     return [*state["detector"]["fired"], *state.get("forced", [])]
 
 
-def keep_load_weights_of_epoch_(state: FitState, folder: Path, epoch: int) -> None:
+def keep_weights_of_epoch(state: FitState, folder: Path, epoch: int) -> None:
     """Write the network's weights into the run folder if `epoch` epochs are done just now."""
     if state.step == epoch * state.session.steps_per_epoch:
         tensors = state.model.state_dict()
         weights = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
         write_atomically(rewind_file(folder, epoch), save(weights))
+
+
+def ticket_notes(
+    session: Session, step: int, journal: dict[str, Any], draw_steps: Sequence[int] = (), **drawn: object
+) -> dict[str, Any]:
+    """Notes of a ticket on the training that it was drawn from: its step in the schedule and its recorded cost."""
+    return {
+        "step": step,
+        "steps_per_epoch": session.steps_per_epoch,
+        "total_steps": session.total_steps,
+        "draw_steps": list(draw_steps),
+        **drawn,
+        "seed": session.settings.seed,
+        "journal": journal,
+    }
 
 
 def rewind_file(folder: Path, epoch: int) -> Path:

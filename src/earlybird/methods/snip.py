@@ -115,24 +115,13 @@ def leave_mask(method: Snip, task: Task) -> None:
         mask = keep_largest(scores, method.prune_ratio)
         mask.save(task.folder / WEIGHT_MASK_FILE, prune_ratio=method.prune_ratio, step=0)
         return
-    groups = task.groups(model, method.policy)
-    channels = channel_sums(model, scores)
-    scored = scored_groups(channels, groups)
-    least, multiple = method.min_channels, method.round_to
+    groups, channels, ratio = task.groups(model, method.policy), channel_sums(model, scores), method.prune_ratio
+    widths: dict[str, Any] = {"min_channels": method.min_channels, "round_to": method.round_to}
     leave_ticket(
-        task,
-        draw_mask(channels, method.prune_ratio, groups, tie_score="sum", min_channels=least, round_to=multiple),
-        groups,
-        model.state_dict(),
-        scored=scored,
-        rule=method.name,
-        prune_ratio=method.prune_ratio,
-        step=0,
-        criterion="snip",
-        tie_score="sum",
-        min_channels=least,
-        round_to=multiple,
-    )
+        task, draw_mask(channels, ratio, groups, tie_score="sum", **widths), groups, model.state_dict(),
+        scored=scored_groups(channels, groups), rule=method.name, prune_ratio=ratio, step=0, criterion="snip",
+        tie_score="sum", **widths,
+    )  # fmt: skip
 
 
 def channel_sums(model: nn.Module, scores: dict[str, Tensor]) -> dict[str, Tensor]:

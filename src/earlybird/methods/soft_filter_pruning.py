@@ -66,19 +66,12 @@ def train_softly(method: SoftFilterPruning, task: Task, resume: dict[str, Any] |
     groups = task.groups(model, method.policy)
     hooks = ZeroingHooks(method, groups, session.total_steps)
     fit(session, model, Span("search", 0, session.total_steps), task.cost(model), hooks=hooks, resume=resume)
+    mask = filter_mask(method, model, groups)  # the same once more: zeros are the smallest filters there are
     leave_ticket(
-        task,
-        filter_mask(method, model, groups),  # the same once more: zeros are the smallest filters there are
-        groups,
-        model.state_dict(),
-        scored=scored_groups(conv_norms(model), groups),
-        rule=method.name,
-        prune_ratio=method.prune_ratio,
-        step=session.total_steps,
-        criterion="filter_l2",
-        min_channels=method.min_channels,
-        round_to=method.round_to,
-    )
+        task, mask, groups, model.state_dict(), scored=scored_groups(conv_norms(model), groups), rule=method.name,
+        prune_ratio=method.prune_ratio, step=session.total_steps, criterion="filter_l2",
+        min_channels=method.min_channels, round_to=method.round_to,
+    )  # fmt: skip
 
 
 def conv_norms(model: nn.Module) -> dict[str, Tensor]:
@@ -89,13 +82,8 @@ def conv_norms(model: nn.Module) -> dict[str, Tensor]:
 
 def filter_mask(method: SoftFilterPruning, model: nn.Module, groups: ChannelGroups) -> ChannelMask:
     """The filters that stay: in each layer all but the share with the smallest norm."""
-    return draw_mask_per_layer(
-        conv_norms(model),
-        method.prune_ratio,
-        groups,
-        min_channels=method.min_channels,
-        round_to=method.round_to,
-    )
+    norms, least = conv_norms(model), method.min_channels
+    return draw_mask_per_layer(norms, method.prune_ratio, groups, min_channels=least, round_to=method.round_to)
 
 
 @torch.no_grad()

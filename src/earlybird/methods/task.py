@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -49,9 +50,9 @@ class Task:
         """A batch of two zero images on the run's device, to trace with: as in training, more than one."""
         return torch.zeros(2, *self.image_shape, device=self.session.compute.device)
 
-    def groups(self, model: nn.Module, policy: PolicyChoice) -> ChannelGroups:
-        """Channel groups of `model` under a residual policy."""
-        return channel_groups(model, self.example_input(), policy)
+    def groups(self, model: nn.Module, policy: str) -> ChannelGroups:
+        """Channel groups of `model` under a residual policy, which is refused where it is none."""
+        return channel_groups(model, self.example_input(), cast(PolicyChoice, policy))
 
     def cost(self, model: nn.Module) -> ModelCost:
         """Cost of one image in `model`, at the run's precision; counted once for each network."""

@@ -46,9 +46,12 @@ def check_network(method: ThiNet, model: nn.Module, example_input: Tensor) -> No
 
 def search(method: ThiNet, task: Task, resume: dict[str, Any] | None) -> Candidate:
     """Train dense, then choose, cut and fine-tune layer by layer."""
-    is_cutting = resume is not None and "layers_done" in resume
-    dense = None if is_cutting else train_dense(task, resume)
-    cut_layers(method, task, dense, resume if is_cutting else None)
+    if resume is not None and "layers_done" in resume:
+        cut_layers(method, task, None, resume)
+    else:
+        session, model = task.session, task.build()
+        fit(session, model, Span("search", 0, session.total_steps), task.cost(model), resume=resume)
+        cut_layers(method, task, model, None)
     return restore(method, task)
 
 
@@ -123,19 +126,10 @@ def _planned_cuts(
     return {number: cost(kept) if number in counted else None for number, kept in masks.items()}
 
 
-def train_dense(task: Task, resume: dict[str, Any] | None) -> nn.Module:
-    """The unpruned network, trained over the whole schedule."""
-    session, model = task.session, task.build()
-    fit(session, model, Span("search", 0, session.total_steps), task.cost(model), resume=resume)
-    return model
-
-
 def cut_layers(method: ThiNet, task: Task, dense: nn.Module | None, resume: dict[str, Any] | None) -> None:
     """Cut every layer that can be, and leave the ticket.
 
     Args:
-        method: the hyperparameters.
-        task: the run.
         dense: the trained network; not needed where a checkpoint is taken up.
         resume: a checkpoint of the training after one of the layers.
     """
@@ -146,7 +140,9 @@ def cut_layers(method: ThiNet, task: Task, dense: nn.Module | None, resume: dict
     done, model = 0, dense
     if resume is not None:
         done, keep = int(resume["layers_done"]), resume["keep"]
-        model = _slim_to(task, shape, groups, keep)
+        # Of the shape that is left; its weights are of no account.
+        small = slim(shape, groups.mask_of(keep), task.example_input(), groups, check=False)
+        model = task.session.compute.place(small)
         _finetune(method, task, model, done, keep, resume)
     assert model is not None
     for number in range(done, len(layers)):
@@ -176,12 +172,6 @@ def kept_count(width: int, prune_ratio: float, min_channels: int = 1, round_to: 
     # (1 - 0.9) * 10 is a bit below 1, which the floor must not see.
     kept = max(min(min_channels, width), math.floor((1 - prune_ratio) * width + 1e-9))
     return nearest_count(kept, width, round_to, min_channels)
-
-
-def _slim_to(task: Task, shape: nn.Module, groups: ChannelGroups, keep: Tensor) -> nn.Module:
-    """A network of the shape that is left, its weights of no account."""
-    small = slim(shape, groups.mask_of(keep), task.example_input(), groups, check=False)
-    return task.session.compute.place(small)
 
 
 class _Floors:
@@ -255,8 +245,7 @@ def _finetune(
 
 def _flags(method: ThiNet, task: Task, layers: list[ReadLayer]) -> tuple[str, ...]:
     images = min(method.images_per_class * task.classes, task.session.train.num_samples)
-    samples = images * method.locations
-    widest = max(len(layer.units) for layer in layers)
+    samples, widest = images * method.locations, max(len(layer.units) for layer in layers)
     if samples >= widest:
         return ()
     return (f"{samples} samples for layers of up to {widest} channels: the least squares have many solutions",)

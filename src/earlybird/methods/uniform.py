@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import cast
 
 import torch
 from torch import nn
 
 from earlybird.core import ChannelGroups, ChannelMask, Ticket
-from earlybird.core.choices import PolicyChoice
 from earlybird.core.drawing import draw_ranked, realised_ratio
 from earlybird.core.ranking import Ranking, rank_units
 from earlybird.cost import count_cost
 from earlybird.cost.plan import MethodPlan, Schedule, Stage, steps_that_buy
-from earlybird.methods.budget import early_bird_macs, groups_of_ticket, planned_budget
+from earlybird.methods.budget import early_bird_macs, networks_of_ticket, planned_budget
 from earlybird.methods.candidate import Candidate
 from earlybird.methods.retrain import Retrain, cut
 from earlybird.methods.task import Task
@@ -25,8 +23,7 @@ from earlybird.slimming import slim
 
 def from_ticket(method: Uniform, task: Task, ticket: Ticket) -> Candidate:
     """The dense network at the one width whose MACs are the ticket's, to be trained anew for Early-Bird's cost."""
-    dense = task.build()
-    groups = groups_of_ticket(task, ticket, dense, method.name)
+    dense, groups, ticket_network = networks_of_ticket(task, ticket, method.name)
 
     def network(mask: ChannelMask) -> nn.Module:
         return slim(dense, mask, task.example_input(), groups, check=False)
@@ -34,7 +31,7 @@ def from_ticket(method: Uniform, task: Task, ticket: Ticket) -> Candidate:
     def macs(mask: ChannelMask) -> int:
         return count_cost(network(mask), task.image_shape).macs  # the traffic is not asked for, and takes longer
 
-    tickets = task.cost(network(ticket.mask))
+    tickets = task.cost(ticket_network)
     target = tickets.macs
     mask, round_to = uniform_mask(groups, target, macs, ticket, method.tolerance)
     budget = early_bird_macs(task, ticket, tickets, method.early_bird_start)
@@ -46,8 +43,7 @@ def from_ticket(method: Uniform, task: Task, ticket: Ticket) -> Candidate:
         flags=(f"{mine.macs / target:.3f} of the ticket's MACs",) if is_off else (),
     )  # fmt: skip
     steps = steps_that_buy(budget, mine, task.session.planned_data)
-    policy = cast(PolicyChoice, groups.policy)
-    retrain = Retrain(weights="initial", schedule="restart", policy=policy, schedule_steps=steps)
+    retrain = Retrain(weights="initial", schedule="restart", policy=groups.policy, schedule_steps=steps)
     candidate = cut(task, own, retrain)
     return replace(candidate, phase="train", notes={"matched_macs": target, "macs": mine.macs, "budget_macs": budget})
 
