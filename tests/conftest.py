@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import SimpleNamespace
@@ -80,8 +82,55 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
     return clock
 
 
+@pytest.fixture(scope="session")
+def costs_counted_once() -> Iterator[None]:
+    """The cost of a network is counted once, and not again in each of the hundreds of runs of the same one.
+
+    Counting takes a third of a tiny run. What it may depend on is the key; tests of counting itself count.
+    """
+    from earlybird.cost import count_cost, count_cost_and_traffic
+
+    for name in ("forecast.run", "methods.thinet", "methods.uniform", "runs.run"):
+        import_module(f"earlybird.{name}")
+    known: dict[Any, Any] = {}
+    users = [module for name, module in sys.modules.items() if re.match(r"earlybird\.(forecast|methods|runs)\.", name)]
+    with pytest.MonkeyPatch.context() as patch:
+        for count in (count_cost, count_cost_and_traffic):
+            for module in users:
+                if vars(module).get(count.__name__) is count:
+                    patch.setattr(module, count.__name__, _once(count, known))
+        yield
+
+
+def _once(count: Callable[..., Any], known: dict[Any, Any]) -> Callable[..., Any]:
+    def counted(model: Any, shape: tuple[int, ...], precision: str = "fp32") -> Any:
+        key = (count.__name__, _structure(model), tuple(shape), precision)
+        if key not in known:
+            known[key] = count(model, shape, precision)
+        return known[key]
+
+    return counted
+
+
+def _structure(model: Any) -> tuple[Any, ...]:
+    """Code, settings and tensor shapes of a network's modules: all but the numbers in its tensors."""
+    modules = [(name, module.extra_repr(), _code(module), _plain(module)) for name, module in model.named_modules()]
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    return tuple(modules), tuple((name, tuple(t.shape), t.dtype, t.requires_grad) for name, t in tensors)
+
+
+def _code(module: Any) -> tuple[Any, ...]:
+    forward = type(module).forward.__code__
+    path = forward.co_filename
+    return type(module).__qualname__, forward, path if "site-packages" in path else Path(path).read_bytes()
+
+
+def _plain(module: Any) -> tuple[Any, ...]:
+    return tuple((k, v) for k, v in vars(module).items() if isinstance(v, int | float | str | tuple | None))
+
+
 @pytest.fixture
-def tiny(tmp_path: Path) -> Path:
+def tiny(tmp_path: Path, costs_counted_once: None) -> Path:
     """A Python file with `data` and `network`."""
     path = tmp_path / "tiny.py"
     path.write_text(TINY)

@@ -24,7 +24,7 @@ TEXT = (REPOSITORY / "docs" / "extending.md").read_text()
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> Path:
+def files(tmp_path: Path, costs_counted_once: None) -> Path:
     """A folder with every Python file of the page."""
     for block in re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL):
         (tmp_path / block.split("\n", 1)[0].removeprefix("# ")).write_text(block)

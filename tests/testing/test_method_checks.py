@@ -23,6 +23,8 @@ from earlybird.testing import check_method
 from earlybird.training.loop import fit
 from earlybird.training.state import Span
 
+pytestmark = pytest.mark.usefixtures("costs_counted_once")
+
 
 def built_in(name: str) -> Any:
     settings = preset_settings(name)
