@@ -55,38 +55,28 @@ def _reference(sweep: Sweep, asked: str | None) -> str:
 
 def _opened(grid: Any, parsed: Namespace) -> Sweep | None:
     """Check and store the sweep; None if a dry run was printed instead."""
+    from earlybird.grids import sweep as sweeps
     from earlybird.grids.grid import nodes_of
     from earlybird.grids.run_node import new_token
-    from earlybird.grids.sweep import (
-        GRID_NAME,
-        Sweep,
-        any_config,
-        check_methods,
-        grown,
-        open_sweep,
-        read_grid,
-        refuse_methods_of_file,
-        with_precision,
-    )
     from earlybird.runs.folder import RunFolder
     from earlybird.runs.prepare import network_and_data
 
     root, token = Path(parsed.out), new_token()
-    known = read_grid(root) if (root / GRID_NAME).is_file() else None
+    known = sweeps.read_grid(root) if (root / sweeps.GRID_NAME).is_file() else None
     if grid is None:  # The tables of what is there, and what is missing of it.
         if known is None:
             raise ConfigError("--methods is missing; give methods to compare, such as dense,early_bird,uniform")
-        refuse_methods_of_file(known)
-        return Sweep(root, known, token)
+        sweeps.refuse_methods_of_file(known)
+        return sweeps.Sweep(root, known, token)
     RunFolder(root)  # which refuses a path that no run may have
     nodes_of(grid)  # which refuses unknown methods before data are read
-    spec, bundle, _ = network_and_data(any_config(grid))
-    check_methods(grid, spec)
-    grid = with_precision(grid, spec, known.settings["training"]["precision"] if known else None)
+    spec, bundle, _ = network_and_data(sweeps.any_config(grid))
+    sweeps.check_methods(grid, spec)
+    grid = sweeps.with_precision(grid, spec, known.settings["training"]["precision"] if known else None)
     if parsed.dry_run:
-        _print_dry_run(Sweep(root, grown(root, grid), token), spec, bundle, parsed.workers)
+        _print_dry_run(sweeps.Sweep(root, sweeps.grown(root, grid), token), spec, bundle, parsed.workers)
         return None
-    return open_sweep(root, grid, token)
+    return sweeps.open_sweep(root, grid, token)
 
 
 def _print_dry_run(sweep: Sweep, spec: NetworkSpec, bundle: DataBundle, workers: int) -> None:
@@ -229,7 +219,6 @@ def _report_failures(sweep: Sweep, entries: Sequence[GridEntry]) -> int:
             "them again",
             file=sys.stderr,
         )
-    left = unfinished(sweep)
-    if left:
+    if left := unfinished(sweep):
         print(f"not done: {', '.join(left)}; give the same command again", file=sys.stderr)
     return 1 if failed or left or unreadable else 0

@@ -86,10 +86,7 @@ def _parser(record: dict[str, Any] | None) -> Parser:
     )  # fmt: skip
     parser.add_setting("--ticket-epoch", float | None, None, "e, when the ticket is drawn; without it bracketed")
     parser.add_setting(
-        "--method",
-        str | None,
-        None,
-        "only this method, or several, as in `compare`: dense,lottery_ticket:rounds=2",
+        "--method", str | None, None, "only this method, or several, as in `compare`: dense,lottery_ticket:rounds=2"
     )
     parser.add_setting("--policy", str | None, None, "residual policy: auto (default), inner, tie or select")
     parser.add_setting("--round-to", int | None, None, "kept widths are multiples of this; default 8")
@@ -103,19 +100,13 @@ def _parser(record: dict[str, Any] | None) -> Parser:
 
 
 def _paper(parsed: Namespace) -> int:
-    if parsed.paper not in PAPER:
-        raise ConfigError(f"--paper is {parsed.paper!r}; give one of {', '.join(PAPER)}")
+    require("--paper", parsed.paper, parsed.paper in PAPER, f"one of {', '.join(PAPER)}")
     from earlybird.paper import figure5, table2, table3
 
-    if parsed.picture is not None:
-        require("--picture", parsed.picture, parsed.paper == "figure5", "it with --paper figure5, the only one drawn")
-        require(
-            "--picture",
-            parsed.picture,
-            Path(parsed.picture).suffix in PICTURES,
-            "a file that ends in .svg, .png or .pdf",
-        )
-        print(f"drawn: {figure5.plot_figure5(parsed.picture)}", file=sys.stderr)
+    if (picture := parsed.picture) is not None:
+        require("--picture", picture, parsed.paper == "figure5", "it with --paper figure5, the only one drawn")
+        require("--picture", picture, Path(picture).suffix in PICTURES, "a file that ends in .svg, .png or .pdf")
+        print(f"drawn: {figure5.plot_figure5(picture)}", file=sys.stderr)
     recomputed = {"table3": table3, "table2": table2, "figure5": figure5}[parsed.paper].recompute()
     if parsed.json:
         print(recomputed.as_json())

@@ -55,9 +55,7 @@ def _lines(facts: dict[str, Any], run: str) -> list[str]:
     lines = [f"{run}: {_shown(facts)} measured by {facts['method']} ({facts['device']})"]
     lines.append(f"  {facts['log']['file']}: {facts['log']['columns']}")
     for name, phase in facts["phases"].items():
-        lines.append(
-            f"  {name}: {_shown(phase)}" if phase["joules"] is not None else f"  {name}: not covered by the log"
-        )
+        lines.append(f"  {name}: {'not covered by the log' if phase['joules'] is None else _shown(phase)}")
     if facts["gaps"]:
         seconds = sum(end - start for start, end in facts["gaps"])
         lines.append(f"  {len(facts['gaps'])} gaps of {seconds:.1f} s in all are in no figure")

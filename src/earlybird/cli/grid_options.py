@@ -37,10 +37,9 @@ def parse_grid(argv: Sequence[str]) -> tuple[Grid | None, Namespace]:
     plain = parsed.as_dict()
     settings = {name: dict(plain[name] or {}) for name in SECTIONS}
     del settings["training"]["seed"]  # each run has its own
-    grid = None
-    if blocks:
-        grid = Grid(settings, tuple(blocks), method_settings, tuple(_equal_cost(parsed, blocks)))
-    return grid, parsed
+    if not blocks:
+        return None, parsed
+    return Grid(settings, tuple(blocks), method_settings, tuple(_equal_cost(parsed, blocks))), parsed
 
 
 def grid_parser() -> Parser:
@@ -131,8 +130,7 @@ def _blocks_of_file(path: Path) -> list[Block]:
 
 
 def _block(plain: dict[str, Any]) -> Block:
-    unknown = set(plain) - {"methods", "ratios", "seeds"}
-    if unknown:
+    if unknown := set(plain) - {"methods", "ratios", "seeds"}:
         raise ConfigError(f"unknown key {sorted(unknown)[0]!r} in a block of --grid; legal: methods, ratios, seeds")
     methods = [str(method) for method in listed(plain.get("methods"))]
     ratios, seeds = listed(plain.get("ratios", 0.5)), listed(plain.get("seeds", 0))

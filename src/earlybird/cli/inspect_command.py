@@ -11,7 +11,7 @@ from jsonargparse import Namespace
 
 from earlybird.cli.network_options import SECTIONS, add_network, planned_network
 from earlybird.cli.options import Parser, expand_short_flags
-from earlybird.errors import ConfigError
+from earlybird.errors import require
 from earlybird.report.table import Column, Table, named_columns, print_lines, to_terminal
 
 
@@ -43,12 +43,11 @@ def _parser() -> Parser:
 
 
 def _check(parsed: Namespace) -> None:
-    if not 0 <= parsed.ratio < 1:
-        raise ConfigError(f"--ratio is {parsed.ratio}; give a number in [0, 1)")
-    if parsed.criterion not in ("bn_scale", "filter_l1"):
-        raise ConfigError(f"--criterion is {parsed.criterion!r}; give bn_scale or filter_l1 (others need gradients)")
-    if parsed.batch_size < 0 or parsed.batch_size == 1:
-        raise ConfigError(f"--batch-size is {parsed.batch_size}; give 2 or more, or 0 for no timing")
+    criterion, images = parsed.criterion, parsed.batch_size
+    require("--ratio", parsed.ratio, 0 <= parsed.ratio < 1, "a number in [0, 1)")
+    expected = "bn_scale or filter_l1 (others need gradients)"
+    require("--criterion", criterion, criterion in ("bn_scale", "filter_l1"), expected)
+    require("--batch-size", images, images == 0 or images >= 2, "2 or more, or 0 for no timing")
 
 
 def _facts(parsed: Namespace, argv: Sequence[str]) -> dict[str, Any]:
@@ -84,20 +83,13 @@ def _facts(parsed: Namespace, argv: Sequence[str]) -> dict[str, Any]:
     facts["scored_units"] = scored.num_units
     if not scored.num_units:
         return facts
-    mask = draw_mask(
-        scores,
-        parsed.ratio,
-        groups,
-        min_channels=parsed.min_channels,
-        round_to=parsed.round_to,
-    )
+    mask = draw_mask(scores, parsed.ratio, groups, min_channels=parsed.min_channels, round_to=parsed.round_to)
     small = slim(model, mask, example, groups)
     facts["realised_ratio"] = realised_ratio(mask, scored)
     facts["after"] = asdict(count_cost(small, shape))
     if parsed.batch_size:
         images = torch.randn(parsed.batch_size, *shape)
-        seconds = step_seconds({"before": model, "after": small}, images)
-        facts["step_seconds"] = seconds
+        facts["step_seconds"] = step_seconds({"before": model, "after": small}, images)
     return facts
 
 

@@ -90,12 +90,9 @@ def run_parser(command: str, description: str, method_name: str) -> Parser:
     parser.add_argument("--resolved", type=dict, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     what = f"a method ({', '.join(METHODS)}), a preset ({', '.join(PRESETS)}), pkg.mod:Class or file.py:Class"
     parser.add_setting("--method.name", str, method_name, what)
-    for section, kind in (
-        ("model", ModelConfig),
-        ("data", DataConfig),
-        ("method", method_class(method_name)),
-        ("training", TrainingSettings),
-    ):
+    method = method_class(method_name)
+    kinds = {"model": ModelConfig, "data": DataConfig, "method": method, "training": TrainingSettings}
+    for section, kind in kinds.items():
         add_section(parser, section, kind, preset_settings(method_name) if section == "method" else {})
     return parser
 
@@ -104,19 +101,18 @@ def parse_run(command: str, description: str, argv: Sequence[str], more: Any = N
     """Read flags and YAML into a `RunConfig`.
 
     Args:
-        command: name of the subcommand, for help.
-        description: what it does, for help.
+        command, description: name of the subcommand and what it does, for help.
         argv: the flags.
         more: called with the parser to add the command's own flags.
 
     Raises:
         ConfigError: a flag, key, type or value is wrong; one line with the legal values.
     """
-    argv = _with_named_method(expand_short_flags(argv))
-    parser = run_parser(command, description, _method_name(argv))
+    method_name, flags = _named_method(expand_short_flags(argv))
+    parser = run_parser(command, description, method_name)
     if more is not None:
         more(parser)
-    parsed = parser.parse_args(argv)
+    parsed = parser.parse_args(flags)
     plain = parsed.as_dict()
     sections = {name: dict(plain[name] or {}) for name in SECTIONS}
     return RunConfig.from_dict(sections), parsed
@@ -165,45 +161,25 @@ def add_section(parser: Parser, section: str, kind: Any, preset: dict[str, Any] 
         parser.add_setting(flag, types[field.name], default, field.metadata.get("help", "") + within + note)
 
 
-def _method_name(argv: Sequence[str]) -> str:
-    """Find the method's name before the flags are parsed: it decides which flags there are."""
-    name, file = value_of("--method.name", argv), value_of("--config", argv)
-    if name is None and file is not None:
-        name = _method_in_yaml(file)
-    name = EarlyBirdTraining.name if name is None else name
-    method_class(name)
-    return name
-
-
-def _with_named_method(argv: Sequence[str]) -> list[str]:
-    """Let the method of a flag win over the one of `--config`.
+def _named_method(argv: Sequence[str]) -> tuple[str, list[str]]:
+    """Name of the method, which decides what flags there are, and the flags with the method of a flag in `--config`.
 
     The file's method settings are kept if the named method has them too and no preset changes them.
     """
-    name, file = value_of("--method.name", argv), value_of("--config", argv)
-    if name is None or file is None:
-        return list(argv)
-    content = _yaml_of(file)
+    flags, name, file = list(argv), value_of("--method.name", argv), value_of("--config", argv)
+    content: Any = None if file is None else _yaml_of(file)
     theirs = content.get("method") if isinstance(content, dict) else None
-    if not isinstance(theirs, dict):
-        return list(argv)  # The parser itself says what is wrong with the file.
-    kinds = get_type_hints(method_class(name))
-    ours = {field.name for field in dataclasses.fields(method_class(name))} - set(preset_settings(name))
+    of_file = str(theirs["name"]) if isinstance(theirs, dict) and "name" in theirs else EarlyBirdTraining.name
+    kind = method_class(of_file if name is None else name)
+    if name is None or not isinstance(theirs, dict):  # The parser itself says what is wrong with the file.
+        return name or of_file, flags
+    kinds = get_type_hints(kind)
+    ours = {field.name for field in dataclasses.fields(kind)} - set(preset_settings(name))
     kept = {key: value for key, value in theirs.items() if key in ours and fits(value, kinds[key])}
-    content["method"] = {"name": name} | kept
-    text = yaml.safe_dump(content, sort_keys=False)
-    flags = list(argv)
+    text = yaml.safe_dump({**content, "method": {"name": name} | kept}, sort_keys=False)
     place = max(i for i, flag in enumerate(flags) if flag.partition("=")[0] == "--config")
     flags[place : place + (1 if "=" in flags[place] else 2)] = [f"--config={text}"]
-    return flags
-
-
-def _method_in_yaml(file: str) -> str | None:
-    content = _yaml_of(file)
-    try:
-        return str(content["method"]["name"])
-    except (KeyError, TypeError):
-        return None  # The parser itself says what is wrong with the file.
+    return name, flags
 
 
 def _yaml_of(file: str) -> Any:

@@ -81,7 +81,6 @@ def _add_ticket(parser: Parser) -> None:
 
 
 def _ticket_path(arguments: Sequence[str]) -> Path:
-    path = value_of("--ticket", arguments)
-    if not path:
+    if not (path := value_of("--ticket", arguments)):
         raise ConfigError("--ticket is missing; give the file to cut by, e.g. --ticket runs/s/ticket-p0.5.safetensors")
     return Path(path)
