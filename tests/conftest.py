@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
@@ -151,6 +153,37 @@ def tiny_settings(tiny: Path) -> Callable[..., dict[str, Any]]:
         }
 
     return settings
+
+
+@pytest.fixture(scope="session")
+def finished_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, tuple[Path, Path]]]:
+    """A folder for finished runs; settings and source -> the folder of the run and the source that it names."""
+    return tmp_path_factory.mktemp("finished"), {}
+
+
+@pytest.fixture
+def run_once(tiny: Path, finished_runs: Any) -> Callable[[dict[str, Any], Path], dict[str, Any]]:
+    """`run`, or a copy of what it left when a test of this process asked for the same of the same source."""
+    from earlybird.runs.config import RunConfig
+    from earlybird.runs.run import run
+
+    root, known = finished_runs
+
+    def once(settings: dict[str, Any], out: Path) -> dict[str, Any]:
+        key = json.dumps([settings, tiny.read_text()], sort_keys=True).replace(str(tiny), tiny.name)
+        if key not in known:
+            run(RunConfig.from_dict(settings), out, quiet=True)
+            known[key] = root / str(len(known)), tiny
+            shutil.copytree(out, known[key][0])
+        else:
+            folder, source = known[key]
+            shutil.copytree(folder, out)
+            for path in (*out.glob("*.json"), *out.glob("*.yaml")):
+                path.write_text(path.read_text().replace(str(source), str(tiny)))
+        record: dict[str, Any] = json.loads((out / "record.json").read_text())
+        return record
+
+    return once
 
 
 @pytest.fixture

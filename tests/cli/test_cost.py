@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from earlybird.cli.main import main
-from earlybird.runs.config import RunConfig
-from earlybird.runs.run import run
+
+pytestmark = pytest.mark.usefixtures("costs_counted_once")
 
 SMALL = ["cost", "--model", "vgg11", "--width", "0.125", "--epochs", "10"]
 
@@ -119,8 +119,8 @@ def test_wrong_input_is_one_line_with_the_cure(arguments, message, capsys):
 
 
 @pytest.fixture
-def finished(tiny_settings, tmp_path: Path) -> Path:
-    run(RunConfig.from_dict(tiny_settings()), tmp_path / "run", quiet=True)
+def finished(tiny_settings, tmp_path: Path, run_once) -> Path:
+    run_once(tiny_settings(), tmp_path / "run")
     return tmp_path / "run"
 
 
@@ -138,19 +138,14 @@ def test_a_runs_settings_are_the_defaults_of_its_forecast_and_the_error_is_told(
     ("more", "planned"),
     [
         ({"data": {"val_fraction": 0.2}}, "early_bird"),
-        ({"schedule": "restart"}, "early_bird_restart"),
-        ({"weights": "rewind"}, "early_bird"),
         ({"channels": "shuffled"}, "shuffled"),
-        ({"draw_at": 3}, "early_bird"),
-        ({"name": "network_slimming", "round_to": 1}, "network_slimming"),
         ({"name": "snip", "form": "channels", "round_to": 1}, "snip_channels"),
-        ({"name": "soft_filter_pruning", "round_to": 1}, "soft_filter_pruning"),
     ],
 )
-def test_the_plan_of_a_run_is_what_it_executed(tiny_settings, tmp_path: Path, tiny, capsys, more, planned):
+def test_the_plan_of_a_run_is_what_it_executed(tiny_settings, tmp_path: Path, tiny, capsys, more, planned, run_once):
     method = more.get("name", "early_bird")
     more = {key: value for key, value in more.items() if key != "name"}
-    run(RunConfig.from_dict(tiny_settings(method, **more)), tmp_path / "run", quiet=True)
+    run_once(tiny_settings(method, **more), tmp_path / "run")
     flags = [
         "cost",
         "--model",
@@ -175,15 +170,18 @@ def test_code_that_only_a_record_names_is_not_run(finished, tiny, capsys):
 
 
 @pytest.mark.parametrize(
-    ("data", "sizes"),
+    ("flags", "sizes"),
     [
-        ("--data cifar100", (50_000, [3, 32, 32], 100)),
-        ("--data cifar10 --data.train_images 1000 --data.val_fraction 0.1", (900, [3, 32, 32], 10)),
-        ("--data imagenet --data.image_size 64", (1_281_167, [3, 64, 64], 1000)),
+        ("--model vgg11 --width 0.125 --data cifar100", (50_000, [3, 32, 32], 100)),
+        (
+            "--model vgg11 --width 0.125 --data cifar10 --data.train_images 1000 --data.val_fraction 0.1",
+            (900, [3, 32, 32], 10),
+        ),
+        ("--model torchvision:resnet18 --data imagenet --data.image_size 64", (1_281_167, [3, 64, 64], 1000)),
     ],
 )
-def test_data_give_images_and_classes_of_the_plan_without_being_there(data, sizes, capsys):
-    arguments = f"cost --model torchvision:resnet18 {data} --data.root nowhere --widths uniform --ticket-epoch 9 --json"
+def test_data_give_images_and_classes_of_the_plan_without_being_there(flags, sizes, capsys):
+    arguments = f"cost {flags} --data.root nowhere --method early_bird --widths uniform --ticket-epoch 9 --json"
     facts = json.loads(said(arguments.split(), capsys))
     assert (facts["train_images"], facts["image_shape"], facts["classes"]) == sizes
 
@@ -207,8 +205,8 @@ def test_a_tickets_own_ratio_and_schedule_are_the_plans(finished, tiny, capsys):
     assert json.loads(said([*flags, "--epochs", "20", "--ticket-epoch", "3", "--json"], capsys))["epochs"] == 20
 
 
-def test_a_run_without_a_ticket_has_no_slim_widths(tiny_settings, tmp_path: Path, tiny, capsys):
-    run(RunConfig.from_dict(tiny_settings("dense")), tmp_path / "dense", quiet=True)
+def test_a_run_without_a_ticket_has_no_slim_widths(tiny_settings, tmp_path: Path, tiny, capsys, run_once):
+    run_once(tiny_settings("dense"), tmp_path / "dense")
     fails(
         ["cost", "--model", f"{tiny}:network", "--widths", str(tmp_path / "dense")],
         r"drew no ticket \(method dense\), so it has no slim widths; give the run of a ticket, or --widths uniform",

@@ -63,11 +63,11 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     ],
 )
 def test_at_ratio_0_without_penalty_it_ends_bit_for_bit_as_dense_training(
-    method, values, tiny_settings, tiny: Path, tmp_path: Path
+    method, values, tiny_settings, tiny: Path, tmp_path: Path, run_once
 ):
     # Each phase seeds dropout anew, so the bits of two phases are those of one only without it.
     tiny.write_text(tiny.read_text().replace("nn.Dropout(0.1)", "nn.Identity()"))
-    go(tiny_settings("dense"), tmp_path / "dense")
+    run_once(tiny_settings("dense"), tmp_path / "dense")
     ticket = None
     if method in ("uniform", "dense_shorter"):
         search = RunConfig.from_dict(tiny_settings(prune_ratio=0.0, penalty=0.0))

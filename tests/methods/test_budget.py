@@ -31,8 +31,10 @@ def go(settings: dict[str, Any], out: Path, **more: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("method", "share", "settings"), METHODS, ids=[f"{name}-{share}" for name, share, _ in METHODS]
 )
-def test_a_run_costs_its_budget(method: str, share: float, settings: dict[str, Any], tiny_settings, tmp_path: Path):
-    full = go(tiny_settings(method, **settings), tmp_path / "full")
+def test_a_run_costs_its_budget(
+    method: str, share: float, settings: dict[str, Any], tiny_settings, tmp_path: Path, run_once
+):
+    full = run_once(tiny_settings(method, **settings), tmp_path / "full")
     budget = round(share * recorded_training_macs(full))
     found = go(tiny_settings(method, training={"budget_macs": budget}, **settings), tmp_path / "run")
     assert abs(recorded_training_macs(found) - budget) <= 10 * found["final"]["train_macs"]  # half of a step
@@ -63,9 +65,9 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
 
 
 @pytest.mark.parametrize("steps", [4, 40])  # in the search, and in the last training
-def test_killed_anywhere_it_ends_with_the_same_bits(steps: int, tiny_settings, tmp_path: Path, monkeypatch):
+def test_killed_anywhere_it_ends_with_the_same_bits(steps: int, tiny_settings, tmp_path: Path, monkeypatch, run_once):
     settings = tiny_settings(training={"budget_macs": 170_000_000})
-    whole = go(settings, tmp_path / "whole")
+    whole = run_once(settings, tmp_path / "whole")
     with monkeypatch.context() as patch:
         stop_after(patch, steps)
         with pytest.raises(InterruptedError):
@@ -99,11 +101,11 @@ class Own:
 
 
 def test_a_kill_does_not_change_the_end_of_a_method_that_searches_in_the_phase_of_its_training(
-    tiny_settings, tmp_path: Path, monkeypatch
+    tiny_settings, tmp_path: Path, monkeypatch, run_once
 ):
     (tmp_path / "own.py").write_text(OWN_METHOD)
     settings = tiny_settings(f"{tmp_path / 'own.py'}:Own", training={"budget_macs": 60_000_000})
-    whole = go(settings, tmp_path / "whole")
+    whole = run_once(settings, tmp_path / "whole")
     with monkeypatch.context() as patch, pytest.raises(InterruptedError):
         stop_after(patch, 3)
         go(settings, tmp_path / "killed")
@@ -112,8 +114,8 @@ def test_a_kill_does_not_change_the_end_of_a_method_that_searches_in_the_phase_o
     assert killed["test"] == whole["test"]
 
 
-def test_a_budget_that_the_search_has_spent_trains_one_step_and_says_so(tiny_settings, tmp_path: Path):
-    full = go(tiny_settings(), tmp_path / "full")
+def test_a_budget_that_the_search_has_spent_trains_one_step_and_says_so(tiny_settings, tmp_path: Path, run_once):
+    full = run_once(tiny_settings(), tmp_path / "full")
     searched = full["cost"]["phases"]["search"]["macs"]
     found = go(tiny_settings(training={"budget_macs": searched // 2}), tmp_path / "run")
     assert found["cost"]["phases"]["retrain"]["images"] == 20

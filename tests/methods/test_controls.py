@@ -135,9 +135,9 @@ def macs_at(a: int, b: int) -> int:
 
 
 def test_scratch_longer_trains_new_weights_of_the_tickets_shape_for_the_dense_cost(
-    tiny_settings, ticket, early_bird, tmp_path: Path
+    tiny_settings, ticket, early_bird, tmp_path: Path, run_once
 ):
-    dense = go(tiny_settings("dense"), tmp_path / "dense")
+    dense = run_once(tiny_settings("dense"), tmp_path / "dense")
     record = go(tiny_settings("scratch_longer"), tmp_path / "run", ticket=ticket)
     assert record["layers"] == early_bird["layers"]
     assert training_macs(record) == pytest.approx(training_macs(dense), abs=20 * record["final"]["train_macs"])
@@ -238,8 +238,8 @@ def test_a_tolerance_out_of_range_names_itself():
 
 
 @pytest.mark.parametrize("method", ["early_bird", "uniform", "scratch_longer", "dense_shorter"])
-def test_a_ticket_that_no_early_bird_search_drew_is_refused(method, tiny_settings, tmp_path: Path):
-    go(tiny_settings("snip", form="channels", round_to=1), tmp_path / "snip")
+def test_a_ticket_that_no_early_bird_search_drew_is_refused(method, tiny_settings, tmp_path: Path, run_once):
+    run_once(tiny_settings("snip", form="channels", round_to=1), tmp_path / "snip")
     with pytest.raises(TicketError, match=f"the ticket was left by snip; {method} takes one of an Early-Bird search"):
         go(tiny_settings(method), tmp_path / "run", ticket=tmp_path / "snip" / "ticket.safetensors")
 
@@ -256,10 +256,10 @@ def test_a_ticket_of_the_last_draw_that_goes_on_says_that_nothing_was_trained(ti
     assert flag not in again["flags"] and again["cost"]["phases"]["retrain"]["images"] == 12 * 90
 
 
-def test_with_validation_the_budgets_are_still_what_was_executed(tiny_settings, tiny: Path, tmp_path: Path):
+def test_with_validation_the_budgets_are_still_what_was_executed(tiny_settings, tiny: Path, tmp_path: Path, run_once):
     tiny.write_text(tiny.read_text().replace("split(90, 0), None,", "split(90, 0), split(20, 2),"))
-    dense = go(tiny_settings("dense"), tmp_path / "dense")
-    whole = go(tiny_settings(), tmp_path / "whole")
+    dense = run_once(tiny_settings("dense"), tmp_path / "dense")
+    whole = run_once(tiny_settings(), tmp_path / "whole")
     ticket = tmp_path / "whole" / "ticket.safetensors"
     early_bird = go(tiny_settings(), tmp_path / "early_bird", ticket=ticket)
     assert training_macs(early_bird) == training_macs(whole)

@@ -50,9 +50,9 @@ def starts(monkeypatch) -> list[tuple[Candidate, dict[str, Tensor], Any]]:
 
 
 def test_the_largest_trained_weights_are_kept_and_start_from_where_they_had_started(
-    tiny_settings, tmp_path: Path, starts
+    tiny_settings, tmp_path: Path, starts, run_once
 ):
-    go(tiny_settings("dense"), tmp_path / "dense")
+    run_once(tiny_settings("dense"), tmp_path / "dense")
     trained = weights(tmp_path / "dense")
     record = go(tiny_settings("lottery_ticket", prune_ratio=0.6), tmp_path / "run")
     mask = mask_of(tmp_path / "run")
@@ -149,9 +149,9 @@ def test_the_last_round_ends_at_the_ratio_that_was_asked_for(ratio, rounds):
     assert kept == pytest.approx([(1 - ratio) ** (1 / rounds)] * rounds)
 
 
-def test_a_finished_dense_run_stands_for_the_first_training_and_is_charged(tiny_settings, tmp_path: Path):
-    dense = go(tiny_settings("dense"), tmp_path / "dense")
-    alone = go(tiny_settings("lottery_ticket"), tmp_path / "alone")
+def test_a_finished_dense_run_stands_for_the_first_training_and_is_charged(tiny_settings, tmp_path: Path, run_once):
+    dense = run_once(tiny_settings("dense"), tmp_path / "dense")
+    alone = run_once(tiny_settings("lottery_ticket"), tmp_path / "alone")
     shared = go(tiny_settings("lottery_ticket"), tmp_path / "shared", dense_run=tmp_path / "dense")
     assert all(torch.equal(weights(tmp_path / "alone")[n], v) for n, v in weights(tmp_path / "shared").items())
     for key in ("images", "macs", "paper_flops"):
@@ -160,8 +160,8 @@ def test_a_finished_dense_run_stands_for_the_first_training_and_is_charged(tiny_
     assert [row["train_loss"] for row in shared["metrics"]] == [row["train_loss"] for row in alone["metrics"]]
 
 
-def test_a_dense_run_serves_a_run_with_a_budget_and_not_the_other_way_round(tiny_settings, tmp_path: Path):
-    macs = go(tiny_settings("dense"), tmp_path / "dense")["cost"]["phases"]["train"]["macs"]
+def test_a_dense_run_serves_a_run_with_a_budget_and_not_the_other_way_round(tiny_settings, tmp_path: Path, run_once):
+    macs = run_once(tiny_settings("dense"), tmp_path / "dense")["cost"]["phases"]["train"]["macs"]
     budget = {"budget_macs": 1.5 * macs}
     found = go(tiny_settings("lottery_ticket", training=budget), tmp_path / "run", dense_run=tmp_path / "dense")
     assert found["cost"]["phases"]["retrain"]["macs"] == pytest.approx(0.5 * macs, rel=0.03)
@@ -193,22 +193,22 @@ def test_a_dense_run_of_an_older_version_lacks_younger_settings_and_serves(tiny_
     ],
 )
 def test_a_dense_run_of_another_training_or_for_another_method_is_refused(
-    tiny_settings, tmp_path: Path, change, method, error, message
+    tiny_settings, tmp_path: Path, change, method, error, message, run_once
 ):
-    go(tiny_settings("dense"), tmp_path / "dense")
+    run_once(tiny_settings("dense"), tmp_path / "dense")
     with pytest.raises(error, match=message):
         go(tiny_settings(method, training=change), tmp_path / "run", dense_run=tmp_path / "dense")
     assert not (tmp_path / "run").exists()
 
 
-def test_what_is_no_dense_run_is_refused(tiny_settings, tmp_path: Path):
-    go(tiny_settings("snip"), tmp_path / "snip")
+def test_what_is_no_dense_run_is_refused(tiny_settings, tmp_path: Path, run_once):
+    run_once(tiny_settings("snip"), tmp_path / "snip")
     with pytest.raises(MethodError, match="is one of method snip; give a run of method dense"):
         go(tiny_settings("lottery_ticket"), tmp_path / "run", dense_run=tmp_path / "snip")
     with pytest.raises(RunFolderError, match="no finished run in"):
         go(tiny_settings("lottery_ticket"), tmp_path / "run", dense_run=tmp_path / "nothing")
     with pytest.raises(MethodError, match="as it is set, cannot start from a dense run"):
-        go(tiny_settings("dense"), tmp_path / "dense")
+        run_once(tiny_settings("dense"), tmp_path / "dense")
         go(tiny_settings("lottery_ticket", rewind_epoch=1), tmp_path / "run", dense_run=tmp_path / "dense")
 
 
@@ -245,8 +245,8 @@ def test_an_epoch_past_the_end_is_refused_before_any_training(tiny_settings, tmp
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_goes_on_when_the_dense_run_it_started_from_is_gone(tiny_settings, tmp_path: Path, monkeypatch):
-    go(tiny_settings("dense"), tmp_path / "dense")
+def test_a_run_goes_on_when_the_dense_run_it_started_from_is_gone(tiny_settings, tmp_path: Path, monkeypatch, run_once):
+    run_once(tiny_settings("dense"), tmp_path / "dense")
     settings = tiny_settings("lottery_ticket", rounds=2)
     whole = go(settings, tmp_path / "whole", dense_run=tmp_path / "dense")
     count, original = [0], loop._train_step

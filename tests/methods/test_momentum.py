@@ -39,9 +39,9 @@ def no_dropout(tiny: Path) -> None:
 
 @pytest.mark.usefixtures("no_dropout")
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_with_nothing_removed_the_run_ends_as_dense_training_does(tiny_settings, tmp_path: Path):
+def test_with_nothing_removed_the_run_ends_as_dense_training_does(tiny_settings, tmp_path: Path, run_once):
     settings = {"prune_ratio": 0.0, "penalty": 0.0}
-    go(tiny_settings("dense"), tmp_path / "dense")
+    run_once(tiny_settings("dense"), tmp_path / "dense")
     record = go(tiny_settings(carry_momentum=True, **settings), tmp_path / "carried")
     go(tiny_settings(**settings), tmp_path / "fresh")
     assert 0 < record["cost"]["phases"]["retrain"]["images"] < 12 * 90
@@ -66,9 +66,9 @@ def test_momentum_is_cut_like_the_weights(tiny_settings, tmp_path: Path, monkeyp
     assert set(found[0].momentum) == {name for name, _ in found[0].model.named_parameters()}
 
 
-def test_a_killed_retrain_goes_on_with_it(tiny_settings, tmp_path: Path, monkeypatch):
+def test_a_killed_retrain_goes_on_with_it(tiny_settings, tmp_path: Path, monkeypatch, run_once):
     settings = tiny_settings(carry_momentum=True)
-    go(settings, tmp_path / "whole")
+    run_once(settings, tmp_path / "whole")
     original = loop._train_step
 
     def die(state: Any, x: torch.Tensor, y: torch.Tensor) -> None:
@@ -84,9 +84,9 @@ def test_a_killed_retrain_goes_on_with_it(tiny_settings, tmp_path: Path, monkeyp
     assert same(weights(tmp_path / "killed"), weights(tmp_path / "whole"))
 
 
-def test_it_travels_with_the_ticket_of_a_search(tiny_settings, tmp_path: Path):
+def test_it_travels_with_the_ticket_of_a_search(tiny_settings, tmp_path: Path, run_once):
     settings = tiny_settings(carry_momentum=True)
-    go(settings, tmp_path / "whole")
+    run_once(settings, tmp_path / "whole")
     paths = run_search(RunConfig.from_dict(settings), requests_of([0.5, 0.3]), tmp_path / "search", quiet=True)
     go(settings, tmp_path / "retrain", ticket=paths[TicketRequest(0.5)])
     assert same(weights(tmp_path / "retrain"), weights(tmp_path / "whole"))

@@ -289,10 +289,10 @@ def test_the_rescaled_layer_gives_more_of_what_it_gave_than_the_cut_alone(tiny_s
 
 @pytest.mark.usefixtures("chain")
 def test_killed_in_the_dense_training_or_while_fine_tuning_it_ends_with_the_same_bits(
-    tiny_settings, tmp_path: Path, monkeypatch
+    tiny_settings, tmp_path: Path, monkeypatch, run_once
 ):
     settings = tiny_settings("thinet", round_to=1, finetune_steps=4, training={"checkpoint_every": 1})
-    whole = go(settings, tmp_path / "whole")
+    whole = run_once(settings, tmp_path / "whole")
     original = loop._train_step
     for steps in (30, 61, 63):
         count = [0]
@@ -314,10 +314,10 @@ def test_killed_in_the_dense_training_or_while_fine_tuning_it_ends_with_the_same
 
 
 @pytest.mark.usefixtures("chain")
-def test_a_finished_dense_run_stands_for_the_first_training(tiny_settings, tmp_path: Path):
+def test_a_finished_dense_run_stands_for_the_first_training(tiny_settings, tmp_path: Path, run_once):
     settings = tiny_settings("thinet", round_to=1, finetune_steps=2)
-    go(tiny_settings("dense"), tmp_path / "dense")
-    alone = go(settings, tmp_path / "alone")
+    run_once(tiny_settings("dense"), tmp_path / "dense")
+    alone = run_once(settings, tmp_path / "alone")
     shared = go(settings, tmp_path / "shared", dense_run=tmp_path / "dense")
     one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("alone", "shared"))
     assert all(torch.equal(one[name], other[name]) for name in one)

@@ -76,8 +76,8 @@ def test_an_early_bird_run_cuts_and_records_everything(tiny_settings, tmp_path: 
         assert len(scales["steps"]) == ticket["draw"]
 
 
-def test_a_dense_run_has_one_phase_and_no_ticket(tiny_settings, tmp_path: Path):
-    record = go(tiny_settings("dense"), tmp_path / "run")
+def test_a_dense_run_has_one_phase_and_no_ticket(tiny_settings, tmp_path: Path, run_once):
+    record = run_once(tiny_settings("dense"), tmp_path / "run")
     assert record["ticket"] is None
     assert record["layers"] == []
     assert list(record["cost"]["phases"]) == ["train", "evaluate"]
@@ -91,9 +91,9 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(tiny_settings, t
 
 
 @pytest.mark.parametrize("steps", [1, 4, 9, 30, 59])
-def test_killed_anywhere_it_ends_with_the_same_bits(tiny_settings, tmp_path: Path, monkeypatch, steps: int):
+def test_killed_anywhere_it_ends_with_the_same_bits(tiny_settings, tmp_path: Path, monkeypatch, steps: int, run_once):
     settings = tiny_settings(training={"checkpoint_every": 2})
-    whole = go(settings, tmp_path / "whole")
+    whole = run_once(settings, tmp_path / "whole")
     with monkeypatch.context() as patch:
         kill_after(patch, steps)
         with pytest.raises(Killed):
@@ -105,8 +105,8 @@ def test_killed_anywhere_it_ends_with_the_same_bits(tiny_settings, tmp_path: Pat
     assert [r["train_loss"] for r in record["metrics"]] == [r["train_loss"] for r in whole["metrics"]]
 
 
-def test_killed_between_the_ticket_and_the_first_slim_checkpoint(tiny_settings, tmp_path: Path, monkeypatch):
-    go(tiny_settings(), tmp_path / "whole")
+def test_killed_between_the_ticket_and_the_first_slim_checkpoint(tiny_settings, tmp_path: Path, monkeypatch, run_once):
+    run_once(tiny_settings(), tmp_path / "whole")
     with monkeypatch.context() as patch:
         patch.setattr(retrain, "slim", lambda *a: (_ for _ in ()).throw(Killed()))
         with pytest.raises(Killed):
@@ -116,8 +116,8 @@ def test_killed_between_the_ticket_and_the_first_slim_checkpoint(tiny_settings, 
     assert digest(tmp_path / "killed") == digest(tmp_path / "whole")
 
 
-def test_killed_in_the_evaluation(tiny_settings, tmp_path: Path, monkeypatch):
-    go(tiny_settings(), tmp_path / "whole")
+def test_killed_in_the_evaluation(tiny_settings, tmp_path: Path, monkeypatch, run_once):
+    run_once(tiny_settings(), tmp_path / "whole")
     with monkeypatch.context() as patch:
         patch.setattr(pipeline, "evaluate", lambda *a: (_ for _ in ()).throw(Killed()))
         with pytest.raises(Killed):
@@ -190,15 +190,15 @@ def test_the_small_network_starts_at_the_masked_networks_loss(tiny_settings, tmp
     assert small == pytest.approx(reference, rel=1e-5)
 
 
-def test_a_finished_run_is_returned_untouched(tiny_settings, tmp_path: Path):
-    record = go(tiny_settings("dense"), tmp_path / "run")
+def test_a_finished_run_is_returned_untouched(tiny_settings, tmp_path: Path, run_once):
+    record = run_once(tiny_settings("dense"), tmp_path / "run")
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").iterdir()}
     assert go(tiny_settings("dense"), tmp_path / "run") == record
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "run").iterdir()} == before
 
 
-def test_another_configuration_is_refused_with_a_diff(tiny_settings, tmp_path: Path):
-    go(tiny_settings("dense"), tmp_path / "run")
+def test_another_configuration_is_refused_with_a_diff(tiny_settings, tmp_path: Path, run_once):
+    run_once(tiny_settings("dense"), tmp_path / "run")
     before = {p: p.read_bytes() for p in (tmp_path / "run").iterdir()}
     for force in (False, True):  # A finished run leaves nothing to go on with, so there is nothing to force.
         with pytest.raises(RunFolderError, match=r"finished run .*training\.lr: 0\.05 -> 0\.01\); give another --out"):
@@ -248,8 +248,8 @@ def test_a_ticket_of_another_schedule_or_network_is_refused(tiny_settings, tmp_p
         go(other, tmp_path / "b", ticket=ticket)
 
 
-def test_evaluate_repeats_the_recorded_accuracy_from_the_files_alone(tiny, tiny_settings, tmp_path: Path):
-    record = go(tiny_settings(), tmp_path / "run")
+def test_evaluate_repeats_the_recorded_accuracy_from_the_files_alone(tiny, tiny_settings, tmp_path: Path, run_once):
+    record = run_once(tiny_settings(), tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints", ignore_errors=True)
     (tmp_path / "run" / "ticket.safetensors").unlink()
     result = run_evaluation(tmp_path / "run", trusted=[f"{tiny}:network", f"{tiny}:data"])

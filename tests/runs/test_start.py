@@ -59,11 +59,11 @@ def terminate() -> None:
 
 @pytest.mark.parametrize(("step", "checkpoint_every"), [(0, 0), (5, 3), (6, 0), (20, 3), (59, 0)])
 def test_sigterm_saves_at_the_very_step_and_the_same_call_ends_with_the_same_bits(
-    tiny_settings, tmp_path: Path, monkeypatch, step: int, checkpoint_every: int
+    tiny_settings, tmp_path: Path, monkeypatch, step: int, checkpoint_every: int, run_once
 ):
     """In the search, at the ticket, in the retrain, and in the last step."""
     settings = tiny_settings(training={"checkpoint_every": checkpoint_every})
-    whole = go(settings, tmp_path / "whole")
+    whole = run_once(settings, tmp_path / "whole")
     assert whole["ticket"]["step"] == 7
     with monkeypatch.context() as patch:
         at_step(patch, step, terminate)
@@ -144,9 +144,9 @@ def test_what_a_killed_first_write_left_does_not_close_the_folder(tiny_settings,
     assert not list(out.glob(".*.tmp-*"))
 
 
-def test_a_run_killed_in_its_very_first_checkpoint_starts_again(tiny_settings, tmp_path: Path, monkeypatch):
+def test_a_run_killed_in_its_very_first_checkpoint_starts_again(tiny_settings, tmp_path: Path, monkeypatch, run_once):
     settings = tiny_settings("dense", training={"epochs": 2})
-    go(settings, tmp_path / "whole")
+    run_once(settings, tmp_path / "whole")
     with monkeypatch.context() as patch:
         at_step(patch, 0, kill)
         with pytest.raises(Killed):
@@ -157,9 +157,9 @@ def test_a_run_killed_in_its_very_first_checkpoint_starts_again(tiny_settings, t
     assert digest(tmp_path / "run") == digest(tmp_path / "whole")
 
 
-def test_a_damaged_newest_checkpoint_costs_steps_and_not_bits(tiny_settings, tmp_path: Path, monkeypatch):
+def test_a_damaged_newest_checkpoint_costs_steps_and_not_bits(tiny_settings, tmp_path: Path, monkeypatch, run_once):
     settings = tiny_settings("dense", training={"epochs": 3, "checkpoint_every": 2})
-    go(settings, tmp_path / "whole")
+    run_once(settings, tmp_path / "whole")
     with monkeypatch.context() as patch:
         at_step(patch, 9, kill)
         with pytest.raises(Killed):

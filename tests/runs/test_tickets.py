@@ -46,9 +46,9 @@ def digest(folder: Path) -> str:
     return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
 
 
-def test_what_is_rewound_to_travels_with_the_ticket(tiny_settings, tmp_path: Path):
+def test_what_is_rewound_to_travels_with_the_ticket(tiny_settings, tmp_path: Path, run_once):
     settings = tiny_settings(weights="rewind", rewind_epoch=1, clock="epochs")
-    whole = go(settings, tmp_path / "whole")
+    whole = run_once(settings, tmp_path / "whole")
     (ticket,) = seek(settings, [0.5], tmp_path / "search").values()
     record = go(settings, tmp_path / "retrain", ticket=ticket)
     assert digest(tmp_path / "retrain") == digest(tmp_path / "whole")
