@@ -273,9 +273,9 @@ def test_the_rescaled_layer_gives_more_of_what_it_gave_than_the_cut_alone(tiny_s
     outputs: list[list[Tensor]] = []
     original, cut = thinet._choose, thinet._cut
 
-    def spy(method: Any, task: Any, model: nn.Module, layer: Any, number: int, floors: Any) -> Tensor:
+    def spy(method: Any, task: Any, model: nn.Module, layer: Any, *rest: Any) -> Tensor:
         dense = copy.deepcopy(model)
-        removed = original(method, task, model, layer, number, floors)
+        removed = original(method, task, model, layer, *rest)
         x, _ = next(iter(task.session.train.epoch(3)))
         plain, rescaled = (cut(method, task, net, layer.reader, removed) for net in (dense, model))
         outputs.append([output_of(net, layer.reader, x) for net in (dense, plain, rescaled)])

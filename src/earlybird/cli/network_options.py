@@ -34,7 +34,6 @@ def planned_network(
     Data of a finished run are taken as its record counts them, CIFAR and ImageNet as published; others are read.
 
     Args:
-        parsed: what a parser with `add_network` gave.
         argv: its arguments; a run's record may not name code that they do not.
         record: of the finished run whose settings were the defaults.
 

@@ -144,10 +144,8 @@ def remove_lowest(ranking: Ranking, target: int, min_channels: int) -> np.ndarra
 
 
 def _all_floors_hold(ranking: Ranking, removed: np.ndarray, min_channels: int) -> bool:
-    units, layers = ranking.groups.memberships
-    widths = ranking.groups.layer_widths
-    lost = np.bincount(layers[removed[units]], minlength=widths.size)
-    return bool(((lost == 0) | (widths - lost >= min_channels)).all())
+    left = ranking.groups.channels_left(~removed)
+    return bool(((left == ranking.groups.layer_widths) | (left >= min_channels)).all())
 
 
 def _one_by_one(ranking: Ranking, target: int, min_channels: int) -> np.ndarray:
@@ -173,8 +171,6 @@ def snap_widths(keep: np.ndarray, ranking: Ranking, *, round_to: int, min_channe
 
     Args:
         keep: bool `[N]`, the units kept so far.
-        ranking: the units in order.
-        round_to: the multiple, > 1.
         min_channels: floor per layer; a block is never snapped below it.
     """
     snapped = np.zeros_like(keep)

@@ -49,9 +49,8 @@ class ChannelGroups:
     reader_unit_of: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "unit_of", _checked_units(self.unit_of))
-        object.__setattr__(self, "producer_unit_of", _checked_units(self.producer_unit_of))
-        object.__setattr__(self, "reader_unit_of", _checked_units(self.reader_unit_of))
+        for field_name in ("unit_of", "producer_unit_of", "reader_unit_of"):
+            object.__setattr__(self, field_name, _checked_units(getattr(self, field_name)))
         object.__setattr__(self, "protected", {name: dict(reasons) for name, reasons in self.protected.items()})
         if (np.bincount(self.flat_units + 1)[1:] == 0).any():
             raise MaskError("unit indices of the channel groups must run from 0 without gaps")
@@ -85,6 +84,12 @@ class ChannelGroups:
         units = np.concatenate([empty, *(units.numpy() for units in self._units_of_layers())])
         layers = np.repeat(np.arange(self.layer_widths.size), self.layer_widths)
         return units[units >= 0], layers[units >= 0]
+
+    def channels_left(self, keep: np.ndarray) -> np.ndarray:
+        """Int64 `[layers]`: channels of each layer, as in `layer_widths`, under `keep`, bool `[num_units]`."""
+        units, layers = self.memberships
+        left: np.ndarray = self.layer_widths - np.bincount(layers[~keep[units]], minlength=self.layer_widths.size)
+        return left
 
     @cached_property
     def layers_of(self) -> list[tuple[int, ...]]:

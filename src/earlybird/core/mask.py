@@ -105,10 +105,7 @@ def check_same_layers(a: ChannelMask, b: ChannelMask) -> None:
     """Raise `MaskError` unless both masks name the same layers with the same widths."""
     widths_a, widths_b = a.widths(), b.widths()
     for name in [*widths_a, *widths_b]:
-        left, right = _width(widths_a.get(name)), _width(widths_b.get(name))
+        counts = widths_a.get(name), widths_b.get(name)
+        left, right = ("absent" if count is None else f"{count} channels" for count in counts)
         if left != right:
             raise MaskError(f"masks differ at layer {name!r}: {left} against {right}; compare masks of one network")
-
-
-def _width(channels: int | None) -> str:
-    return "absent" if channels is None else f"{channels} channels"

@@ -72,8 +72,6 @@ def count_cost(model: nn.Module, input_shape: tuple[int, ...], precision: str = 
     with a batch of two, since BatchNorm refuses one value per channel, and halved.
 
     Args:
-        model: any network.
-        input_shape: one image, without a batch dimension.
         precision: of a run: "fp32", or "bf16", where autocast gives float32 operands of products 16 bits.
 
     Example:

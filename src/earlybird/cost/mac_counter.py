@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache
-from types import TracebackType
 from typing import Any, Self
 
 import torch
@@ -75,11 +74,9 @@ class MacCounter:
         self._flops.__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._flops.__exit__(kind, error, trace)
-        self._seen.__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
+    def __exit__(self, *error: Any) -> None:
+        self._flops.__exit__(*error)
+        self._seen.__exit__(*error)  # type: ignore[no-untyped-call]
 
     def _watched(self, operation: Any, formula: Callable[..., int]) -> Callable[..., int]:
         first = 1 if operation in _BIAS_FIRST else 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from types import TracebackType
 from typing import Self
 
 import torch
@@ -27,8 +26,6 @@ class PhaseMeter:
 
     Args:
         phase: one of `PHASES`.
-        device: where the work is done.
-        counter: measures energy; by default none does.
 
     Raises:
         ConfigError: an unknown phase, or the meter is entered twice without being left.
@@ -60,9 +57,7 @@ class PhaseMeter:
         self._spans.append((now, now))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._read()
         self._counter.stop()
         self._started = None

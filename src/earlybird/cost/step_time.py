@@ -55,7 +55,6 @@ class TrainingStep:
     Args:
         model: in train mode, on the device of the images.
         images: `[n, c, h, w]`.
-        autocast: makes the context of the forward pass.
     """
 
     def __init__(

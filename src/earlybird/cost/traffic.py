@@ -61,7 +61,6 @@ def count_traffic(model: nn.Module, input_shape: tuple[int, ...], precision: str
 
     Args:
         model: any network; left as it is, and no tensor of its size is made.
-        input_shape: one image, without a batch dimension.
         precision: "fp32", or "bf16" for autocast around the forward pass.
 
     Raises:

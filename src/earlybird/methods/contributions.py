@@ -25,13 +25,11 @@ def contributions(
     The network runs in eval mode and is left as found.
 
     Args:
-        model: the network.
         reader: path of a `Conv2d` without groups, or of a `Linear`.
         place_of_input: int64 `[in channels]`, the unit (0-based) of each input of the reader, or -1 for inputs that
             stay, which are left out of the rows.
         batches: images float32 `[b, c, h, w]` and labels.
         locations: pairs of output channel and position to sample in each image.
-        rng: draws them.
     """
     module = model.get_submodule(reader)
     sample = _sampled_conv if isinstance(module, nn.Conv2d) else _sampled_linear

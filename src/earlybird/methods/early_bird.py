@@ -103,7 +103,6 @@ def draw_tickets(
 
     Args:
         requests: the tickets to leave; the ratio and draw of `method` itself are not looked at.
-        resume: a checkpoint of this search to go on from.
         end_step: where training ends if something never fires; by default with the schedule.
 
     Returns:

@@ -30,9 +30,6 @@ class SearchHooks(Hooks):
     """Penalises, draws, and ends the phase when every ratio has its ticket.
 
     Args:
-        method: the hyperparameters.
-        detector: watches one ratio or several.
-        clock: when to draw and how strong the penalty is.
         max_steps: no draws and no penalty after this many steps.
         folder: tickets are saved here the moment they are drawn; a kill loses none.
         requests: the tickets to leave; the detector watches all their ratios.

@@ -71,7 +71,6 @@ def sensitivities(
     auxiliary head, are not scored. The network is left as found.
 
     Args:
-        model: any network.
         batches: float32 `[b, c, h, w]` and int64 `[b]`.
         micro_batches: parts of each batch, to save memory; they change nothing.
 

@@ -4,10 +4,8 @@ He et al. 2018. It trains once. In each layer the same share of filters is zeroe
 behind a zeroed filter still shifts it; when the training is over scale and shift go with the filter, which changes what
 the network computes, so it is evaluated before and after.
 
-The authors' code zeroes before the first epoch too, and there a zero filter in front of BatchNorm and ReLU never gets a
-gradient: its output is the shift, 0, where ReLU is flat. So these filters stay zero. As the paper is written
-(`zero_at_start` false) they grow back, and BatchNorm multiplies the gradient of a filter without variance by 1 /
-sqrt(eps) = 316: here that broke the training (docs/decisions.md).
+The authors' code zeroes before the first epoch too, and such filters stay zero; as the paper is written
+(`zero_at_start` false) they grow back, which can break the training (docs/decisions.md, docs/log.md).
 """
 
 from __future__ import annotations

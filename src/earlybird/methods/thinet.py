@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -108,11 +107,8 @@ def _planned_cuts(
     layers, keep = prunable_layers(network, groups, example), torch.ones(groups.num_units, dtype=torch.bool)
     masks: dict[int, Tensor] = {}
     for number, layer in enumerate(layers, 1):
-        width = len(layer.units)
-        count = width - kept_count(width, method.prune_ratio, method.min_channels, method.round_to)
-        floors = _Floors(groups, keep, method.min_channels)
-        alike = torch.zeros(1, width, dtype=torch.float64)
-        removed = removed_greedily(alike, count, floors.of(layer.units), floors.spare)
+        alike, count = torch.zeros(1, len(layer.units), dtype=torch.float64), _count_to_remove(method, layer)
+        removed = _removed_within_floors(method, alike, count, layer, groups, keep)
         if count and bool(removed.any()):
             keep[layer.units[removed]] = False
             masks[number] = keep.clone()
@@ -146,7 +142,7 @@ def cut_layers(method: ThiNet, task: Task, dense: nn.Module | None, resume: dict
         _finetune(method, task, model, done, keep, resume)
     assert model is not None
     for number in range(done, len(layers)):
-        removed = _choose(method, task, model, layers[number], number, _Floors(groups, keep, method.min_channels))
+        removed = _choose(method, task, model, layers[number], number, groups, keep)
         if bool(removed.any()):
             keep[layers[number].units[removed]] = False
             model = _cut(method, task, model, layers[number].reader, removed)
@@ -174,27 +170,27 @@ def kept_count(width: int, prune_ratio: float, min_channels: int = 1, round_to: 
     return nearest_count(kept, width, round_to, min_channels)
 
 
-class _Floors:
-    """Channels that each layer that makes or norms units can still lose.
+def _removed_within_floors(
+    method: ThiNet, parts: Tensor, count: int, layer: ReadLayer, groups: ChannelGroups, keep: Tensor
+) -> Tensor:
+    """The layer's units to remove by their parts; every layer that makes or norms them keeps its least channels.
 
     Behind a concatenation a reader has units of several convolutions, of which one might lose all.
     """
-
-    def __init__(self, groups: ChannelGroups, keep: Tensor, min_channels: int) -> None:
-        self.layers_of = groups.layers_of
-        units, layers = groups.memberships
-        lost = np.bincount(layers[~keep.numpy()[units]], minlength=groups.layer_widths.size)
-        self.spare = groups.layer_widths - lost - min_channels
-
-    def of(self, units: Tensor) -> list[tuple[int, ...]]:
-        """The layers of each unit, once for each of its channels there."""
-        return [self.layers_of[unit] for unit in units.tolist()]
+    layers_of = [groups.layers_of[unit] for unit in layer.units.tolist()]
+    return removed_greedily(parts, count, layers_of, groups.channels_left(keep.numpy()) - method.min_channels)
 
 
-def _choose(method: ThiNet, task: Task, model: nn.Module, layer: ReadLayer, number: int, floors: _Floors) -> Tensor:
+def _count_to_remove(method: ThiNet, layer: ReadLayer) -> int:
+    width = len(layer.units)
+    return width - kept_count(width, method.prune_ratio, method.min_channels, method.round_to)
+
+
+def _choose(
+    method: ThiNet, task: Task, model: nn.Module, layer: ReadLayer, number: int, groups: ChannelGroups, keep: Tensor
+) -> Tensor:
     """The layer's units to remove, bool `[units]`; the reader's weights of the others are rescaled in place."""
-    session, width = task.session, len(layer.units)
-    count = width - kept_count(width, method.prune_ratio, method.min_channels, method.round_to)
+    session, width, count = task.session, len(layer.units), _count_to_remove(method, layer)
     if not count:
         return torch.zeros(width, dtype=torch.bool)
     place = layer.place_of_input
@@ -202,7 +198,7 @@ def _choose(method: ThiNet, task: Task, model: nn.Module, layer: ReadLayer, numb
     batches = task.sample(min(method.images_per_class * task.classes, session.train.num_samples))
     with session.meter("search") as meter:
         parts = contributions(model, layer.reader, place, batches.epoch(0), method.locations, rng)
-        removed = removed_greedily(parts, count, floors.of(layer.units), floors.spare)
+        removed = _removed_within_floors(method, parts, count, layer, groups, keep)
         factors = torch.ones(width, dtype=torch.float64)
         factors[~removed] = least_squares_weights(parts, ~removed)
         _rescale_(model.get_submodule(layer.reader), factors, place)
@@ -281,7 +277,6 @@ def prunable_layers(model: nn.Module, groups: ChannelGroups, example_input: Tens
 
     Args:
         model: the network; it is left as found.
-        groups: its units.
         example_input: images to run it on in eval mode, as sampling does.
 
     Raises:

@@ -63,8 +63,6 @@ def uniform_mask(
     come within `tolerance` of the target.
 
     Args:
-        groups: what may be cut.
-        target: MACs of one image.
         macs: MACs of one image under a mask.
         like: the ticket, for its floor and rounding.
         tolerance: relative difference in MACs that is near enough.

@@ -23,7 +23,6 @@ class Dense(MethodSettings):
     """Train the unpruned network for the whole schedule."""
 
     name: ClassVar[str] = "dense"
-    module: ClassVar[str] = "earlybird.methods.dense"
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,6 @@ class Uniform(MatchedToCost):
     """
 
     name: ClassVar[str] = "uniform"
-    module: ClassVar[str] = "earlybird.methods.uniform"
 
     tolerance: float = setting(
         0.01, "how near to the ticket's MACs: widths are rounded as its were, or finer until they come so", "(0, 1)"
@@ -89,7 +87,6 @@ class ScratchLonger(MatchedToTicket):
     """
 
     name: ClassVar[str] = "scratch_longer"
-    module: ClassVar[str] = "earlybird.methods.scratch_longer"
 
 
 @dataclass(frozen=True)
@@ -97,4 +94,3 @@ class DenseShorter(MatchedToCost):
     """Train the unpruned network by a shorter schedule, for what Early-Bird cost."""
 
     name: ClassVar[str] = "dense_shorter"
-    module: ClassVar[str] = "earlybird.methods.dense_shorter"

@@ -33,7 +33,6 @@ class EarlyBirdTraining(TicketSettings):
     """
 
     name: ClassVar[str] = "early_bird"
-    module: ClassVar[str] = "earlybird.methods.early_bird"
 
     prune_ratio: float = setting(0.5, "fraction of prunable channels to remove", "[0, 1)")
     weights: Literal["inherit", "rewind", "reinit"] = setting(

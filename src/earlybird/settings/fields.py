@@ -21,7 +21,6 @@ def setting(default: Value, help: str, within: str = "") -> Value:
     """Field of a settings dataclass.
 
     Args:
-        default: its value where none is given.
         help: one line for `--help`.
         within: interval of its numbers, "[0, 1)" or ">= 1"; they are finite in any case. Empty for no bounds.
     """

@@ -19,7 +19,6 @@ class LotteryTicket(DenseStartSettings):
     """
 
     name: ClassVar[str] = "lottery_ticket"
-    module: ClassVar[str] = "earlybird.methods.lottery_ticket"
 
     prune_ratio: float = setting(0.5, "fraction of conv and linear weights to remove", "[0, 1)")
     weights: Literal["rewind", "reinit"] = setting("rewind", "weights of the ticket: of the rewind epoch, or new")

@@ -33,7 +33,6 @@ class Method(Protocol):
         """Find the network that is trained last, charging what that costs.
 
         Args:
-            task: the network, its data and the run folder.
             resume: a checkpoint of phase "search" to go on from, or None at the beginning.
         """
         ...
@@ -95,7 +94,6 @@ class MethodSettings:
     """
 
     name: ClassVar[str]
-    module: ClassVar[str]
 
     def __post_init__(self) -> None:
         check_settings("method", self)
@@ -103,7 +101,7 @@ class MethodSettings:
     @property
     def work(self) -> Any:
         """The method's module: `search`, `restore` and what else it can do, each a function of these settings."""
-        return import_module(self.module)
+        return import_module(f"earlybird.methods.{self.name}")
 
     def check_network(self, model: nn.Module, example_input: Tensor) -> None:
         """Raise `SlimError` or `MaskError` unless the method can handle the network; some can handle any."""

@@ -17,7 +17,6 @@ class NetworkSlimming(TicketSettings):
     """Train to the end under the penalty, cut by a global threshold on |gamma|, train again."""
 
     name: ClassVar[str] = "network_slimming"
-    module: ClassVar[str] = "earlybird.methods.network_slimming"
 
     prune_ratio: float = setting(0.5, "fraction of prunable channels to remove", "[0, 1)")
     weights: Literal["inherit", "reinit"] = setting(

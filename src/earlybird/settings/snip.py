@@ -16,7 +16,6 @@ class Snip(MethodSettings):
     """Before any training, keep the weights on which the loss depends most, and train them alone."""
 
     name: ClassVar[str] = "snip"
-    module: ClassVar[str] = "earlybird.methods.snip"
 
     prune_ratio: float = setting(0.5, "fraction of weights, or of prunable channels, to remove", "[0, 1)")
     form: Literal["weights", "channels"] = setting(

@@ -16,7 +16,6 @@ class SoftFilterPruning(MethodSettings):
     """Zero the smallest filters after each epoch, go on updating all, cut at the end."""
 
     name: ClassVar[str] = "soft_filter_pruning"
-    module: ClassVar[str] = "earlybird.methods.soft_filter_pruning"
 
     prune_ratio: float = setting(0.5, "fraction of each layer's filters to zero", "[0, 1)")
     zero_at_start: bool = setting(True, "zero before the first epoch too, as the authors' code does")

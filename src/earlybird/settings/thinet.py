@@ -15,7 +15,6 @@ class ThiNet(DenseStartSettings):
     """Train dense, cut layer by layer what the next layer would miss least, fine-tune after each, retrain."""
 
     name: ClassVar[str] = "thinet"
-    module: ClassVar[str] = "earlybird.methods.thinet"
 
     prune_ratio: float = setting(0.5, "fraction of each layer's channels to remove", "[0, 1)")
     images_per_class: int = setting(10, "training images per class to sample", ">= 1")

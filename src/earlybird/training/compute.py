@@ -73,10 +73,8 @@ def choose_precision(choice: str, model: nn.Module, batch: Tensor, device: torch
     """Resolve "auto" by timing a training step in fp32 and in bf16; keep any other choice.
 
     Args:
-        choice: "auto", "fp32" or "bf16".
         model: the dense network; it is not changed.
         batch: float32 `[n, c, h, w]`, a batch like those of the run.
-        device: where to measure.
 
     Raises:
         ConfigError: `choice` is none of these.

@@ -36,11 +36,9 @@ def fit(
     """Train `model` in place over a span of steps, or until a hook ends the phase.
 
     Args:
-        session: data, settings, device, checkpoints and journal of the run.
         model: the network, placed on the session's device.
         span: phase and steps; the steps decide data order and learning rate.
         cost: of one image in this network, for the ledger.
-        hooks: the method's own work between the steps.
         carry: more values for every checkpoint of this phase.
         momentum: parameter name -> momentum to start with.
         resume: a checkpoint of this phase to go on from.

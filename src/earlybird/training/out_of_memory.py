@@ -12,18 +12,13 @@ from earlybird.errors import OutOfMemoryError
 # How PyTorch's CPU allocator words it; it raises a plain RuntimeError.
 _CPU_ALLOCATOR = "can't allocate memory"
 
-
 SMALLER_STEPS = "lower --batch-size or raise --training.micro_batches"
 SMALLER_EVALUATION = "lower --training.eval_batch_size"
 
 
 @contextmanager
 def explain_out_of_memory(where: str, remedy: str) -> Iterator[None]:
-    """Turn an out-of-memory error of the block into one line with its place and remedy.
-
-    Args:
-        where: "at step 7 of phase 'search'".
-        remedy: settings to lower.
+    """Turn an out-of-memory error of the block into one line with its place ("at step 7 of ...") and its remedy.
 
     Raises:
         OutOfMemoryError: the device or the machine had too little memory for what ran inside.

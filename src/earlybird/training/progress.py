@@ -13,10 +13,8 @@ class Progress:
     """Paints one line in place on a terminal; elsewhere prints one line per epoch. `quiet` prints nothing.
 
     Args:
-        steps_per_epoch: optimizer steps in an epoch.
         epochs: T of the schedule.
         stream: where to print; stderr by default, so that tables on stdout stay clean.
-        quiet: print nothing at all.
     """
 
     def __init__(self, steps_per_epoch: int, epochs: int, *, stream: TextIO | None = None, quiet: bool = False) -> None:
