@@ -50,7 +50,18 @@ def test_with_widths_and_draw_there_is_one_cost_and_json_holds_it(capsys):
 
 
 def test_calibration_adds_seconds_energy_from_given_watts_and_price(capsys):
-    flags = [*SMALL, "--batch-size", "8", "--widths", "uniform", "--ticket-epoch", "2", "--calibrate"]
+    flags = [
+        *SMALL,
+        "--width",
+        "0.0625",
+        "--batch-size",
+        "8",
+        "--widths",
+        "uniform",
+        "--ticket-epoch",
+        "2",
+        "--calibrate",
+    ]
     flags += ["--calibration-steps", "5", "--watts", "100", "--price-per-hour", "3.6", "--method", "early_bird"]
     facts = json.loads(said([*flags, "--json"], capsys))
     case = facts["methods"]["early_bird"]["cases"]["planned"]

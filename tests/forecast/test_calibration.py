@@ -55,8 +55,8 @@ def test_joules_that_a_part_lacks_are_not_made_up():
 
 
 def networks():
-    dense = build_model("vgg11", num_classes=10, width=0.25)
-    return {"dense": dense, "slim": build_model("vgg11", num_classes=10, width=0.0625)}
+    dense = build_model("vgg11", num_classes=10, width=0.0625)
+    return {"dense": dense, "slim": build_model("vgg11", num_classes=10, width=0.03125)}
 
 
 def test_each_network_has_the_seconds_of_its_steps_and_the_originals_are_left_alone(clock, monkeypatch):

@@ -67,15 +67,16 @@ def test_at_ratio_0_without_penalty_it_ends_bit_for_bit_as_dense_training(
 ):
     # Each phase seeds dropout anew, so the bits of two phases are those of one only without it.
     tiny.write_text(tiny.read_text().replace("nn.Dropout(0.1)", "nn.Identity()"))
-    run_once(tiny_settings("dense"), tmp_path / "dense")
+    short = {"epochs": 6}
+    run_once(tiny_settings("dense", training=short), tmp_path / "dense")
     ticket = None
     if method in ("uniform", "dense_shorter"):
-        search = RunConfig.from_dict(tiny_settings(prune_ratio=0.0, penalty=0.0))
+        search = RunConfig.from_dict(tiny_settings(prune_ratio=0.0, penalty=0.0, training=short))
         (ticket,) = run_search(search, requests_of([0.0]), tmp_path / "search", quiet=True).values()
         assert ticket is not None
     else:
         values = {"prune_ratio": 0.0, **values}
-    record = go(tiny_settings(method, **values), tmp_path / "run", ticket=ticket)
+    record = go(tiny_settings(method, training=short, **values), tmp_path / "run", ticket=ticket)
     assert same(weights(tmp_path / "run"), weights(tmp_path / "dense"))
     assert record["final"]["params"] == record["dense"]["params"]
 
@@ -107,7 +108,7 @@ def test_the_last_training_is_fit_called_by_hand_from_the_same_start(
     tiny.write_text(tiny.read_text().replace(*FOR_THINET))
     if method in ("uniform", "scratch_longer", "dense_shorter"):
         request = TicketRequest(0.5, 4)
-        search = RunConfig.from_dict(tiny_settings())
+        search = RunConfig.from_dict(tiny_settings(training={"epochs": 6}))
         ticket = run_search(search, [request], tmp_path / "search", quiet=True)[request]
     else:
         ticket = None
@@ -119,7 +120,7 @@ def test_the_last_training_is_fit_called_by_hand_from_the_same_start(
         original(task, candidate, resume)
 
     monkeypatch.setattr(pipeline, "train_candidate", spy)
-    go(tiny_settings(method, **values), tmp_path / "run", ticket=ticket)
+    go(tiny_settings(method, training={"epochs": 6}, **values), tmp_path / "run", ticket=ticket)
     ((candidate, task, model),) = starts
     theirs = task.session
     session = Session(
@@ -147,9 +148,8 @@ def test_the_last_training_is_fit_called_by_hand_from_the_same_start(
         ("soft_filter_pruning", {"round_to": 1}),
     ],
 )
-@pytest.mark.parametrize("training", [False, True])
 def test_the_slim_network_starts_as_the_masked_one(
-    method, values, training, tiny_settings, tiny: Path, tmp_path: Path, monkeypatch
+    method, values, tiny_settings, tiny: Path, tmp_path: Path, monkeypatch
 ):
     tiny.write_text(tiny.read_text().replace("nn.Dropout(0.1)", "nn.Identity()").replace(*FOR_THINET))
 
@@ -171,6 +171,7 @@ def test_the_slim_network_starts_as_the_masked_one(
     dense.load_state_dict(dict(candidate.ticket.weights))
     reference = masked(dense, candidate.ticket.mask)
     x, _ = next(iter(task.session.train.epoch(0)))
-    outputs = [net.train(training)(x).detach() for net in (candidate.model, reference)]
-    torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-4, atol=1e-5)
+    for training in (False, True):
+        outputs = [net.train(training)(x).detach() for net in (candidate.model, reference)]
+        torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-4, atol=1e-5)
     assert not candidate.ticket.mask.flat().all()

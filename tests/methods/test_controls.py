@@ -19,9 +19,8 @@ from earlybird.errors import ConfigError, MethodError, TicketError
 from earlybird.methods.random_masks import at_random, shuffled
 from earlybird.methods.uniform import uniform_mask
 from earlybird.runs.config import RunConfig
-from earlybird.runs.run import run, run_search
+from earlybird.runs.run import run
 from earlybird.settings.controls import Uniform
-from earlybird.settings.tickets import requests_of
 from earlybird.slimming import channel_groups
 
 
@@ -30,17 +29,14 @@ def go(settings: dict[str, Any], out: Path, **more: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def ticket(tiny_settings, tmp_path: Path) -> Path:
-    (path,) = run_search(
-        RunConfig.from_dict(tiny_settings()), requests_of([0.5]), tmp_path / "search", quiet=True
-    ).values()
-    assert path is not None
-    return path
+def ticket(tiny_settings, tmp_path: Path, run_once) -> Path:
+    run_once(tiny_settings(), tmp_path / "search")
+    return tmp_path / "search" / "ticket.safetensors"
 
 
 @pytest.fixture
-def early_bird(tiny_settings, ticket: Path, tmp_path: Path) -> dict[str, Any]:
-    return go(tiny_settings(), tmp_path / "early_bird", ticket=ticket)
+def early_bird(tiny_settings, tmp_path: Path, run_once) -> dict[str, Any]:
+    return run_once(tiny_settings(), tmp_path / "early_bird")
 
 
 def training_macs(record: dict[str, Any]) -> int:

@@ -57,7 +57,7 @@ def tickets(tiny_settings, tmp_path: Path) -> dict[TicketRequest, Path]:
     return run_search(RunConfig.from_dict(tiny_settings()), requests, tmp_path / "search", quiet=True)
 
 
-def test_one_search_serves_slimming_early_bird_and_every_draw(tiny_settings, tickets, tmp_path: Path):
+def test_one_search_serves_slimming_early_bird_and_every_draw(tiny_settings, tickets, tmp_path: Path, run_once):
     """Each run that starts from a ticket of the search ends as it would alone, and is charged as it would be."""
     for method, values, request in (
         ("early_bird", {"prune_ratio": 0.3}, TicketRequest(0.3)),
@@ -68,7 +68,7 @@ def test_one_search_serves_slimming_early_bird_and_every_draw(tiny_settings, tic
         ("network_slimming", {"round_to": 1}, TicketRequest(0.5, "last")),
     ):
         name = "-".join([method, *map(str, values.values())])
-        alone = go(tiny_settings(method, **values), tmp_path / f"{name}-alone")
+        alone = run_once(tiny_settings(method, **values), tmp_path / f"{name}-alone")
         shared = go(tiny_settings(method, **values), tmp_path / f"{name}-shared", ticket=tickets[request])
         one, other = (load_file(tmp_path / f"{name}-{how}" / "model.safetensors") for how in ("alone", "shared"))
         assert one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one), name

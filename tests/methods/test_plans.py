@@ -64,18 +64,20 @@ def _fields(name: str) -> set[str]:
     return set(method_class(name).__dataclass_fields__)
 
 
-def trained(settings: Any, method: dict[str, Any], folder: Path) -> tuple[RunConfig, dict[str, Any]]:
+def trained(settings: Any, run_once: Any, method: dict[str, Any], folder: Path) -> tuple[RunConfig, dict[str, Any]]:
     config = RunConfig.from_dict(settings(**method))
     ticket = None
     if isinstance(config.method, MatchedToTicket):
-        run(RunConfig.from_dict(settings(name="early_bird")), folder / "early_bird", quiet=True)
+        run_once(settings(name="early_bird"), folder / "early_bird")
         ticket = folder / "early_bird" / "ticket.safetensors"
     return config, run(config, folder / "run", quiet=True, ticket=ticket)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_plan_cost_dry_run_and_ledger_agree_to_the_last_product(variant: str, settings: Any, tmp_path: Path):
-    config, record = trained(settings, VARIANTS[variant], tmp_path)
+def test_plan_cost_dry_run_and_ledger_agree_to_the_last_product(
+    variant: str, settings: Any, run_once: Any, tmp_path: Path
+):
+    config, record = trained(settings, run_once, VARIANTS[variant], tmp_path)
     spec = NetworkSpec(config.model.name, 3, 3, 8, 1.0)
     schedule = recorded_schedule(record, network=spec.build(0))
     executed = {phase: cost["macs"] for phase, cost in record["cost"]["phases"].items() if cost["macs"]}
@@ -109,8 +111,10 @@ def grid(settings: Any, method: dict[str, Any], text: str) -> Grid:
     return Grid(sections, (Block((text,), (ratio,), (sections["training"].get("seed", 0),)),), shared, ())
 
 
-def test_a_method_without_a_plan_is_taken_as_one_dense_training_and_that_is_said(settings: Any, tmp_path: Path):
-    config, record = trained(settings, {"name": "dense"}, tmp_path)
+def test_a_method_without_a_plan_is_taken_as_one_dense_training_and_that_is_said(
+    settings: Any, run_once: Any, tmp_path: Path
+):
+    config, record = trained(settings, run_once, {"name": "dense"}, tmp_path)
     schedule = recorded_schedule(record)
     plan = plan_method(object(), schedule)  # type: ignore[arg-type]
     assert plan.stages == plan_method(config.method, schedule).stages
