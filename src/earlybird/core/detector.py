@@ -220,8 +220,7 @@ class EarlyBird:
                 f"no channel may be cut under policy {scored.policy!r} ({'; '.join(reasons[:3])}); "
                 "give another policy or fewer keep patterns"
             )
-        missing = self.groups.num_units - scored.num_units
-        if missing:
+        if missing := self.groups.num_units - scored.num_units:
             warnings.warn(f"the criterion gives {missing} units no score; they stay and are not counted", stacklevel=4)
 
 
@@ -230,8 +229,7 @@ def _check_without_groups(model: nn.Module, scores: Mapping[str, Tensor]) -> Non
     stranger = next((name for name in scores if not isinstance(modules.get(name), _BatchNorm)), None)
     if stranger is not None:
         raise MaskError(f"scores of {stranger!r}, which is no BatchNorm, need groups; {_GIVE_GROUPS}")
-    reason = why_not_a_plain_chain(model)
-    if reason is not None:
+    if reason := why_not_a_plain_chain(model):
         warnings.warn(
             f"no groups were given and the network may be no plain chain: {reason}; {_GIVE_GROUPS}", stacklevel=5
         )

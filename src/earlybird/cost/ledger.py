@@ -15,7 +15,7 @@ from typing import Any, Self
 from earlybird.cost.flops import ModelCost
 from earlybird.cost.paper import FORWARDS_PER_TRAINING_STEP
 from earlybird.energy import NO_ENERGY_COUNTER
-from earlybird.errors import CheckpointError, ConfigError
+from earlybird.errors import CheckpointError, ConfigError, require
 
 PHASES = ("search", "slim", "train", "retrain", "evaluate")
 TOTAL = "total"
@@ -137,10 +137,8 @@ class PhaseCost:
         for name, value in numbers.items():
             if value is not None and not (math.isfinite(value) and value >= 0):
                 raise ConfigError(f"{name} of phase {self.phase!r} is {value}; a cost is finite and not negative")
-        if self.energy_coverage > 1:
-            raise ConfigError(
-                f"energy_coverage of phase {self.phase!r} is {self.energy_coverage}; give a share in [0, 1]"
-            )
+        share = self.energy_coverage
+        require(f"energy_coverage of phase {self.phase!r}", share, share <= 1, "a share in [0, 1]")
         for start, end in self.spans:
             if not (math.isfinite(start) and math.isfinite(end) and start <= end):
                 raise ConfigError(f"a span of phase {self.phase!r} is ({start}, {end}); give (start, end) in seconds")
@@ -188,12 +186,8 @@ class CostLedger:
 
     def merged(self) -> dict[str, PhaseCost]:
         """One cost per phase that occurred, in the order of `PHASES`: sums, and the highest of the memory peaks."""
-        found = {cost.phase for cost in self._phases}
-        return {
-            phase: _sum(phase, [cost for cost in self._phases if cost.phase == phase])
-            for phase in PHASES
-            if phase in found
-        }
+        found = {phase: [cost for cost in self._phases if cost.phase == phase] for phase in PHASES}
+        return {phase: _sum(phase, costs) for phase, costs in found.items() if costs}
 
     def total(self) -> PhaseCost:
         """All phases as one cost of phase "total"; zeros, and joules None, for an empty ledger."""

@@ -23,15 +23,10 @@ def weight_candidate(task: Task, model: nn.Module, *, start_step: int = 0) -> Ca
     mask, notes = WeightMask.load(task.folder / WEIGHT_MASK_FILE)
     mask_weights_(model, mask)
     empty = [name for name, kept in mask.kept_counts().items() if kept == 0]
-    return Candidate(
-        model,
-        phase="retrain",
-        start_step=start_step,
-        end_step=task.session.total_steps,
-        weight_mask=mask,
-        flags=(f"no weight is left in {', '.join(empty)}",) if empty else (),
-        notes={"prune_ratio": notes["prune_ratio"], "mask_step": notes["step"]},
-    )
+    flags = (f"no weight is left in {', '.join(empty)}",) if empty else ()
+    told: dict[str, object] = {"prune_ratio": notes["prune_ratio"], "mask_step": notes["step"]}
+    end = task.session.total_steps
+    return Candidate(model, "retrain", start_step, end, weight_mask=mask, flags=flags, notes=told)
 
 
 class HoldHooks(Hooks):

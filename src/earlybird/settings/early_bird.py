@@ -7,7 +7,7 @@ chosen draw) are presets of it (`presets.py`).
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from earlybird.core.choices import CRITERION_NAMES, PolicyChoice, TieScore
 from earlybird.core.stop_rules import STOP_RULES
@@ -107,12 +107,5 @@ class EarlyBirdTraining(TicketSettings):
 
     def shared_search(self) -> EarlyBirdTraining:
         """This method as far as its search goes."""
-        rewinds = self.weights == "rewind"
-        return replace(
-            self,
-            weights="rewind" if rewinds else "inherit",
-            rewind_epoch=self.rewind_epoch if rewinds else 0,
-            schedule="auto",
-            retrain_penalty=0.0,
-            channels="ranked",
-        )
+        start: dict[str, Any] = {} if self.weights == "rewind" else {"weights": "inherit", "rewind_epoch": 0}
+        return replace(self, **start, schedule="auto", retrain_penalty=0.0, channels="ranked")

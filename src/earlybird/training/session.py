@@ -27,13 +27,12 @@ class Journal:
     def __init__(self, on_change: Callable[[list[dict[str, Any]]], None] | None = None) -> None:
         self.rows: list[dict[str, Any]] = []
         self.ledger = CostLedger()
-        self._on_change = on_change
+        self._on_change = on_change or (lambda rows: None)
 
     def add_row(self, row: dict[str, Any]) -> None:
         """Append one epoch's metrics."""
         self.rows.append(row)
-        if self._on_change:
-            self._on_change(self.rows)
+        self._on_change(self.rows)
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values only."""
@@ -43,8 +42,7 @@ class Journal:
         """Restore a state; rows written after it are gone."""
         self.rows = list(state["rows"])
         self.ledger = CostLedger.from_state(state["ledger"])
-        if self._on_change:
-            self._on_change(self.rows)
+        self._on_change(self.rows)
 
 
 @dataclass
