@@ -187,7 +187,7 @@ def run_once(tiny: Path, finished_runs: Any) -> Callable[[dict[str, Any], Path],
 
 
 @pytest.fixture
-def child(tmp_path: Path) -> Iterator[Callable[..., BaseProcess]]:
+def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., BaseProcess]]:
     """Start a function in a process of its own, whose standard error goes to `child.err`.
 
     It is forked, so that it need not import torch again: as real to a signal as one that is started, and seconds
@@ -197,6 +197,7 @@ def child(tmp_path: Path) -> Iterator[Callable[..., BaseProcess]]:
     import torch
 
     context = multiprocessing.get_context("spawn" if torch.cuda.is_available() else "fork")
+    monkeypatch.syspath_prepend(Path(__file__).parents[1])  # where a started process finds this file
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
 
