@@ -82,14 +82,15 @@ def test_a_loaded_network_can_be_cut_and_saved_again(tmp_path: Path):
     assert torch.equal(earlybird.load(tmp_path, into=Residual())(IMAGES), again(IMAGES))
 
 
-def test_another_process_needs_the_files_alone(tmp_path: Path):
+def test_another_process_needs_the_files_alone_and_loads_no_zeus(tmp_path: Path):
     small, _ = cut(build_model("preresnet20", num_classes=4, width=0.5, seed=3))
     earlybird.save(small, tmp_path, factory="preresnet20", kwargs={"num_classes": 4, "width": 0.5})
     torch.save({"x": IMAGES, "y": small(IMAGES).detach()}, tmp_path / "expected.pt")
     code = (
         "import sys, torch, earlybird\n"
         "net = earlybird.load(sys.argv[1]); case = torch.load(sys.argv[1] + '/expected.pt', weights_only=True)\n"
-        "print(float((net(case['x']) - case['y']).abs().max()))"
+        "print(float((net(case['x']) - case['y']).abs().max()))\n"
+        "import earlybird.core, earlybird.energy.counters; assert 'zeus' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     assert float(done.stdout) <= 1e-6
