@@ -32,7 +32,7 @@ def test_without_widths_both_ends_are_printed(capsys):
     text = said(SMALL, capsys)
     assert "50,000 images of 3x32x32, 10 epochs, batch 128, p = 0.5, fp32" in " ".join(text.split())
     assert "slim, cheapest channels removed first" in text and "25 % to 65 % of the MACs" in " ".join(text.split())
-    assert "ticket drawn at epoch 0.375 at the earliest, 10 if never" in " ".join(text.split())
+    assert "ticket drawn at epoch 0.375 at the earliest, 10 at the latest" in " ".join(text.split())
     for method in ("dense", "lottery_ticket", "snip", "network_slimming", "thinet", "soft_filter_pruning"):
         assert method in text
     assert "~ marks an estimate" in text
@@ -105,7 +105,7 @@ def test_figure_5_is_drawn_the_same_every_time(tmp_path: Path, capsys):
         ("cost --model vgg16 --ratio 1", r"--ratio is 1.0; give a number in \[0, 1\)"),
         ("cost --model vgg16 --precision int4", "--precision is 'int4'; give fp32 or bf16"),
         ("cost --model vgg16 --epochs ten", "epochs is 'ten'; give a number"),
-        ("cost --model vgg11 --widths uniform --ticket-epoch 200", r"ticket epoch is 200; give a number in"),
+        ("cost --model vgg11 --width 0.1 --ticket-epoch 200", r"--ticket-epoch is 200.0; give a number in"),
         ("cost --model vgg11 --width 0.1 --calibrate", "--calibrate predicts one training: give --widths"),
         ("cost --model vgg16 --widths nowhere", "--widths is 'nowhere'; give uniform, a run folder or a"),
         ("cost --model vgg11 --width 0.1 --watts 90", "--watts is 90, but no seconds are predicted; give"),

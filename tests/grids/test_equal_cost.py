@@ -90,7 +90,7 @@ def finished(search: int, retrain: int, *, slim: int = 3, drawn: float = 1.0) ->
 
     phases = {"search": {"macs": search}, "retrain": {"macs": retrain}, "evaluate": {"macs": 7}}
     return {
-        "config": {"training": {"epochs": 12, "batch_size": 10, "eval_batch_size": 10}},
+        "config": {"method": {"name": "thinet"}, "training": {"epochs": 12, "batch_size": 10, "eval_batch_size": 10}},
         "cost": {"phases": phases, "total": {"macs": search + retrain + 7}},
         "data": {"train_images": 10, "val_images": 0, "classes": 3, "image_shape": [3, 8, 8]},
         "dense": network(3), "final": network(slim), "ticket": {"fraction_of_schedule": drawn},

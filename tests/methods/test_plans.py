@@ -89,7 +89,7 @@ def test_plan_cost_dry_run_and_ledger_agree_to_the_last_product(
     total, per_epoch = schedule.total_steps, schedule.data.steps_per_epoch
     widths = str(tmp_path / "run") if record["layers"] else UNIFORM
     scenario = Scenario(
-        spec, schedule.data, total / per_epoch, 0.5, widths=widths, ticket_epoch=schedule.ticket_step / per_epoch,
+        spec, schedule.data, total / per_epoch, 0.5, widths=widths, ticket_epoch=(total if schedule.ticket_step is None else schedule.ticket_step) / per_epoch,
         budget_macs=schedule.budget_macs,
     )  # fmt: skip
     facts = forecast_facts(scenario, networks_of(scenario), planned_methods((), scenario, record))

@@ -129,17 +129,26 @@ def _record(widths: str | None) -> dict[str, Any] | None:
 def _scenario(parsed: Namespace, argv: Sequence[str], record: dict[str, Any] | None) -> Scenario:
     from earlybird.cost.plan import PlannedData
     from earlybird.forecast.run import Scenario, settings_of_run
+    from earlybird.runs.record import matched_budget
 
     drawn = _drawn(parsed)
-    from_ticket = {"ratio": drawn.prune_ratio, "epochs": drawn.epochs}
+    # A run may be longer or shorter than the search behind its ticket.
+    from_ticket = {"ratio": drawn.prune_ratio, "epochs": None if record else drawn.epochs}
     known = {name: value for name, value in from_ticket.items() if value is not None}
     settings: dict[str, Any] = {**DEFAULTS, **(settings_of_run(record) if record else {}), **known}
     settings |= {name: value for name in settings if (value := getattr(parsed, name)) is not None}
     require("--precision", settings["precision"], settings["precision"] in ("fp32", "bf16"), "fp32 or bf16")
     spec, sizes = planned_network(parsed, argv, record)
+    training = record["config"]["training"] if record else {}
     return Scenario(
         spec=spec,
-        data=PlannedData(sizes.train_images, sizes.test_images, settings["batch_size"], sizes.val_images),
+        data=PlannedData(
+            sizes.train_images,
+            sizes.test_images,
+            settings["batch_size"],
+            sizes.val_images,
+            training.get("eval_batch_size", TrainingSettings().eval_batch_size),
+        ),
         epochs=settings["epochs"],
         prune_ratio=settings["ratio"],
         precision=settings["precision"],
@@ -147,7 +156,7 @@ def _scenario(parsed: Namespace, argv: Sequence[str], record: dict[str, Any] | N
         ticket_epoch=drawn.ticket_epoch if parsed.ticket_epoch is None else parsed.ticket_epoch,
         policy=settings["policy"],
         round_to=settings["round_to"],
-        budget_macs=record["notes"].get("budget_macs") if record else None,
+        budget_macs=matched_budget(record) if record else None,
     )
 
 

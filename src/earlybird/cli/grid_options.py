@@ -95,6 +95,8 @@ def _without_method_settings(argv: Sequence[str]) -> tuple[list[str], dict[str, 
     flags = iter(argv)
     for flag in flags:
         name, equals, value = flag.partition("=")
+        if name == "--training.seed":
+            raise ConfigError("--seed is of one run; compare takes --seeds")
         if not name.startswith("--method.") or name == "--method.KEY":
             rest.append(flag)
             continue

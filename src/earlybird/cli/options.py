@@ -155,7 +155,8 @@ def add_section(parser: Parser, section: str, kind: Any, preset: dict[str, Any] 
     for field in dataclasses.fields(kind):
         flag = f"--{section}.{field.name}"
         note = f" (short: {shorts[flag]})" if flag in shorts else ""
-        default = (preset or {}).get(field.name, field.default)
+        made = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        default = (preset or {}).get(field.name, made)
         default = list(default) if isinstance(default, tuple) else default
         within = f"; {within}" if (within := field.metadata.get("within")) else ""
         parser.add_setting(flag, types[field.name], default, field.metadata.get("help", "") + within + note)

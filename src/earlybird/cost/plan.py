@@ -15,7 +15,7 @@ from typing import Literal
 from torch import nn
 
 from earlybird.cost.flops import ModelCost
-from earlybird.cost.ledger import Work, evaluation_work, training_work
+from earlybird.cost.ledger import PHASES, Work, evaluation_work, training_work
 from earlybird.errors import ConfigError, require
 
 # Noted in plans of methods that mask single weights.
@@ -61,13 +61,16 @@ class Stage:
     """A stretch of training.
 
     Attributes:
-        phase: its phase in the ledger.
+        phase: its phase in the ledger, one of `PHASES`.
         network: "dense", "slim", or one of the plan's own networks.
         end_step: global step at which it ends.
         start_step: global step at which it starts.
         validation: "epochs_and_end" reads the validation images after each epoch and at the end, "epochs" after each
             epoch only (a hook ends the phase), "none" never (no training loop runs).
         scored_images: images that are run forward, in eval mode, beside the training.
+
+    Raises:
+        ConfigError: an unknown phase, or steps that are no stretch.
     """
 
     phase: str
@@ -76,6 +79,14 @@ class Stage:
     start_step: int = 0
     validation: Literal["epochs_and_end", "epochs", "none"] = "epochs_and_end"
     scored_images: int = 0
+
+    def __post_init__(self) -> None:
+        if self.phase not in PHASES:
+            raise ConfigError(f"phase of a planned stage is {self.phase!r}; give one of {', '.join(PHASES)}")
+        if not 0 <= self.start_step <= self.end_step:
+            raise ConfigError(
+                f"a stage of phase {self.phase!r} is planned from step {self.start_step} to {self.end_step}"
+            )
 
     @property
     def steps(self) -> int:
@@ -108,7 +119,7 @@ class Schedule:
         data: images, and how many make a step.
         dense: cost of one image in the unpruned network.
         slim: the same after the cut.
-        ticket_step: step after which the stop rule fires, in [0, `total_steps`].
+        ticket_step: step after which the stop rule fires, in [0, `total_steps`]; None if it never does.
         classes: classes of the data.
         network: the unpruned network, for methods that fix widths layer by layer; None leaves out what depends on it.
         image_shape: (channels, height, width).
@@ -123,7 +134,7 @@ class Schedule:
     data: PlannedData
     dense: ModelCost
     slim: ModelCost
-    ticket_step: int
+    ticket_step: int | None
     classes: int = 10
     network: nn.Module | None = None
     image_shape: tuple[int, int, int] = (3, 32, 32)
@@ -134,7 +145,7 @@ class Schedule:
         per_epoch = self.data.steps_per_epoch
         if self.total_steps < 1:
             raise ConfigError(f"epochs is {self.total_steps / per_epoch:g}; give a number > 0")
-        if not 0 <= self.ticket_step <= self.total_steps:
+        if self.ticket_step is not None and not 0 <= self.ticket_step <= self.total_steps:
             most = self.total_steps / per_epoch
             raise ConfigError(f"ticket epoch is {self.ticket_step / per_epoch:g}; give a number in [0, {most:g}]")
 
@@ -150,6 +161,9 @@ class MethodPlan:
         note: what to know about the numbers.
         also_tested: a network that is evaluated beside it.
         networks: costs of the plan's own networks, beside "dense" and "slim".
+
+    Raises:
+        ConfigError: a stage or an evaluation is of a network that the plan does not give.
     """
 
     stages: tuple[Stage, ...]
@@ -158,6 +172,11 @@ class MethodPlan:
     note: str = ""
     also_tested: str | None = None
     networks: Mapping[str, ModelCost] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for network in (*(stage.network for stage in (*self.stages, *self.charged)), *self.tested):
+            if network not in ("dense", "slim", *self.networks):
+                raise ConfigError(f"a plan names network {network!r}; give dense, slim or one of MethodPlan.networks")
 
     @property
     def tested(self) -> tuple[str, ...]:
@@ -219,7 +238,7 @@ def steps_that_buy(macs: int, cost: ModelCost, data: PlannedData, start_step: in
 
     # By hand: `bisect` asks a range for its length, which ends at 2^63.
     low, high = 0, 1
-    while spent(high) < macs:
+    while spent(high) < macs and cost.train_macs:
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2

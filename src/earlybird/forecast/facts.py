@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, get_type_hints
 
+import torch
+
+from earlybird.core import STOP_RULES
 from earlybird.cost import ModelCost, Work, bit_operations
 from earlybird.cost.plan import MethodPlan, PlannedCost, Schedule, price
 from earlybird.energy import estimated_joules, unit_energies
-from earlybird.errors import MethodError, SlimError, require
+from earlybird.errors import MethodError, require
 from earlybird.forecast.calibration import Calibration, Seconds
 from earlybird.forecast.run import Networks, Scenario, cost_of
 from earlybird.grids.grid import parse_method
-from earlybird.methods.pipeline import plan_method
+from earlybird.methods.pipeline import check_network, plan_method
 from earlybird.runs.config import RunConfig
 from earlybird.settings.catalog import method_class
+from earlybird.settings.clock import Clock
 from earlybird.settings.controls import Dense, DenseShorter, ScratchLonger, Uniform
+from earlybird.settings.early_bird import EarlyBirdTraining
 from earlybird.settings.fields import fits
 from earlybird.settings.method import Method
 from earlybird.settings.presets import method_label, preset_settings
@@ -97,7 +102,7 @@ def forecast_facts(
     dense = cost_of(networks.dense, scenario)
     slim = {label: cost_of(model, scenario) for label, model in networks.slim.items()}
     schedules = _schedules(scenario, networks, dense, slim)
-    plans, left_out = _plans(methods, schedules)
+    plans, left_out = _plans(methods, schedules, scenario)
     any_schedule = next(iter(schedules.values()))
     base = price(plan_method(Dense(), any_schedule), any_schedule).work
     prices = prices or Prices()
@@ -133,24 +138,39 @@ def _case(
 
 
 def _plans(
-    methods: Mapping[str, Method], schedules: Mapping[str, Schedule]
+    methods: Mapping[str, Method], schedules: Mapping[str, Schedule], scenario: Scenario
 ) -> tuple[dict[str, dict[str, MethodPlan]], dict[str, str]]:
     """Method -> label of a schedule -> plan; and method -> reason, where it cannot handle the network.
 
     Raises:
         MethodError: none can.
     """
+    network = next(iter(schedules.values())).network
+    assert network is not None
     plans: dict[str, dict[str, MethodPlan]] = {}
     left_out: dict[str, str] = {}
     for name, method in methods.items():
         try:
-            plans[name] = {label: plan_method(method, schedule) for label, schedule in schedules.items()}
-        except SlimError as error:  # It cannot handle this network, others can.
+            check_network(method, network, torch.zeros(2, *scenario.image_shape))
+        except MethodError as error:  # Others can handle it.
             left_out[name] = str(error)
+            continue
+        own = schedules if scenario.ticket_epoch is not None else _from_its_first_draw(method, schedules)
+        plans[name] = {label: plan_method(method, schedule) for label, schedule in own.items()}
     if not plans:
-        name, reason = next(iter(left_out.items()))
-        raise MethodError(f"method {name} cannot handle this network: {reason}")
+        raise MethodError(next(iter(left_out.values())))
     return plans, left_out
+
+
+def _from_its_first_draw(method: Method, schedules: Mapping[str, Schedule]) -> dict[str, Schedule]:
+    """The schedules with the earliest draw after which the method's own stop rule, window and clock can fire."""
+    if not isinstance(method, EarlyBirdTraining) or "least" not in schedules:
+        return dict(schedules)
+    least = schedules["least"]
+    clock = Clock(method.clock, least.data.steps_per_epoch, least.total_steps)
+    first = STOP_RULES[method.rule].earliest(method.window)
+    step = clock.step_of(first) if first <= clock.draws_within(least.total_steps) else None
+    return {**schedules, "least": replace(least, ticket_step=step)}
 
 
 def _scenario_facts(scenario: Scenario) -> dict[str, Any]:

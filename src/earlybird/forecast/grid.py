@@ -7,8 +7,11 @@ where the paper found it; real ones differ. What runs share is counted once.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import cast
 
+from earlybird.core.choices import PolicyChoice
+from earlybird.cost import ModelCost, Work
 from earlybird.cost.plan import MethodPlan, PlannedData, Schedule, Stage, steps_that_buy
 from earlybird.data import DataBundle
 from earlybird.forecast.calibration import Calibration, calibrate
@@ -16,7 +19,6 @@ from earlybird.forecast.run import UNIFORM, Scenario, cost_of, networks_of
 from earlybird.grids.equal_cost import LEAST_LAST_TRAINING
 from earlybird.grids.grid import RunNode
 from earlybird.grids.sweep import Sweep
-from earlybird.methods.budget import planned_budget
 from earlybird.methods.early_bird import planned_draw
 from earlybird.methods.pipeline import plan_method
 from earlybird.runs.config import RunConfig
@@ -61,13 +63,16 @@ def forecast_grid(sweep: Sweep, spec: NetworkSpec, bundle: DataBundle) -> GridFo
         return None
     ratios = sorted({node.prune_ratio for node in left if node.prune_ratio is not None}) or [0.5]
     measured = {ratio: _measured(config, spec, bundle, ratio) for ratio in ratios}
-    drawn = ticket_places(sweep)
+    cut = cache(lambda ratio, policy, round_to: _slim_cost(measured[ratio][0], policy, round_to))
+    drawn, early_birds = ticket_places(sweep), early_birds_of(sweep)
     costs: dict[tuple[str, float | None], list[tuple[int, float]]] = {}
     for node in left:
-        full, calibration = measured[ratios[0] if node.prune_ratio is None else node.prune_ratio]
-        share = drawn.get((node.prune_ratio or 0.0, node.seed), TICKET_AT)
-        schedule = replace(full, ticket_step=round(share * full.total_steps))
-        plan = plan_node(node, schedule)
+        ratio, method = ratios[0] if node.prune_ratio is None else node.prune_ratio, node.config.method
+        (scenario, full), calibration = measured[ratio]
+        share = drawn.get((ratio, node.seed), TICKET_AT)
+        slim = cut(ratio, getattr(method, "policy", scenario.policy), getattr(method, "round_to", scenario.round_to))
+        schedule = replace(full, slim=slim, ticket_step=round(share * full.total_steps))
+        plan = plan_node(node, schedule, early_birds.get((ratio, node.seed)))
         name = node.label + ("" if node.equal_to is None else ", at equal cost")
         cost = plan.training_macs(schedule), calibration.predict(plan, schedule).wall / 3600
         costs.setdefault((name, node.prune_ratio), []).append(cost)
@@ -78,7 +83,9 @@ def forecast_grid(sweep: Sweep, spec: NetworkSpec, bundle: DataBundle) -> GridFo
     return GridForecast(rows, len(sweep.nodes), measured[ratios[0]][1].device)
 
 
-def _measured(config: RunConfig, spec: NetworkSpec, bundle: DataBundle, ratio: float) -> tuple[Schedule, Calibration]:
+def _measured(
+    config: RunConfig, spec: NetworkSpec, bundle: DataBundle, ratio: float
+) -> tuple[tuple[Scenario, Schedule], Calibration]:
     """Schedule with the counted networks of a ratio, and the measured seconds of their steps."""
     settings = config.training
     compute = Compute(choose_device(settings.device), "bf16" if settings.precision == "bf16" else "fp32")
@@ -95,7 +102,25 @@ def _measured(config: RunConfig, spec: NetworkSpec, bundle: DataBundle, ratio: f
         settings.epochs * data.steps_per_epoch, data, cost_of(dense, scenario), cost_of(slim, scenario), 0,
         spec.num_classes, dense, scenario.image_shape, scenario.precision,
     )  # fmt: skip
-    return schedule, calibration
+    return (scenario, schedule), calibration
+
+
+def _slim_cost(measured: tuple[Scenario, Schedule], policy: PolicyChoice, round_to: int) -> ModelCost:
+    """Cost of the network of uniform widths under a method's own policy and rounding."""
+    scenario, schedule = measured
+    if (policy, round_to) == (scenario.policy, scenario.round_to):
+        return schedule.slim
+    own = replace(scenario, policy=policy, round_to=round_to)
+    return cost_of(networks_of(own).slim[UNIFORM], own)
+
+
+def early_birds_of(sweep: Sweep) -> dict[tuple[float, int], EarlyBirdTraining]:
+    """The `early_bird` of each ratio and seed, which the controls and runs at equal cost are matched to."""
+    return {
+        (node.prune_ratio, node.seed): cast(EarlyBirdTraining, node.config.method)
+        for node in sweep.nodes
+        if node.label == EarlyBirdTraining.name and node.equal_to is None and node.prune_ratio is not None
+    }
 
 
 def ticket_places(sweep: Sweep) -> dict[tuple[float, int], float]:
@@ -110,15 +135,24 @@ def ticket_places(sweep: Sweep) -> dict[tuple[float, int], float]:
     return places
 
 
-def plan_node(node: RunNode, schedule: Schedule) -> MethodPlan:
-    """Plan of a run node, without the stage that another node has done; `schedule` has its ratio's slim network."""
+def plan_node(node: RunNode, schedule: Schedule, early_bird: EarlyBirdTraining | None = None) -> MethodPlan:
+    """Plan of a run node, without the stage that another node has done.
+
+    Args:
+        schedule: of its run, with its ratio's slim network.
+        early_bird: what it is matched to where it is a control or at equal cost; by default one with default settings.
+    """
     method = node.config.method
     if node.kind == "search":
         search = cast(EarlyBirdTraining, method)
-        last = max(planned_draw(replace(search, draw_at=request.draw_at), schedule) for request in node.requests)
+        draws = [planned_draw(replace(search, draw_at=request.draw_at), schedule) for request in node.requests]
+        last = max(schedule.total_steps if draw is None else draw for draw in draws)
         return MethodPlan((Stage("search", "dense", last, validation="epochs"),), None)
+    matched = early_bird or EarlyBirdTraining()
+    budget = schedule.budget_macs or matched.plan(schedule).training_macs(schedule)
+    schedule = replace(schedule, budget_macs=budget)
     if node.equal_to is not None:
-        return _at_equal_cost(method, schedule)
+        return _at_equal_cost(method, matched, schedule, budget)
     plan = plan_method(method, schedule)
     is_shared = node.request is not None or node.dense_run is not None
     return _without_search(plan) if is_shared and plan.stages[0].phase == "search" else plan
@@ -128,19 +162,19 @@ def _without_search(plan: MethodPlan) -> MethodPlan:
     return replace(plan, stages=plan.stages[1:])
 
 
-def _at_equal_cost(method: Method, schedule: Schedule) -> MethodPlan:
+def _at_equal_cost(method: Method, early_bird: EarlyBirdTraining, schedule: Schedule, budget: int) -> MethodPlan:
     """Plan at the cost of `early_bird`: the same ticket trained with what is left, or a shorter schedule."""
-    budget = planned_budget(schedule, "ticket")
     search = method.shared_search() if isinstance(method, StartsFromTicket) else None
     plan = plan_method(method, schedule)
     if search is not None and search.draw_at != "last":
-        searched, theirs = plan.stages[0], schedule.total_steps - schedule.ticket_step
-        left = budget - searched.work(schedule.dense, schedule.data).macs
-        if left >= LEAST_LAST_TRAINING * Stage("retrain", "slim", theirs).work(schedule.slim, schedule.data).macs:
+        left = budget - replace(plan, stages=plan.stages[:1]).training_macs(schedule)
+        theirs = early_bird.plan(schedule).training(schedule).get("retrain", Work()).macs
+        if left > 0 and left >= LEAST_LAST_TRAINING * theirs:
             return _without_search(_fitted(plan, schedule, budget))
     share = budget / plan.training_macs(schedule)
     total = max(1, round(share * schedule.total_steps))
-    shorter = replace(schedule, total_steps=total, ticket_step=min(total, round(share * schedule.ticket_step)))
+    drawn = None if schedule.ticket_step is None else min(total, round(share * schedule.ticket_step))
+    shorter = replace(schedule, total_steps=total, ticket_step=drawn)
     return _fitted(plan_method(method, shorter), shorter, budget)
 
 

@@ -6,6 +6,7 @@ removed first, and the cheapest, by their cost at full width. A ranking that emp
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -61,6 +62,12 @@ class Scenario:
 
     def __post_init__(self) -> None:
         require("--ratio", self.prune_ratio, 0 <= self.prune_ratio < 1, "a number in [0, 1)")
+        one_step = math.isfinite(self.epochs) and self.data.steps(self.epochs) >= 1
+        require("--epochs", self.epochs, one_step, "a number > 0, of one step or more")
+        drawn = self.ticket_epoch
+        require(
+            "--ticket-epoch", drawn, drawn is None or 0 <= drawn <= self.epochs, f"a number in [0, {self.epochs:g}]"
+        )
         require("--round-to", self.round_to, self.round_to >= 1, "an integer >= 1")
 
     @property

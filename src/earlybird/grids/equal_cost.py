@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from earlybird.errors import MethodError
+from earlybird.methods.pipeline import plan_method
 from earlybird.runs.config import RunConfig
 from earlybird.runs.record import recorded_schedule
 from earlybird.runs.record_file import recorded_training_macs
@@ -72,11 +74,18 @@ def _epochs_at_cost(config: RunConfig, record: Mapping[str, Any], macs: int) -> 
 def _macs_per_epoch(config: RunConfig, record: Mapping[str, Any]) -> float:
     """Training MACs that one epoch more of the whole schedule costs; the rest, such as ThiNet's fine-tuning, is fixed.
 
-    A method of the user's own that has no plan is taken to grow as a whole.
+    A method without a plan, and a run whose record does not say its data (an older version), grows as a whole.
+
+    Raises:
+        MethodError: the cost does not depend on the schedule, by the method's plan.
     """
     epochs = config.training.epochs
-    if not isinstance(config.method, Plans):
+    if not isinstance(config.method, Plans) or not record.get("data"):
         return recorded_training_macs(record) / epochs
     once, twice = (recorded_schedule(record, epochs=factor * epochs) for factor in (1, 2))
-    planned = (config.method.plan(schedule).training_macs(schedule) for schedule in (twice, once))
-    return (next(planned) - next(planned)) / epochs
+    planned = (plan_method(config.method, schedule).training_macs(schedule) for schedule in (twice, once))
+    per_epoch = (next(planned) - next(planned)) / epochs
+    if per_epoch <= 0:
+        name = config.method.name
+        raise MethodError(f"by its plan the cost of method {name} does not depend on --epochs; no --equal-cost for it")
+    return per_epoch

@@ -151,20 +151,30 @@ def _refuse_draws_past_the_end(requests: Sequence[TicketRequest], clock: Clock, 
 
 
 def plan(method: EarlyBirdTraining, schedule: Schedule) -> MethodPlan:
-    """Dense training to the draw, then the slim network to the end of the schedule."""
+    """Dense training to the draw, then the slim network to the end of the schedule; dense training without a draw."""
     drawn, start = planned_draw(method, schedule), method.retrain_start
+    if drawn is None:
+        return MethodPlan((Stage("search", "dense", schedule.total_steps),), "dense")
     begins = drawn if start == "ticket" else min(drawn, schedule.data.steps(start))
     search = Stage("search", "dense", drawn, validation="epochs")
     return MethodPlan((search, Stage("retrain", "slim", schedule.total_steps, begins)), "slim")
 
 
-def planned_draw(method: EarlyBirdTraining, schedule: Schedule) -> int:
-    """Step of the planned schedule after which the ticket is drawn."""
+def planned_draw(method: EarlyBirdTraining, schedule: Schedule) -> int | None:
+    """Step of the planned schedule after which the ticket is drawn; None where none is.
+
+    Raises:
+        ConfigError: the search ends before the draw.
+    """
     per_epoch, total = schedule.data.steps_per_epoch, schedule.total_steps
     most = min(method.max_search_epochs * per_epoch or total, total)
     if isinstance(method.draw_at, int):
-        return Clock(method.clock, per_epoch, total).step_of(method.draw_at)
-    return min(schedule.ticket_step, most) if method.draw_at == "rule" else most
+        clock = Clock(method.clock, per_epoch, total)
+        _refuse_draws_past_the_end([TicketRequest(method.prune_ratio, method.draw_at)], clock, most)
+        return clock.step_of(method.draw_at)
+    if method.draw_at == "rule" and (schedule.ticket_step is None or schedule.ticket_step > most):
+        return most if method.on_no_ticket == "draw" else None
+    return schedule.ticket_step if method.draw_at == "rule" else most
 
 
 def refuse_nothing_to_cut(criterion: str, model: nn.Module, groups: ChannelGroups) -> None:

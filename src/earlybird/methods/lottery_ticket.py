@@ -32,8 +32,7 @@ def check_network(method: LotteryTicket, model: nn.Module, example_input: Tensor
 
 def search(method: LotteryTicket, task: Task, resume: dict[str, Any] | None) -> Candidate:
     """Train and prune, round by round, each from the weights that the last training will start from."""
-    epochs = task.session.settings.epochs
-    require("method.rewind_epoch", method.rewind_epoch, method.rewind_epoch < epochs, f"an integer in [0, {epochs})")
+    _check_rewind(method, task.session.settings.epochs)
     train_rounds(method, task, resume, first_round=0)
     return restore(method, task)
 
@@ -55,9 +54,14 @@ def from_dense(method: LotteryTicket, task: Task, dense: DenseRun) -> Candidate:
 
 def plan(method: LotteryTicket, schedule: Schedule) -> MethodPlan:
     """One dense training a round and one more; all but the first are spared the epochs before the rewinding."""
+    _check_rewind(method, -(-schedule.total_steps // schedule.data.steps_per_epoch))
     total, start = schedule.total_steps, schedule.data.steps(method.rewind_epoch)
     rounds = (Stage("search", "dense", total, start if number else 0) for number in range(method.rounds))
     return MethodPlan((*rounds, Stage("retrain", "dense", total, start)), "dense", note=MASKED)
+
+
+def _check_rewind(method: LotteryTicket, epochs: int) -> None:
+    require("method.rewind_epoch", method.rewind_epoch, method.rewind_epoch < epochs, f"an integer in [0, {epochs})")
 
 
 def train_rounds(method: LotteryTicket, task: Task, resume: dict[str, Any] | None, *, first_round: int) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from earlybird.cost import evaluation_work
 from earlybird.cost.plan import MethodPlan, Schedule, Stage
 from earlybird.data import Batches
-from earlybird.errors import MaskError, MethodError, SlimError
+from earlybird.errors import EarlyBirdError, MaskError, MethodError, SlimError
 from earlybird.methods.budget import budget_carry, within_budget
 from earlybird.methods.candidate import Candidate, DenseRun
 from earlybird.methods.masked_weights import HoldHooks
@@ -78,9 +78,18 @@ def check_network(method: Method, model: nn.Module, example_input: Tensor) -> No
 
 
 def plan_method(method: Method, schedule: Schedule) -> MethodPlan:
-    """Stages of a run; a method without a `plan` is taken as one dense training, and the plan's note says so."""
+    """Stages of a run; a method without a `plan` is taken as one dense training, and the plan's note says so.
+
+    Raises:
+        MethodError: the plan of a user's method failed.
+    """
     if isinstance(method, Plans):
-        return method.plan(schedule)
+        try:
+            return method.plan(schedule)
+        except EarlyBirdError:
+            raise
+        except Exception as error:  # It is the user's code.
+            raise MethodError(f"the plan of method {method.name} raised {type(error).__name__}: {error}") from error
     stage = Stage("train", "dense", schedule.total_steps)
     return MethodPlan((stage,), "dense", note="it has no `plan`, and is taken as one dense training")
 

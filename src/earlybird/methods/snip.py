@@ -53,6 +53,7 @@ def restore(method: Snip, task: Task) -> Candidate:
 
 def plan(method: Snip, schedule: Schedule) -> MethodPlan:
     """The batches that score, then a whole training; the paper does not charge the former."""
+    _check_batches(method, schedule.data.steps_per_epoch)
     scoring = Stage("search", "dense", method.batches, validation="none")
     network = "slim" if method.form == "channels" else "dense"
     training = Stage("retrain", network, schedule.total_steps)
@@ -99,11 +100,14 @@ def sensitivities(
     return {name: (score / total).float() for name, score in found.items()}
 
 
+def _check_batches(method: Snip, most: int) -> None:
+    require("method.batches", method.batches, method.batches <= most, f"an integer in [1, {most}]: an epoch has {most}")
+
+
 def leave_mask(method: Snip, task: Task) -> None:
     """Score the network at its initialisation and write the weight mask, or the ticket, into the run folder."""
     session, model = task.session, task.build()
-    most = session.steps_per_epoch
-    require("method.batches", method.batches, method.batches <= most, f"an integer in [1, {most}]: an epoch has {most}")
+    _check_batches(method, session.steps_per_epoch)
     with session.meter("search") as meter, explain_out_of_memory("in SNIP's scoring", SMALLER_STEPS):
         batches = list(islice(session.train.epoch(0), method.batches))
         scores = sensitivities(model, batches, session.settings.micro_batches)

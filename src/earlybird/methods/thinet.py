@@ -12,7 +12,7 @@ import dataclasses
 import math
 from collections import Counter
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from earlybird.core import ChannelGroups
 from earlybird.core.drawing import nearest_count
-from earlybird.cost import ModelCost, count_cost_and_traffic, evaluation_work
+from earlybird.cost import ModelCost, count_cost, count_cost_and_traffic, evaluation_work
 from earlybird.cost.plan import MethodPlan, Schedule, Stage
 from earlybird.errors import SlimError
 from earlybird.methods.candidate import Candidate, DenseRun
@@ -84,7 +84,9 @@ def plan(method: ThiNet, schedule: Schedule) -> MethodPlan:
         stages.append(Stage("search", current, scored_images=images))
         if cost is not None:
             current = f"{number} layers cut"
-            networks[current] = cost
+            # The traffic of the networks between is taken as the dense one's.
+            is_last = cost.traffic is not None or cost.traffic_reason
+            networks[current] = cost if is_last else dataclasses.replace(cost, traffic=schedule.dense.traffic)
         end = total + number * method.finetune_steps
         stages.append(Stage("search", current, end, end - method.finetune_steps))
     again = Stage("retrain", current, total)
@@ -94,7 +96,7 @@ def plan(method: ThiNet, schedule: Schedule) -> MethodPlan:
     return MethodPlan((*stages, again), current, charged=(whole, again), note=note, networks=networks)
 
 
-@cache
+@lru_cache(maxsize=4)
 def _planned_cuts(
     method: ThiNet, network: nn.Module, image_shape: tuple[int, int, int], precision: str
 ) -> dict[int, ModelCost | None]:
@@ -115,11 +117,13 @@ def _planned_cuts(
     every = -(-len(masks) // _MOST_COUNTED)
     counted = {number for place, number in enumerate(reversed(masks)) if place % every == 0}
 
-    def cost(kept: Tensor) -> ModelCost:
-        small = slim(network, groups.mask_of(kept), example, groups, check=False)
-        return count_cost_and_traffic(small, image_shape, precision)
+    def cost(number: int) -> ModelCost:
+        small = slim(network, groups.mask_of(masks[number]), example, groups, check=False)
+        # Traffic takes twice as long to count, and is told of the last network alone.
+        count = count_cost_and_traffic if number == max(masks) else count_cost
+        return count(small, image_shape, precision)
 
-    return {number: cost(kept) if number in counted else None for number, kept in masks.items()}
+    return {number: cost(number) if number in counted else None for number in masks}
 
 
 def cut_layers(method: ThiNet, task: Task, dense: nn.Module | None, resume: dict[str, Any] | None) -> None:

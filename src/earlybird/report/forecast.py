@@ -39,7 +39,7 @@ def print_forecast(facts: Mapping[str, Any], console: Console | None = None) -> 
 
 def _networks(facts: Mapping[str, Any]) -> list[str]:
     first, last = facts["ticket_epochs"]
-    drawn = f"epoch {first:.4g}" if first == last else f"epoch {first:.4g} at the earliest, {last:.4g} if never"
+    drawn = f"epoch {first:.4g}" if first == last else f"epoch {first:.4g} at the earliest, {last:.4g} at the latest"
     return [
         f"dense: {_network(facts['dense'])}; ticket drawn at {drawn}",
         *(
@@ -91,7 +91,7 @@ def _range(cases: list[Mapping[str, Any]], key: str, ratio: str, *, unit: str = 
 def _notes(facts: Mapping[str, Any]) -> list[str]:
     notes = ["In brackets: divided by dense. MACs as executed, forward and backward, with one reading of the test set."]
     notes += [f"{name}: {method['note']}." for name, method in facts["methods"].items() if method["note"]]
-    notes += [f"{name}: left out, for {reason}." for name, reason in facts["left_out"].items()]
+    notes += [f"Left out: {reason}." for reason in facts["left_out"].values()]
     if equal := facts["equal_cost"]:
         notes.append(
             f"At the cost of early_bird: dense for {equal['dense_shorter']:.1f} epochs, or a network of uniform widths "
@@ -140,8 +140,8 @@ def grid_forecast_table(forecast: GridForecast, workers: int) -> Table:
         f"{runs} of {forecast.nodes} runs and searches are left, {hours:.2f} hours one after another "
         f"({forecast.device}, {forecast.steps} steps measured of each network){at_once}.",
         f"Taken as: slim networks of uniform widths, tickets not drawn yet at {percent(forecast.ticket_at)} of the "
-        "schedule, a method of your own as one dense training. Evaluation included; searches and dense runs that "
-        "several start from stand once.",
+        "schedule, a method without a plan as one dense training. The evaluation is in the hours, not in the MACs; "
+        "searches and dense runs that several start from stand once.",
     ]
     columns = [*named_columns("method", "p", "runs", "training MACs"), Column("hours", form=".2f")]
     rows = [(name, ratio, runs, si(macs), hours) for name, ratio, runs, macs, hours in forecast.rows]

@@ -16,6 +16,7 @@ from earlybird.errors import ConfigError
 from earlybird.settings.catalog import method_class, name_of
 from earlybird.settings.data import DataConfig
 from earlybird.settings.early_bird import EarlyBirdTraining
+from earlybird.settings.fields import check_ranges
 from earlybird.settings.method import Method
 from earlybird.settings.model import ModelConfig
 from earlybird.settings.presets import preset_settings
@@ -112,7 +113,9 @@ def _section(plain: dict[str, Any], name: str) -> dict[str, Any]:
 
 def _build(kind: Any, section: str, values: dict[str, Any]) -> Any:
     _refuse_unknown(f"key in {section!r}", values, [f.name for f in dataclasses.fields(kind)])
-    return kind(**values)
+    built = kind(**values)
+    check_ranges(section, built)  # Those of the user's own methods too, which need not look at them.
+    return built
 
 
 def _refuse_unknown(what: str, given: dict[str, Any], legal: Any) -> None:

@@ -19,13 +19,16 @@ from torch import nn
 from earlybird import __version__
 from earlybird.cost import ModelCost, count_cost
 from earlybird.cost.plan import PlannedData, Schedule
+from earlybird.errors import RunFolderError
 from earlybird.methods.candidate import Candidate
 from earlybird.methods.pipeline import Outcome
 from earlybird.methods.task import Task
 from earlybird.runs.config import RunConfig
 from earlybird.runs.energy import energy_facts
 from earlybird.runs.record_file import SCHEMA_VERSION
+from earlybird.settings.controls import DenseShorter, Uniform
 from earlybird.settings.presets import preset_of
+from earlybird.settings.training import TrainingSettings
 
 _PACKAGES = ("torch", "torchvision", "numpy", "safetensors")
 
@@ -151,26 +154,39 @@ def recorded_schedule(
 
     epochs: T, if another than the run's; a ticket is drawn at the same fraction of it. network: the unpruned one, for
     methods whose plan depends on it.
+
+    Raises:
+        RunFolderError: the record is of an older version, which did not say what data it had.
     """
-    data, training = record["data"], record["config"]["training"]
+    data, training = record.get("data"), record["config"]["training"]
+    if not data:
+        raise RunFolderError(f"the record of run {record['run_id']} does not say its data; train it once more")
     images = PlannedData(
         data["train_images"], record["test"]["samples"], training["batch_size"], data.get("val_images") or 0,
-        training["eval_batch_size"],
+        training.get("eval_batch_size", TrainingSettings().eval_batch_size),
     )  # fmt: skip
-    total = (epochs or training["epochs"]) * images.steps_per_epoch
-    drawn = (record.get("ticket") or {}).get("fraction_of_schedule")
+    total, ticket = (epochs or training["epochs"]) * images.steps_per_epoch, record.get("ticket") or {}
+    drawn = ticket.get("step")
+    if drawn is not None and epochs is not None:
+        drawn = round(ticket["fraction_of_schedule"] * total)
     return Schedule(
         total_steps=total,
         data=images,
         dense=_counted(record["dense"]),
         slim=_counted(record["final"]),
-        ticket_step=total if drawn is None else round(drawn * total),
-        classes=data["classes"],
+        ticket_step=drawn,
+        classes=data.get("classes", 0),
         network=network,
         image_shape=tuple(data["image_shape"]),
         precision=record["resolved"]["precision"],
-        budget_macs=record["notes"].get("budget_macs"),
+        budget_macs=matched_budget(record),
     )
+
+
+def matched_budget(record: Mapping[str, Any]) -> int | None:
+    """Training MACs that a control was matched to, those of an `early_bird`; None for other runs."""
+    is_matched = record["config"]["method"]["name"] in (Uniform.name, DenseShorter.name)
+    return (record.get("notes") or {}).get("budget_macs") if is_matched else None
 
 
 def _counted(counted: Mapping[str, Any]) -> ModelCost:

@@ -41,12 +41,20 @@ def check_settings(section: str, settings: Any) -> None:
     """
     kinds = get_type_hints(type(settings))
     for field in dataclasses.fields(settings):
-        name, value, kind = f"{section}.{field.name}", getattr(settings, field.name), kinds[field.name]
-        require(name, value, fits(value, kind), legal_values(kind))
-        within = field.metadata.get("within", "")
+        value, kind = getattr(settings, field.name), kinds[field.name]
+        require(f"{section}.{field.name}", value, fits(value, kind), legal_values(kind))
+    check_ranges(section, settings)
+
+
+def check_ranges(section: str, settings: Any) -> None:
+    """Raise `ConfigError` unless every number of a settings dataclass lies in the range it was declared with."""
+    kinds = get_type_hints(type(settings))
+    for field in dataclasses.fields(settings):
+        value, within = getattr(settings, field.name), field.metadata.get("within", "")
         # Text and null beside numbers ("rule", "ticket") have no place in an interval.
         if within and isinstance(value, (int, float)):
-            require(name, value, lies_within(value, within), expected_in(kind, within))
+            expected = expected_in(kinds[field.name], within)
+            require(f"{section}.{field.name}", value, lies_within(value, within), expected)
 
 
 def lies_within(value: float, within: str) -> bool:
