@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from earlybird.cli.main import main
+from earlybird.cli.options import parse_run
 from earlybird.runs.record_file import finished_record
 from earlybird.training import loop
 
@@ -226,3 +227,27 @@ def test_search_prints_a_line_per_ratio(capsys, tmp_path: Path, flags):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == ["p = 0.3", "p = 0.6"]
     assert json.loads((tmp_path / "s" / "search.json").read_text())["ratios"] == [0.3, 0.6]
+
+
+OWN_METHOD = """
+from dataclasses import dataclass, field
+from typing import ClassVar
+from earlybird.settings.fields import setting
+
+@dataclass(frozen=True)
+class Own:
+    name: ClassVar[str] = "own"
+    dense_epochs: int = setting(2, "epochs before the cut", ">= 1")
+    ratios: list[float] = field(default_factory=lambda: [0.5])
+    def search(self, task, resume): ...
+    def restore(self, task): ...
+"""
+
+
+def test_ranges_and_made_defaults_of_a_users_method_are_settings_like_any_other(capsys, tmp_path: Path, code):
+    (tmp_path / "own.py").write_text(OWN_METHOD)
+    method = ["--method", f"{tmp_path / 'own.py'}:Own"]
+    said = complaint(["train", *code, *method, "--method.dense_epochs", "-3"], capsys)
+    assert "method.dense_epochs is -3; give an integer >= 1" in said
+    config, _ = parse_run("train", "", [*code, *method])
+    assert vars(config.method) == {"dense_epochs": 2, "ratios": [0.5]}

@@ -155,6 +155,7 @@ def test_without_methods_the_tables_of_the_folder_are_printed_again(flags, tmp_p
         ("--methods dense --engine slurm", "--engine is 'slurm'; give local or ray"),
         ("--methods dense --method.magic 1", "no method of the grid has a setting 'magic'"),
         ("--methods dense --ratio 0.5", "--method.prune_ratio is of one run; compare takes --ratios"),
+        ("--methods dense --seed 3", "--seed is of one run; compare takes --seeds"),
         ("--methods dense --method reinit", "--method.name is of one run; compare takes --methods"),
         ("--methods dense --equal-cost snip", "--equal-cost names 'snip', which is not compared"),
         ("--methods dense --grid x.yaml", "--grid and --methods both say what to compare"),

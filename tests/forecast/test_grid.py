@@ -13,6 +13,7 @@ from earlybird.cost.plan import MethodPlan, PlannedData, Schedule
 from earlybird.forecast.grid import plan_node, ticket_places
 from earlybird.grids.grid import Block, Grid, nodes_of
 from earlybird.grids.sweep import open_sweep, work
+from earlybird.settings.early_bird import EarlyBirdTraining
 
 SETTINGS = {"model": {"name": "vgg11"}, "data": {"name": "digits"}, "training": {"epochs": 4}}
 # Ten epochs of 16 steps of 50 images; a step of the slim network costs half of a dense one.
@@ -72,6 +73,16 @@ def test_at_equal_cost_a_run_costs_what_early_bird_does(method: str, ticket_step
     if method == "reinit":  # It starts from the ticket of the run with the full schedule.
         equal += next(plan for name, plan in found.items() if name.startswith("search")).training_macs(on)
     assert equal == pytest.approx(early_bird, abs=0.5 * 50 * 300)
+
+
+def test_controls_and_runs_at_equal_cost_are_matched_to_the_early_bird_beside_them():
+    late = EarlyBirdTraining(draw_at="last")
+    nodes = {n.id: n for n in nodes_of(Grid(SETTINGS, (Block(("uniform", "snip"), (0.5,), (0,)),), {}, ("snip",)))}
+    on = schedule(40)
+    cost = late.plan(on).training_macs(on)
+    for name in ("uniform-p0.5-s0", "snip-p0.5-s0-equal"):
+        assert plan_node(nodes[name], on, late).training_macs(on) == pytest.approx(cost, abs=0.5 * 50 * 300)
+        assert plan_node(nodes[name], on).training_macs(on) < 0.9 * cost
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from earlybird.cost.plan import price
+from earlybird.cost import ModelCost
+from earlybird.cost.plan import MethodPlan, PlannedData, Schedule, Stage, price
+from earlybird.errors import ConfigError, MethodError, RunFolderError
 from earlybird.forecast.facts import forecast_facts, planned_methods
 from earlybird.forecast.grid import plan_node
 from earlybird.forecast.run import UNIFORM, Scenario, networks_of
@@ -88,8 +90,9 @@ def test_plan_cost_dry_run_and_ledger_agree_to_the_last_product(
     # `cost`, with the widths and the draw of the run.
     total, per_epoch = schedule.total_steps, schedule.data.steps_per_epoch
     widths = str(tmp_path / "run") if record["layers"] else UNIFORM
+    drawn = total if schedule.ticket_step is None else schedule.ticket_step
     scenario = Scenario(
-        spec, schedule.data, total / per_epoch, 0.5, widths=widths, ticket_epoch=(total if schedule.ticket_step is None else schedule.ticket_step) / per_epoch,
+        spec, schedule.data, total / per_epoch, 0.5, widths=widths, ticket_epoch=drawn / per_epoch,
         budget_macs=schedule.budget_macs,
     )  # fmt: skip
     facts = forecast_facts(scenario, networks_of(scenario), planned_methods((), scenario, record))
@@ -119,6 +122,79 @@ def test_a_method_without_a_plan_is_taken_as_one_dense_training_and_that_is_said
     plan = plan_method(object(), schedule)  # type: ignore[arg-type]
     assert plan.stages == plan_method(config.method, schedule).stages
     assert plan.note == "it has no `plan`, and is taken as one dense training"
+
+
+@pytest.mark.parametrize("on_no_ticket", ["finish", "draw"])
+@pytest.mark.parametrize("more", [{}, {"weights": "reinit"}, {"max_search_epochs": 2}])
+def test_a_search_that_never_fires_is_planned_as_it_ends(
+    on_no_ticket: str, more: dict[str, Any], settings: Any, run_once: Any, tmp_path: Path
+):
+    method = {"name": "early_bird", "window": 500, "on_no_ticket": on_no_ticket, **more}
+    config, record = trained(settings, run_once, method, tmp_path)
+    schedule = recorded_schedule({**record, "ticket": None})
+    executed = {phase: cost["macs"] for phase, cost in record["cost"]["phases"].items() if cost["macs"]}
+    planned = price(plan_method(config.method, schedule), schedule).phases
+    assert {phase: work.macs for phase, work in planned.items() if work.macs} == executed
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ({"name": "lottery_ticket", "rewind_epoch": 4}, r"method\.rewind_epoch is 4; give an integer in \[0, 4\)"),
+        ({"name": "snip", "batches": 5}, r"method\.batches is 5; give an integer in \[1, 4\]"),
+        ({"name": "early_bird", "draw_at": 17}, "method.draw_at is 17; this search has 16 draws"),
+        ({"name": "early_bird", "draw_at": 9, "max_search_epochs": 2}, "method.draw_at is 9; this search has 8 draws"),
+    ],
+)
+def test_a_plan_refuses_what_a_run_refuses(method: dict[str, Any], message: str, settings: Any):
+    cost = ModelCost(1, 1, 3, 0.0, {"32x32": 1}, {"32x32": 3})
+    schedule = Schedule(16, PlannedData(80, 30, 20), cost, cost, 8)
+    with pytest.raises(ConfigError, match=message):
+        plan_method(RunConfig.from_dict(settings(**method)).method, schedule)
+
+
+class Planned:
+    """A method of a user's own with a plan that is wrong in one way."""
+
+    name = "planned"
+
+    def __init__(self, wrong: str) -> None:
+        self.wrong = wrong
+
+    def plan(self, schedule: Schedule) -> MethodPlan:
+        if self.wrong == "raises":
+            raise ZeroDivisionError("division by zero")
+        phase = "warmup" if self.wrong == "phase" else "search"
+        network = "small" if self.wrong == "network" else "dense"
+        return MethodPlan((Stage(phase, network, 3, 5 if self.wrong == "steps" else 0),), None)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "message"),
+    [
+        ("raises", MethodError, "the plan of method planned raised ZeroDivisionError: division by zero"),
+        ("phase", ConfigError, "phase of a planned stage is 'warmup'; give one of search"),
+        ("network", ConfigError, "a plan names network 'small'; give dense, slim or one of MethodPlan.networks"),
+        ("steps", ConfigError, "a stage of phase 'search' is planned from step 5 to 3; give a stretch of steps"),
+    ],
+)
+def test_a_users_plan_that_is_wrong_is_one_line(wrong: str, error: type[Exception], message: str):
+    cost = ModelCost(1, 1, 3, 0.0, {"32x32": 1}, {"32x32": 3})
+    with pytest.raises(error, match=message):
+        plan_method(Planned(wrong), Schedule(16, PlannedData(80, 30, 20), cost, cost, 8))  # type: ignore[arg-type]
+
+
+def test_records_of_older_versions_are_planned_or_refused_in_one_line(settings: Any, run_once: Any, tmp_path: Path):
+    _, record = trained(settings, run_once, {"name": "scratch_longer"}, tmp_path)
+    del record["config"]["training"]["eval_batch_size"]
+    assert recorded_schedule(record).data.test_batch_size == 500
+    assert record["notes"]["budget_macs"] > 0
+    assert recorded_schedule(record).budget_macs is None  # the dense cost, not that of early_bird
+    del record["notes"]
+    assert recorded_schedule(record).budget_macs is None
+    del record["data"]
+    with pytest.raises(RunFolderError, match="the record of run run does not say its data; train it once more"):
+        recorded_schedule(record)
 
 
 def test_what_runs_share_is_planned_once(settings: Any):

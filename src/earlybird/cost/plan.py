@@ -84,9 +84,8 @@ class Stage:
         if self.phase not in PHASES:
             raise ConfigError(f"phase of a planned stage is {self.phase!r}; give one of {', '.join(PHASES)}")
         if not 0 <= self.start_step <= self.end_step:
-            raise ConfigError(
-                f"a stage of phase {self.phase!r} is planned from step {self.start_step} to {self.end_step}"
-            )
+            where = f"from step {self.start_step} to {self.end_step}"
+            raise ConfigError(f"a stage of phase {self.phase!r} is planned {where}; give a stretch of steps")
 
     @property
     def steps(self) -> int:
