@@ -53,3 +53,11 @@ def test_what_is_legal_is_said_in_words():
 def test_a_setting_of_the_wrong_type_or_choice_is_refused_at_birth(kind, values, message):
     with pytest.raises(ConfigError, match=message):
         kind(**values)
+
+
+def test_a_users_subclass_with_a_name_of_its_own_does_the_work_of_its_parent():
+    class Mine(EarlyBirdTraining):
+        name = "mine"
+
+    assert Mine().work is EarlyBirdTraining().work
+    assert Mine().work.__name__ == "earlybird.methods.early_bird"

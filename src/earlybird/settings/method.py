@@ -101,7 +101,9 @@ class MethodSettings:
     @property
     def work(self) -> Any:
         """The method's module: `search`, `restore` and what else it can do, each a function of these settings."""
-        return import_module(f"earlybird.methods.{self.name}")
+        # A user's subclass may have a name of its own; its work is that of the built-in method.
+        built_in = next(kind for kind in type(self).__mro__ if kind.__module__.startswith("earlybird.settings."))
+        return import_module(f"earlybird.methods.{built_in.name}")  # type: ignore[attr-defined]
 
     def check_network(self, model: nn.Module, example_input: Tensor) -> None:
         """Raise `SlimError` or `MaskError` unless the method can handle the network; some can handle any."""
