@@ -24,9 +24,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-DATA = "--data digits --data.train_images 400 --data.val_fraction 0.1 --batch-size 40 --seed 3 --precision fp32"
-BASE = f"--model vgg16 --width 0.125 {DATA} --epochs 6 --quiet"
-RESIDUAL = f"--model preresnet20 {DATA} --epochs 3 --quiet"
+DATA = "--data digits --data.train_images 400 --data.val_fraction 0.1 --batch-size 40 --precision fp32"
+SHORT = f"--model vgg16 --width 0.125 {DATA} --epochs 6 --quiet"
+BASE = f"{SHORT} --seed 3"
+RESIDUAL = f"--model preresnet20 {DATA} --epochs 3 --quiet --seed 3"
 TRAINED = {
     "dense": "--method dense",
     "early_bird": "--method early_bird",
@@ -56,7 +57,7 @@ TRAINED = {
 COMMAND_LINE = "import sys; from earlybird.cli.main import main; sys.exit(main())"
 CONTROLS = ("uniform", "scratch_longer", "dense_shorter")
 GRID = (
-    f"compare {BASE} --methods dense,early_bird,uniform,thinet:finetune_steps=3,lottery_ticket,shuffled "
+    f"compare {SHORT} --methods dense,early_bird,uniform,thinet:finetune_steps=3,lottery_ticket,shuffled "
     "--equal-cost thinet:finetune_steps=3,lottery_ticket --ratios 0.5 --seeds 3"
 )
 # What differs between two runs of one program, and what tells which program it was.
