@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import os
@@ -20,6 +21,13 @@ import pytest
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Test processes that share the cores: threads of one would spin while they wait for the other's.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: the collector need not go through half a million objects again and again."""
+    gc.collect()
+    gc.freeze()
+
 
 TINY = '''
 import torch
