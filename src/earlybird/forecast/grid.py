@@ -25,8 +25,8 @@ from earlybird.runs.config import RunConfig
 from earlybird.runs.prepare import resolve_augment
 from earlybird.runs.record_file import finished_record
 from earlybird.runs.saved_model import NetworkSpec
-from earlybird.settings.early_bird import EarlyBirdTraining
-from earlybird.settings.method import Method, StartsFromTicket
+from earlybird.settings.early_bird import EarlyBirdTraining, StartsFromTicket
+from earlybird.settings.method import Method
 from earlybird.training.compute import Compute, choose_device
 
 TICKET_AT = 0.1

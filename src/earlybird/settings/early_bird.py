@@ -7,7 +7,7 @@ chosen draw) are presets of it (`presets.py`).
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from earlybird.core.choices import CRITERION_NAMES, PolicyChoice, TieScore
 from earlybird.core.stop_rules import STOP_RULES
@@ -19,6 +19,11 @@ from earlybird.settings.tickets import DrawAt
 from earlybird.user_code import is_code
 
 PenaltyForm = Literal["subgradient", "proximal"]
+
+if TYPE_CHECKING:
+    from earlybird.core import Ticket
+    from earlybird.methods.candidate import Candidate
+    from earlybird.methods.task import Task
 
 # What runs without a paper preset snap widths to: odd channel counts are slow (`docs/method.md` section 9).
 DEFAULT_ROUND_TO = 8
@@ -109,3 +114,16 @@ class EarlyBirdTraining(TicketSettings):
         """This method as far as its search goes."""
         start: dict[str, Any] = {} if self.weights == "rewind" else {"weights": "inherit", "rewind_epoch": 0}
         return replace(self, **start, schedule="auto", retrain_penalty=0.0, channels="ranked")
+
+
+@runtime_checkable
+class StartsFromTicket(Protocol):
+    """A method that can start from a ticket that was drawn before, or that must."""
+
+    def from_ticket(self, task: Task, ticket: Ticket) -> Candidate:
+        """Candidate of a ticket, which lies in the run folder already; what it owes for the search is charged."""
+        ...
+
+    def shared_search(self) -> EarlyBirdTraining | None:
+        """The search that draws its ticket, its own prune ratio included; None: that of the `early_bird` beside it."""
+        ...

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from earlybird.cost.plan import MethodPlan, Schedule
     from earlybird.methods.candidate import Candidate, DenseRun
     from earlybird.methods.task import Task
-    from earlybird.settings.early_bird import EarlyBirdTraining
 
 
 class Method(Protocol):
@@ -48,19 +47,6 @@ class ChecksNetwork(Protocol):
 
     def check_network(self, model: nn.Module, example_input: Tensor) -> None:
         """Raise `SlimError` or `MaskError` where it cannot; the network is left as found."""
-
-
-@runtime_checkable
-class StartsFromTicket(Protocol):
-    """A method that can start from a ticket that was drawn before, or that must."""
-
-    def from_ticket(self, task: Task, ticket: Ticket) -> Candidate:
-        """Candidate of a ticket, which lies in the run folder already; what it owes for the search is charged."""
-        ...
-
-    def shared_search(self) -> EarlyBirdTraining | None:
-        """The search that draws its ticket, its own prune ratio included; None: that of the `early_bird` beside it."""
-        ...
 
 
 @runtime_checkable

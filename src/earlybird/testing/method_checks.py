@@ -23,8 +23,8 @@ from earlybird.runs.record import recorded_schedule
 from earlybird.runs.run import run, run_search
 from earlybird.runs.saved_model import load_network
 from earlybird.settings.data import DataConfig
-from earlybird.settings.early_bird import EarlyBirdTraining
-from earlybird.settings.method import Method, Plans, StartsFromTicket
+from earlybird.settings.early_bird import EarlyBirdTraining, StartsFromTicket
+from earlybird.settings.method import Method, Plans
 from earlybird.settings.model import ModelConfig
 from earlybird.settings.tickets import TICKET_FILE, TicketRequest
 from earlybird.settings.training import TrainingSettings
