@@ -25,14 +25,11 @@ from earlybird import Ticket, channel_groups, draw_mask, slim
 from earlybird.core import ChannelGroups, ChannelMask
 from earlybird.cost import count_cost
 from earlybird.models import build_model
-from earlybird.runs.config import RunConfig
 from earlybird.runs.run import run, run_search
 from earlybird.settings.controls import Dense
-from earlybird.settings.data import DataConfig
 from earlybird.settings.early_bird import EarlyBirdTraining
-from earlybird.settings.model import ModelConfig
+from earlybird.settings.run import DataConfig, ModelConfig, RunConfig, TrainingSettings
 from earlybird.settings.tickets import TicketRequest, requests_of
-from earlybird.settings.training import TrainingSettings
 
 SHAPE = (3, 32, 32)
 WIDTH, EPOCHS, IMAGES, TARGET = 0.25, 20, 10_000, 0.5

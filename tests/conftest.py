@@ -172,8 +172,8 @@ def finished_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[
 @pytest.fixture
 def run_once(tiny: Path, finished_runs: Any) -> Callable[[dict[str, Any], Path], dict[str, Any]]:
     """`run`, or a copy of what it left when a test of this process asked for the same of the same source."""
-    from earlybird.runs.config import RunConfig
     from earlybird.runs.run import run
+    from earlybird.settings.run import RunConfig
 
     root, known = finished_runs
 

@@ -2,7 +2,7 @@
 
 Networks, data sets, criteria and methods are found here. Whatever goes wrong on the way (no file, no attribute, an
 exception inside) is said in one line, with the full error chained to it. Code runs only where the user named it; who
-reads a name from a file must ask first (`runs.config.refuse_unnamed_code`).
+reads a name from a file must ask first (`settings.run.refuse_unnamed_code`).
 """
 
 from __future__ import annotations

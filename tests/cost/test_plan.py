@@ -8,7 +8,7 @@ from earlybird.cost import ModelCost
 from earlybird.cost.plan import MethodPlan, PlannedData, Schedule, price, steps_that_buy, training_macs
 from earlybird.errors import ConfigError
 from earlybird.methods.pipeline import plan_method
-from earlybird.runs.config import RunConfig
+from earlybird.settings.run import RunConfig
 
 DATA = PlannedData(train_images=1000, test_images=100, batch_size=64)
 

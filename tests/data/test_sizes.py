@@ -11,7 +11,7 @@ from earlybird.data import DataBundle, MemoryImages
 from earlybird.data.sizes import PUBLISHED, DataSizes
 from earlybird.errors import DataError
 from earlybird.runs.prepare import data_sizes
-from earlybird.settings.data import DataConfig
+from earlybird.settings.run import DataConfig
 
 
 def images(count: int) -> MemoryImages:

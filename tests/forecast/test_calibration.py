@@ -13,7 +13,7 @@ from earlybird.forecast.calibration import Calibration, Seconds, calibrate, nois
 from earlybird.methods.pipeline import plan_method
 from earlybird.models import build_model
 from earlybird.settings.early_bird import EarlyBirdTraining
-from earlybird.settings.training import TrainingSettings
+from earlybird.settings.run import TrainingSettings
 from earlybird.training.compute import Compute
 
 CPU = Compute(torch.device("cpu"))

@@ -14,8 +14,8 @@ from earlybird.grids.equal_cost import at_equal_cost
 from earlybird.grids.grid import RunNode, nodes_of
 from earlybird.grids.run_node import run_node
 from earlybird.grids.sweep import Sweep, failures, open_sweep, work
-from earlybird.runs.config import RunConfig
 from earlybird.runs.record_file import recorded_training_macs
+from earlybird.settings.run import RunConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from earlybird.methods import pipeline
 from earlybird.methods.candidate import Candidate
 from earlybird.methods.masked_weights import HoldHooks
-from earlybird.runs.config import RunConfig
 from earlybird.runs.run import run, run_search
+from earlybird.settings.run import RunConfig
 from earlybird.settings.tickets import TicketRequest, requests_of
 from earlybird.slimming import masked
 from earlybird.training.checkpoint import Checkpoints

@@ -10,9 +10,9 @@ import pytest
 
 from earlybird.cost import ModelCost
 from earlybird.cost.plan import PlannedData, steps_that_buy, training_macs
-from earlybird.runs.config import RunConfig
 from earlybird.runs.record_file import recorded_training_macs
 from earlybird.runs.run import run
+from earlybird.settings.run import RunConfig
 from earlybird.training import loop
 
 METHODS: list[tuple[str, float, dict[str, Any]]] = [

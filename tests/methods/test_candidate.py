@@ -15,8 +15,8 @@ from earlybird.core import Ticket
 from earlybird.errors import TicketError
 from earlybird.methods import pipeline
 from earlybird.methods.candidate import Candidate
-from earlybird.runs.config import RunConfig
 from earlybird.runs.run import run, run_search
+from earlybird.settings.run import RunConfig
 from earlybird.settings.tickets import requests_of
 from earlybird.training import loop
 

@@ -12,9 +12,9 @@ from torch import nn
 
 from earlybird.core import Ticket
 from earlybird.errors import ConfigError, MethodError, TicketError
-from earlybird.runs.config import RunConfig
 from earlybird.runs.run import run, run_search
 from earlybird.settings.network_slimming import NetworkSlimming
+from earlybird.settings.run import RunConfig
 from earlybird.settings.tickets import TicketRequest, check_requests
 
 

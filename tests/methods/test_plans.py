@@ -15,13 +15,13 @@ from earlybird.forecast.grid import plan_node
 from earlybird.forecast.run import UNIFORM, Scenario, networks_of
 from earlybird.grids.grid import Block, Grid, RunNode, nodes_of
 from earlybird.methods.pipeline import plan_method
-from earlybird.runs.config import RunConfig
 from earlybird.runs.record import recorded_schedule
 from earlybird.runs.run import run
 from earlybird.runs.saved_model import NetworkSpec
 from earlybird.settings.catalog import method_class, method_names
 from earlybird.settings.controls import MatchedToTicket
 from earlybird.settings.presets import method_label
+from earlybird.settings.run import RunConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 

@@ -15,8 +15,8 @@ from earlybird.core import WeightMask
 from earlybird.errors import ConfigError, MethodError, OutOfMemoryError
 from earlybird.methods import snip
 from earlybird.methods.snip import channel_sums, sensitivities
-from earlybird.runs.config import RunConfig
 from earlybird.runs.run import run
+from earlybird.settings.run import RunConfig
 from earlybird.settings.snip import Snip
 
 

@@ -19,8 +19,8 @@ from earlybird.methods import thinet
 from earlybird.methods.contributions import contributions, least_squares_weights, removed_greedily
 from earlybird.methods.thinet import kept_count, prunable_layers
 from earlybird.models import build_model
-from earlybird.runs.config import RunConfig
 from earlybird.runs.run import run
+from earlybird.settings.run import RunConfig
 from earlybird.settings.thinet import ThiNet
 from earlybird.slimming import channel_groups
 from earlybird.training import loop

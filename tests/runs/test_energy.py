@@ -13,10 +13,10 @@ from earlybird.cost import CostLedger, PhaseCost, meter
 from earlybird.energy import NoCounter, estimated_joules
 from earlybird.errors import DataError, RunFolderError
 from earlybird.runs import prepare
-from earlybird.runs.config import RunConfig
 from earlybird.runs.energy import MeterReading, energy_facts, import_power_log
 from earlybird.runs.record_file import REQUIRED_KEYS, SCHEMA_VERSION
 from earlybird.runs.run import run
+from earlybird.settings.run import RunConfig
 
 WATTS = 50.0
 

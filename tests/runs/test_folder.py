@@ -6,9 +6,9 @@ import pytest
 import yaml
 
 from earlybird.errors import ConfigError, RunFolderError
-from earlybird.runs.config import RunConfig, differences
 from earlybird.runs.folder import RunFolder
 from earlybird.runs.record_file import finished_record
+from earlybird.settings.run import RunConfig, differences
 
 
 def config(**training: object) -> RunConfig:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from earlybird.runs.config import RunConfig
 from earlybird.runs.run import run, run_search
+from earlybird.settings.run import RunConfig
 from earlybird.settings.tickets import requests_of
 
 PHASE_COST = {

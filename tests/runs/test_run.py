@@ -15,9 +15,9 @@ import torch
 from earlybird.core import Ticket
 from earlybird.errors import CheckpointError, ConfigError, EarlyBirdError, RunFolderError, TicketError
 from earlybird.methods import pipeline, retrain
-from earlybird.runs.config import RunConfig
 from earlybird.runs.run import run, run_evaluation, run_search
 from earlybird.runs.saved_model import load_network
+from earlybird.settings.run import RunConfig
 from earlybird.settings.tickets import requests_of
 from earlybird.training import loop
 

@@ -15,9 +15,9 @@ import yaml
 from earlybird.errors import EarlyBirdError, MethodError, RunFolderError
 from earlybird.runs import folder as folder_module
 from earlybird.runs import record_file
-from earlybird.runs.config import RunConfig
 from earlybird.runs.folder import RunFolder
 from earlybird.runs.run import run, run_search
+from earlybird.settings.run import RunConfig
 from earlybird.settings.tickets import requests_of
 from earlybird.training import loop
 from earlybird.training.checkpoint import write_atomically

@@ -5,11 +5,9 @@ from typing import Literal
 import pytest
 
 from earlybird.errors import ConfigError
-from earlybird.settings.data import DataConfig
 from earlybird.settings.early_bird import EarlyBirdTraining
 from earlybird.settings.fields import fits, legal_values
-from earlybird.settings.model import ModelConfig
-from earlybird.settings.training import TrainingSettings
+from earlybird.settings.run import DataConfig, ModelConfig, TrainingSettings
 
 
 @pytest.mark.parametrize(

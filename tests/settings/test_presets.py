@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from earlybird.report.records import method_label as label_of_record
-from earlybird.runs.config import RunConfig
 from earlybird.settings.presets import PRESETS, method_label, preset_of
+from earlybird.settings.run import RunConfig
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -10,7 +10,7 @@ from torch.nn import functional
 from earlybird.cost import count_cost
 from earlybird.data import DataBundle, MemoryImages, eval_batches, train_batches
 from earlybird.errors import NonFiniteError, OutOfMemoryError
-from earlybird.settings.training import TrainingSettings
+from earlybird.settings.run import TrainingSettings
 from earlybird.training.checkpoint import Checkpoints
 from earlybird.training.compute import Compute, choose_device, choose_precision
 from earlybird.training.evaluate import evaluate

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from earlybird.errors import ConfigError
-from earlybird.settings.training import TrainingSettings
+from earlybird.settings.run import TrainingSettings
 from earlybird.training.schedule import drop_steps, learning_rate
 
 PAPER = TrainingSettings(epochs=160, lr=0.1)

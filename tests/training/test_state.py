@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from earlybird.errors import CheckpointError, NonFiniteError
-from earlybird.runs.config import RunConfig
 from earlybird.runs.run import run
-from earlybird.settings.training import TrainingSettings
+from earlybird.settings.run import RunConfig, TrainingSettings
 from earlybird.training import loop
 from earlybird.training.checkpoint import Checkpoints
 from earlybird.training.schedule import drop_steps, learning_rate

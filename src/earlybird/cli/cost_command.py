@@ -13,8 +13,7 @@ from jsonargparse import Namespace
 from earlybird.cli.network_options import SECTIONS, add_network, has_data_of, planned_network
 from earlybird.cli.options import Parser, expand_short_flags, value_of
 from earlybird.errors import ConfigError, require
-from earlybird.settings.data import DataConfig
-from earlybird.settings.training import TrainingSettings
+from earlybird.settings.run import DataConfig, TrainingSettings
 
 if TYPE_CHECKING:
     from earlybird.forecast.calibration import Calibration

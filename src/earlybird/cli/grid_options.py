@@ -12,9 +12,7 @@ from jsonargparse import Namespace
 from earlybird.cli.options import Parser, add_section, expand_short_flags
 from earlybird.errors import ConfigError, require
 from earlybird.grids.grid import Block, Grid, read_value
-from earlybird.settings.data import DataConfig
-from earlybird.settings.model import ModelConfig
-from earlybird.settings.training import TrainingSettings
+from earlybird.settings.run import DataConfig, ModelConfig, TrainingSettings
 
 DESCRIPTION = (
     "Compare methods over ratios and seeds. Each run is a folder below --out and is done once, also when workers are "

@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse import Namespace
 
 from earlybird.cli.options import Parser, add_section, value_of
-from earlybird.runs.config import refuse_unnamed_code
-from earlybird.settings.data import DataConfig
-from earlybird.settings.model import ModelConfig
+from earlybird.settings.run import DataConfig, ModelConfig, refuse_unnamed_code
 
 if TYPE_CHECKING:
     from earlybird.data.sizes import DataSizes

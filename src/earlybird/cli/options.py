@@ -19,14 +19,11 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from earlybird.errors import ConfigError
-from earlybird.runs.config import SECTIONS, RunConfig
 from earlybird.settings.catalog import METHODS, method_class
-from earlybird.settings.data import DataConfig
 from earlybird.settings.early_bird import EarlyBirdTraining
 from earlybird.settings.fields import fits, legal_values
-from earlybird.settings.model import ModelConfig
 from earlybird.settings.presets import PRESETS, method_label, preset_settings
-from earlybird.settings.training import TrainingSettings
+from earlybird.settings.run import SECTIONS, DataConfig, ModelConfig, RunConfig, TrainingSettings
 
 SHORT_FLAGS = {
     "--model": "--model.name",

@@ -12,8 +12,8 @@ import yaml
 from earlybird.cli.options import Parser, expand_short_flags, parse_run, value_of
 from earlybird.cli.train_command import show_finished_run
 from earlybird.errors import ConfigError
-from earlybird.runs.config import SECTIONS, refuse_unnamed_code
 from earlybird.settings.catalog import method_class
+from earlybird.settings.run import SECTIONS, refuse_unnamed_code
 
 _DESCRIPTION = (
     "Cut the network by a ticket and train what is left, or what a control makes of it (--method). Settings are those "

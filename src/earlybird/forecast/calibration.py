@@ -28,7 +28,7 @@ from earlybird.data.images import subset
 from earlybird.energy import EnergyCounter, NoCounter
 from earlybird.errors import ConfigError, require
 from earlybird.runs.record import device_facts
-from earlybird.settings.training import TrainingSettings
+from earlybird.settings.run import TrainingSettings
 from earlybird.training.checkpoint import Checkpoints
 from earlybird.training.compute import Compute
 from earlybird.training.evaluate import evaluate

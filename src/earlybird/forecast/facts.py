@@ -17,7 +17,6 @@ from earlybird.forecast.calibration import Calibration, Seconds
 from earlybird.forecast.run import Networks, Scenario, cost_of
 from earlybird.grids.grid import parse_method
 from earlybird.methods.pipeline import check_network, plan_method
-from earlybird.runs.config import RunConfig
 from earlybird.settings.catalog import method_class
 from earlybird.settings.clock import Clock
 from earlybird.settings.controls import Dense, DenseShorter, ScratchLonger, Uniform
@@ -25,6 +24,7 @@ from earlybird.settings.early_bird import EarlyBirdTraining
 from earlybird.settings.fields import fits
 from earlybird.settings.method import Method
 from earlybird.settings.presets import method_label, preset_settings
+from earlybird.settings.run import RunConfig
 from earlybird.user_code import is_code
 
 # Rows of a forecast where no method is named: those of the paper's tables.

@@ -21,12 +21,12 @@ from earlybird.grids.grid import RunNode
 from earlybird.grids.sweep import Sweep
 from earlybird.methods.early_bird import planned_draw
 from earlybird.methods.pipeline import plan_method
-from earlybird.runs.config import RunConfig
 from earlybird.runs.prepare import resolve_augment
 from earlybird.runs.record_file import finished_record
 from earlybird.runs.saved_model import NetworkSpec
 from earlybird.settings.early_bird import EarlyBirdTraining, StartsFromTicket
 from earlybird.settings.method import Method
+from earlybird.settings.run import RunConfig
 from earlybird.training.compute import Compute, choose_device
 
 TICKET_AT = 0.1

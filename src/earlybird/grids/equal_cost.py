@@ -14,11 +14,11 @@ from typing import Any
 
 from earlybird.errors import MethodError
 from earlybird.methods.pipeline import plan_method
-from earlybird.runs.config import RunConfig
 from earlybird.runs.record import recorded_schedule
 from earlybird.runs.record_file import recorded_training_macs
 from earlybird.settings.early_bird import StartsFromTicket
 from earlybird.settings.method import Plans
+from earlybird.settings.run import RunConfig
 
 # A search is kept where the last training gets at least this share of what Early-Bird's got, and the last training of a
 # shortened schedule is at least this share of the schedule.

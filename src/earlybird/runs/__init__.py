@@ -1,4 +1,1 @@
-"""One run: configuration, run folder, record, and `run`, which trains to the record.
-
-Import from the modules: `config` must stay readable without importing torch.
-"""
+"""One run: folder, record, and `run`, which trains to the record. Import from the modules: not all load torch."""

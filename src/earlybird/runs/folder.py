@@ -14,8 +14,8 @@ import yaml
 
 from earlybird.atomic import write_atomically
 from earlybird.errors import RunFolderError
-from earlybird.runs.config import RunConfig, differences, with_younger_settings
 from earlybird.runs.record_file import RECORD_NAME
+from earlybird.settings.run import RunConfig, differences, with_younger_settings
 from earlybird.training.checkpoint import Checkpoints
 
 _LINES_OF_DIFF = 6

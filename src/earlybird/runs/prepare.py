@@ -20,12 +20,10 @@ from earlybird.energy import find_counter, measure_idle
 from earlybird.errors import ModelError
 from earlybird.methods.task import Task
 from earlybird.models import check_model_name
-from earlybird.runs.config import RunConfig
 from earlybird.runs.folder import RunFolder
 from earlybird.runs.saved_model import NetworkSpec
-from earlybird.settings.data import DataConfig
 from earlybird.settings.early_bird import EarlyBirdTraining
-from earlybird.settings.model import ModelConfig
+from earlybird.settings.run import DataConfig, ModelConfig, RunConfig
 from earlybird.training.compute import Compute, choose_device, choose_precision
 from earlybird.training.interrupt import StopFlag
 from earlybird.training.progress import Progress

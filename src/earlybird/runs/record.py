@@ -23,12 +23,11 @@ from earlybird.errors import RunFolderError
 from earlybird.methods.candidate import Candidate
 from earlybird.methods.pipeline import Outcome
 from earlybird.methods.task import Task
-from earlybird.runs.config import RunConfig
 from earlybird.runs.energy import energy_facts
 from earlybird.runs.record_file import SCHEMA_VERSION
 from earlybird.settings.controls import DenseShorter, Uniform
 from earlybird.settings.presets import preset_of
-from earlybird.settings.training import TrainingSettings
+from earlybird.settings.run import RunConfig, TrainingSettings
 
 _PACKAGES = ("torch", "torchvision", "numpy", "safetensors")
 

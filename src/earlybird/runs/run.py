@@ -19,14 +19,13 @@ from earlybird.methods.pipeline import Outcome, check_network, run_method, start
 from earlybird.methods.retrain import check_notes
 from earlybird.methods.search_hooks import momentum_file, rewind_file
 from earlybird.methods.task import Task
-from earlybird.runs.config import RunConfig, refuse_unnamed_code
 from earlybird.runs.folder import RunFolder, read_search
 from earlybird.runs.prepare import Prepared, evaluation_batches, load_bundle, prepare
 from earlybird.runs.record import make_record
 from earlybird.runs.record_file import finished_record, record_of, write_record
 from earlybird.runs.saved_model import load_dense_run, load_network, save_network
-from earlybird.settings.data import DataConfig
 from earlybird.settings.early_bird import EarlyBirdTraining
+from earlybird.settings.run import DataConfig, RunConfig, refuse_unnamed_code
 from earlybird.settings.tickets import TICKET_FILE, TicketRequest, check_requests
 from earlybird.training.compute import Compute, choose_device
 from earlybird.training.evaluate import Evaluation, evaluate

@@ -17,10 +17,10 @@ from earlybird.errors import CheckpointError, MethodError
 from earlybird.methods.candidate import DenseRun
 from earlybird.models import build_model
 from earlybird.models.model_file import DESCRIPTION, load, read_description, save
-from earlybird.runs.config import RunConfig, differences, refuse_unnamed_code, with_younger_settings
 from earlybird.runs.record_file import record_of
 from earlybird.settings.controls import Dense
 from earlybird.settings.fields import check_settings
+from earlybird.settings.run import RunConfig, differences, refuse_unnamed_code, with_younger_settings
 
 # Settings that change no weight: a dense run that differs in them is the same training.
 _WITHOUT_EFFECT = (

@@ -18,16 +18,13 @@ from torch import Tensor
 from earlybird.core import Ticket, WeightMask
 from earlybird.cost import PHASES
 from earlybird.methods.masked_weights import WEIGHT_MASK_FILE
-from earlybird.runs.config import RunConfig
 from earlybird.runs.record import recorded_schedule
 from earlybird.runs.run import run, run_search
 from earlybird.runs.saved_model import load_network
-from earlybird.settings.data import DataConfig
 from earlybird.settings.early_bird import EarlyBirdTraining, StartsFromTicket
 from earlybird.settings.method import Method, Plans
-from earlybird.settings.model import ModelConfig
+from earlybird.settings.run import DataConfig, ModelConfig, RunConfig, TrainingSettings
 from earlybird.settings.tickets import TICKET_FILE, TicketRequest
-from earlybird.settings.training import TrainingSettings
 from earlybird.testing.tiny import CLASSES, network
 from earlybird.training import loop
 

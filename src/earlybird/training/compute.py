@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from earlybird.copying import copied
 from earlybird.cost.step_time import TrainingStep
 from earlybird.errors import ConfigError, require
-from earlybird.settings.training import PrecisionChoice
+from earlybird.settings.run import PrecisionChoice
 
 Precision = Literal["fp32", "bf16"]
 

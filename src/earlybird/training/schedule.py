@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from earlybird.settings.training import TrainingSettings
+from earlybird.settings.run import TrainingSettings
 
 
 def learning_rate(step: int, total_steps: int, settings: TrainingSettings) -> float:

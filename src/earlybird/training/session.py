@@ -10,7 +10,7 @@ from earlybird.cost import CostLedger, PhaseMeter
 from earlybird.cost.plan import PlannedData
 from earlybird.data import Batches
 from earlybird.energy import EnergyCounter, NoCounter
-from earlybird.settings.training import TrainingSettings
+from earlybird.settings.run import TrainingSettings
 from earlybird.training.checkpoint import Checkpoints
 from earlybird.training.compute import Compute
 from earlybird.training.interrupt import StopFlag

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from earlybird.cost import ModelCost, PhaseCost, evaluation_work, training_work
 from earlybird.errors import CheckpointError, NonFiniteError
-from earlybird.settings.training import TrainingSettings
+from earlybird.settings.run import TrainingSettings
 from earlybird.training.evaluate import evaluate
 from earlybird.training.session import Session
 

@@ -1,7 +1,4 @@
-"""`RunConfig`: all settings of a run, in frozen dataclasses of plain values.
-
-The same values are flags, YAML and the record. Reading them imports no torch.
-"""
+"""`RunConfig`: all settings of a run; the same values are flags, YAML and the record."""
 
 from __future__ import annotations
 
@@ -10,18 +7,18 @@ import dataclasses
 import difflib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-from earlybird.errors import ConfigError
+from earlybird.errors import ConfigError, require
 from earlybird.settings.catalog import method_class, name_of
-from earlybird.settings.data import DataConfig
 from earlybird.settings.early_bird import EarlyBirdTraining
-from earlybird.settings.fields import check_ranges
+from earlybird.settings.fields import check_ranges, check_settings, setting
 from earlybird.settings.method import Method
-from earlybird.settings.model import ModelConfig
 from earlybird.settings.presets import preset_settings
-from earlybird.settings.training import TrainingSettings
 from earlybird.user_code import Kind, is_code
+
+Schedule = Literal["step", "cosine", "constant"]
+PrecisionChoice = Literal["auto", "fp32", "bf16"]
 
 SECTIONS = ("model", "data", "method", "training")
 # The flags that may name code of the user's own, and what it is then.
@@ -29,6 +26,83 @@ CODE_FLAGS: Mapping[str, Kind] = {
     "--model": "model", "--data": "data", "--method": "method", "--methods": "method",
     "--method.criterion": "criterion",
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Name and width of the network.
+
+    Raises:
+        ConfigError: a value is of another type or out of range.
+    """
+
+    name: str = setting("vgg16", "`earlybird list`, torchvision:NAME, timm:NAME, pkg.mod:callable, file.py:callable")
+    width: float = setting(1.0, "width multiplier of the built-in networks", "(0, 100)")
+
+    def __post_init__(self) -> None:
+        check_settings("model", self)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Data set, split and augmentation.
+
+    Raises:
+        ConfigError: a value is of another type or out of range.
+    """
+
+    name: str = setting("cifar10", "digits, cifar10, cifar100, hf:NAME-or-folder, imagefolder:PATH, pkg.mod:callable")
+    root: str | None = setting(None, "folder of cifar10 / cifar100")
+    download: bool = setting(False, "download cifar10 / cifar100 where absent")
+    val_fraction: float = setting(0.0, "part of the training images set aside for validation", "[0, 1)")
+    train_images: int | None = setting(None, "train on a fixed, stratified subset of this size", ">= 1")
+    image_size: int | None = setting(None, "height and width of a batch, where it can be chosen", ">= 1")
+    augment: Literal["auto", "crop_flip", "flip", "none", "imagenet"] = setting(
+        "auto", "auto: crop_flip for images in memory (none for digits), imagenet for folders"
+    )
+    workers: int = setting(0, "data processes, for sets too large for memory", ">= 0")
+    cache: str | None = setting(None, "where decoded images are kept; default ~/.cache/earlybird")
+
+    def __post_init__(self) -> None:
+        check_settings("data", self)
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Optimizer, schedule, precision, device and seed. Fractions are of the whole schedule: a short run scales it.
+
+    Raises:
+        ConfigError: a value is of another type or out of its range; the message names it and what is expected.
+    """
+
+    epochs: int = setting(160, "T, epochs of the whole schedule", ">= 1")
+    batch_size: int = setting(128, "images per optimizer step", ">= 1")
+    lr: float = setting(0.1, "initial learning rate", "> 0")
+    momentum: float = setting(0.9, "SGD momentum", "[0, 1)")
+    weight_decay: float = setting(1e-4, "L2 weight decay on all parameters", ">= 0")
+    schedule: Schedule = setting("step", "learning-rate schedule")
+    milestones: tuple[float, ...] = setting((0.5, 0.75), "fractions of the schedule at which 'step' drops")
+    lr_decay: float = setting(0.1, "factor of each drop", "(0, 1]")
+    warmup: float = setting(0.0, "fraction of the schedule with linearly rising lr", "[0, 1)")
+    label_smoothing: float = setting(0.0, "cross-entropy label smoothing", "[0, 1)")
+    micro_batches: int = setting(1, "split each batch, accumulating gradients", ">= 1")
+    clip_norm: float = setting(0.0, "clip the gradient norm; 0 = off", ">= 0")
+    eval_batch_size: int = setting(500, "images of a forward pass in evaluation", ">= 1")
+    precision: PrecisionChoice = setting("auto", "auto measures fp32 against bf16 once and records the choice")
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N")
+    seed: int = setting(0, "the one seed that all others follow from", "[0, 2147483648)")
+    checkpoint_every: int = setting(0, "optimizer steps between checkpoints; 0 = once per epoch", ">= 0")
+    budget_macs: float = setting(
+        0.0,
+        "training MACs of the whole run, search included: the training after the search is as long as what is left of "
+        "them buys; 0 = as long as the schedule",
+        ">= 0",
+    )
+
+    def __post_init__(self) -> None:
+        check_settings("training", self)
+        rising = all(0 < a < 1 for a in self.milestones) and list(self.milestones) == sorted(self.milestones)
+        require("training.milestones", list(self.milestones), rising, "rising fractions in (0, 1)")
 
 
 @dataclass(frozen=True)
