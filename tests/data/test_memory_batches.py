@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from earlybird.data import DataBundle, MemoryImages, eval_batches, train_batches
-from earlybird.data.memory_batches import crop, flip
+from earlybird.data.batches import crop, flip
 from earlybird.data.randomness import crop_offsets, epoch_order, flips
 from earlybird.errors import DataError
 
