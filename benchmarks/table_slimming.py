@@ -25,8 +25,7 @@ from torch import nn
 
 from earlybird.core import draw_mask
 from earlybird.core.criteria import bn_scale, filter_l1
-from earlybird.core.drawing import realised_ratio
-from earlybird.core.ranking import scored_groups
+from earlybird.core.drawing import realised_ratio, scored_groups
 from earlybird.errors import EarlyBirdError
 from earlybird.slimming import channel_groups, masked, slim
 from earlybird.slimming.check import Difference, difference, within_rounding

@@ -4,9 +4,8 @@ import numpy as np
 import torch
 
 from earlybird.core import ChannelGroups
-from earlybird.core.drawing import remove_lowest
+from earlybird.core.drawing import Ranking, remove_lowest
 from earlybird.core.groups import one_unit_per_channel
-from earlybird.core.ranking import Ranking
 
 
 def removed(groups: ChannelGroups, lowest_first: list[int], target: int, min_channels: int = 1) -> list[int]:

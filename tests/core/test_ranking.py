@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from earlybird.core import ChannelGroups
+from earlybird.core.drawing import rank_units, scored_groups
 from earlybird.core.groups import one_unit_per_channel
-from earlybird.core.ranking import rank_units, scored_groups
 from earlybird.errors import ConfigError, MaskError, NonFiniteError
 
 

@@ -5,9 +5,8 @@ import pytest
 import torch
 
 from earlybird.core import ChannelGroups
-from earlybird.core.drawing import nearest_count, snap_widths
+from earlybird.core.drawing import Ranking, nearest_count, snap_widths
 from earlybird.core.groups import one_unit_per_channel
-from earlybird.core.ranking import Ranking
 
 
 def ascending(groups: ChannelGroups) -> Ranking:

@@ -54,8 +54,7 @@ def _facts(parsed: Namespace, argv: Sequence[str]) -> dict[str, Any]:
     import torch
 
     from earlybird.core import bn_scale, draw_mask, filter_l1
-    from earlybird.core.drawing import realised_ratio
-    from earlybird.core.ranking import scored_groups
+    from earlybird.core.drawing import realised_ratio, scored_groups
     from earlybird.cost import count_cost
     from earlybird.cost.step_time import step_seconds
     from earlybird.slimming import channel_groups, slim

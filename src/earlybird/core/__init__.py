@@ -1,33 +1,41 @@
 """The idea, usable in any training loop: masks, groups, criteria, drawing, detection, penalty, tickets.
 
-Imports torch, safetensors and `earlybird.errors` and `atomic`, nothing else of ours. The names below are imported when
-first used, so that settings can read `stop_rules` without torch.
+Imports torch, safetensors and `earlybird.errors` and `atomic`, nothing else of ours. What needs torch is imported when
+first used, so that settings can read the stop rules and the choices below without it.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from earlybird.core.stop_rules import STOP_RULES, StopRule, first_firing_draw
 
 if TYPE_CHECKING:
     from earlybird.core.criteria import Criterion, bn_scale, filter_l1, filter_l2, taylor
     from earlybird.core.detector import EarlyBird
-    from earlybird.core.distance import mask_distance
     from earlybird.core.drawing import draw_mask, draw_mask_per_layer, realised_ratio
-    from earlybird.core.groups import ChannelGroups
+    from earlybird.core.groups import ChannelGroups, mask_distance
     from earlybird.core.mask import ChannelMask
     from earlybird.core.penalty import bn_l1_proximal_, bn_l1_subgradient_
-    from earlybird.core.stop_rules import STOP_RULES, StopRule, first_firing_draw
     from earlybird.core.ticket import Ticket
     from earlybird.core.weight_mask import WeightMask, keep_largest, mask_weights_, prunable_weights
 
-_MODULES = "criteria detector distance drawing groups mask penalty stop_rules ticket weight_mask"
+# Built-in criteria, functions of `core/criteria.py`.
+CRITERION_NAMES = ("bn_scale", "filter_l1", "filter_l2", "taylor")
+# What a unit that ties several scored channels scores.
+TieScore = Literal["mean", "max", "sum"]
+# Residual policies (`docs/method.md` section 3); "auto" is resolved when a network is traced.
+Policy = Literal["inner", "tie", "select"]
+PolicyChoice = Literal["auto", "inner", "tie", "select"]
+
+_MODULES = "criteria detector drawing groups mask penalty ticket weight_mask"
 
 __all__ = [
-    "STOP_RULES", "ChannelGroups", "ChannelMask", "Criterion", "EarlyBird", "StopRule", "Ticket", "WeightMask",
-    "bn_l1_proximal_", "bn_l1_subgradient_", "bn_scale", "draw_mask", "draw_mask_per_layer", "filter_l1", "filter_l2",
-    "first_firing_draw", "keep_largest", "mask_distance", "mask_weights_", "prunable_weights", "realised_ratio",
-    "taylor",
+    "CRITERION_NAMES", "STOP_RULES", "ChannelGroups", "ChannelMask", "Criterion", "EarlyBird", "Policy", "PolicyChoice",
+    "StopRule", "Ticket", "TieScore", "WeightMask", "bn_l1_proximal_", "bn_l1_subgradient_", "bn_scale", "draw_mask",
+    "draw_mask_per_layer", "filter_l1", "filter_l2", "first_firing_draw", "keep_largest", "mask_distance",
+    "mask_weights_", "prunable_weights", "realised_ratio", "taylor",
 ]  # fmt: skip
 
 

@@ -17,13 +17,11 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from earlybird.core.choices import TieScore
+from earlybird.core import TieScore
 from earlybird.core.criteria import Criterion, bn_scale
-from earlybird.core.distance import mask_distance
-from earlybird.core.drawing import draw_ranked, realised_ratio
-from earlybird.core.groups import ChannelGroups
+from earlybird.core.drawing import Ranking, draw_ranked, rank_units, realised_ratio, scored_groups
+from earlybird.core.groups import ChannelGroups, mask_distance
 from earlybird.core.mask import ChannelMask
-from earlybird.core.ranking import Ranking, rank_units, scored_groups
 from earlybird.core.stop_rules import MaskHistory, checked_stop_rule
 from earlybird.core.ticket import Ticket
 from earlybird.errors import ConfigError, MaskError, require

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from earlybird.core.mask import ChannelMask
+from earlybird.core.mask import ChannelMask, check_same_layers
 from earlybird.errors import MaskError
 
 
@@ -196,6 +196,30 @@ class ChannelGroups:
             f"layer {cutter!r} cuts {count} channels {where} ({tie}); "
             "draw the mask with groups=channel_groups(model, example_input)"
         )
+
+
+def mask_distance(a: ChannelMask, b: ChannelMask, groups: ChannelGroups | None = None) -> float:
+    """Fraction of units on which two masks disagree (normalised Hamming distance).
+
+    0 = same ticket, 1 = complement; independent random masks of ratio p differ by 2p(1 - p) on average. Without groups
+    every channel counts once; with groups every unit counts once and protected channels never.
+
+    Raises:
+        MaskError: the masks do not name the same layers with the same widths, or do not fit the groups.
+
+    Example:
+        >>> import torch
+        >>> a = ChannelMask({"bn": torch.tensor([True, True, False, False])})
+        >>> b = ChannelMask({"bn": torch.tensor([True, False, True, False])})
+        >>> mask_distance(a, b)
+        0.5
+    """
+    check_same_layers(a, b)
+    if groups is None:
+        left, right = a.flat(), b.flat(a)
+    else:
+        left, right = groups.keep_units(a), groups.keep_units(b)
+    return float((left != right).double().mean()) if left.numel() else 0.0
 
 
 def one_unit_per_channel(widths: Mapping[str, int]) -> ChannelGroups:

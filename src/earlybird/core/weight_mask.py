@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from earlybird.core.criteria import WEIGHTED
 from earlybird.core.mask import BoolTensors
-from earlybird.core.tensor_file import TensorFormat
+from earlybird.core.ticket import TensorFormat
 from earlybird.errors import MaskError, NonFiniteError, require
 
 _FILE = TensorFormat("weight mask", "earlybird_weight_mask", 1, "run the search again", "weight-mask.safetensors")

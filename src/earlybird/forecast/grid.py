@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import cast
 
-from earlybird.core.choices import PolicyChoice
+from earlybird.core import PolicyChoice
 from earlybird.cost import ModelCost, Work
 from earlybird.cost.plan import MethodPlan, PlannedData, Schedule, Stage, steps_that_buy
 from earlybird.data import DataBundle

@@ -15,9 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from earlybird.core import STOP_RULES, ChannelGroups, ChannelMask, Ticket, draw_mask
-from earlybird.core.choices import PolicyChoice
-from earlybird.core.drawing import realised_ratio
+from earlybird.core import STOP_RULES, ChannelGroups, ChannelMask, PolicyChoice, Ticket, draw_mask, realised_ratio
 from earlybird.cost import ModelCost, count_cost_and_traffic, layer_macs
 from earlybird.cost.plan import PlannedData
 from earlybird.data.sizes import DataSizes

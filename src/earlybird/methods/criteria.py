@@ -6,9 +6,8 @@ from functools import cache
 
 from torch import nn
 
-from earlybird.core import ChannelGroups, Criterion, criteria, filter_l1
-from earlybird.core.choices import CRITERION_NAMES
-from earlybird.core.ranking import scored_groups
+from earlybird.core import CRITERION_NAMES, ChannelGroups, Criterion, criteria, filter_l1
+from earlybird.core.drawing import scored_groups
 from earlybird.errors import ConfigError, require
 from earlybird.user_code import find_callable, is_code
 

@@ -71,7 +71,7 @@ def leave_ticket(
         rule: what drew it: the method's name.
         prune_ratio: what was asked for, in [0, 1).
         step: global step at which it was drawn.
-        scored: the units that the ratio counts, where a score reaches only some (`core.ranking.scored_groups`).
+        scored: the units that the ratio counts, where a score reaches only some (`core.drawing.scored_groups`).
         drawn: further fields of the ticket (criterion, round_to, ...).
     """
     counted = scored or groups

@@ -17,7 +17,7 @@ from torch.nn import functional
 from earlybird.copying import copied
 from earlybird.core import draw_mask, keep_largest, prunable_weights
 from earlybird.core.criteria import WEIGHTED, per_filter
-from earlybird.core.ranking import scored_groups
+from earlybird.core.drawing import scored_groups
 from earlybird.cost import training_work
 from earlybird.cost.plan import MASKED, MethodPlan, Schedule, Stage
 from earlybird.errors import MethodError, require

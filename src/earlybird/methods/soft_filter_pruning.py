@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from earlybird.core import ChannelGroups, ChannelMask, draw_mask_per_layer, filter_l2
-from earlybird.core.ranking import scored_groups
+from earlybird.core.drawing import scored_groups
 from earlybird.cost.plan import MethodPlan, Schedule, Stage
 from earlybird.methods.candidate import Candidate
 from earlybird.methods.early_bird import refuse_nothing_to_cut

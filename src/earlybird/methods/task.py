@@ -11,8 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from earlybird.core import ChannelGroups
-from earlybird.core.choices import PolicyChoice
+from earlybird.core import ChannelGroups, PolicyChoice
 from earlybird.cost import ModelCost, count_cost_and_traffic
 from earlybird.data import Batches
 from earlybird.slimming import channel_groups

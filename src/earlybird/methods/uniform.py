@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from earlybird.core import ChannelGroups, ChannelMask, Ticket
-from earlybird.core.drawing import draw_ranked, realised_ratio
-from earlybird.core.ranking import Ranking, rank_units
+from earlybird.core.drawing import Ranking, draw_ranked, rank_units, realised_ratio
 from earlybird.cost import count_cost
 from earlybird.cost.plan import MethodPlan, Schedule, Stage, steps_that_buy
 from earlybird.methods.budget import early_bird_macs, networks_of_ticket, planned_budget

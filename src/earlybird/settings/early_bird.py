@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
-from earlybird.core.choices import CRITERION_NAMES, PolicyChoice, TieScore
-from earlybird.core.stop_rules import STOP_RULES
+from earlybird.core import CRITERION_NAMES, STOP_RULES, PolicyChoice, TieScore
 from earlybird.errors import ConfigError, require
 from earlybird.settings.clock import ClockName
 from earlybird.settings.fields import setting

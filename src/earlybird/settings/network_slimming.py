@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from earlybird.core.choices import PolicyChoice, TieScore
+from earlybird.core import PolicyChoice, TieScore
 from earlybird.settings.clock import ClockName
 from earlybird.settings.early_bird import DEFAULT_ROUND_TO, EarlyBirdTraining, PenaltyForm
 from earlybird.settings.fields import setting

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from earlybird.core.choices import PolicyChoice
+from earlybird.core import PolicyChoice
 from earlybird.settings.early_bird import DEFAULT_ROUND_TO
 from earlybird.settings.fields import setting
 from earlybird.settings.method import MethodSettings

@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from earlybird.core.choices import PolicyChoice
-from earlybird.core.groups import ChannelGroups
+from earlybird.core import ChannelGroups, PolicyChoice
 from earlybird.errors import MaskError, SlimError
 from earlybird.slimming.channel_table import ChannelIds, connected
 from earlybird.slimming.protection import Protection, policy_of, protect_channels

@@ -13,8 +13,7 @@ from typing import cast, get_args
 import numpy as np
 from torch import nn
 
-from earlybird.core.choices import Policy, PolicyChoice
-from earlybird.core.groups import ChannelGroups
+from earlybird.core import ChannelGroups, Policy, PolicyChoice
 from earlybird.errors import MaskError, SlimError
 from earlybird.slimming.channel_table import ChannelIds, ChannelTable, Flags, Kept
 from earlybird.slimming.propagation import propagate

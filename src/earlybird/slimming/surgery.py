@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from earlybird.copying import copied, full_name, own_tensors
-from earlybird.core.groups import ChannelGroups
-from earlybird.core.mask import ChannelMask
+from earlybird.core import ChannelGroups, ChannelMask
 from earlybird.errors import MaskError
 from earlybird.slimming.channel_table import Flags
 from earlybird.slimming.check import check_cut, difference
