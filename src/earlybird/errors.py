@@ -57,6 +57,14 @@ class NonFiniteError(EarlyBirdError):
     """A loss or a score became NaN or infinite."""
 
 
+class Terminated(SystemExit):
+    """The run was asked to stop; its state is saved. Exits with 128 + the signal's number (SIGTERM: 143)."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(128 + signal_number)
+        self.signal_number = signal_number
+
+
 def require(name: str, value: object, holds: bool, expected: str) -> None:
     """Raise unless a condition on a value holds.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from earlybird.cli.options import parse_run
-from earlybird.training.schedule import learning_rate
+from earlybird.training.loop import learning_rate
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

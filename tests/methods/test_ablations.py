@@ -21,8 +21,7 @@ from earlybird.settings.tickets import TicketRequest, requests_of
 from earlybird.slimming import masked
 from earlybird.training.checkpoint import Checkpoints
 from earlybird.training.loop import fit
-from earlybird.training.progress import Progress
-from earlybird.training.session import Journal, Session
+from earlybird.training.session import Journal, Progress, Session
 from earlybird.training.state import Span
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # a ratio of 0 always fires

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from earlybird.errors import EarlyBirdError, MethodError, RunFolderError
+from earlybird.errors import EarlyBirdError, MethodError, RunFolderError, Terminated
 from earlybird.runs import folder as folder_module
 from earlybird.runs import record_file
 from earlybird.runs.folder import RunFolder
@@ -21,7 +21,6 @@ from earlybird.settings.run import RunConfig
 from earlybird.settings.tickets import requests_of
 from earlybird.training import loop
 from earlybird.training.checkpoint import write_atomically
-from earlybird.training.interrupt import Terminated
 
 
 class Killed(Exception):

@@ -6,7 +6,8 @@ import threading
 
 import pytest
 
-from earlybird.training.interrupt import StopFlag, Terminated, stop_on_signals
+from earlybird.errors import Terminated
+from earlybird.training.session import StopFlag, stop_on_signals
 
 
 @pytest.fixture(autouse=True)

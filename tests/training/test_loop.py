@@ -12,12 +12,9 @@ from earlybird.data import DataBundle, MemoryImages, eval_batches, train_batches
 from earlybird.errors import NonFiniteError, OutOfMemoryError
 from earlybird.settings.run import TrainingSettings
 from earlybird.training.checkpoint import Checkpoints
-from earlybird.training.compute import Compute, choose_device, choose_precision
-from earlybird.training.evaluate import evaluate
-from earlybird.training.loop import fit
-from earlybird.training.progress import Progress
-from earlybird.training.schedule import learning_rate
-from earlybird.training.session import Journal, Session
+from earlybird.training.compute import Compute, choose_device, choose_precision, evaluate
+from earlybird.training.loop import fit, learning_rate
+from earlybird.training.session import Journal, Progress, Session
 from earlybird.training.state import Hooks, Span
 
 STEPS_PER_EPOCH = 3  # 50 images in batches of 20
@@ -223,7 +220,7 @@ def test_memory_that_runs_out_in_an_evaluation_names_the_evaluation(tmp_path: Pa
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     batches = eval_batches(bundle(), "test", batch_size=8, device="cpu")
-    monkeypatch.setattr("earlybird.training.evaluate.functional.cross_entropy", full)
+    monkeypatch.setattr("earlybird.training.compute.functional.cross_entropy", full)
     with pytest.raises(OutOfMemoryError, match=r"in an evaluation; lower --training\.eval_batch_size"):
         evaluate(network(), batches, Compute(torch.device("cpu"), "fp32"))
 

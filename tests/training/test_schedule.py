@@ -4,7 +4,7 @@ import pytest
 
 from earlybird.errors import ConfigError
 from earlybird.settings.run import TrainingSettings
-from earlybird.training.schedule import drop_steps, learning_rate
+from earlybird.training.loop import drop_steps, learning_rate
 
 PAPER = TrainingSettings(epochs=160, lr=0.1)
 PAPER_STEPS = 160 * 196

@@ -14,7 +14,7 @@ from earlybird.runs.run import run
 from earlybird.settings.run import RunConfig, TrainingSettings
 from earlybird.training import loop
 from earlybird.training.checkpoint import Checkpoints
-from earlybird.training.schedule import drop_steps, learning_rate
+from earlybird.training.loop import drop_steps, learning_rate
 
 
 class Killed(Exception):

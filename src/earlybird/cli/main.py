@@ -10,8 +10,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from earlybird.cli.allocator import keep_freed_memory
-from earlybird.errors import ConfigError, EarlyBirdError, NonFiniteError
-from earlybird.training.interrupt import Terminated
+from earlybird.errors import ConfigError, EarlyBirdError, NonFiniteError, Terminated
 
 COMMANDS = {
     "train": "search, cut, retrain and evaluate in one run folder",

@@ -30,11 +30,9 @@ from earlybird.errors import ConfigError, require
 from earlybird.runs.record import device_facts
 from earlybird.settings.run import TrainingSettings
 from earlybird.training.checkpoint import Checkpoints
-from earlybird.training.compute import Compute
-from earlybird.training.evaluate import evaluate
+from earlybird.training.compute import Compute, evaluate
 from earlybird.training.loop import fit
-from earlybird.training.progress import Progress
-from earlybird.training.session import Journal, Session
+from earlybird.training.session import Journal, Progress, Session
 from earlybird.training.state import FitState, Hooks, Span
 
 Network = Literal["dense", "slim"]

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from earlybird.grids.sweep import Sweep
-from earlybird.training.interrupt import StopFlag, stop_on_signals
+from earlybird.training.session import StopFlag, stop_on_signals
 
 _SECONDS_BETWEEN_LOOKS = 0.2
 

@@ -18,7 +18,7 @@ from earlybird.methods.retrain import ticket_in
 from earlybird.methods.task import Task
 from earlybird.settings.early_bird import StartsFromTicket
 from earlybird.settings.method import ChecksNetwork, Method, Plans, StartsFromDense
-from earlybird.training.evaluate import Evaluation, evaluate
+from earlybird.training.compute import Evaluation, evaluate
 from earlybird.training.loop import fit
 from earlybird.training.state import Span
 

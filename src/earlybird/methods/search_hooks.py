@@ -21,7 +21,7 @@ from earlybird.errors import ConfigError, NonFiniteError, TicketError
 from earlybird.settings.clock import Clock
 from earlybird.settings.early_bird import EarlyBirdTraining
 from earlybird.settings.tickets import DrawAt, TicketRequest
-from earlybird.training.schedule import drop_steps
+from earlybird.training.loop import drop_steps
 from earlybird.training.session import Session
 from earlybird.training.state import FitState, Hooks
 

@@ -28,7 +28,7 @@ from earlybird.methods.retrain import Retrain, cut, leave_ticket, ticket_in
 from earlybird.methods.task import Task
 from earlybird.settings.snip import Snip
 from earlybird.slimming import channel_groups
-from earlybird.training.out_of_memory import SMALLER_STEPS, explain_out_of_memory
+from earlybird.training.compute import SMALLER_STEPS, explain_out_of_memory
 
 
 def check_network(method: Snip, model: nn.Module, example_input: Tensor) -> None:

@@ -25,9 +25,7 @@ from earlybird.runs.saved_model import NetworkSpec
 from earlybird.settings.early_bird import EarlyBirdTraining
 from earlybird.settings.run import DataConfig, ModelConfig, RunConfig
 from earlybird.training.compute import Compute, choose_device, choose_precision
-from earlybird.training.interrupt import StopFlag
-from earlybird.training.progress import Progress
-from earlybird.training.session import Journal, Session
+from earlybird.training.session import Journal, Progress, Session, StopFlag
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,8 @@ from earlybird.runs.saved_model import load_dense_run, load_network, save_networ
 from earlybird.settings.early_bird import EarlyBirdTraining
 from earlybird.settings.run import DataConfig, RunConfig, refuse_unnamed_code
 from earlybird.settings.tickets import TICKET_FILE, TicketRequest, check_requests
-from earlybird.training.compute import Compute, choose_device
-from earlybird.training.evaluate import Evaluation, evaluate
-from earlybird.training.interrupt import StopFlag, stop_on_signals
+from earlybird.training.compute import Compute, Evaluation, choose_device, evaluate
+from earlybird.training.session import StopFlag, stop_on_signals
 
 
 def run(

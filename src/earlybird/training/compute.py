@@ -1,4 +1,4 @@
-"""`Compute`: device and numeric precision of a run, and the choice between them.
+"""`Compute`: device and numeric precision of a run, the choice between them, and a network evaluated there.
 
 bf16 means autocast around forward and loss with fp32 weights. `auto` is answered once by measuring; the answer is
 written into the run's configuration and reused when it resumes, because a run must not change its numbers half-way.
@@ -6,16 +6,19 @@ written into the run's configuration and reused when it resumes, because a run m
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from earlybird.copying import copied
 from earlybird.cost.step_time import TrainingStep
-from earlybird.errors import ConfigError, require
+from earlybird.data import Batches
+from earlybird.errors import ConfigError, OutOfMemoryError, require
 from earlybird.settings.run import PrecisionChoice
 
 Precision = Literal["fp32", "bf16"]
@@ -23,6 +26,12 @@ Precision = Literal["fp32", "bf16"]
 # A gain below this is not worth other numerics than the reference's.
 _WORTHWHILE = 0.95
 _TRIALS = 3
+_TOP5_FROM_CLASSES = 10
+
+# How PyTorch's CPU allocator words it; it raises a plain RuntimeError.
+_CPU_ALLOCATOR = "can't allocate memory"
+
+SMALLER_STEPS = "lower --batch-size or raise --training.micro_batches"
 
 
 @dataclass(frozen=True)
@@ -91,3 +100,65 @@ def _step_seconds(model: nn.Module, batch: Tensor, compute: Compute) -> float:
     images = batch.to(compute.device).contiguous(memory_format=compute.memory_format)
     step = TrainingStep(compute.place(copied(model)).train(), images, compute.autocast)
     return min([step.seconds() for _ in range(1 + _TRIALS)][1:])
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Result on one split, over all its samples, never a mean of batch means; accuracies in [0, 1], loss in nats."""
+
+    accuracy: float
+    top5_accuracy: float | None
+    loss: float
+    correct: int
+    samples: int
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, batches: Batches, compute: Compute, between_batches: Callable[[], None] | None = None
+) -> Evaluation:
+    """Run the whole split through the model in eval mode; its mode is restored.
+
+    `top5_accuracy` is given from more than 10 classes on. `between_batches` may raise to stop.
+    """
+    was_training = model.training
+    model.eval()
+    correct = torch.zeros((), dtype=torch.int64, device=compute.device)
+    top5, loss_sum, classes = correct.clone(), torch.zeros((), dtype=torch.float64, device=compute.device), 0
+    try:
+        for x, y in batches.epoch(0):
+            with explain_out_of_memory("in an evaluation", "lower --training.eval_batch_size"):
+                with compute.autocast():
+                    logits = model(x)
+                logits, classes = logits.float(), logits.shape[1]
+                loss_sum += functional.cross_entropy(logits, y, reduction="sum").double()
+            correct += (logits.argmax(dim=1) == y).sum()
+            if classes > _TOP5_FROM_CLASSES:
+                top5 += (logits.topk(5, dim=1).indices == y[:, None]).any(dim=1).sum()
+            if between_batches:
+                between_batches()
+    finally:
+        model.train(was_training)
+    n = batches.num_samples
+    return Evaluation(
+        accuracy=int(correct) / n,
+        top5_accuracy=int(top5) / n if classes > _TOP5_FROM_CLASSES else None,
+        loss=float(loss_sum) / n,
+        correct=int(correct),
+        samples=n,
+    )
+
+
+@contextmanager
+def explain_out_of_memory(where: str, remedy: str) -> Iterator[None]:
+    """Turn an out-of-memory error of the block into one line with its place ("at step 7 of ...") and its remedy.
+
+    Raises:
+        OutOfMemoryError: the device or the machine had too little memory for what ran inside.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:  # `torch.OutOfMemoryError` is a RuntimeError.
+        if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and _CPU_ALLOCATOR not in str(error):
+            raise
+        raise OutOfMemoryError(f"out of memory {where}; {remedy}; the last checkpoint is intact") from error

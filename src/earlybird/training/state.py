@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from earlybird.cost import ModelCost, PhaseCost, evaluation_work, training_work
 from earlybird.errors import CheckpointError, NonFiniteError
 from earlybird.settings.run import TrainingSettings
-from earlybird.training.evaluate import evaluate
+from earlybird.training.compute import evaluate
 from earlybird.training.session import Session
 
 _CURE = "lower --lr, add --training.warmup 0.05 or --training.clip_norm 1; the last checkpoint is intact"
