@@ -11,8 +11,7 @@ import pytest
 
 from earlybird.cli.compare_command import grid_entries, topic_of
 from earlybird.grids.sweep import Sweep, read_grid
-from earlybird.report.grid import results_by_ratio
-from earlybird.report.grid_tables import full_tables, means_table, runs_table
+from earlybird.report.grid import full_tables, means_table, results_by_ratio, runs_table
 from earlybird.report.table import to_csv, to_markdown
 
 REPOSITORY = Path(__file__).parents[2]

@@ -7,8 +7,10 @@ import pytest
 from matplotlib.figure import Figure
 
 from earlybird.errors import RunFolderError
-from earlybird.report.canvas import CUT, DENSE_INK, SLIM
 from earlybird.report.plots import (
+    CUT,
+    DENSE_INK,
+    SLIM,
     accuracy_axes,
     distance_axes,
     kept_axes,

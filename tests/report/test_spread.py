@@ -6,22 +6,25 @@ import math
 
 import pytest
 
-from earlybird.report.spread import PairedDifference, paired_difference, sampling_error, t_quantile
+from earlybird.report.quantities import Spread, sampling_error, spread_of, t_quantile
 
 
 def test_the_interval_of_three_pairs_is_students():
     # Mean 2, deviation 1, t(2) = 4.303: half a width of 4.303 / sqrt(3).
-    found = paired_difference([1.0, 2.0, 3.0])
-    assert found == PairedDifference(2.0, pytest.approx(4.303 / math.sqrt(3)), 3)
+    found = spread_of([1.0, 2.0, 3.0])
+    assert found == Spread(2.0, 1.0, 3)
+    assert found.half_width == pytest.approx(4.303 / math.sqrt(3))
 
 
 def test_one_pair_has_no_interval_and_none_no_difference():
-    assert paired_difference([0.7]) == PairedDifference(0.7, None, 1)
-    assert paired_difference([]) is None
+    assert spread_of([0.7]) == Spread(0.7, None, 1)
+    assert spread_of([0.7]).half_width is None
+    assert spread_of([]) is None
 
 
 def test_equal_differences_leave_no_doubt():
-    assert paired_difference([0.5, 0.5]) == PairedDifference(0.5, 0.0, 2)
+    assert spread_of([0.5, 0.5]) == Spread(0.5, 0.0, 2)
+    assert spread_of([0.5, 0.5]).half_width == 0.0
 
 
 @pytest.mark.parametrize(

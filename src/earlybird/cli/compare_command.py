@@ -146,8 +146,7 @@ class _EventPrinter:
 
 def _write_tables(sweep: Sweep, reference: str, entries: Sequence[GridEntry]) -> None:
     from earlybird.atomic import write_atomically
-    from earlybird.report.grid import results_by_ratio
-    from earlybird.report.grid_tables import brief_tables, full_tables, means_table, runs_table
+    from earlybird.report.grid import brief_tables, full_tables, means_table, results_by_ratio, runs_table
     from earlybird.report.table import to_csv, to_latex, to_markdown, to_terminal
 
     if not any(entry.record for entry in entries):
@@ -197,7 +196,7 @@ def grid_entries(sweep: Sweep) -> list[GridEntry]:
 
 def topic_of(sweep: Sweep) -> str:
     """Network, data and schedule, in words."""
-    from earlybird.report.records import data_label, model_label, scheduled_epochs
+    from earlybird.report.comparison import data_label, model_label, scheduled_epochs
 
     record = {"config": sweep.nodes[0].config.to_dict()}
     return f"{model_label(record)} on {data_label(record)}, {scheduled_epochs(record)} epochs"

@@ -18,7 +18,7 @@ from earlybird.paper.claims import Setting, published
 from earlybird.paper.recomputed import Recomputed
 from earlybird.paper.table2 import EPOCHS, Table2Row, cifar_petaflops, drawn_petaflops, table2_rows
 from earlybird.paper.totals import DrawFit, three_digits, to_hundredths
-from earlybird.report.canvas import CUT, DENSE_INK, HALO, INK, SLIM, figure_file, title
+from earlybird.report.plots import CUT, DENSE_INK, HALO, INK, SLIM, figure_file, title
 from earlybird.report.table import Table, named_columns
 
 DRAW_EPOCHS = (0, 10, 20, 40, 80, 160)

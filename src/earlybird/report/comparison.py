@@ -10,21 +10,11 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from earlybird.report.energy import energy_columns, energy_facts, energy_notes, energy_ratios, measured_keys
-from earlybird.report.quantities import COST_CELLS, Cells, accuracy_cell, emergence_cell, flag_notes, prune_ratio_cell
-from earlybird.report.records import (
-    data_label,
-    device_label,
-    drawn_ticket,
-    method_label,
-    model_label,
-    realised_ratio,
-    requested_ratio,
-    scheduled_epochs,
-    seed_of,
-)
-from earlybird.report.spread import Row, RunGroup, rows_of
+from earlybird.report import quantities
+from earlybird.report.quantities import Row, RunGroup, rows_of
 from earlybird.report.table import Table, named_columns, to_terminal
+from earlybird.settings.presets import method_label as name_of_settings
+from earlybird.settings.presets import own_name
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,13 +45,13 @@ def comparison_tables(records: Sequence[Mapping[str, Any]]) -> list[Table]:
     """One table per model, data set and schedule, a row for each method; the records may be any mixture."""
     tables = []
     for (model, data, epochs), groups in group_rows(comparison_rows(records)).items():
-        cells: Cells = {
+        cells: quantities.Cells = {
             "method": lambda group: group.name,
-            "p asked / realised": prune_ratio_cell,
-            "test accuracy %": accuracy_cell,
-            "ticket at epoch (of schedule)": emergence_cell,
-            **COST_CELLS,
-            **energy_columns(rows_of(groups)),
+            "p asked / realised": quantities.prune_ratio_cell,
+            "test accuracy %": quantities.accuracy_cell,
+            "ticket at epoch (of schedule)": quantities.emergence_cell,
+            **quantities.COST_CELLS,
+            **quantities.energy_columns(rows_of(groups)),
             "n": lambda group: str(len(group.rows)),
         }
         rows = [[cell(group) for cell in cells.values()] for group in groups]
@@ -72,12 +62,12 @@ def comparison_tables(records: Sequence[Mapping[str, Any]]) -> list[Table]:
 def _notes(groups: Sequence[RunGroup]) -> list[str]:
     rows = rows_of(groups)
     notes = [_HOW_TO_READ, "Timed on: " + ", ".join(sorted({row["device"] for row in rows})) + "."]
-    notes += energy_notes(rows)
+    notes += quantities.energy_notes(rows)
     for group in groups:
         ratio = group.spread("wall_seconds_ratio")
         if ratio is not None and group.rows[0]["method"] != "dense" and ratio.mean >= 0.995:
             notes.append(f"{group.name} saves no time here: {ratio.mean:.2f} of the dense seconds.")
-        notes += flag_notes(group)
+        notes += quantities.flag_notes(group)
     if all(row["dense_run_id"] is None for row in rows):
         notes.append(
             "No dense run of this model, data, schedule and seed is among the records: no training-cost ratios."
@@ -139,12 +129,13 @@ def row_of(record: Mapping[str, Any], dense: Mapping[str, Any] | None) -> Row:
     sizes = {key: (record["final"][key], record["dense"][key]) for key in ("params", "macs")}
     costs = {f"train_{key}": (total.get(key), dense_total.get(key)) for key in ("macs", "paper_flops")}
     seconds = {key: (total.get(key), dense_total.get(key)) for key in ("wall_seconds", "cpu_seconds")}
-    for key, (value, partner) in (sizes | costs | seconds).items():
+    row |= (energy := quantities.energy_facts(record))
+    joules = quantities.energy_pairs(energy, quantities.energy_facts(dense) if dense else {})
+    for key, (value, partner) in (sizes | costs | seconds | joules).items():
         row |= {key: value, f"{key}_ratio": value / partner if value is not None and partner else None}
-    row |= (energy := energy_facts(record)) | (energy_ratios(energy, energy_facts(dense)) if dense else {})
     if row["is_timed_alike"] is False:
         # Seconds and measured joules of two machines, or of one and two threads, are no measure of a method.
-        row |= {f"{key}_ratio": None for key in (*seconds, *measured_keys([row]))}
+        row |= {f"{key}_ratio": None for key in (*seconds, *quantities.measured_keys([row]))}
     return row
 
 
@@ -208,3 +199,68 @@ def _named(groups: Sequence[list[Row]]) -> list[RunGroup]:
         told_apart = ", ".join(f"{key}={value}" for key, value in told.items() if value is not None)
         named.append(RunGroup(first["method"] + (f" ({told_apart})" if told_apart else ""), tuple(group)))
     return named
+
+
+def model_label(record: Mapping[str, Any]) -> str:
+    """Name of the network, of a path its last part, with its width where that is not 1: `vgg16 (width 0.25)`."""
+    model = record["config"].get("model", {})
+    width = model.get("width", 1.0)
+    name = str(model.get("name", "model")).rsplit("/", 1)[-1]
+    return name if width in (None, 1, 1.0) else f"{name} (width {width:g})"
+
+
+def data_label(record: Mapping[str, Any]) -> str:
+    """Name of the data set, of a path its last part; with the images where not all are used: `cifar10 (900 images)`."""
+    data = record["config"].get("data", {})
+    name, images = str(data.get("name", "data")).rstrip("/").rsplit("/", 1)[-1], data.get("train_images")
+    return f"{name} ({images:,} images)" if images else name
+
+
+def method_label(record: Mapping[str, Any]) -> str:
+    """Name of the method: `dense`, `early_bird`, or a preset such as `reinit`."""
+    settings = record["config"].get("method", {})
+    if "preset" not in record:  # of an older version
+        return name_of_settings(settings)
+    return record["preset"] or own_name(settings)
+
+
+def scheduled_epochs(record: Mapping[str, Any]) -> int:
+    """Epochs T of the schedule, the length of one dense training."""
+    return int(record["config"].get("training", {}).get("epochs", 0))
+
+
+def seed_of(record: Mapping[str, Any]) -> int | None:
+    """Seed that all others follow from; None if the record does not say."""
+    places = (record.get("seeds") or {}, record["config"], record["config"].get("training", {}))
+    return next((int(place["seed"]) for place in places if place.get("seed") is not None), None)
+
+
+def drawn_ticket(record: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Ticket of a run that drew one; None for a dense run and for a search that found none."""
+    ticket: Mapping[str, Any] | None = record.get("ticket")
+    return None if not ticket or ticket.get("none") else ticket
+
+
+def requested_ratio(record: Mapping[str, Any]) -> float | None:
+    """Fraction p of the prunable channels that the run was to remove, in [0, 1); None for a run that prunes none."""
+    configured, notes = record["config"].get("method", {}), record.get("notes") or {}
+    ratio = (drawn_ticket(record) or {}).get("prune_ratio", configured.get("prune_ratio", notes.get("prune_ratio")))
+    return None if ratio is None else float(ratio)
+
+
+def realised_ratio(record: Mapping[str, Any]) -> float | None:
+    """Fraction of the prunable channels, or single weights, that the run did remove; None for one that prunes none."""
+    ratio = (drawn_ticket(record) or record.get("weight_mask") or {}).get("realised_ratio")
+    return None if ratio is None else float(ratio)
+
+
+def is_cut(record: Mapping[str, Any]) -> bool:
+    """True if any layer ended narrower than it began."""
+    return any(layer["kept"] < layer["dense"] for layer in record.get("layers") or [])
+
+
+def device_label(record: Mapping[str, Any]) -> str:
+    """Device that the run was timed on."""
+    device = record.get("device") or {}
+    parts = [str(device[key]) for key in ("type", "name") if device.get(key)]
+    return " ".join(dict.fromkeys(parts)) or "unknown device"

@@ -1,4 +1,4 @@
-"""Results of a grid of runs: at equal ratio, and at equal total cost, with paired differences over seeds.
+"""Results of a grid of runs: at equal ratio and at equal total cost, in full, in brief, and as plain numbers.
 
 Differences of accuracy are formed within a seed, against the reference method (`early_bird`) at the same ratio. The
 cost of a run is what it executed in MACs, its search included, its final evaluation left out: every run pays its own.
@@ -6,31 +6,31 @@ cost of a run is what it executed in MACs, its search included, its final evalua
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from earlybird.report import quantities
 from earlybird.report.comparison import row_of
-from earlybird.report.spread import PairedDifference, Row, RunGroup, paired_difference, rows_of, sampling_error
+from earlybird.report.quantities import Row, RunGroup, Spread, rows_of
+from earlybird.report.table import MISSING, Cell, Table, named_columns
 from earlybird.runs.record_file import recorded_training_macs
 
 # A run whose cost is this near to the reference's stands in the table of equal cost without another schedule.
 EQUAL_COST = 0.03
 DENSE = "dense"
+# A line of the table at equal cost that is further off is named below it.
+OFF_COST = 0.05
+# Letters of a method's name in a terminal before it is folded.
+_NAME_WIDTH = 18
 
 
 @dataclass(frozen=True)
 class GridEntry:
-    """Run of a grid: its record, or the reason why there is none.
+    """Run of a grid: `record` is None without a finished run, `error` says why, or is "".
 
-    Attributes:
-        label: the method as it was asked for.
-        prune_ratio: p, or None for a method without one.
-        seed: of the run.
-        is_equal_cost: its schedule was set so that its cost is Early-Bird's.
-        folder: name of its folder.
-        record: of the finished run, or None.
-        error: why it failed, or "".
+    `label` is the method as it was asked for, `prune_ratio` None for a method without one, and `is_equal_cost` tells
+    that the schedule was set so that the cost is Early-Bird's.
     """
 
     label: str
@@ -44,17 +44,18 @@ class GridEntry:
 
 @dataclass(frozen=True)
 class GridLine(RunGroup):
-    """One method of a grid: a row for each seed that finished, beside the reference.
+    """One method of a grid: a row for each seed that finished, beside the reference; `failed` counts runs that failed.
 
-    Attributes:
-        difference: of accuracy, in points of a percent, from the reference; None for the reference and without pairs.
-        cost_ratio: mean of its cost divided by the reference's, within seeds; None without pairs.
-        failed: runs that failed.
+    `difference` is of accuracy, in points of a percent, from the reference; None for the reference and without pairs.
+    `cost_ratio` is the mean of its cost divided by the reference's, within seeds; None without pairs.
     """
 
-    difference: PairedDifference | None
+    difference: Spread | None
     cost_ratio: float | None
     failed: int
+
+
+Cells = Mapping[str, Callable[[GridLine], str]]
 
 
 @dataclass(frozen=True)
@@ -105,27 +106,220 @@ def _results(entries: Sequence[GridEntry], rows: Mapping[str, Row], prune_ratio:
     kinds: dict[tuple[str, bool], list[GridEntry]] = {}
     for entry in entries:
         kinds.setdefault((entry.label, entry.is_equal_cost), []).append(entry)
-    finished = {kind: [rows[e.folder] for e in runs if e.folder in rows] for kind, runs in kinds.items()}
-    base = {row["seed"]: row for row in finished.get((reference, False), ())}
-    full: list[GridLine] = []
-    matched: list[GridLine] = []
-    for (label, is_equal_cost), runs in kinds.items():
-        failed = sum(bool(e.error) for e in runs)
-        line = _line(label, finished[label, is_equal_cost], base, reference, failed)
-        (matched if is_equal_cost else full).append(line)
-    full.sort(key=lambda line: line.name != DENSE)
+    base = {e.seed: rows[e.folder] for e in kinds.get((reference, False), ()) if e.folder in rows}
+    lines = [(_line(runs, rows, base, reference), is_equal_cost) for (_, is_equal_cost), runs in kinds.items()]
+    full = sorted((line for line, is_equal_cost in lines if not is_equal_cost), key=lambda line: line.name != DENSE)
     near = [line for line in full if line.cost_ratio is not None and abs(line.cost_ratio - 1) <= EQUAL_COST]
+    matched = [line for line, is_equal_cost in lines if is_equal_cost]
     equal = sorted([*near, *matched], key=lambda line: line.name != reference)
     names = {line.name for line in equal}
     others = {line.name: line.cost_ratio for line in full if line.cost_ratio is not None and line.name not in names}
     tests = sorted((row["accuracy"], row["test_images"]) for row in rows_of((*full, *matched)))
-    error = 100 * sampling_error(*tests[len(tests) // 2]) if tests else 0.0  # of a typical run
+    error = 100 * quantities.sampling_error(*tests[len(tests) // 2]) if tests else 0.0  # of a typical run
     return RatioResults(prune_ratio, tuple(full), tuple(equal), others, error)
 
 
-def _line(label: str, rows: Sequence[Row], base: Mapping[int, Row], reference: str, failed: int) -> GridLine:
-    pairs = [(row, base[row["seed"]]) for row in rows if row["seed"] in base]
+def _line(runs: Sequence[GridEntry], rows: Mapping[str, Row], base: Mapping[int, Row], reference: str) -> GridLine:
+    finished = tuple(rows[e.folder] for e in runs if e.folder in rows)
+    pairs = [(row, base[row["seed"]]) for row in finished if row["seed"] in base]
     points = [100 * (row["accuracy"] - partner["accuracy"]) for row, partner in pairs]
     costs = [row["training_macs"] / partner["training_macs"] for row, partner in pairs]
-    difference = None if label == reference else paired_difference(points)
-    return GridLine(label, tuple(rows), difference, sum(costs) / len(costs) if costs else None, failed)
+    difference = None if runs[0].label == reference else quantities.spread_of(points)
+    cost_ratio = sum(costs) / len(costs) if costs else None
+    return GridLine(runs[0].label, finished, difference, cost_ratio, sum(bool(e.error) for e in runs))
+
+
+def full_tables(results: Sequence[RatioResults], reference: str, topic: str) -> list[Table]:
+    """Tables with every quantity: for each ratio one at equal ratio, and one at equal total cost if there is any.
+
+    The titles begin with `topic`: network, data and schedule.
+    """
+    return [
+        Table(named_columns(*cells), _rows(cells, lines), title, notes)
+        for title, cells, lines, notes in _sections(results, reference, topic)
+    ]
+
+
+def brief_tables(results: Sequence[RatioResults], reference: str, topic: str) -> list[Table]:
+    """Tables of `full_tables` with the main quantities, narrow enough for a terminal of 80 letters."""
+    brief: Cells = {
+        "method": lambda line: line.name,
+        "test accuracy %": quantities.accuracy_cell,
+        "points": _points,
+        "training MACs / dense": lambda line: _share(line, "train_macs"),
+        "seconds / dense": lambda line: _share(line, "wall_seconds"),
+        "cost ratio": _cost,
+        "n": _runs,
+    }
+    columns, tables = named_columns(*brief, fold_after=_NAME_WIDTH), []
+    for title, _, lines, notes in _sections(results, reference, topic):
+        energy = quantities.energy_notes(rows_of(lines))  # of columns that are not shown here
+        tables.append(Table(columns, _rows(brief, lines), title, [note for note in notes if note not in energy]))
+    return tables
+
+
+def means_table(results: Sequence[RatioResults]) -> Table:
+    """Means and deviations as plain numbers, a row for each method, ratio and kind of comparison."""
+    found = [
+        (kind, result.prune_ratio, line)
+        for result in results
+        for kind, lines in (("equal ratio", result.equal_ratio), ("equal cost", result.equal_cost))
+        for line in lines
+    ]
+    joules = quantities.energy_keys(rows_of(line for *_, line in found))
+    means = ("train_macs", "train_paper_flops", "wall_seconds", "cpu_seconds", "params", "macs", *joules)
+    names = (
+        "comparison", "prune_ratio", "method", "n", "failed", "accuracy", "accuracy_std", "points", "points_half_width",
+        "points_n", "cost_ratio", *means,
+    )  # fmt: skip
+    rows = [
+        [
+            kind, ratio, line.name, len(line.rows), line.failed, *_parts(line.spread("accuracy"), "mean", "std"),
+            *_parts(line.difference, "mean", "half_width", "n"), line.cost_ratio,
+            *(mean for key in means for mean in _parts(line.spread(key), "mean")),
+        ]
+        for kind, ratio, line in found
+    ]  # fmt: skip
+    return Table(named_columns(*names), rows)
+
+
+def runs_table(entries: Sequence[GridEntry]) -> Table:
+    """Plain numbers of each run, a row for failed ones too."""
+    found = grid_rows(entries)
+    names = (
+        "folder", "method", "prune_ratio", "seed", "equal_cost", "status", "error", "accuracy", "top5_accuracy",
+        "uncut_accuracy", "realised_ratio", "emergence_epoch", "epochs", "trained_epochs", "params", "macs",
+        "train_macs", "training_macs", "train_paper_flops", "wall_seconds", "cpu_seconds",
+        *quantities.energy_keys(found.values()),
+    )  # fmt: skip
+    rows = []
+    for entry in entries:
+        status = "finished" if entry.folder in found else "failed" if entry.error else "open"
+        own = (entry.folder, entry.label, entry.prune_ratio, entry.seed, entry.is_equal_cost, status, entry.error)
+        facts = found.get(entry.folder, {})
+        rows.append([*own, *(facts.get(name) for name in names[len(own) :])])
+    return Table(named_columns(*names), rows)
+
+
+def _parts(value: object, *names: str) -> list[Cell]:
+    """Attributes of a value; None for each if there is no value."""
+    return [getattr(value, name, None) for name in names]
+
+
+def _rows(cells: Cells, lines: Sequence[GridLine]) -> list[list[str]]:
+    return [[cell(line) for cell in cells.values()] for line in lines]
+
+
+def _sections(
+    results: Sequence[RatioResults], reference: str, topic: str
+) -> Iterator[tuple[str, Cells, Sequence[GridLine], list[str]]]:
+    """Title, columns, lines and notes of each table."""
+    for result in results:
+        where = f"{topic}, p = {result.prune_ratio:g}" if result.prune_ratio else topic
+        lines = result.equal_ratio
+        yield f"{where}: at equal ratio", _ratio_cells(lines, reference), lines, _notes(result, reference)
+        if lines := result.equal_cost:
+            title = f"{where}: at the total cost of {reference}"
+            yield title, _cost_cells(lines, reference), lines, _equal_notes(result, reference)
+
+
+def _ratio_cells(lines: Sequence[GridLine], reference: str) -> Cells:
+    """Columns at equal ratio: CPU seconds if all was computed on CPUs, and the known energies, after the seconds."""
+    rows = rows_of(lines)
+    is_cpu = bool(rows) and all(row["device"].startswith("cpu") for row in rows)
+    cpu_seconds: Cells = {"CPU seconds": lambda line: quantities.seconds_text(line, "cpu_seconds")}
+    return {
+        "method": lambda line: line.name,
+        "p asked / realised": quantities.prune_ratio_cell,
+        "test accuracy %": quantities.accuracy_cell,
+        f"points from {reference}": _points,
+        "ticket at epoch": quantities.emergence_cell,
+        **quantities.COST_CELLS,
+        **(cpu_seconds if is_cpu else {}),
+        **quantities.energy_columns(rows),
+        f"cost / {reference}": _cost,
+        "n": _runs,
+    }
+
+
+def _cost_cells(lines: Sequence[GridLine], reference: str) -> Cells:
+    """Columns at equal cost: the schedule instead of what is the same at equal ratio."""
+    alike = ("p asked / realised", "ticket at epoch", "training FLOPs, paper's count")
+    cells = {name: cell for name, cell in _ratio_cells(lines, reference).items() if name not in alike}
+    return {
+        "method": cells.pop("method"),
+        "schedule, epochs": lambda line: _range(line, "epochs"),
+        "trained to epoch": lambda line: _range(line, "trained_epochs") + ("†" if line.flags() else ""),
+        **cells,
+    }
+
+
+def _points(line: GridLine) -> str:
+    """`+0.31 ± 0.52`: points, and half of the 95 % confidence interval where there are several seeds."""
+    found = line.difference
+    if found is None:
+        return MISSING
+    return f"{found.mean:+.2f}" + ("" if found.half_width is None else f" ± {found.half_width:.2f}")
+
+
+def _runs(line: GridLine) -> str:
+    return f"{len(line.rows)}" + (f" ({line.failed} failed)" if line.failed else "")
+
+
+def _cost(line: GridLine) -> str:
+    return MISSING if line.cost_ratio is None else f"{line.cost_ratio:.2f}"
+
+
+def _share(line: GridLine, key: str) -> str:
+    spread = line.spread(f"{key}_ratio")
+    return MISSING if spread is None else f"{spread.mean:.2f}"
+
+
+def _range(line: GridLine, key: str) -> str:
+    found = sorted(row[key] for row in line.rows)
+    return "–".join(dict.fromkeys(f"{value:.4g}" for value in (found[:1] + found[-1:]))) or MISSING
+
+
+def _notes(result: RatioResults, reference: str) -> list[str]:
+    notes = [
+        "Mean ± sample standard deviation over n seeds. In brackets: divided by the dense run of the same seed. "
+        "Training cost counts search, training and evaluation; what runs share is charged to each in full. Points: "
+        f"mean difference from {reference} within seeds, ± half of its 95 % confidence interval (Student).",
+        f"One run's accuracy has a standard error of {result.accuracy_error:.2f} points by the size of the test set "
+        "alone: differences of one seed below about three times that say little.",
+        *quantities.energy_notes(rows_of(result.equal_ratio)),
+        *_timing_notes(result.equal_ratio),
+    ]
+    for line in result.equal_ratio:
+        before = line.spread("uncut_accuracy")
+        if before is not None:
+            notes.append(f"{line.name}: {100 * before.mean:.2f} % before its channels went.")
+        notes += quantities.flag_notes(line)
+    return notes
+
+
+def _equal_notes(result: RatioResults, reference: str) -> list[str]:
+    notes = [
+        f"Every method at the training MACs of {reference} with the same seed: as it is, or with a last training as "
+        "long as what its search leaves of them buys. A search as long as the schedule is shortened with it first.",
+        *(note for line in result.equal_cost for note in quantities.flag_notes(line)),
+        *_timing_notes(result.equal_cost),
+    ]
+    costs = {line.name: line.cost_ratio for line in result.equal_cost if line.cost_ratio is not None}
+    if off := {name: ratio for name, ratio in costs.items() if abs(ratio - 1) > OFF_COST}:
+        notes.append(f"Not at that cost after all, and not to be compared with the others: {_listed(off)}.")
+    if result.not_equal:
+        notes.append(f"Cost another share of {reference}'s and were not run at its cost: {_listed(result.not_equal)}.")
+    return notes
+
+
+def _listed(ratios: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} ({ratio:.2f})" for name, ratio in ratios.items())
+
+
+def _timing_notes(lines: Sequence[GridLine]) -> list[str]:
+    unlike = [line.name for line in lines if any(row["is_timed_alike"] is False for row in line.rows)]
+    return [
+        "Timed on another device or with another number of threads than the dense run of their seed, so that their "
+        f"seconds are not to be compared with its: {', '.join(unlike)}."
+    ] if unlike else []  # fmt: skip

@@ -13,8 +13,8 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from earlybird.report.canvas import CUT, DENSE_INK, INK, SLIM, figure_file, title
 from earlybird.report.grid import DENSE, RatioResults
+from earlybird.report.plots import CUT, DENSE_INK, INK, SLIM, figure_file, title
 
 _INCHES_A_NAME, _LEAST_PANEL, _BETWEEN, _HEAD, _WIDTH = 0.19, 2.6, 0.75, 0.85, 10.0
 _LEFT, _RIGHT = 0.07, 0.66

@@ -1,32 +1,60 @@
 """Figures of one run: distance between its masks, accuracy, kept channels (You et al. 2020, Figure 3).
 
 Each `plot_*` reads one record and writes one file; the suffix of the path names the format (`.svg`, `.png`, `.pdf`).
+`figure_file` is the style of all figures: the same record gives the same bytes, anywhere.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import matplotlib.style
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from earlybird.core.stop_rules import STOP_RULES
 from earlybird.errors import RunFolderError
-from earlybird.report.canvas import CUT, DENSE_INK, DENSE_LIGHT, HALO, INK, MUTED, SLIM, figure_file, title
+from earlybird.report import comparison
 from earlybird.report.quantities import percent
-from earlybird.report.records import (
-    data_label,
-    drawn_ticket,
-    is_cut,
-    method_label,
-    model_label,
-    requested_ratio,
-    scheduled_epochs,
-    seed_of,
-)
+
+# Grey is the dense network, blue the slim one, red the moment of the cut, in every figure.
+DENSE_INK = "#7B8794"
+DENSE_LIGHT = "#DDE1E6"
+SLIM = "#1F6FB2"
+CUT = "#C8102E"
+INK = "#1F2933"
+MUTED = "#66707C"
+
+HALO = {"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
+"""Box behind a label, so that lines under it do not cross its letters."""
+
+LOOK = {
+    "font.family": "DejaVu Sans",  # ships with matplotlib: the same outlines on every machine
+    "font.size": 10,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": "#B4BBC4",
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": "#E8EBEF",
+    "grid.linewidth": 0.8,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "figure.facecolor": "white",
+    "svg.fonttype": "path",
+    "svg.hashsalt": "earlybird",  # element ids are drawn at random without it
+}
 
 _ROWS_PER_COLUMN = 52
 _Points = list[tuple[float, Mapping[str, Any]]]  # epochs trained so far in all, metrics row
@@ -41,7 +69,7 @@ def plot_run(record: Mapping[str, Any], folder: str | Path) -> list[Path]:
     written = [plot_accuracy(record, folder / "accuracy.svg")]
     if (record.get("ticket") or {}).get("distances"):
         written.append(plot_mask_distance(record, folder / "mask_distance.svg"))
-    if is_cut(record):
+    if comparison.is_cut(record):
         written.append(plot_kept_channels(record, folder / "kept_channels.svg"))
     return written
 
@@ -57,7 +85,7 @@ def plot_mask_distance(record: Mapping[str, Any], path: str | Path) -> Path:
         raise RunFolderError(f"run '{record['run_id']}' has no mask distances to plot; it drew fewer than two masks")
     with figure_file(path, inches=(8.0, 4.6)) as figure:
         title(figure, "Mask distance between consecutive draws", _caption(record))
-        total_epochs = float(ticket.get("total_epochs") or scheduled_epochs(record))
+        total_epochs = float(ticket.get("total_epochs") or comparison.scheduled_epochs(record))
         distance_axes(figure.add_axes((0.085, 0.125, 0.895, 0.65)), ticket, total_epochs)
     return Path(path)
 
@@ -173,7 +201,7 @@ def _share_of_schedule(axes: Axes, total_epochs: float) -> None:
 
 def accuracy_axes(axes: Axes, record: Mapping[str, Any]) -> None:
     """Draw accuracies in percent over the epochs trained in all, search and retraining one after the other."""
-    ticket = drawn_ticket(record)
+    ticket = comparison.drawn_ticket(record)
     cut = None if ticket is None else float(ticket["epoch"])
     phases = _epochs_trained(record["metrics"], cut)
     last = max((points[-1][0] for points in phases.values()), default=1.0)
@@ -181,7 +209,7 @@ def accuracy_axes(axes: Axes, record: Mapping[str, Any]) -> None:
     train = look | {"linewidth": 1.9, "marker": "o"}
     val = look | {"linewidth": 1.3, "linestyle": (0, (4, 2)), "marker": "s", "markerfacecolor": "white"}
     for phase, points in phases.items():
-        color, label = _phase_look(phase, cut is not None, is_cut(record), len(phases))
+        color, label = _phase_look(phase, cut is not None, comparison.is_cut(record), len(phases))
         _draw_curve(axes, points, "train_accuracy", color=color, label=f"{label}, training", **train)
         _draw_curve(axes, points, "val_accuracy", color=color, label=f"{label}, validation", **val)
     axes.set_xlabel("epochs trained")
@@ -195,7 +223,7 @@ def accuracy_axes(axes: Axes, record: Mapping[str, Any]) -> None:
         axes.legend(loc="lower right", frameon=True, facecolor="white", edgecolor="none", framealpha=0.9)
     if cut is not None:
         axes.axvline(cut, color=CUT, linewidth=1.6, zorder=3)
-        words = f"{'cut' if is_cut(record) else 'ticket'} after {cut:.4g} epochs"
+        words = f"{'cut' if comparison.is_cut(record) else 'ticket'} after {cut:.4g} epochs"
         _red_label(axes, words, (cut, 0), (8, 8), is_left=cut > 0.5 * last)
 
 
@@ -273,10 +301,10 @@ def _label_layer(axes: Axes, place: int, layer: Mapping[str, Any], size: float) 
 
 def _caption(record: Mapping[str, Any]) -> str:
     """One line under a title: network, data, method, p, seed."""
-    parts = [f"{model_label(record)} on {data_label(record)}", method_label(record)]
-    if (ratio := requested_ratio(record)) is not None:
+    parts = [f"{comparison.model_label(record)} on {comparison.data_label(record)}", comparison.method_label(record)]
+    if (ratio := comparison.requested_ratio(record)) is not None:
         parts.append(f"p = {ratio:g}")
-    if (seed := seed_of(record)) is not None:
+    if (seed := comparison.seed_of(record)) is not None:
         parts.append(f"seed {seed}")
     return "  ·  ".join(parts)
 
@@ -294,3 +322,27 @@ def _red_label(
     side = {"ha": "right" if is_left else "left", "xycoords": axes.get_xaxis_transform()}
     offset = (-offset[0], offset[1]) if is_left else offset
     _label(axes, words, at, offset, color=CUT, fontweight="bold", **side, **style)
+
+
+@contextmanager
+def figure_file(path: str | Path, *, inches: tuple[float, float]) -> Iterator[Figure]:
+    """Hand out a new figure of that size and write it at the end; the suffix of the path names the format.
+
+    The global state of matplotlib is left as found: no pyplot, and the look holds inside this context only.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with matplotlib.style.context(LOOK, after_reset=True):
+        figure = Figure(figsize=inches)
+        FigureCanvasAgg(figure)
+        yield figure
+        # A date would make every rewrite of an unchanged run a change.
+        metadata = {"Date": None} if path.suffix == ".svg" else None
+        figure.savefig(path, dpi=110, metadata=metadata)
+
+
+def title(figure: Figure, heading: str, caption: str, *, x: float = 0.02) -> None:
+    """Draw a bold heading and a muted caption at the top left, in the top 0.62 inches of the figure."""
+    height = figure.get_figheight()
+    figure.text(x, 1 - 0.14 / height, heading, ha="left", va="top", fontsize=13, fontweight="bold")
+    figure.text(x, 1 - 0.42 / height, caption, ha="left", va="top", fontsize=9.5, color=MUTED)

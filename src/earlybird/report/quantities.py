@@ -1,16 +1,104 @@
-"""Numbers of a comparison as text: mean ± sample standard deviation over seeds, and in brackets the ratio to dense."""
+"""Quantities of runs over seeds: their mean and deviation, the ratio to dense, and the cells and notes of a table.
+
+Energy is one column for each counter and one for the estimate, never mixed.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
-from earlybird.report.spread import RunGroup
 from earlybird.report.table import MISSING
 
-Cells = Mapping[str, Callable[[RunGroup], str]]  # name of a column -> cell of a row
+Row = dict[str, Any]
 
 PREFIXES = ((1e18, " E"), (1e15, " P"), (1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k"), (1.0, ""))
+
+# Quantiles 0.975 of Student's t for 1, 2, ... 30 degrees of freedom, as tables print them.
+_T_975 = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
+    2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+)  # fmt: skip
+
+_JOULES = "joules "
+ESTIMATED = f"{_JOULES}estimated"
+COVERAGE = "coverage of "
+WHOLE = 0.995  # what rounds to all of a run's seconds
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample standard deviation (divisor n - 1) of one quantity over n seeds; `std` is None for n = 1."""
+
+    mean: float
+    std: float | None
+    n: int
+
+    @property
+    def half_width(self) -> float | None:
+        """Half the width of the mean's 95 % confidence interval; None for n = 1.
+
+        The interval is Student's: it takes the values as normal, and says nothing of other data sets or networks.
+        """
+        return None if self.std is None else t_quantile(self.n - 1) * self.std / math.sqrt(self.n)
+
+
+def spread_of(values: Sequence[float]) -> Spread | None:
+    """Spread of values, such as differences within pairs; None without any.
+
+    Example:
+        >>> spread_of([1.0, 2.0, 3.0])
+        Spread(mean=2.0, std=1.0, n=3)
+    """
+    if not values:
+        return None
+    return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
+
+
+def t_quantile(degrees: int) -> float:
+    """Quantile 0.975 of Student's t, for >= 1 degrees of freedom; past 30 by its expansion around the normal's."""
+    if degrees <= len(_T_975):
+        return _T_975[degrees - 1]
+    z = statistics.NormalDist().inv_cdf(0.975)
+    # Cornish and Fisher 1938, to the second order: right to the third decimal from 30 on.
+    return z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
+
+
+def sampling_error(accuracy: float, images: int) -> float:
+    """Standard error of an accuracy in [0, 1] that was counted on so many independent images.
+
+    At (k + 1) / (n + 2), Laplace's estimate: all right out of 30 is no proof of a network without errors.
+    """
+    share = (accuracy * images + 1) / (images + 2)
+    return math.sqrt(share * (1 - share) / images) if images else 0.0
+
+
+@dataclass(frozen=True)
+class RunGroup:
+    """Rows that differ in nothing but the seed, and their name in the comparison."""
+
+    name: str
+    rows: tuple[Row, ...]
+
+    def spread(self, key: str) -> Spread | None:
+        """Spread of a quantity over the runs that have it; None where none has."""
+        return spread_of([row[key] for row in self.rows if row.get(key) is not None])
+
+    def flags(self) -> list[str]:
+        """Flags of its runs, once each."""
+        return sorted({flag for row in self.rows for flag in row["flags"]})
+
+
+def rows_of(groups: Iterable[RunGroup]) -> list[Row]:
+    """Rows of all groups."""
+    return [row for group in groups for row in group.rows]
+
+
+Cells = Mapping[str, Callable[[RunGroup], str]]  # name of a column -> cell of a row
 
 
 def percent(share: float) -> str:
@@ -101,3 +189,64 @@ COST_CELLS: Cells = {
     "seconds": lambda group: seconds_text(group, "wall_seconds"),
 }
 """Columns of what a network and its training cost, beside their ratio to dense."""
+
+
+def energy_facts(record: Mapping[str, Any]) -> Row:
+    """Joules, the share of the run's seconds that each counter covered, and the reasons for what is missing.
+
+    Only what the record has: one of an older version has no joules, and None for every reason.
+    """
+    energy = record.get("energy") or {}
+    estimated = energy.get("estimated") or {}
+    facts: Row = {
+        "energy_reason": energy.get("reason"),
+        "estimate_reason": energy.get("estimate_reason"),
+        "estimate_source": estimated.get("source"),
+    }
+    for method, found in (energy.get("measured") or {}).items():
+        key = f"{_JOULES}measured by {method}"
+        facts |= {key: found["joules"], COVERAGE + key: found["coverage"]}
+    return facts | ({ESTIMATED: estimated["joules"]} if estimated else {})
+
+
+def energy_pairs(facts: Row, dense: Row) -> dict[str, tuple[float, float | None]]:
+    """Joules by column key, beside the dense run's where both are of their whole run."""
+    covered = {key: [run.get(COVERAGE + key, 1.0) for run in (facts, dense)] for key in energy_keys([facts])}
+    return {key: (facts[key], dense.get(key) if min(shares) > WHOLE else None) for key, shares in covered.items()}
+
+
+def energy_keys(rows: Iterable[Row]) -> list[str]:
+    """Column keys of all joules that any of the rows has: measured, in the order they are met, then estimated."""
+    keys = (key for row in rows for key in row if key.startswith(_JOULES) and not key.endswith("_ratio"))
+    return sorted(dict.fromkeys(keys), key=ESTIMATED.__eq__)
+
+
+def measured_keys(rows: Iterable[Row]) -> list[str]:
+    """Those of `energy_keys` that a counter measured."""
+    return [key for key in energy_keys(rows) if key != ESTIMATED]
+
+
+def energy_columns(rows: Sequence[Row]) -> dict[str, Callable[[RunGroup], str]]:
+    """Column for each counter that measured any of the rows, and one for estimates."""
+    return {f"energy, {key.removeprefix(_JOULES)}": partial(_cell, key) for key in energy_keys(rows)}
+
+
+def _cell(key: str, group: RunGroup) -> str:
+    """Joules, with their coverage where that is not all of the run."""
+    shown, coverage = si_text(group, key, "J"), group.spread(COVERAGE + key)
+    if coverage is not None and coverage.mean <= WHOLE:
+        return f"{shown} [{percent(coverage.mean)} of the run]"
+    return f"~{shown}" if key == ESTIMATED and shown != MISSING else shown
+
+
+def energy_notes(rows: Sequence[Row]) -> list[str]:
+    """Reasons why energy was not measured or not estimated, and the source of an estimate."""
+    # A power meter's log may have been imported all the same: the reason is the run's own.
+    own = "energy, by the run's own counter" if measured_keys(rows) else "energy"
+    notes = {
+        "energy_reason": f"{own}: {{}}.",
+        "estimate_reason": "energy, not estimated: {}.",
+        "estimate_source": "~ marks an estimate: counted products and memory traffic at the unit energies of {}. It "
+        "compares runs; it is no measurement.",
+    }
+    return [note.format(text) for key, note in notes.items() for text in sorted({row[key] for row in rows} - {None})]
