@@ -10,7 +10,7 @@ from torch import nn
 from earlybird.core import ChannelMask
 from earlybird.errors import SlimError
 from earlybird.slimming import channel_groups, kept_indices, slim
-from earlybird.slimming.momentum import carry_optimizer_state_
+from earlybird.slimming.surgery import carry_optimizer_state_
 
 X, Y = torch.randn(8, 3, 6, 6, generator=torch.Generator().manual_seed(1)), torch.arange(8) % 2
 MASK = ChannelMask({"1": torch.tensor([True, False, True, True])})

@@ -11,7 +11,7 @@ from torch import nn
 import earlybird
 from earlybird.errors import SlimError
 from earlybird.slimming import channel_groups, kept_indices, slim
-from earlybird.slimming.momentum import carry_optimizer_state_
+from earlybird.slimming.surgery import carry_optimizer_state_
 
 IMAGES = torch.randn(2, 3, 6, 5, generator=torch.Generator().manual_seed(1))
 

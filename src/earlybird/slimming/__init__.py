@@ -1,7 +1,7 @@
 """Exact structured slimming on `torch.fx`: what may be cut (`channel_groups`), the cut (`slim`), the check (`certify`).
 
 `tracing` records what a network runs, `rules` and `layers` say what each operation means for channels, `propagation`
-applies them, `protection` decides what may go, `groups` counts it in groups, `surgery` cuts. Nothing here trains.
+applies them, `groups` decides what may go and counts it, `surgery` cuts. Nothing here trains.
 """
 
 from earlybird.slimming.check import Difference, difference

@@ -1,7 +1,7 @@
 """Layer kinds: what a conv, linear, norm or PReLU does with channels, and where it keeps their number.
 
-A kind is one row of `LAYER_KINDS`. Propagation reads its rule, surgery its tensors and sizes, `rebuild.py` its name and
-sizes. How a layer's channels are scored stands in `core/criteria.py`.
+A kind is one row of `LAYER_KINDS`. Propagation reads its rule, surgery its tensors and sizes, saved networks its name
+and sizes. How a layer's channels are scored stands in `core/criteria.py`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from earlybird.core.criteria import CONVS, TRANSPOSED_CONVS
-from earlybird.slimming.channel_table import ChannelIds, ChannelTable, Flags
-from earlybird.slimming.operands import Call, Channels, OwnTensor, Rule, Unfollowed, only_input, refuse_other_ranks
+from earlybird.slimming.channels import Call, ChannelIds, Channels, ChannelTable, Flags, OwnTensor, Rule, Unfollowed
 from earlybird.slimming.selection import GATHERING, GATHERING_NORMS, SCATTERING_NORMS, Norm
 
 
@@ -65,7 +64,7 @@ class LayerKind:
 def conv(call: Call, table: ChannelTable) -> Channels:
     """Full conv: reads every input channel, writes fresh ones. Depthwise: passes channels on, each `k` times."""
     module, x = _weighted(call), _input_on(call, 1)
-    refuse_other_ranks(call, x)
+    call.refuse_other_ranks(x)
     if module.groups == 1:
         return _dense(call, table, x, module.out_channels)
     if module.groups < module.in_channels:  # One weight holds all groups side by side: each loses the same places.
@@ -89,7 +88,7 @@ def conv(call: Call, table: ChannelTable) -> Channels:
 def transposed_conv(call: Call, table: ChannelTable) -> Channels:
     """As a full conv."""
     module, x = _weighted(call), _input_on(call, 1)
-    refuse_other_ranks(call, x)
+    call.refuse_other_ranks(x)
     if module.groups != 1:
         raise Unfollowed("no rule for a grouped transposed convolution")
     return _dense(call, table, x, module.out_channels)
@@ -97,7 +96,7 @@ def transposed_conv(call: Call, table: ChannelTable) -> Channels:
 
 def linear(call: Call, table: ChannelTable) -> Channels:
     """Reads every input feature along the last dimension, writes fresh ones."""
-    module, x = _weighted(call), only_input(call)
+    module, x = _weighted(call), call.only_input()
     if x.dim != len(x.shape) - 1:
         raise Unfollowed("the channels must lie on the last dimension")
     return _dense(call, table, x, module.out_features)
@@ -127,7 +126,7 @@ def batch_norm(call: Call, table: ChannelTable) -> Channels:
     ids = _scattered(call, table, ids)
     if not module.affine:  # Nothing to mask by: in eval mode it turns a zero into -mean / std.
         return Channels(ids, np.zeros(len(ids), dtype=bool), 1, call.shape)
-    table.masked_by(call.where, x.is_normed)
+    table.norms[call.where] = table.norms.get(call.where, True) and x.is_normed
     return Channels(ids, np.ones(len(ids), dtype=bool), 1, call.shape, is_normed=True)
 
 
@@ -169,7 +168,7 @@ def channelwise(call: Call, table: ChannelTable) -> Channels:
 def prelu(call: Call, table: ChannelTable) -> Channels:
     """One slope for all is an activation; one for each channel is narrowed."""
     module = _weighted(call)
-    return channelwise(call, table) if module.num_parameters > 1 else replace(only_input(call), shape=call.shape)
+    return channelwise(call, table) if module.num_parameters > 1 else replace(call.only_input(), shape=call.shape)
 
 
 def instance_norm(call: Call, table: ChannelTable) -> Channels:
@@ -177,7 +176,7 @@ def instance_norm(call: Call, table: ChannelTable) -> Channels:
     module: Any = call.module
     if module.affine or module.track_running_stats:
         raise Unfollowed("its shift makes a zero channel something else")
-    refuse_other_ranks(call, _input_on(call, 1))
+    call.refuse_other_ranks(_input_on(call, 1))
     return channelwise(call, table)
 
 
@@ -192,7 +191,7 @@ def _weighted(call: Call) -> Any:
 
 
 def _input_on(call: Call, dim: int) -> Channels:
-    x = only_input(call)
+    x = call.only_input()
     if x.dim != dim:
         raise Unfollowed(f"the channels must lie on dimension {dim}")
     return x

@@ -8,49 +8,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, fx, nn
 
-from earlybird.slimming.aliasing import Aliasing, is_in_place
-from earlybird.slimming.channel_table import ChannelIds, ChannelTable, Flags
-from earlybird.slimming.flow_rules import add, divide, multiply, unfollowed_channels
+from earlybird.slimming.channels import Call, Channels, ChannelTable, Opaque, OwnTensor, Size, Unfollowed, values_of
 from earlybird.slimming.layers import LayerKind, kind_of, layer_of
-from earlybird.slimming.operands import Call, Channels, Opaque, OwnTensor, Size, Unfollowed, named, values_of
-from earlybird.slimming.rules import rule_of
-from earlybird.slimming.shape_propagation import module_path, traced_value
-from earlybird.slimming.shape_rules import (
-    WIDTHLESS_ATTRIBUTES,
-    expand,
-    item,
-    part_of_own_size,
-    reshape,
-    view_of_own,
-)
+from earlybird.slimming.rules import add, divide, multiply, rule_of, unfollowed_channels
+from earlybird.slimming.shape_rules import WIDTHLESS_ATTRIBUTES, expand, item, part_of_own_size, reshape, view_of_own
+from earlybird.slimming.tracer import IN_PLACE_OPERATORS, module_path, traced_value
 from earlybird.slimming.tracing import TracedNetwork
 
 
-def propagate(
-    network: TracedNetwork, *, gathering: dict[str, Flags], scattering: dict[str, Flags], breaks_ties: bool
-) -> ChannelTable:
-    """Channel table of a network.
+def propagate_(network: TracedNetwork, table: ChannelTable) -> None:
+    """Enter all channels of a network into a new table.
 
     Two rounds: which conv or linear is a mask key itself (no norm follows any of some channel's class) is known only
-    after the first, and decides in the second what is zero when masked.
-
-    Args:
-        network: traced graphs.
-        gathering: norm name -> bool `[channels]`, the channels that norm gathers from its input.
-        scattering: norm name -> bool `[channels]`, the channels that norm writes at full width.
-        breaks_ties: whether adds keep their operands (residual policy `select`).
+    after the first, and decides in the second what is zero when masked. Ids and ties stay, the rest is found again.
     """
-    table = ChannelTable(gathering=gathering, scattering=scattering)
-    _propagate_graphs(network, table, breaks_ties)
+    _propagate_graphs(network, table)
     table.keyed = _layers_without_norm(table)
-    table.forget_findings()
-    _propagate_graphs(network, table, breaks_ties)
-    return table
+    for found in (table.readings, table.kept, table.adds, table.streams_into_norms):
+        found.clear()
+    _propagate_graphs(network, table)
 
 
 def _layers_without_norm(table: ChannelTable) -> frozenset[str]:
@@ -61,9 +44,9 @@ def _layers_without_norm(table: ChannelTable) -> frozenset[str]:
     return frozenset(name for name in table.producers if not has_norm[classes[table.outputs[name]]].all())
 
 
-def _propagate_graphs(network: TracedNetwork, table: ChannelTable, breaks_ties: bool) -> None:
+def _propagate_graphs(network: TracedNetwork, table: ChannelTable) -> None:
     for path, reason in network.whole.items():
-        table.keep_whole(path, reason)
+        table.whole.setdefault(path, reason)
     for mode, graph in network.graphs.items():
         values: dict[fx.Node, Any] = {}
         aliasing = Aliasing(graph)
@@ -76,14 +59,10 @@ def _propagate_graphs(network: TracedNetwork, table: ChannelTable, breaks_ties: 
                 path, _, name = str(node.target).rpartition(".")
                 values[node] = _own_tensor(network.modules[path], path, name, tuple(traced_value(node).shape))
             else:
-                values[node] = _applied(
-                    _call_of(node, network, values, mode, breaks_ties, aliasing), node, network, table
-                )
+                values[node] = _applied(_call_of(node, network, values, mode, aliasing), node, network, table)
 
 
-def _call_of(
-    node: fx.Node, network: TracedNetwork, values: dict[fx.Node, Any], mode: str, breaks_ties: bool, aliasing: Aliasing
-) -> Call:
+def _call_of(node: fx.Node, network: TracedNetwork, values: dict[fx.Node, Any], mode: str, aliasing: Aliasing) -> Call:
     module = network.modules[str(node.target)] if node.op == "call_module" else None
     target = node.target if module is None else type(module)
     return Call(
@@ -95,8 +74,9 @@ def _call_of(
         result=traced_value(node),
         module=module,
         is_in_place=is_in_place(node, module),
-        mutates_live_value=aliasing.overwrites_live_value(node, module, rule_of(target)),
-        breaks_ties=breaks_ties,
+        mutates_live_value=aliasing.overwrites_live_value(
+            node, module, getattr(rule_of(target), "may_return_input", False)
+        ),
     )
 
 
@@ -110,10 +90,10 @@ def _applied(call: Call, node: fx.Node, network: TracedNetwork, table: ChannelTa
         return part
     elif (view := view_of_own(call)) is not None:
         return view
-    elif not _counts_channels(call):
+    elif not call.values_of(Channels) and not call.counted():
         if not (call.target is getattr and call.args[1] in WIDTHLESS_ATTRIBUTES):
             _keep_owners_whole(call, table, "its tensors are read by name")
-        why = next((x.why for x in values_of(Opaque, [call.args, call.kwargs])), f"{named(call)} is not followed")
+        why = next((x.why for x in call.values_of(Opaque)), f"{call.name} is not followed")
         _keep_inside_whole(call, network, table, why)
         return _as_value(call.result, why)
     rule = kind.rule if kind is not None else rule_of(call.target)
@@ -132,17 +112,9 @@ def _applied(call: Call, node: fx.Node, network: TracedNetwork, table: ChannelTa
         return _unfollowed(call, network, table, str(refused))
     _keep_owners_whole(call, table, "its tensors are read by name", is_unfollowed=rule not in (add, multiply, divide))
     if rule not in (reshape, expand) and not (rule is item and not isinstance(call.args[0], Channels)):
-        for size in _counting_sizes(call):
-            table.keep(size, f"{named(call)} takes its width as a number")
+        for ids in call.counted():
+            table.keep(ids, f"{call.name} takes its width as a number")
     return value
-
-
-def _counts_channels(call: Call) -> bool:
-    return bool(values_of(Channels, [call.args, call.kwargs]) or _counting_sizes(call))
-
-
-def _counting_sizes(call: Call) -> list[ChannelIds]:
-    return [size.ids for size in values_of(Size, [call.args, call.kwargs]) if size.ids is not None]
 
 
 def _give_out(outputs: Any, table: ChannelTable) -> None:
@@ -152,7 +124,7 @@ def _give_out(outputs: Any, table: ChannelTable) -> None:
         if size.ids is not None:
             table.keep(size.ids, "its width is a network output")
     for tensor in values_of(OwnTensor, outputs):
-        table.keep_whole(tensor.path, "its tensor is a network output")
+        table.whole.setdefault(tensor.path, "its tensor is a network output")
 
 
 def _with_channels(call: Call, kind: LayerKind, table: ChannelTable) -> Call:
@@ -165,8 +137,8 @@ def _with_channels(call: Call, kind: LayerKind, table: ChannelTable) -> Call:
 
 
 def _unfollowed(call: Call, network: TracedNetwork, table: ChannelTable, why: str) -> Any:
-    reason = f"{named(call)} is not followed: {why}"
-    for ids in [*(x.ids for x in values_of(Channels, [call.args, call.kwargs])), *_counting_sizes(call)]:
+    reason = f"{call.name} is not followed: {why}"
+    for ids in [*(x.ids for x in call.values_of(Channels)), *call.counted()]:
         table.keep(ids, reason)
     _keep_owners_whole(call, table, reason)
     _keep_inside_whole(call, network, table, reason)
@@ -176,7 +148,7 @@ def _unfollowed(call: Call, network: TracedNetwork, table: ChannelTable, why: st
 def _keep_inside_whole(call: Call, network: TracedNetwork, table: ChannelTable, reason: str) -> None:
     """Modules inside one that is not entered may be called from elsewhere too."""
     for module in call.module.modules() if call.module is not None else ():
-        table.keep_whole(network.path_of[id(module)], reason)
+        table.whole.setdefault(network.path_of[id(module)], reason)
 
 
 def _own_tensor(module: nn.Module, path: str, name: str, shape: tuple[int, ...]) -> OwnTensor:
@@ -186,13 +158,13 @@ def _own_tensor(module: nn.Module, path: str, name: str, shape: tuple[int, ...])
 
 
 def _keep_owners_whole(call: Call, table: ChannelTable, reason: str, *, is_unfollowed: bool = True) -> None:
-    for tensor in values_of(OwnTensor, [call.args, call.kwargs]):
-        why = f"{named(call)}: {reason}" if reason.startswith("its") else reason
+    for tensor in call.values_of(OwnTensor):
+        why = f"{call.name}: {reason}" if reason.startswith("its") else reason
         if tensor.along is not None:  # Of no layer: what else its module holds is not touched.
             if is_unfollowed or (tensor.path, tensor.name) not in table.own:
                 table.fixed.setdefault((tensor.path, tensor.name), why)
         elif tensor.shape:  # Without it is a count, such as the batches that a norm has seen.
-            table.keep_whole(tensor.path, why)
+            table.whole.setdefault(tensor.path, why)
 
 
 def _as_value(result: Any, why: str) -> Any:
@@ -213,3 +185,66 @@ def _network_input(node: fx.Node, table: ChannelTable, mode: str) -> Any:
     ids = table.fresh(f"{mode}:{node.name}", value.shape[1])
     table.keep(ids, "it is a network input")
     return Channels(ids, np.zeros(len(ids), dtype=bool), 1, tuple(value.shape))
+
+
+class Aliasing:
+    """Which nodes of a graph may be one tensor in memory, node by node: an in-place operation changes every name of it.
+
+    That an operation may return its input, or a view of it, is read from torch's schema of the operation. Where the
+    schema hides it (`dropout` in eval mode), or there is none, the operation's rule says it: `may_return_input`.
+    """
+
+    def __init__(self, graph: fx.Graph) -> None:
+        self._order = {node: i for i, node in enumerate(graph.nodes)}
+        self._owners: dict[fx.Node, set[fx.Node]] = {}
+        self._names: dict[fx.Node, list[fx.Node]] = {}
+
+    def owners(self, node: fx.Node) -> set[fx.Node]:
+        """Earlier nodes whose memory `node` may be; itself where it made its own."""
+        return self._owners.get(node, {node})
+
+    def overwrites_live_value(self, node: fx.Node, module: nn.Module | None, may_return_input: bool) -> bool:
+        """Enter the next node; whether it writes into a tensor that another name shows to a later operation."""
+        owners: set[fx.Node] = set()
+        in_place = is_in_place(node, module)
+        if in_place or may_return_input or _is_view(_operation_name(node, module)):
+            owners.update(*(self.owners(source) for source in _first_tensors(node)))
+        owners = owners or {node}
+        self._owners[node] = owners
+        names = [name for owner in owners for name in self._names.setdefault(owner, [owner])]
+        for owner in owners:
+            self._names[owner].append(node)
+        return in_place and any(self._order[user] > self._order[node] for name in names for user in name.users)
+
+
+def is_in_place(node: fx.Node, module: nn.Module | None) -> bool:
+    """True if a node writes its result into its first argument."""
+    if module is not None:
+        return bool(getattr(module, "inplace", False))
+    name = _operation_name(node, module)
+    is_named_so = name.endswith("_") and not name.startswith("_")
+    return bool(node.kwargs.get("inplace")) or node.target in IN_PLACE_OPERATORS or is_named_so
+
+
+def _first_tensors(node: fx.Node) -> list[fx.Node]:
+    """The argument that a view is of; several where it is a tuple of tensors."""
+    first = node.args[0] if node.args else node.kwargs.get("input", node.kwargs.get("tensor"))
+    found: list[fx.Node] = []
+    fx.map_arg(first, lambda each: found.append(each) or each)  # type: ignore[func-returns-value]
+    return found
+
+
+def _operation_name(node: fx.Node, module: nn.Module | None) -> str:
+    """As torch's schemas spell it: `nn.Flatten` is `flatten`."""
+    if module is not None:
+        return type(module).__name__.lower()
+    return node.target if isinstance(node.target, str) else str(getattr(node.target, "__name__", ""))
+
+
+@cache
+def _is_view(operation: str) -> bool:
+    """True if torch's schema says of some overload that what it returns may be memory of an argument."""
+    results: list[Any] = [
+        result for schema in torch._C._jit_get_schemas_for_operator(f"aten::{operation}") for result in schema.returns
+    ]
+    return any(result.alias_info is not None and not result.alias_info.is_write for result in results)

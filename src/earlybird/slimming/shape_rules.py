@@ -13,37 +13,27 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from earlybird.slimming.aliasing import may_return_input
-from earlybird.slimming.channel_table import ChannelTable
-from earlybird.slimming.operands import (
-    Call,
-    Channels,
-    Opaque,
-    OwnTensor,
-    Size,
-    Unfollowed,
-    first_input,
-    named,
-    numbers,
-    only_input,
-    other_input,
-    spread_out,
-    values_of,
-)
+from earlybird.slimming.channels import Call, Channels, ChannelTable, OwnTensor, Rule, Size, Unfollowed, values_of
 
 WIDTHLESS_ATTRIBUTES = frozenset({"dtype", "device", "ndim", "is_cuda", "requires_grad", "layout"})
 
 _READS_OF_SHAPE = (("getattr", "shape"), ("size", None))
 
 
+def may_return_input(rule: Rule) -> Rule:
+    """Mark a rule as one of operations that may return their input, or a view of it, whatever torch's schema says."""
+    rule.may_return_input = True  # type: ignore[attr-defined]
+    return rule
+
+
 def flatten(call: Call, table: ChannelTable) -> Channels:
     """Space into the channels (`[n, c, h, w]` to `[n, c*h*w]`), or space by itself."""
-    return _reshaped(call, only_input(call))
+    return _reshaped(call, call.only_input())
 
 
 def reshape(call: Call, table: ChannelTable) -> Channels:
     """`view` and `reshape` that leave the channels a dimension; one that names their width as a number keeps them."""
-    x = first_input(call)
+    x = call.first_input()
     result = _reshaped(call, x)
     _follow_sizes(call, table, x, result.dim)
     return result
@@ -51,7 +41,7 @@ def reshape(call: Call, table: ChannelTable) -> Channels:
 
 def reshape_as(call: Call, table: ChannelTable) -> Channels:
     """To the shape of another tensor, whose channels are then as many."""
-    x, other = first_input(call), other_input(call)
+    x, other = call.first_input(), call.other_input()
     result = _reshaped(call, x)
     if result.dim != other.dim or len(result.ids) != len(other.ids):
         raise Unfollowed("its channels do not line up one to one")
@@ -80,32 +70,32 @@ def _reshaped(call: Call, x: Channels) -> Channels:
 
 def _follow_sizes(call: Call, table: ChannelTable, x: Channels, dim: int) -> None:
     """Sizes that shrink with the channels of `x` say -1 in their place, or the width of a tensor that is then tied."""
-    sizes = spread_out(call, "shape", "size")
+    sizes = call.spread_out("shape", "size")
     counting = [(i, size.ids) for i, size in enumerate(sizes) if isinstance(size, Size) and size.ids is not None]
     place = sizes[dim] if dim < len(sizes) else None
     if [i for i, _ in counting] == [dim] and len(counting[0][1]) == len(x.ids):
         table.tie(x.ids, counting[0][1])
     elif counting or place != -1:
         for ids in (x.ids, *(ids for _, ids in counting)):
-            table.keep(ids, f"{named(call)} fixes its width by a number")
+            table.keep(ids, f"{call.name} fixes its width by a number")
 
 
 def permute(call: Call, table: ChannelTable) -> Channels:
     """Dimensions change places."""
-    x, order = first_input(call), numbers(*spread_out(call, "dims"))
+    x, order = call.first_input(), call.numbers(*call.spread_out("dims"))
     return replace(x, dim=[dim % len(x.shape) for dim in order].index(x.dim), shape=call.shape)
 
 
 def transpose(call: Call, table: ChannelTable) -> Channels:
     """Two dimensions change places."""
-    x = first_input(call)
-    a, b = (dim % len(x.shape) for dim in numbers(call.argument(1, "dim0"), call.argument(2, "dim1")))
+    x = call.first_input()
+    a, b = (dim % len(x.shape) for dim in call.numbers(call.argument(1, "dim0"), call.argument(2, "dim1")))
     return replace(x, dim={a: b, b: a}.get(x.dim, x.dim), shape=call.shape)
 
 
 def expand(call: Call, table: ChannelTable) -> Channels:
     """Other dimensions are repeated; the channels' size must follow their width."""
-    x = first_input(call)
+    x = call.first_input()
     if len(call.shape) != len(x.shape) or call.shape[x.dim] != len(x.ids):
         raise Unfollowed("no rule for these arguments")
     _follow_sizes(call, table, x, x.dim)
@@ -114,7 +104,7 @@ def expand(call: Call, table: ChannelTable) -> Channels:
 
 def expand_as(call: Call, table: ChannelTable) -> Channels:
     """Repeated in space to the shape of another tensor of the same channels."""
-    x, other = first_input(call), other_input(call)
+    x, other = call.first_input(), call.other_input()
     if (x.dim, len(x.shape), len(x.ids)) != (other.dim, len(other.shape), len(other.ids)):
         raise Unfollowed("its channels do not line up one to one")
     table.tie(x.ids, other.ids)
@@ -123,16 +113,16 @@ def expand_as(call: Call, table: ChannelTable) -> Channels:
 
 def unsqueeze(call: Call, table: ChannelTable) -> Channels:
     """A new dimension of one."""
-    x, (dim,) = first_input(call), numbers(call.argument(1, "dim"))
+    x, (dim,) = call.first_input(), call.numbers(call.argument(1, "dim"))
     return replace(x, dim=x.dim + (dim % (len(x.shape) + 1) <= x.dim), shape=call.shape)
 
 
 def squeeze(call: Call, table: ChannelTable) -> Channels:
     """Named dimensions of one go; without a name a single channel could go too."""
-    x, dims = first_input(call), spread_out(call, "dim")
+    x, dims = call.first_input(), call.spread_out("dim")
     if not dims:
         raise Unfollowed("no rule for squeezing dimensions that are not named")
-    named_dims = {dim % len(x.shape) for dim in numbers(*dims)}
+    named_dims = {dim % len(x.shape) for dim in call.numbers(*dims)}
     if x.dim in named_dims:
         raise Unfollowed("no rule for squeezing the channels")
     return replace(x, dim=x.dim - sum(dim < x.dim and x.shape[dim] == 1 for dim in named_dims), shape=call.shape)
@@ -140,7 +130,7 @@ def squeeze(call: Call, table: ChannelTable) -> Channels:
 
 def chunk(call: Call, table: ChannelTable) -> tuple[Channels, ...]:
     """Equal parts: along the channels tied place by place, so that the parts stay equal; else the same channels."""
-    x, (count, dim) = first_input(call), numbers(call.argument(1, "chunks"), call.argument(2, "dim", 0))
+    x, (count, dim) = call.first_input(), call.numbers(call.argument(1, "chunks"), call.argument(2, "dim", 0))
     shapes = [tuple(part.shape) for part in call.result]
     if dim % len(x.shape) != x.dim:
         return tuple(replace(x, shape=shape) for shape in shapes)
@@ -155,7 +145,7 @@ def chunk(call: Call, table: ChannelTable) -> tuple[Channels, ...]:
 
 def split(call: Call, table: ChannelTable) -> tuple[Channels, ...]:
     """Parts of given sizes around the channels; along them the sizes are numbers that would not shrink."""
-    x, (dim,) = first_input(call), numbers(call.argument(2, "dim", 0))
+    x, (dim,) = call.first_input(), call.numbers(call.argument(2, "dim", 0))
     if dim % len(x.shape) == x.dim:
         raise Unfollowed("it splits the channels by number")
     return tuple(replace(x, shape=tuple(part.shape)) for part in call.result)
@@ -164,7 +154,7 @@ def split(call: Call, table: ChannelTable) -> tuple[Channels, ...]:
 @may_return_input
 def channel_shuffle(call: Call, table: ChannelTable) -> Channels:
     """Groups of channels interleaved; each group must keep as many, so they are tied place by place."""
-    x = only_input(call)
+    x = call.only_input()
     groups = call.module.groups if isinstance(call.module, nn.ChannelShuffle) else call.argument(1, "groups")
     if x.dim != 1 or not isinstance(groups, int):
         raise Unfollowed("no rule for these arguments")
@@ -184,7 +174,7 @@ def attribute(call: Call, table: ChannelTable) -> Any:
 
 def size(call: Call, table: ChannelTable) -> Any:
     """`x.size()` or `x.size(dim)`, as numbers that remember which channels they count."""
-    x = first_input(call)
+    x = call.first_input()
     sizes = tuple(Size(n, x.ids if dim == x.dim else None) for dim, n in enumerate(x.shape))
     dim = call.argument(1, "dim")
     return sizes if dim is None else sizes[dim]
@@ -253,11 +243,6 @@ def view_of_own(call: Call) -> OwnTensor | None:
     elif call.operation not in ("to", "float", "type_as"):
         return None
     return OwnTensor(x.path, x.name, call.shape, tuple(along)) if len(along) == len(call.shape) else None
-
-
-def created(call: Call, table: ChannelTable) -> Opaque:
-    """A new tensor on the device of another one, which says nothing else of it."""
-    return Opaque(call.shape, f"{named(call)} made it at full width")
 
 
 @may_return_input

@@ -8,8 +8,9 @@ module's path. Which operation means what stands in `rules.py`.
 from __future__ import annotations
 
 import gc
+import inspect
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,11 +20,13 @@ from weakref import ref
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.parameter import is_lazy
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 
 from earlybird.copying import copied, empty_tensors, full_name, own_tensors
 from earlybird.errors import SlimError
-from earlybird.slimming.shape_propagation import ShapePropagation, target_name
-from earlybird.slimming.tracer import RawReads, Tracer, materialised, settings_left_out
+from earlybird.slimming.tracer import ShapePropagation, Tracer, target_name
 
 ExampleInput = Tensor | tuple[Any, ...]
 _CONSTANT = "_tensor_constant"  # fx keeps the constants of a graph under such names in the root.
@@ -64,7 +67,7 @@ def trace(model: nn.Module, example_input: ExampleInput) -> TracedNetwork:
             the module.
     """
     with random_state_kept():
-        if not materialised(model):
+        if any(is_lazy(parameter) for parameter in model.parameters()):
             raise SlimError("the network has lazy modules that have not run yet; call it once on the example first")
         _refuse_wrappers(model)
         # Found before the copy: a move to `meta` makes two of a shared tensor.
@@ -113,10 +116,10 @@ def _trace_mode(model: nn.Module, inputs: tuple[Any, ...], network: TracedNetwor
     while True:
         is_single = any(isinstance(x, Tensor) and x.dim() > 0 and x.shape[0] == 1 for x in inputs)
         tracer = Tracer(tuple(_on_meta(x) for x in inputs), not is_single, network.untraced, network.hooked)
-        reads = RawReads(model, tracer)
+        reads = _RawReads(model, tracer)
         try:
             with _attributes_kept(model), reads:
-                tracer.trace(model, settings_left_out(model, len(inputs)))
+                tracer.trace(model, _settings_left_out(model, len(inputs)))
         except Exception as error:
             path = tracer.inside[-1] if tracer.inside else ""
             kind = type(model.get_submodule(path))
@@ -260,3 +263,35 @@ def _take_back(made: list[ref[Any]]) -> None:
 
 def _tensors_and_modules(module: nn.Module) -> dict[str, dict[str, Any]]:
     return {name: dict(vars(module)[name]) for name in ("_parameters", "_buffers", "_modules")}
+
+
+class _RawReads(TorchFunctionMode):
+    """Notes which modules' parameters and buffers an operation reads past the tracer (`model.parameters()`, say).
+
+    Attributes:
+        paths: of their modules.
+    """
+
+    def __init__(self, model: nn.Module, tracer: Tracer) -> None:
+        super().__init__()
+        self.paths: set[str] = set()
+        self._tracer = tracer
+        self._owner = {id(tensor): path for path, _, _, tensor in own_tensors(model) if tensor.dim()}
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Look at the arguments, then do what was asked."""
+        for value in () if self._tracer.is_running else pytree.tree_leaves((args, kwargs)):
+            if id(value) in self._owner:
+                self.paths.add(self._owner[id(value)])
+        return func(*args, **(kwargs or {}))
+
+
+def _settings_left_out(model: nn.Module, inputs: int) -> dict[str, Any] | None:
+    """Parameters of `forward` that the example does not fill, at their defaults; None where there are none."""
+    parameters = list(inspect.signature(type(model).forward).parameters.values())[1 + inputs :]
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    left = {p.name: p.default for p in parameters if p.kind in kinds and p.default is not inspect.Parameter.empty}
+    plain = {name: value for name, value in left.items() if value is None or isinstance(value, (bool, int, float, str))}
+    return plain or None
