@@ -26,10 +26,9 @@ from earlybird.core import ChannelGroups, ChannelMask
 from earlybird.cost import count_cost
 from earlybird.models import build_model
 from earlybird.runs.run import run, run_search
-from earlybird.settings.controls import Dense
-from earlybird.settings.early_bird import EarlyBirdTraining
+from earlybird.settings.catalog import Dense
+from earlybird.settings.early_bird import EarlyBirdTraining, TicketRequest, requests_of
 from earlybird.settings.run import DataConfig, ModelConfig, RunConfig, TrainingSettings
-from earlybird.settings.tickets import TicketRequest, requests_of
 
 SHAPE = (3, 32, 32)
 WIDTH, EPOCHS, IMAGES, TARGET = 0.25, 20, 10_000, 0.5

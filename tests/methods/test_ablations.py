@@ -16,8 +16,8 @@ from earlybird.methods import pipeline
 from earlybird.methods.candidate import Candidate
 from earlybird.methods.masked_weights import HoldHooks
 from earlybird.runs.run import run, run_search
+from earlybird.settings.early_bird import TicketRequest, requests_of
 from earlybird.settings.run import RunConfig
-from earlybird.settings.tickets import TicketRequest, requests_of
 from earlybird.slimming import masked
 from earlybird.training.checkpoint import Checkpoints
 from earlybird.training.loop import fit

@@ -16,8 +16,8 @@ from earlybird.errors import TicketError
 from earlybird.methods import pipeline
 from earlybird.methods.candidate import Candidate
 from earlybird.runs.run import run, run_search
+from earlybird.settings.early_bird import requests_of
 from earlybird.settings.run import RunConfig
-from earlybird.settings.tickets import requests_of
 from earlybird.training import loop
 
 STEPS_PER_EPOCH = 5  # 90 images in batches of 20

@@ -19,7 +19,7 @@ from earlybird.errors import ConfigError, MethodError, TicketError
 from earlybird.methods.random_masks import at_random, shuffled
 from earlybird.methods.uniform import uniform_mask
 from earlybird.runs.run import run
-from earlybird.settings.controls import Uniform
+from earlybird.settings.catalog import Uniform
 from earlybird.settings.run import RunConfig
 from earlybird.slimming import channel_groups
 

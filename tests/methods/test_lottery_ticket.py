@@ -18,7 +18,7 @@ from earlybird.methods import pipeline
 from earlybird.methods.candidate import Candidate
 from earlybird.methods.lottery_ticket import round_ratio
 from earlybird.runs.run import run
-from earlybird.settings.lottery_ticket import LotteryTicket
+from earlybird.settings.catalog import LotteryTicket
 from earlybird.settings.run import RunConfig
 from earlybird.training import loop
 

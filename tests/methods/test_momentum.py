@@ -13,9 +13,8 @@ from earlybird.core import Ticket
 from earlybird.errors import ConfigError, TicketError
 from earlybird.methods import pipeline
 from earlybird.runs.run import run, run_search
-from earlybird.settings.early_bird import EarlyBirdTraining
+from earlybird.settings.early_bird import EarlyBirdTraining, TicketRequest, requests_of
 from earlybird.settings.run import RunConfig
-from earlybird.settings.tickets import TicketRequest, requests_of
 from earlybird.training import loop
 
 

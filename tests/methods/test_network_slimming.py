@@ -13,9 +13,9 @@ from torch import nn
 from earlybird.core import Ticket
 from earlybird.errors import ConfigError, MethodError, TicketError
 from earlybird.runs.run import run, run_search
-from earlybird.settings.network_slimming import NetworkSlimming
+from earlybird.settings.catalog import NetworkSlimming
+from earlybird.settings.early_bird import TicketRequest, check_requests
 from earlybird.settings.run import RunConfig
-from earlybird.settings.tickets import TicketRequest, check_requests
 
 
 def go(settings: dict[str, Any], out: Path, **more: Any) -> dict[str, Any]:

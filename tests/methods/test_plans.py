@@ -18,9 +18,7 @@ from earlybird.methods.pipeline import plan_method
 from earlybird.runs.record import recorded_schedule
 from earlybird.runs.run import run
 from earlybird.runs.saved_model import NetworkSpec
-from earlybird.settings.catalog import method_class, method_names
-from earlybird.settings.controls import MatchedToTicket
-from earlybird.settings.presets import method_label
+from earlybird.settings.catalog import MatchedToTicket, method_class, method_label, method_names
 from earlybird.settings.run import RunConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

@@ -14,7 +14,7 @@ from earlybird.errors import NonFiniteError, TicketError
 from earlybird.methods import criteria
 from earlybird.methods.search_hooks import rewind_file
 from earlybird.runs.run import run
-from earlybird.settings.clock import PAPER_STEPS, Clock
+from earlybird.settings.early_bird import PAPER_STEPS, Clock
 from earlybird.settings.run import RunConfig
 from earlybird.training import loop
 

@@ -16,8 +16,8 @@ from earlybird.errors import ConfigError, MethodError, OutOfMemoryError
 from earlybird.methods import snip
 from earlybird.methods.snip import channel_sums, sensitivities
 from earlybird.runs.run import run
+from earlybird.settings.catalog import Snip
 from earlybird.settings.run import RunConfig
-from earlybird.settings.snip import Snip
 
 
 def network() -> nn.Sequential:

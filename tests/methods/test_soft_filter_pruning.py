@@ -13,8 +13,8 @@ from earlybird.core import ChannelGroups, Ticket, filter_l2
 from earlybird.errors import ConfigError
 from earlybird.methods.soft_filter_pruning import filter_mask, zero_filters_
 from earlybird.runs.run import run
+from earlybird.settings.catalog import SoftFilterPruning
 from earlybird.settings.run import RunConfig
-from earlybird.settings.soft_filter_pruning import SoftFilterPruning
 from earlybird.slimming import channel_groups, masked
 from earlybird.training import loop
 

@@ -20,8 +20,8 @@ from earlybird.methods.contributions import contributions, least_squares_weights
 from earlybird.methods.thinet import kept_count, prunable_layers
 from earlybird.models import build_model
 from earlybird.runs.run import run
+from earlybird.settings.catalog import ThiNet
 from earlybird.settings.run import RunConfig
-from earlybird.settings.thinet import ThiNet
 from earlybird.slimming import channel_groups
 from earlybird.training import loop
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from earlybird.runs.run import run, run_search
+from earlybird.settings.early_bird import requests_of
 from earlybird.settings.run import RunConfig
-from earlybird.settings.tickets import requests_of
 
 PHASE_COST = {
     "phase", "images", "macs", "paper_flops", "wall_seconds", "cpu_seconds", "peak_bytes", "joules", "energy_method",

@@ -17,8 +17,8 @@ from earlybird.errors import CheckpointError, ConfigError, EarlyBirdError, RunFo
 from earlybird.methods import pipeline, retrain
 from earlybird.runs.run import run, run_evaluation, run_search
 from earlybird.runs.saved_model import load_network
+from earlybird.settings.early_bird import requests_of
 from earlybird.settings.run import RunConfig
-from earlybird.settings.tickets import requests_of
 from earlybird.training import loop
 
 

@@ -17,8 +17,8 @@ from earlybird.runs import folder as folder_module
 from earlybird.runs import record_file
 from earlybird.runs.folder import RunFolder
 from earlybird.runs.run import run, run_search
+from earlybird.settings.early_bird import requests_of
 from earlybird.settings.run import RunConfig
-from earlybird.settings.tickets import requests_of
 from earlybird.training import loop
 from earlybird.training.checkpoint import write_atomically
 

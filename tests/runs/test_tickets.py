@@ -11,8 +11,8 @@ import pytest
 from earlybird.core import Ticket
 from earlybird.errors import ConfigError, EarlyBirdError, RunFolderError, TicketError
 from earlybird.runs.run import run, run_search
+from earlybird.settings.early_bird import requests_of
 from earlybird.settings.run import RunConfig
-from earlybird.settings.tickets import requests_of
 from earlybird.training import loop
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from earlybird.report.comparison import method_label as label_of_record
-from earlybird.settings.presets import PRESETS, method_label, preset_of
+from earlybird.settings.catalog import PRESETS, method_label, preset_of
 from earlybird.settings.run import RunConfig
 
 

@@ -16,9 +16,7 @@ from earlybird.cost.plan import MethodPlan, Schedule, Stage
 from earlybird.methods.candidate import Candidate
 from earlybird.methods.retrain import Retrain, cut, leave_ticket, ticket_in
 from earlybird.methods.task import Task
-from earlybird.settings.catalog import METHODS, method_class
-from earlybird.settings.controls import Dense
-from earlybird.settings.presets import PRESETS, preset_settings
+from earlybird.settings.catalog import METHODS, PRESETS, Dense, method_class, preset_settings
 from earlybird.testing import check_method
 from earlybird.training.loop import fit
 from earlybird.training.state import Span

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from earlybird.cli.options import Parser
 from earlybird.errors import require
-from earlybird.settings.catalog import METHODS, method_names, summary_of
-from earlybird.settings.presets import PRESETS
+from earlybird.settings.catalog import METHODS, PRESETS, method_names, summary_of
 
 
 def command(argv: Sequence[str]) -> int:

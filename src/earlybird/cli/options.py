@@ -19,10 +19,9 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from earlybird.errors import ConfigError
-from earlybird.settings.catalog import METHODS, method_class
+from earlybird.settings.catalog import METHODS, PRESETS, method_class, method_label, preset_settings
 from earlybird.settings.early_bird import EarlyBirdTraining
 from earlybird.settings.fields import fits, legal_values
-from earlybird.settings.presets import PRESETS, method_label, preset_settings
 from earlybird.settings.run import SECTIONS, DataConfig, ModelConfig, RunConfig, TrainingSettings
 
 SHORT_FLAGS = {

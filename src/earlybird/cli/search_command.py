@@ -8,8 +8,7 @@ from typing import Literal
 
 from earlybird.cli.options import Parser, default_out, parse_run
 from earlybird.errors import ConfigError
-from earlybird.settings.early_bird import EarlyBirdTraining
-from earlybird.settings.tickets import check_requests, requests_of
+from earlybird.settings.early_bird import EarlyBirdTraining, check_requests, requests_of
 
 _DESCRIPTION = (
     "Search tickets: train dense, watch the masks, write a ticket file for each ratio. `retrain` goes on from one."

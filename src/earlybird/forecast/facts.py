@@ -17,13 +17,18 @@ from earlybird.forecast.calibration import Calibration, Seconds
 from earlybird.forecast.run import Networks, Scenario, cost_of
 from earlybird.grids.grid import parse_method
 from earlybird.methods.pipeline import check_network, plan_method
-from earlybird.settings.catalog import method_class
-from earlybird.settings.clock import Clock
-from earlybird.settings.controls import Dense, DenseShorter, ScratchLonger, Uniform
-from earlybird.settings.early_bird import EarlyBirdTraining
+from earlybird.settings.catalog import (
+    Dense,
+    DenseShorter,
+    ScratchLonger,
+    Uniform,
+    method_class,
+    method_label,
+    preset_settings,
+)
+from earlybird.settings.early_bird import Clock, EarlyBirdTraining
 from earlybird.settings.fields import fits
 from earlybird.settings.method import Method
-from earlybird.settings.presets import method_label, preset_settings
 from earlybird.settings.run import RunConfig
 from earlybird.user_code import is_code
 

@@ -19,13 +19,10 @@ from typing import Any, Literal, cast
 import yaml
 
 from earlybird.errors import ConfigError, require
-from earlybird.settings.catalog import method_class
-from earlybird.settings.controls import Dense, MatchedToCost, MatchedToTicket
-from earlybird.settings.early_bird import EarlyBirdTraining, StartsFromTicket
+from earlybird.settings.catalog import Dense, MatchedToCost, MatchedToTicket, method_class, preset_settings
+from earlybird.settings.early_bird import EarlyBirdTraining, StartsFromTicket, TicketRequest
 from earlybird.settings.method import Method, StartsFromDense
-from earlybird.settings.presets import preset_settings
 from earlybird.settings.run import RunConfig
-from earlybird.settings.tickets import TicketRequest
 
 EARLY_BIRD = EarlyBirdTraining.name
 

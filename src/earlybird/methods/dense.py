@@ -7,7 +7,7 @@ from typing import Any
 from earlybird.cost.plan import MethodPlan, Schedule, Stage
 from earlybird.methods.candidate import Candidate
 from earlybird.methods.task import Task
-from earlybird.settings.controls import Dense
+from earlybird.settings.catalog import Dense
 
 
 def search(method: Dense, task: Task, resume: dict[str, Any] | None) -> Candidate:

@@ -7,7 +7,7 @@ from earlybird.cost.plan import MethodPlan, Schedule, Stage, steps_that_buy
 from earlybird.methods.budget import early_bird_macs, networks_of_ticket, planned_budget
 from earlybird.methods.candidate import Candidate
 from earlybird.methods.task import Task
-from earlybird.settings.controls import DenseShorter
+from earlybird.settings.catalog import DenseShorter
 
 
 def from_ticket(method: DenseShorter, task: Task, ticket: Ticket) -> Candidate:

@@ -25,9 +25,7 @@ from earlybird.methods.random_masks import with_random_mask
 from earlybird.methods.retrain import Retrain, cut, refuse_foreign_ticket, ticket_in
 from earlybird.methods.search_hooks import SearchHooks, momentum_file, rewind_files
 from earlybird.methods.task import Task
-from earlybird.settings.clock import Clock
-from earlybird.settings.early_bird import EarlyBirdTraining
-from earlybird.settings.tickets import TicketRequest
+from earlybird.settings.early_bird import Clock, EarlyBirdTraining, TicketRequest
 from earlybird.slimming import channel_groups
 from earlybird.training.loop import fit
 from earlybird.training.session import Session

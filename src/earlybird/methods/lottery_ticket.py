@@ -20,7 +20,7 @@ from earlybird.methods.masked_weights import WEIGHT_MASK_FILE, HoldHooks, weight
 from earlybird.methods.retrain import REINIT_SEED_OFFSET, load_weights_of_epoch_
 from earlybird.methods.search_hooks import keep_weights_of_epoch
 from earlybird.methods.task import Task
-from earlybird.settings.lottery_ticket import LotteryTicket
+from earlybird.settings.catalog import LotteryTicket
 from earlybird.training.loop import fit
 from earlybird.training.state import FitState, Span
 

@@ -18,8 +18,8 @@ from earlybird.methods.candidate import Candidate
 from earlybird.methods.early_bird import draw_tickets
 from earlybird.methods.retrain import Retrain, cut, refuse_early_ticket, ticket_in
 from earlybird.methods.task import Task
-from earlybird.settings.network_slimming import NetworkSlimming
-from earlybird.settings.tickets import TicketRequest
+from earlybird.settings.catalog import NetworkSlimming
+from earlybird.settings.early_bird import TicketRequest
 
 
 def check_network(method: NetworkSlimming, model: nn.Module, example_input: Tensor) -> None:

@@ -18,7 +18,7 @@ from earlybird.errors import TicketError
 from earlybird.methods.candidate import Candidate
 from earlybird.methods.search_hooks import momentum_file, rewind_file, ticket_notes
 from earlybird.methods.task import Task
-from earlybird.settings.tickets import TICKET_FILE
+from earlybird.settings.early_bird import TICKET_FILE
 from earlybird.slimming import kept_indices, sliced, slim
 
 Weights = Literal["inherit", "rewind", "reinit", "initial"]

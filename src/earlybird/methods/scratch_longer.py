@@ -10,7 +10,7 @@ from earlybird.methods.budget import networks_of_ticket
 from earlybird.methods.candidate import Candidate
 from earlybird.methods.retrain import Retrain, cut
 from earlybird.methods.task import Task
-from earlybird.settings.controls import ScratchLonger
+from earlybird.settings.catalog import ScratchLonger
 
 
 def from_ticket(method: ScratchLonger, task: Task, ticket: Ticket) -> Candidate:

@@ -18,9 +18,7 @@ from torch import Tensor, nn
 from earlybird.atomic import write_atomically
 from earlybird.core import EarlyBird, Ticket, bn_l1_proximal_, bn_l1_subgradient_
 from earlybird.errors import ConfigError, NonFiniteError, TicketError
-from earlybird.settings.clock import Clock
-from earlybird.settings.early_bird import EarlyBirdTraining
-from earlybird.settings.tickets import DrawAt, TicketRequest
+from earlybird.settings.early_bird import Clock, DrawAt, EarlyBirdTraining, TicketRequest
 from earlybird.training.loop import drop_steps
 from earlybird.training.session import Session
 from earlybird.training.state import FitState, Hooks

@@ -26,7 +26,7 @@ from earlybird.methods.early_bird import refuse_nothing_to_cut
 from earlybird.methods.masked_weights import WEIGHT_MASK_FILE, weight_candidate
 from earlybird.methods.retrain import Retrain, cut, leave_ticket, ticket_in
 from earlybird.methods.task import Task
-from earlybird.settings.snip import Snip
+from earlybird.settings.catalog import Snip
 from earlybird.slimming import channel_groups
 from earlybird.training.compute import SMALLER_STEPS, explain_out_of_memory
 

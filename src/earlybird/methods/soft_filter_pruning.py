@@ -23,7 +23,7 @@ from earlybird.methods.candidate import Candidate
 from earlybird.methods.early_bird import refuse_nothing_to_cut
 from earlybird.methods.retrain import Retrain, cut, leave_ticket, load_ticket_weights, ticket_in
 from earlybird.methods.task import Task
-from earlybird.settings.soft_filter_pruning import SoftFilterPruning
+from earlybird.settings.catalog import SoftFilterPruning
 from earlybird.slimming import channel_groups, zero_channels_
 from earlybird.training.loop import fit
 from earlybird.training.state import FitState, Hooks, Span

@@ -27,7 +27,7 @@ from earlybird.methods.candidate import Candidate, DenseRun
 from earlybird.methods.contributions import contributions, least_squares_weights, removed_greedily
 from earlybird.methods.retrain import Retrain, cut, leave_ticket, ticket_in
 from earlybird.methods.task import Task
-from earlybird.settings.thinet import ThiNet
+from earlybird.settings.catalog import ThiNet
 from earlybird.slimming import channel_groups, expanded, kept_indices, slim
 from earlybird.training.loop import fit
 from earlybird.training.state import Span

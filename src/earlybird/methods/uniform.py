@@ -16,7 +16,7 @@ from earlybird.methods.budget import early_bird_macs, networks_of_ticket, planne
 from earlybird.methods.candidate import Candidate
 from earlybird.methods.retrain import Retrain, cut
 from earlybird.methods.task import Task
-from earlybird.settings.controls import Uniform
+from earlybird.settings.catalog import Uniform
 from earlybird.slimming import slim
 
 

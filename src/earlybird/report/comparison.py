@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from earlybird.report import quantities
 from earlybird.report.quantities import Row, RunGroup, rows_of
 from earlybird.report.table import Table, named_columns, to_terminal
-from earlybird.settings.presets import method_label as name_of_settings
-from earlybird.settings.presets import own_name
+from earlybird.settings.catalog import method_label as name_of_settings
+from earlybird.settings.catalog import own_name
 
 if TYPE_CHECKING:
     from rich.console import Console

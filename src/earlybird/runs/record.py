@@ -25,8 +25,7 @@ from earlybird.methods.pipeline import Outcome
 from earlybird.methods.task import Task
 from earlybird.runs.energy import energy_facts
 from earlybird.runs.record_file import SCHEMA_VERSION
-from earlybird.settings.controls import DenseShorter, Uniform
-from earlybird.settings.presets import preset_of
+from earlybird.settings.catalog import DenseShorter, Uniform, preset_of
 from earlybird.settings.run import RunConfig, TrainingSettings
 
 _PACKAGES = ("torch", "torchvision", "numpy", "safetensors")

@@ -24,9 +24,8 @@ from earlybird.runs.prepare import Prepared, evaluation_batches, load_bundle, pr
 from earlybird.runs.record import make_record
 from earlybird.runs.record_file import finished_record, record_of, write_record
 from earlybird.runs.saved_model import load_dense_run, load_network, save_network
-from earlybird.settings.early_bird import EarlyBirdTraining
+from earlybird.settings.early_bird import TICKET_FILE, EarlyBirdTraining, TicketRequest, check_requests
 from earlybird.settings.run import DataConfig, RunConfig, refuse_unnamed_code
-from earlybird.settings.tickets import TICKET_FILE, TicketRequest, check_requests
 from earlybird.training.compute import Compute, Evaluation, choose_device, evaluate
 from earlybird.training.session import StopFlag, stop_on_signals
 

@@ -18,7 +18,7 @@ from earlybird.methods.candidate import DenseRun
 from earlybird.models import build_model
 from earlybird.models.model_file import DESCRIPTION, load, read_description, save
 from earlybird.runs.record_file import record_of
-from earlybird.settings.controls import Dense
+from earlybird.settings.catalog import Dense
 from earlybird.settings.fields import check_settings
 from earlybird.settings.run import RunConfig, differences, refuse_unnamed_code, with_younger_settings
 

@@ -1,35 +1,126 @@
-"""`EarlyBirdTraining`: settings of Early-Bird training (You et al. 2020, Algorithm 1).
+"""`EarlyBirdTraining`: settings of Early-Bird training (You et al. 2020, Algorithm 1), its clock and ticket requests.
 
 The variants with other weights and the controls that take the ticket's own search (`random`, `shuffled`, a ticket of a
-chosen draw) are presets of it (`presets.py`).
+chosen draw) are presets of it (`catalog.py`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from earlybird.core import CRITERION_NAMES, STOP_RULES, PolicyChoice, TieScore
 from earlybird.errors import ConfigError, require
-from earlybird.settings.clock import ClockName
 from earlybird.settings.fields import setting
-from earlybird.settings.method import TicketSettings
-from earlybird.settings.tickets import DrawAt
+from earlybird.settings.method import MethodSettings
 from earlybird.user_code import is_code
-
-PenaltyForm = Literal["subgradient", "proximal"]
 
 if TYPE_CHECKING:
     from earlybird.core import Ticket
     from earlybird.methods.candidate import Candidate
     from earlybird.methods.task import Task
 
+ClockName = Literal["scaled", "epochs"]
+DrawAt = int | Literal["rule", "last"]
+PenaltyForm = Literal["subgradient", "proximal"]
+
+DRAWS = 160
+PAPER_STEPS = 31_360  # 160 epochs of 196 steps: 50,000 images in batches of 256
 # What runs without a paper preset snap widths to: odd channel counts are slow (`docs/method.md` section 9).
 DEFAULT_ROUND_TO = 8
 
 
 @dataclass(frozen=True)
-class EarlyBirdTraining(TicketSettings):
+class Clock:
+    """Draws and strength of the penalty over a schedule (`docs/method.md` section 1, "Clock").
+
+    Attributes:
+        name: "epochs": a mask is drawn after each epoch and s is taken as given. "scaled": a run of any length is the
+            paper's protocol in fractions: 160 draws at equal step intervals, and the penalty scaled so that an idle
+            BatchNorm scale shrinks over the same fraction of the schedule; its own CIFAR run is its protocol.
+        steps_per_epoch: optimizer steps in an epoch.
+        total_steps: optimizer steps of the whole schedule.
+    """
+
+    name: ClockName
+    steps_per_epoch: int
+    total_steps: int
+
+    def draws_by(self, step: int) -> int:
+        """Draws that lie at or before `step` completed steps."""
+        return step * DRAWS // self.total_steps if self.name == "scaled" else step // self.steps_per_epoch
+
+    def is_draw(self, step: int) -> bool:
+        """True if a mask is drawn when `step` steps are completed.
+
+        A run of fewer than 160 steps draws once per step under `scaled`.
+        """
+        return self.draws_by(step) > self.draws_by(step - 1)
+
+    def step_of(self, draw: int) -> int:
+        """The step after which a draw (1-based) is made; 0 for draw 0, before the first step."""
+        if self.name == "epochs":
+            return min(draw * self.steps_per_epoch, self.total_steps)
+        # Short runs draw once per step, however many draws would fall on it.
+        return min(max(draw, -(-draw * self.total_steps // DRAWS)), self.total_steps)
+
+    def draws_within(self, steps: int) -> int:
+        """Masks that are really drawn within the first `steps` steps: at most one after each."""
+        return min(self.draws_by(steps), steps)
+
+    def penalty(self, strength: float) -> float:
+        """The L1 strength to apply at each step, from the paper's s."""
+        # In this order, so that s comes out unchanged, to the bit, in a run of the paper's length.
+        return strength * (PAPER_STEPS / self.total_steps) if self.name == "scaled" else strength
+
+
+@dataclass(frozen=True)
+class TicketRequest:
+    """One ticket of a search.
+
+    Attributes:
+        prune_ratio: fraction of the units to remove, in [0, 1).
+        draw_at: "rule", when the stop rule fires; a number of draws, 0 for before the first step; "last", when the
+            search is over.
+    """
+
+    prune_ratio: float
+    draw_at: DrawAt = "rule"
+
+    def file_name(self, requests: Sequence[TicketRequest]) -> str:
+        """Name of its file: plain for a search of one ticket, with ratio and draw for a search of several."""
+        if len(requests) == 1:
+            return "ticket.safetensors"
+        when = {"rule": "", "last": "-last"}.get(str(self.draw_at), f"-draw{self.draw_at}")
+        return f"ticket-p{self.prune_ratio:g}{when}.safetensors"
+
+
+TICKET_FILE = TicketRequest(0.0).file_name([TicketRequest(0.0)])
+
+
+def requests_of(ratios: Sequence[float], draws: Sequence[DrawAt] = ("rule",)) -> list[TicketRequest]:
+    """Every ratio at every draw."""
+    return [TicketRequest(ratio, draw) for ratio in ratios for draw in draws]
+
+
+def check_requests(requests: Sequence[TicketRequest]) -> None:
+    """Raise unless the tickets can be told apart and be drawn.
+
+    Raises:
+        ConfigError: a ratio or draw is out of range, or a ticket is asked for twice.
+    """
+    ratios = [request.prune_ratio for request in requests]
+    draws = list(dict.fromkeys(request.draw_at for request in requests))
+    names = [request.file_name([request, request]) for request in requests]
+    legal_ratios = len(set(names)) == len(names) > 0 and all(0 <= ratio < 1 for ratio in ratios)
+    require("--ratios", ratios, legal_ratios, "different numbers in [0, 1)")
+    legal_draws = all(isinstance(draw, str) or draw >= 0 for draw in draws)
+    require("--draws", draws, legal_draws, "rule, last, or numbers of draws >= 0")
+
+
+@dataclass(frozen=True)
+class EarlyBirdTraining(MethodSettings):
     """Search until the mask stops changing, cut, train only the small network.
 
     Raises:
@@ -121,8 +212,6 @@ class StartsFromTicket(Protocol):
 
     def from_ticket(self, task: Task, ticket: Ticket) -> Candidate:
         """Candidate of a ticket, which lies in the run folder already; what it owes for the search is charged."""
-        ...
 
     def shared_search(self) -> EarlyBirdTraining | None:
         """The search that draws its ticket, its own prune ratio included; None: that of the `early_bird` beside it."""
-        ...

@@ -34,11 +34,9 @@ class Method(Protocol):
         Args:
             resume: a checkpoint of phase "search" to go on from, or None at the beginning.
         """
-        ...
 
     def restore(self, task: Task) -> Candidate:
         """Rebuild the candidate from what the search left in the folder: its last training was interrupted."""
-        ...
 
 
 @runtime_checkable
@@ -55,11 +53,9 @@ class StartsFromDense(Protocol):
 
     def from_dense(self, task: Task, dense: DenseRun) -> Candidate:
         """Candidate, given the trained dense network; its training is charged in full."""
-        ...
 
     def starts_from_dense(self) -> bool:
         """True if these settings can use it: weights of an earlier epoch, for one, are not in a finished run."""
-        ...
 
 
 @runtime_checkable
@@ -68,7 +64,6 @@ class Plans(Protocol):
 
     def plan(self, schedule: Schedule) -> MethodPlan:
         """Stages of a run, the final evaluation left out."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -108,20 +103,10 @@ class MethodSettings:
         """Stages of a run on this schedule."""
         return cast("MethodPlan", self.work.plan(self, schedule))
 
-
-@dataclass(frozen=True)
-class TicketSettings(MethodSettings):
-    """Settings of a method that can start from a ticket."""
-
     def from_ticket(self, task: Task, ticket: Ticket) -> Candidate:
-        """Candidate of a ticket that another search left; what it owes for that search is charged."""
+        """Candidate of a ticket that another search left, whose cost is charged; for one with a `shared_search`."""
         return cast("Candidate", self.work.from_ticket(self, task, ticket))
 
-
-@dataclass(frozen=True)
-class DenseStartSettings(MethodSettings):
-    """Settings of a method whose first training is the unpruned one."""
-
     def from_dense(self, task: Task, dense: DenseRun) -> Candidate:
-        """Candidate, with the dense training taken from a finished run and charged."""
+        """Candidate, with the dense training taken from a finished run and charged; if it `starts_from_dense`."""
         return cast("Candidate", self.work.from_dense(self, task, dense))

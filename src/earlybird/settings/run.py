@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from earlybird.errors import ConfigError, require
-from earlybird.settings.catalog import method_class, name_of
+from earlybird.settings.catalog import method_class, name_of, preset_settings
 from earlybird.settings.early_bird import EarlyBirdTraining
 from earlybird.settings.fields import check_ranges, check_settings, setting
 from earlybird.settings.method import Method
-from earlybird.settings.presets import preset_settings
 from earlybird.user_code import Kind, is_code
 
 Schedule = Literal["step", "cosine", "constant"]

@@ -21,10 +21,9 @@ from earlybird.methods.masked_weights import WEIGHT_MASK_FILE
 from earlybird.runs.record import recorded_schedule
 from earlybird.runs.run import run, run_search
 from earlybird.runs.saved_model import load_network
-from earlybird.settings.early_bird import EarlyBirdTraining, StartsFromTicket
+from earlybird.settings.early_bird import TICKET_FILE, EarlyBirdTraining, StartsFromTicket, TicketRequest
 from earlybird.settings.method import Method, Plans
 from earlybird.settings.run import DataConfig, ModelConfig, RunConfig, TrainingSettings
-from earlybird.settings.tickets import TICKET_FILE, TicketRequest
 from earlybird.testing.tiny import CLASSES, network
 from earlybird.training import loop
 
