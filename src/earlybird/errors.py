@@ -1,4 +1,4 @@
-"""Every error that earlybird raises on purpose, and the words for a value that is out of range.
+"""Every error that earlybird raises on purpose, and the words for a value out of range and for a foreign error.
 
 One small hierarchy. Each message is one line: what is wrong, where, the legal values, the cure. The command line prints
 it as it stands and exits with code 2.
@@ -73,3 +73,13 @@ def require(name: str, value: object, holds: bool, expected: str) -> None:
     """
     if not holds:
         raise ConfigError(f"{name} is {value!r}; give {expected}")
+
+
+def one_line(error: Exception) -> str:
+    """An exception's class and text on one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an exception's text; its class where it has none."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
-from earlybird.errors import EarlyBirdError
+from earlybird.errors import EarlyBirdError, one_line
 
 Kind = Literal["model", "data", "criterion", "method"]
 
@@ -65,11 +65,6 @@ def find_callable(name: str, kind: Kind, error: type[EarlyBirdError], *, other_f
     if not callable(found):
         raise error(f"{kind} {name!r} is a {type(found).__name__}, which cannot be called")
     return found
-
-
-def one_line(error: Exception) -> str:
-    """An exception's class and text on one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _load_file(path: Path, kind: Kind, error: type[EarlyBirdError]) -> ModuleType:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from earlybird.atomic import write_atomically
 from earlybird.core.mask import ChannelMask
-from earlybird.errors import MaskError, TicketError
+from earlybird.errors import MaskError, TicketError, first_line
 
 Parsed = TypeVar("Parsed")
 
@@ -81,8 +81,7 @@ class TensorFormat:
         try:
             return parse(header, safetensors.torch.load(data))
         except (KeyError, TypeError, ValueError, RuntimeError, MaskError, SafetensorError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise TicketError(f"{self.what} {path} lacks a part ({reason}); {self.mend}") from error
+            raise TicketError(f"{self.what} {path} lacks a part ({first_line(error)}); {self.mend}") from error
 
     def _sealed(self, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
         # The digest first, so that nothing before it can look like it.

@@ -18,8 +18,7 @@ from earlybird.copying import copied, empty_tensors
 from earlybird.cost.mac_counter import MacCounter
 from earlybird.cost.paper import PaperExtras
 from earlybird.cost.traffic import ModelTraffic, count_traffic, empty_images, loss_of_outputs
-from earlybird.errors import ModelError, require
-from earlybird.user_code import one_line
+from earlybird.errors import ModelError, one_line, require
 
 # Bits that each precision of a run gives the operands of its products.
 OPERAND_BITS = {"fp32": 32, "bf16": 16}

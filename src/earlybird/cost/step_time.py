@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from earlybird.copying import copied
-from earlybird.errors import ModelError
+from earlybird.errors import ModelError, first_line
 
 
 def read_clocks(device: torch.device) -> tuple[float, float]:
@@ -42,8 +42,8 @@ def step_seconds(
             try:
                 took = step.seconds()
             except RuntimeError as error:
-                reason = str(error).splitlines()[0]
-                raise ModelError(f"network {name!r} does not train on images {list(images.shape)}: {reason}") from error
+                told = f"network {name!r} does not train on images {list(images.shape)}: {first_line(error)}"
+                raise ModelError(told) from error
             if round_number:
                 seconds[name].append(took)
     return {name: statistics.median(values) for name, values in seconds.items()}

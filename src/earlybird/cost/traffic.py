@@ -21,8 +21,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from earlybird.copying import copied
-from earlybird.errors import ModelError
-from earlybird.user_code import one_line
+from earlybird.errors import ModelError, one_line
 
 _MOVES_NOTHING = frozenset(
     {"_unsafe_view", "empty", "empty_like", "empty_strided", "lift_fresh", "new_empty", "new_empty_strided"}

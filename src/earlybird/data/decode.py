@@ -15,7 +15,7 @@ from torch import Tensor
 
 from earlybird.data.cache import DecodedSet
 from earlybird.data.images import IndexedImages, MemoryImages
-from earlybird.errors import DataError
+from earlybird.errors import DataError, first_line
 
 MEMORY_LIMIT_BYTES = 4 * 2**30
 """Sets up to this size (both splits, decoded) are held in memory; larger ones are decoded as they are read."""
@@ -59,8 +59,7 @@ def _decoding(where: str) -> Iterator[None]:
     try:
         yield
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"cannot decode picture {where} ({reason}); repair or remove it") from error
+        raise DataError(f"cannot decode picture {where} ({first_line(error)}); repair or remove it") from error
 
 
 def _opened(data: bytes | Path) -> Image.Image:

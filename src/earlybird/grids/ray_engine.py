@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from earlybird.errors import ConfigError, SweepError, require
+from earlybird.errors import ConfigError, SweepError, first_line, one_line, require
 from earlybird.grids.grid import RunNode
 from earlybird.grids.run_node import fail
 from earlybird.grids.sweep import Sweep, attempt, read_grid
-from earlybird.user_code import one_line
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 _SECONDS_TO_CONNECT = 10
@@ -102,8 +101,8 @@ def _started(address: str | None) -> Any:
     try:
         ray.init(address=address or "local", include_dashboard=False if address is None else None, log_to_driver=False)
     except Exception as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError(f"--ray-address {address!r} cannot be joined ({first}); start a cluster there") from error
+        told = f"--ray-address {address!r} cannot be joined ({first_line(error)}); start a cluster there"
+        raise ConfigError(told) from error
     return ray
 
 
@@ -122,8 +121,7 @@ def _state_of_task(ray: Any, task: Any, sweep: Sweep, node: RunNode, retries: in
     try:
         return "finished" if ray.get(task) == "done" else "failed"
     except ray.exceptions.RayError as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        died = SweepError(f"its process died {retries + 1} times or could not be started ({first})")
+        died = SweepError(f"its process died {retries + 1} times or could not be started ({first_line(error)})")
         fail(sweep.root, node, sweep.token, died)
         return "failed"
 

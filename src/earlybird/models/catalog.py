@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from earlybird.errors import ModelError
+from earlybird.errors import ModelError, one_line
 from earlybird.models.preresnet import PreResNet
 from earlybird.models.resnet import BLOCKS_PER_STAGE, ResNet
 from earlybird.models.vgg import CONVS_PER_STAGE, VGG
-from earlybird.user_code import find_callable, is_code, one_line
+from earlybird.user_code import find_callable, is_code
 
 CIFAR_IMAGE_SIZE = 32
 SETTINGS = frozenset({"num_classes", "in_channels", "width", "image_size"})  # what every network is told

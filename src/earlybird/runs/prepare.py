@@ -17,7 +17,7 @@ from earlybird.data.images import subset
 from earlybird.data.randomness import stratified_indices
 from earlybird.data.sizes import PUBLISHED, DataSizes
 from earlybird.energy import find_counter, measure_idle
-from earlybird.errors import ModelError
+from earlybird.errors import ModelError, first_line
 from earlybird.methods.task import Task
 from earlybird.models import check_model_name
 from earlybird.runs.folder import RunFolder
@@ -168,9 +168,8 @@ def check_network(model: nn.Module, spec: NetworkSpec) -> None:
     try:
         logits = model.eval()(example)
     except Exception as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(
-            f"model {spec.name!r} cannot take images of shape {tuple(example.shape[1:])} ({first}); "
+            f"model {spec.name!r} cannot take images of shape {tuple(example.shape[1:])} ({first_line(error)}); "
             "choose another --data.image_size or another --model"
         ) from error
     finally:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from earlybird.atomic import write_atomically
-from earlybird.errors import CheckpointError
+from earlybird.errors import CheckpointError, first_line
 
 FORMAT_VERSION = 1
 _KEPT = 2
@@ -72,7 +72,7 @@ class Checkpoints:
             try:
                 state = self._read(number)
             except _UNREADABLE as error:
-                broken.append(f"{number:08d}.pt ({str(error).splitlines()[0] if str(error) else type(error).__name__})")
+                broken.append(f"{number:08d}.pt ({first_line(error)})")
                 continue
             if broken:
                 self._warn(broken, "going on from the one before")
