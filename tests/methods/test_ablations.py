@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from earlybird.methods import pipeline
-from earlybird.methods.candidate import Candidate
-from earlybird.methods.masked_weights import HoldHooks
+from earlybird.methods.hooks import HoldHooks
+from earlybird.methods.task import Candidate
 from earlybird.runs.run import run, run_search
 from earlybird.settings.early_bird import TicketRequest, requests_of
 from earlybird.settings.run import RunConfig

@@ -83,7 +83,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from earlybird.cost import Work
-from earlybird.methods.candidate import Candidate
+from earlybird.methods.task import Candidate
 
 @dataclass(frozen=True)
 class Own:

@@ -14,7 +14,7 @@ from torch import Tensor
 from earlybird.core import Ticket
 from earlybird.errors import TicketError
 from earlybird.methods import pipeline
-from earlybird.methods.candidate import Candidate
+from earlybird.methods.task import Candidate
 from earlybird.runs.run import run, run_search
 from earlybird.settings.early_bird import requests_of
 from earlybird.settings.run import RunConfig

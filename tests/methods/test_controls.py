@@ -16,7 +16,7 @@ from earlybird.cost import ModelCost
 from earlybird.cost.plan import PlannedData, steps_that_buy
 from earlybird.cost.plan import training_macs as training_macs_of
 from earlybird.errors import ConfigError, MethodError, TicketError
-from earlybird.methods.random_masks import at_random, shuffled
+from earlybird.methods.early_bird import at_random, shuffled
 from earlybird.methods.uniform import uniform_mask
 from earlybird.runs.run import run
 from earlybird.settings.catalog import Uniform

@@ -15,8 +15,8 @@ from torch import Tensor
 from earlybird.core import WeightMask, prunable_weights
 from earlybird.errors import ConfigError, MethodError, RunFolderError
 from earlybird.methods import pipeline
-from earlybird.methods.candidate import Candidate
 from earlybird.methods.lottery_ticket import round_ratio
+from earlybird.methods.task import Candidate
 from earlybird.runs.run import run
 from earlybird.settings.catalog import LotteryTicket
 from earlybird.settings.run import RunConfig
@@ -93,7 +93,7 @@ def test_removed_weights_are_exactly_zero_through_momentum_and_decay(tiny_settin
 def test_a_gradient_that_is_no_number_does_not_reach_a_removed_weight():
     from torch import nn
 
-    from earlybird.methods.masked_weights import HoldHooks
+    from earlybird.methods.hooks import HoldHooks
 
     net = nn.Linear(2, 1, bias=False)
     hooks = HoldHooks(net, mask=WeightMask({"weight": torch.tensor([[True, False]])}))

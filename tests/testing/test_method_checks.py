@@ -13,9 +13,8 @@ import torch
 from earlybird.core import ChannelMask, filter_l1
 from earlybird.core.drawing import draw_mask
 from earlybird.cost.plan import MethodPlan, Schedule, Stage
-from earlybird.methods.candidate import Candidate
 from earlybird.methods.retrain import Retrain, cut, leave_ticket, ticket_in
-from earlybird.methods.task import Task
+from earlybird.methods.task import Candidate, Task
 from earlybird.settings.catalog import METHODS, PRESETS, Dense, method_class, preset_settings
 from earlybird.testing import check_method
 from earlybird.training.loop import fit

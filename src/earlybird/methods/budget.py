@@ -15,9 +15,8 @@ from torch import nn
 from earlybird.core import ChannelGroups, Ticket
 from earlybird.cost import CostLedger, ModelCost
 from earlybird.cost.plan import Schedule, steps_that_buy, training_macs
-from earlybird.methods.candidate import Candidate
 from earlybird.methods.retrain import check_groups, check_notes, refuse_foreign_ticket
-from earlybird.methods.task import Task
+from earlybird.methods.task import Candidate, Task
 from earlybird.settings.early_bird import EarlyBirdTraining
 from earlybird.slimming import slim
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from earlybird.cost.plan import MethodPlan, Schedule, Stage
-from earlybird.methods.candidate import Candidate
-from earlybird.methods.task import Task
+from earlybird.methods.task import Candidate, Task
 from earlybird.settings.catalog import Dense
 
 

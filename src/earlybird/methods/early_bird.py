@@ -9,27 +9,33 @@ import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from earlybird.atomic import write_atomically
-from earlybird.core import ChannelGroups, EarlyBird, Ticket
+from earlybird.core import CRITERION_NAMES, ChannelGroups, ChannelMask, Criterion, EarlyBird, Ticket, criteria
+from earlybird.core.drawing import draw_mask, realised_ratio, scored_groups
 from earlybird.cost.plan import MethodPlan, Schedule, Stage
-from earlybird.errors import ConfigError, EarlyBirdError, MaskError, SlimError
-from earlybird.methods.candidate import Candidate
-from earlybird.methods.criteria import find_criterion, scored_units
-from earlybird.methods.random_masks import with_random_mask
+from earlybird.errors import ConfigError, EarlyBirdError, MaskError, SlimError, TicketError, require
+from earlybird.methods.hooks import SearchHooks, momentum_file, rewind_files
 from earlybird.methods.retrain import Retrain, cut, refuse_foreign_ticket, ticket_in
-from earlybird.methods.search_hooks import SearchHooks, momentum_file, rewind_files
-from earlybird.methods.task import Task
+from earlybird.methods.task import Candidate, Task
 from earlybird.settings.early_bird import Clock, EarlyBirdTraining, TicketRequest
 from earlybird.slimming import channel_groups
 from earlybird.training.loop import fit
 from earlybird.training.session import Session
 from earlybird.training.state import Span
+from earlybird.user_code import find_callable, is_code
+
+CRITERIA: dict[str, Criterion] = {name: getattr(criteria, name) for name in CRITERION_NAMES}
+_import_once = cache(find_callable)
+# Random masks must not repeat the numbers that the run's initial weights were drawn with.
+_SEED_OFFSET = 2_000_003
 
 
 def check_network(method: EarlyBirdTraining, model: nn.Module, example_input: Tensor) -> None:
@@ -218,3 +224,70 @@ def save_scores(hooks: SearchHooks, folder: Path) -> None:
 
 def _shown(distances: Sequence[float]) -> str:
     return ", ".join(f"{d:.3f}" for d in distances) or "none"
+
+
+def find_criterion(name: str) -> Criterion:
+    """The criterion of a name; the user's own is imported once.
+
+    Raises:
+        ConfigError: there is none of this name.
+    """
+    if name in CRITERIA:
+        return CRITERIA[name]
+    expected = f"one of {', '.join(CRITERIA)}, pkg.mod:function or file.py:function"
+    require("method.criterion", name, is_code(name, "criterion"), expected)
+    found: Criterion = _import_once(name, "criterion", ConfigError, other_forms=", ".join(CRITERIA))
+    return found
+
+
+def scored_units(name: str, model: nn.Module, groups: ChannelGroups) -> ChannelGroups:
+    """The units that a criterion can rank before any training; the others are protected.
+
+    `taylor` reads gradients, of which there are none yet; it scores every conv and linear.
+
+    Raises:
+        MaskError: the criterion scores nothing of this network.
+    """
+    criterion = criteria.filter_l1 if name == "taylor" else find_criterion(name)
+    return scored_groups(criterion(model), groups) if groups.num_units else groups
+
+
+def with_random_mask(task: Task, ticket: Ticket, method: EarlyBirdTraining) -> Ticket:
+    """The ticket with its mask drawn anew as `method.channels` says; the same one for the same seed and ticket.
+
+    Raises:
+        TicketError: the ticket is of another network.
+    """
+    if method.channels == "ranked":
+        return ticket
+    model = task.build()
+    groups = task.groups(model, method.policy)
+    if ticket.mask.widths() != groups.widths():
+        raise TicketError("the ticket belongs to another network; give the --model it was drawn from")
+    rng = np.random.default_rng(task.seed + _SEED_OFFSET)
+    groups = scored_units(method.criterion, model, groups)
+    if method.channels == "shuffled":
+        mask, how = shuffled(ticket.mask, groups, rng), "as many channels in each layer, drawn by lot"
+    else:
+        mask, how = at_random(ticket, groups, rng), "channels drawn by lot over the whole network"
+    return replace(ticket, mask=mask, realised_ratio=realised_ratio(mask, groups), flags=(*ticket.flags, how))
+
+
+def shuffled(mask: ChannelMask, groups: ChannelGroups, rng: np.random.Generator) -> ChannelMask:
+    """A mask that keeps as many channels in each layer, but others; tied channels go together.
+
+    Raises:
+        MaskError: the mask does not fit the groups.
+    """
+    keep = groups.keep_units(mask).numpy().copy()
+    for block in groups.blocks:
+        keep[block] = rng.permutation(keep[block])
+    return groups.mask_of(torch.from_numpy(keep))
+
+
+def at_random(ticket: Ticket, groups: ChannelGroups, rng: np.random.Generator) -> ChannelMask:
+    """A mask of the ticket's ratio, floor and rounding, its units drawn at random over the whole network."""
+    # One number for each unit, however many channels it ties; the last is what -1, protected, points at.
+    chance = torch.from_numpy(np.append(rng.random(groups.num_units), 1.0))
+    scores = {name: chance[units] for name, units in groups.unit_of.items()}
+    return draw_mask(scores, ticket.prune_ratio, groups, min_channels=ticket.min_channels, round_to=ticket.round_to)

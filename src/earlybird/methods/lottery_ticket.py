@@ -15,11 +15,9 @@ from torch import Tensor, nn
 from earlybird.core import WeightMask, keep_largest, prunable_weights
 from earlybird.cost.plan import MASKED, MethodPlan, Schedule, Stage
 from earlybird.errors import require
-from earlybird.methods.candidate import Candidate, DenseRun
-from earlybird.methods.masked_weights import WEIGHT_MASK_FILE, HoldHooks, weight_candidate
-from earlybird.methods.retrain import REINIT_SEED_OFFSET, load_weights_of_epoch_
-from earlybird.methods.search_hooks import keep_weights_of_epoch
-from earlybird.methods.task import Task
+from earlybird.methods.hooks import HoldHooks, keep_weights_of_epoch
+from earlybird.methods.retrain import REINIT_SEED_OFFSET, WEIGHT_MASK_FILE, load_weights_of_epoch_, weight_candidate
+from earlybird.methods.task import Candidate, DenseRun, Task
 from earlybird.settings.catalog import LotteryTicket
 from earlybird.training.loop import fit
 from earlybird.training.state import FitState, Span

@@ -14,10 +14,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from earlybird.core import Ticket
 from earlybird.cost.plan import MethodPlan, Schedule, Stage
 from earlybird.errors import MaskError
-from earlybird.methods.candidate import Candidate
 from earlybird.methods.early_bird import draw_tickets
 from earlybird.methods.retrain import Retrain, cut, refuse_early_ticket, ticket_in
-from earlybird.methods.task import Task
+from earlybird.methods.task import Candidate, Task
 from earlybird.settings.catalog import NetworkSlimming
 from earlybird.settings.early_bird import TicketRequest
 

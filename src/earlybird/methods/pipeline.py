@@ -12,10 +12,9 @@ from earlybird.cost.plan import MethodPlan, Schedule, Stage
 from earlybird.data import Batches
 from earlybird.errors import EarlyBirdError, MaskError, MethodError, SlimError
 from earlybird.methods.budget import budget_carry, within_budget
-from earlybird.methods.candidate import Candidate, DenseRun
-from earlybird.methods.masked_weights import HoldHooks
+from earlybird.methods.hooks import HoldHooks
 from earlybird.methods.retrain import ticket_in
-from earlybird.methods.task import Task
+from earlybird.methods.task import Candidate, DenseRun, Task
 from earlybird.settings.early_bird import StartsFromTicket
 from earlybird.settings.method import ChecksNetwork, Method, Plans, StartsFromDense
 from earlybird.training.compute import Evaluation, evaluate

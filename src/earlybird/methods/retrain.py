@@ -1,4 +1,7 @@
-"""From a ticket to the candidate that is trained on: which weights, which stretch of the schedule, the cut itself."""
+"""From a ticket or a weight mask to the candidate that is trained on: which weights, which stretch of the schedule.
+
+A ticket's channels are cut; single weights are held at zero.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor, nn
 
-from earlybird.core import STOP_RULES, ChannelGroups, ChannelMask, Ticket, realised_ratio
+from earlybird.core import STOP_RULES, ChannelGroups, ChannelMask, Ticket, WeightMask, mask_weights_, realised_ratio
 from earlybird.cost import Work
 from earlybird.errors import TicketError
-from earlybird.methods.candidate import Candidate
-from earlybird.methods.search_hooks import momentum_file, rewind_file, ticket_notes
-from earlybird.methods.task import Task
+from earlybird.methods.hooks import momentum_file, rewind_file, ticket_notes
+from earlybird.methods.task import Candidate, Task
 from earlybird.settings.early_bird import TICKET_FILE
 from earlybird.slimming import kept_indices, sliced, slim
+
+WEIGHT_MASK_FILE = "weight-mask.safetensors"
 
 Weights = Literal["inherit", "rewind", "reinit", "initial"]
 
@@ -265,3 +269,19 @@ def _initialise(small: nn.Module, ticket: Ticket, seed: int) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         small.initialise_()  # type: ignore[operator]
+
+
+def weight_candidate(task: Task, model: nn.Module, *, start_step: int = 0) -> Candidate:
+    """`model` with the folder's weight mask applied and to be held, trained to the end of the schedule.
+
+    Raises:
+        TicketError: the folder has no intact weight mask.
+        MaskError: the mask is of another network.
+    """
+    mask, notes = WeightMask.load(task.folder / WEIGHT_MASK_FILE)
+    mask_weights_(model, mask)
+    empty = [name for name, kept in mask.kept_counts().items() if kept == 0]
+    flags = (f"no weight is left in {', '.join(empty)}",) if empty else ()
+    told: dict[str, object] = {"prune_ratio": notes["prune_ratio"], "mask_step": notes["step"]}
+    end = task.session.total_steps
+    return Candidate(model, "retrain", start_step, end, weight_mask=mask, flags=flags, notes=told)

@@ -21,11 +21,9 @@ from earlybird.core.drawing import scored_groups
 from earlybird.cost import training_work
 from earlybird.cost.plan import MASKED, MethodPlan, Schedule, Stage
 from earlybird.errors import MethodError, require
-from earlybird.methods.candidate import Candidate
 from earlybird.methods.early_bird import refuse_nothing_to_cut
-from earlybird.methods.masked_weights import WEIGHT_MASK_FILE, weight_candidate
-from earlybird.methods.retrain import Retrain, cut, leave_ticket, ticket_in
-from earlybird.methods.task import Task
+from earlybird.methods.retrain import WEIGHT_MASK_FILE, Retrain, cut, leave_ticket, ticket_in, weight_candidate
+from earlybird.methods.task import Candidate, Task
 from earlybird.settings.catalog import Snip
 from earlybird.slimming import channel_groups
 from earlybird.training.compute import SMALLER_STEPS, explain_out_of_memory

@@ -23,10 +23,9 @@ from earlybird.core.drawing import nearest_count
 from earlybird.cost import ModelCost, count_cost, count_cost_and_traffic, evaluation_work
 from earlybird.cost.plan import MethodPlan, Schedule, Stage
 from earlybird.errors import SlimError
-from earlybird.methods.candidate import Candidate, DenseRun
 from earlybird.methods.contributions import contributions, least_squares_weights, removed_greedily
 from earlybird.methods.retrain import Retrain, cut, leave_ticket, ticket_in
-from earlybird.methods.task import Task
+from earlybird.methods.task import Candidate, DenseRun, Task
 from earlybird.settings.catalog import ThiNet
 from earlybird.slimming import channel_groups, expanded, kept_indices, slim
 from earlybird.training.loop import fit

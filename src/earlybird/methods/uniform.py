@@ -13,9 +13,8 @@ from earlybird.core.drawing import Ranking, draw_ranked, rank_units, realised_ra
 from earlybird.cost import count_cost
 from earlybird.cost.plan import MethodPlan, Schedule, Stage, steps_that_buy
 from earlybird.methods.budget import early_bird_macs, networks_of_ticket, planned_budget
-from earlybird.methods.candidate import Candidate
 from earlybird.methods.retrain import Retrain, cut
-from earlybird.methods.task import Task
+from earlybird.methods.task import Candidate, Task
 from earlybird.settings.catalog import Uniform
 from earlybird.slimming import slim
 

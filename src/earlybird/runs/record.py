@@ -20,9 +20,8 @@ from earlybird import __version__
 from earlybird.cost import ModelCost, count_cost
 from earlybird.cost.plan import PlannedData, Schedule
 from earlybird.errors import RunFolderError
-from earlybird.methods.candidate import Candidate
 from earlybird.methods.pipeline import Outcome
-from earlybird.methods.task import Task
+from earlybird.methods.task import Candidate, Task
 from earlybird.runs.energy import energy_facts
 from earlybird.runs.record_file import SCHEMA_VERSION
 from earlybird.settings.catalog import DenseShorter, Uniform, preset_of

@@ -13,12 +13,11 @@ import torch
 from earlybird.atomic import write_atomically
 from earlybird.core import Ticket
 from earlybird.errors import ConfigError, MethodError, RunFolderError, TicketError
-from earlybird.methods.candidate import Candidate
 from earlybird.methods.early_bird import draw_tickets, raise_no_ticket, search_steps
+from earlybird.methods.hooks import momentum_file, rewind_file
 from earlybird.methods.pipeline import Outcome, check_network, run_method, start_from_ticket
 from earlybird.methods.retrain import check_notes
-from earlybird.methods.search_hooks import momentum_file, rewind_file
-from earlybird.methods.task import Task
+from earlybird.methods.task import Candidate, Task
 from earlybird.runs.folder import RunFolder, read_search
 from earlybird.runs.prepare import Prepared, evaluation_batches, load_bundle, prepare
 from earlybird.runs.record import make_record

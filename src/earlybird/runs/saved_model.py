@@ -14,7 +14,7 @@ from torch import nn
 
 from earlybird.core import ChannelMask
 from earlybird.errors import CheckpointError, MethodError
-from earlybird.methods.candidate import DenseRun
+from earlybird.methods.task import DenseRun
 from earlybird.models import build_model
 from earlybird.models.model_file import DESCRIPTION, load, read_description, save
 from earlybird.runs.record_file import record_of

@@ -21,8 +21,7 @@ from earlybird.user_code import find_callable, is_code
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from earlybird.methods.candidate import Candidate
-    from earlybird.methods.task import Task
+    from earlybird.methods.task import Candidate, Task
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,7 @@ from earlybird.user_code import is_code
 
 if TYPE_CHECKING:
     from earlybird.core import Ticket
-    from earlybird.methods.candidate import Candidate
-    from earlybird.methods.task import Task
+    from earlybird.methods.task import Candidate, Task
 
 ClockName = Literal["scaled", "epochs"]
 DrawAt = int | Literal["rule", "last"]

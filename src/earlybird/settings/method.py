@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
     from earlybird.core import Ticket
     from earlybird.cost.plan import MethodPlan, Schedule
-    from earlybird.methods.candidate import Candidate, DenseRun
-    from earlybird.methods.task import Task
+    from earlybird.methods.task import Candidate, DenseRun, Task
 
 
 class Method(Protocol):

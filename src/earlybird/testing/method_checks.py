@@ -17,7 +17,7 @@ from torch import Tensor
 
 from earlybird.core import Ticket, WeightMask
 from earlybird.cost import PHASES
-from earlybird.methods.masked_weights import WEIGHT_MASK_FILE
+from earlybird.methods.retrain import WEIGHT_MASK_FILE
 from earlybird.runs.record import recorded_schedule
 from earlybird.runs.run import run, run_search
 from earlybird.runs.saved_model import load_network

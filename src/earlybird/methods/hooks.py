@@ -1,4 +1,4 @@
-"""Hooks of the Early-Bird search in the training loop: penalty, draws, tickets, the log of scores."""
+"""Hooks in the training loop: penalty, draws, tickets and the log of scores of a search; weights held at zero."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from earlybird.atomic import write_atomically
-from earlybird.core import EarlyBird, Ticket, bn_l1_proximal_, bn_l1_subgradient_
+from earlybird.core import EarlyBird, Ticket, WeightMask, bn_l1_proximal_, bn_l1_subgradient_, mask_weights_
 from earlybird.errors import ConfigError, NonFiniteError, TicketError
 from earlybird.settings.early_bird import Clock, DrawAt, EarlyBirdTraining, TicketRequest
 from earlybird.training.loop import drop_steps
@@ -208,6 +208,43 @@ class SearchHooks(Hooks):
         if since > self.method.window:
             return ()
         return (f"drawn {since} draws after a learning-rate drop, which freezes masks by itself",)
+
+
+class HoldHooks(Hooks):
+    """Penalises scales, and keeps removed weights exactly zero, through momentum and weight decay.
+
+    Args:
+        model: what is trained; removed weights are set to zero here.
+        penalty: strength of the L1 penalty on BatchNorm scales; 0 for none.
+        mask: single weights to hold at zero; None for none.
+
+    Raises:
+        MaskError: the mask is of another network.
+    """
+
+    def __init__(self, model: nn.Module, penalty: float = 0.0, mask: WeightMask | None = None) -> None:
+        self.penalty = penalty
+        self._removed: list[tuple[nn.Parameter, Tensor]] = []
+        if mask is not None:
+            mask_weights_(model, mask)
+            parameters = dict(model.named_parameters())
+            self._removed = [(parameters[name], ~mask[name].to(parameters[name].device)) for name in mask]
+
+    def after_backward(self, model: nn.Module, step: int) -> None:
+        """The subgradient of s * sum|gamma|; no gradient where a weight is removed."""
+        if self.penalty:
+            bn_l1_subgradient_(model, self.penalty)
+        for parameter, removed in self._removed:
+            if parameter.grad is not None:
+                # Filled, not multiplied: 0 * inf is no zero.
+                parameter.grad.masked_fill_(removed, 0)
+
+    @torch.no_grad()
+    def after_step(self, state: FitState) -> bool:
+        """Zero what an optimizer with a memory of its own might have moved."""
+        for parameter, removed in self._removed:
+            parameter.masked_fill_(removed, 0)
+        return False
 
 
 def _tickets_of_older_state(state: dict[str, Any]) -> list[float]:

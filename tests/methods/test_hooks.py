@@ -11,8 +11,8 @@ import torch
 
 from earlybird.core import Ticket
 from earlybird.errors import NonFiniteError, TicketError
-from earlybird.methods import criteria
-from earlybird.methods.search_hooks import rewind_file
+from earlybird.methods import early_bird
+from earlybird.methods.hooks import rewind_file
 from earlybird.runs.run import run
 from earlybird.settings.early_bird import PAPER_STEPS, Clock
 from earlybird.settings.run import RunConfig
@@ -40,7 +40,7 @@ def test_draws_and_penalty_end_with_max_search_epochs_and_the_rest_is_plain_trai
 ):
     penalised: list[float] = []
     monkeypatch.setattr(
-        "earlybird.methods.search_hooks.bn_l1_subgradient_", lambda model, strength: penalised.append(strength)
+        "earlybird.methods.hooks.bn_l1_subgradient_", lambda model, strength: penalised.append(strength)
     )
     record = go(tiny_settings(epsilon=1e-6, max_search_epochs=3, clock="epochs"), tmp_path / "run")
     assert record["ticket"]["none"]
@@ -133,14 +133,14 @@ def test_a_ticket_never_holds_a_weight_that_is_no_number(tiny_settings, tmp_path
 
 
 def test_a_score_that_is_no_number_stops_the_search_with_its_step(tiny_settings, tmp_path: Path, monkeypatch):
-    scores = criteria.CRITERIA["bn_scale"]
+    scores = early_bird.CRITERIA["bn_scale"]
     draws: list[int] = []
 
     def diverging(model: torch.nn.Module) -> dict[str, torch.Tensor]:
         draws.append(1)
         return {name: score * (float("nan") if len(draws) == 5 else 1.0) for name, score in scores(model).items()}
 
-    monkeypatch.setitem(criteria.CRITERIA, "bn_scale", diverging)
+    monkeypatch.setitem(early_bird.CRITERIA, "bn_scale", diverging)
     with pytest.raises(NonFiniteError, match=r"at step 3 of phase 'search': .*the last checkpoint is intact"):
         go(tiny_settings(), tmp_path / "run")
 
