@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from earlybird.core import ChannelMask
-from earlybird.slimming import SelectBatchNorm2d, certify, channel_groups, slim
+from earlybird.slimming import certify, channel_groups, slim
+from earlybird.slimming.selection import SelectBatchNorm2d
 
 IMAGES = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 

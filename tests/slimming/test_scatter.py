@@ -10,15 +10,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from earlybird.core import ChannelMask
-from earlybird.slimming import (
+from earlybird.slimming import channel_groups, slim
+from earlybird.slimming.selection import (
     ScatterBatchNorm1d,
     ScatterBatchNorm2d,
     ScatterBatchNorm3d,
     ScatterSyncBatchNorm,
-    channel_groups,
-    slim,
+    let_scatter_,
+    scatter_channels,
 )
-from earlybird.slimming.selection import let_scatter_, scatter_channels
 
 IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 

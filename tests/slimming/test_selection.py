@@ -6,8 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from earlybird.slimming import SelectBatchNorm1d, SelectBatchNorm2d, SelectBatchNorm3d, SelectSyncBatchNorm
-from earlybird.slimming.selection import gather_channels, let_gather_
+from earlybird.slimming.selection import (
+    SelectBatchNorm1d,
+    SelectBatchNorm2d,
+    SelectBatchNorm3d,
+    SelectSyncBatchNorm,
+    gather_channels,
+    let_gather_,
+)
 
 INDEX = torch.tensor([0, 3])
 

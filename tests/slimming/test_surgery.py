@@ -12,15 +12,8 @@ from earlybird.core import ChannelGroups, ChannelMask
 from earlybird.cost import count_cost
 from earlybird.errors import MaskError
 from earlybird.models import build_model
-from earlybird.slimming import (
-    SelectBatchNorm2d,
-    certify,
-    channel_groups,
-    kept_indices,
-    masked,
-    sliced,
-    slim,
-)
+from earlybird.slimming import certify, channel_groups, kept_indices, masked, sliced, slim
+from earlybird.slimming.selection import SelectBatchNorm2d
 
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 SMALL_IMAGES = IMAGES[:, :, :8, :8]

@@ -1,9 +1,7 @@
 """Networks by name: the paper's CIFAR networks, torchvision's, timm's and the user's own (`catalog.py`)."""
 
 from earlybird.models.catalog import build_model, check_model_name, model_names
+from earlybird.models.cifar import VGG, PreResNet, ResNet
 from earlybird.models.model_file import load, save
-from earlybird.models.preresnet import PreResNet
-from earlybird.models.resnet import ResNet
-from earlybird.models.vgg import VGG
 
 __all__ = ["VGG", "PreResNet", "ResNet", "build_model", "check_model_name", "load", "model_names", "save"]

@@ -20,9 +20,7 @@ import torch
 from torch import nn
 
 from earlybird.errors import ModelError, one_line
-from earlybird.models.preresnet import PreResNet
-from earlybird.models.resnet import BLOCKS_PER_STAGE, ResNet
-from earlybird.models.vgg import CONVS_PER_STAGE, VGG
+from earlybird.models.cifar import BLOCKS_PER_STAGE, CONVS_PER_STAGE, VGG, PreResNet, ResNet
 from earlybird.user_code import find_callable, is_code
 
 CIFAR_IMAGE_SIZE = 32

@@ -17,7 +17,7 @@ from torch import nn
 
 from earlybird.cost import count_cost
 from earlybird.data.sizes import PUBLISHED
-from earlybird.models.vgg import CONVS_PER_STAGE, STAGE_CHANNELS
+from earlybird.models.cifar import CONVS_PER_STAGE, VGG_STAGE_CHANNELS
 from earlybird.paper.claims import Claim, Setting, by_setting
 from earlybird.paper.recomputed import Recomputed
 from earlybird.paper.totals import (
@@ -92,7 +92,7 @@ def thinet_vgg16_gflops(prune_ratio: float) -> Decimal:
     for stage, convs in enumerate(CONVS_PER_STAGE[16]):
         layers += [nn.MaxPool2d(2)] if stage else []
         for _ in range(convs):
-            width = int(kept * STAGE_CHANNELS[stage])
+            width = int(kept * VGG_STAGE_CHANNELS[stage])
             layers += [nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
             channels = width
     network = nn.Sequential(*layers, nn.AvgPool2d(2), nn.Flatten(), nn.Linear(channels, 10))
