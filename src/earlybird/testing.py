@@ -1,4 +1,11 @@
-"""Conformance checks of a method: whole runs of a tiny network in a temporary folder."""
+"""Conformance checks for criteria and methods, for anybody's own: no data, no GPU.
+
+Each raises `AssertionError` with one sentence that says what does not hold.
+
+Example:
+    >>> from earlybird import bn_scale
+    >>> check_criterion(bn_scale)
+"""
 
 from __future__ import annotations
 
@@ -13,23 +20,44 @@ from unittest import mock
 
 import torch
 import yaml
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
-from earlybird.core import Ticket, WeightMask
+from earlybird.core import Criterion, Ticket, WeightMask, draw_mask
+from earlybird.core.criteria import WEIGHTED
 from earlybird.cost import PHASES
+from earlybird.data import DataBundle, MemoryImages
 from earlybird.methods.retrain import WEIGHT_MASK_FILE
+from earlybird.models import build_model
 from earlybird.runs.record import recorded_schedule
 from earlybird.runs.run import run, run_search
 from earlybird.runs.saved_model import load_network
 from earlybird.settings.early_bird import TICKET_FILE, EarlyBirdTraining, StartsFromTicket, TicketRequest
 from earlybird.settings.method import Method, Plans
 from earlybird.settings.run import DataConfig, ModelConfig, RunConfig, TrainingSettings
-from earlybird.testing.tiny import CLASSES, network
+from earlybird.slimming import channel_groups, slim
 from earlybird.training import loop
 
-TINY = "earlybird.testing.tiny"
+CLASSES = 3
+# Named by path, as a user's own are.
+NETWORK, DATA = "earlybird.testing:TinyNetwork", "earlybird.testing:data"
 TRAINING = TrainingSettings(epochs=6, batch_size=20, lr=0.05, precision="fp32", device="cpu", checkpoint_every=2)
 SETTINGS_ARE_PLAIN = "a method's settings must be plain values that YAML can hold (numbers, text, booleans, lists)"
+
+
+def check_criterion(criterion: Criterion) -> None:
+    """Raise unless a criterion can be used wherever `bn_scale` can: for detection, drawing and cutting.
+
+    It is tried on a plain chain and on a network with tied channels, both with weights that differ and with gradients.
+
+    Raises:
+        AssertionError: what does not hold, in one sentence.
+    """
+    for model, images in _networks():
+        scores = _scores_that_leave_alone(criterion, model)
+        _check_scores(scores, model)
+        _check_scores_repeat(criterion, model, scores)
+        _check_scores_draw(scores, model, images)
 
 
 def check_method(method: Method | type[Method]) -> None:
@@ -54,6 +82,75 @@ def check_method(method: Method | type[Method]) -> None:
         _check_ratio_zero(trial)
 
 
+def _networks() -> list[tuple[nn.Module, Tensor]]:
+    draw = torch.Generator().manual_seed(0)
+    found = []
+    for model, size in ((build_model("vgg11", num_classes=CLASSES, width=0.125), 32), (TinyNetwork(CLASSES), 8)):
+        images = torch.randn(6, 3, size, size, generator=draw)
+        with torch.no_grad():
+            for module in model.modules():
+                if isinstance(module, nn.BatchNorm2d):  # As after some training: no two scales alike.
+                    module.weight.uniform_(0.1, 1.0, generator=draw)
+        functional.cross_entropy(model(images), torch.arange(6) % CLASSES).backward()
+        found.append((model, images))
+    return found
+
+
+def _check_scores(scores: object, model: nn.Module) -> None:
+    assert isinstance(scores, dict) and scores, f"a criterion returns a dict of scores, not {type(scores).__name__}"
+    modules = dict(model.named_modules())
+    for name, score in scores.items():
+        assert name in modules, f"the criterion scores {name!r}, which is no module of the network"
+        assert isinstance(score, Tensor) and score.dim() == 1, f"scores of {name!r} must be a tensor [out channels]"
+        assert score.is_floating_point(), f"scores of {name!r} are {score.dtype}; give a floating dtype"
+        assert bool(torch.isfinite(score).all()), f"scores of {name!r} hold NaN or infinity"
+        assert not score.requires_grad, f"scores of {name!r} carry a gradient; detach them"
+        assert score.device.type == "cpu", f"scores of {name!r} are on {score.device}; move them to the CPU"
+        width = _width(modules[name])
+        assert width == score.numel(), f"{name!r} has {width} channels, the criterion gives {score.numel()} scores"
+
+
+def _width(module: nn.Module) -> int | None:
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        return module.num_features
+    if isinstance(module, WEIGHTED):
+        return int(getattr(module, "out_channels", getattr(module, "out_features", 0)))
+    return None
+
+
+def _scores_that_leave_alone(criterion: Criterion, model: nn.Module) -> dict[str, Tensor]:
+    """Scores of a network, checked to be left as it was found."""
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    mode, random_state = model.training, torch.get_rng_state()
+    scores = criterion(model)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), f"the criterion changes {name!r}; score without training"
+    for name, parameter in model.named_parameters():
+        now = parameter.grad
+        same = (now is None) == (name not in gradients) and (now is None or torch.equal(now, gradients[name]))
+        assert same, f"the criterion changes the gradient of {name!r}"
+    assert model.training == mode, "the criterion leaves the network in another mode than it found it in"
+    assert torch.equal(torch.get_rng_state(), random_state), "the criterion draws from the global random generator"
+    return scores
+
+
+def _check_scores_repeat(criterion: Criterion, model: nn.Module, first: dict[str, Tensor]) -> None:
+    again = criterion(model)
+    same = again.keys() == first.keys() and all(torch.equal(again[name], first[name]) for name in first)
+    assert same, "the criterion gives other scores for the same network the second time"
+
+
+def _check_scores_draw(scores: dict[str, Tensor], model: nn.Module, images: Tensor) -> None:
+    groups = channel_groups(model, images)
+    assert any(groups.units_of_layer(name) is not None for name in scores), (
+        "the criterion scores no layer that channels may be cut from; key scores by BatchNorm, conv or linear"
+    )
+    mask = draw_mask(scores, 0.4, groups)
+    assert sum(mask.kept_counts().values()) < sum(mask.widths().values()), "a mask of these scores cuts nothing"
+    slim(model, mask, images, groups)  # which compares the small network with the masked one
+
+
 @dataclasses.dataclass(frozen=True)
 class _Trial:
     """Runs of one method in one folder."""
@@ -68,7 +165,7 @@ class _Trial:
 
     def weights(self, name: str) -> dict[str, Tensor]:
         """Tensors of a run's final network."""
-        model, _ = load_network(self.folder / name, trusted=(f"{TINY}:network",))
+        model, _ = load_network(self.folder / name, trusted=(NETWORK,))
         return model.state_dict()
 
     def _ticket(self, method: Method) -> Path | None:
@@ -82,7 +179,7 @@ class _Trial:
 
 
 def _config(method: Method) -> RunConfig:
-    return RunConfig(ModelConfig(f"{TINY}:network"), DataConfig(f"{TINY}:data", augment="flip"), method, TRAINING)
+    return RunConfig(ModelConfig(NETWORK), DataConfig(DATA, augment="flip"), method, TRAINING)
 
 
 def _check_settings(method: Method) -> None:
@@ -118,7 +215,7 @@ def _check_plan(method: Method, record: dict[str, Any]) -> None:
     """Raise unless the ledger is what the method's plan, if it has one, says of this run."""
     if not isinstance(method, Plans):
         return
-    schedule = recorded_schedule(record, network=network(CLASSES))
+    schedule = recorded_schedule(record, network=TinyNetwork(CLASSES))
     planned = {phase: work.macs for phase, work in method.plan(schedule).training(schedule).items() if work.macs}
     phases = record["cost"]["phases"]
     executed = {name: cost["macs"] for name, cost in phases.items() if name != "evaluate" and cost["macs"]}
@@ -198,3 +295,43 @@ def _counted_steps(most: int | None) -> Iterator[list[int]]:
 
     with mock.patch.object(loop, "_train_step", step):
         yield count
+
+
+def data() -> DataBundle:
+    """Three classes of 8x8 pictures, told apart by their bright colour: 90 to train on, 30 to test on."""
+
+    def split(count: int, seed: int) -> MemoryImages:
+        draw = torch.Generator().manual_seed(seed)
+        labels = torch.arange(count) % CLASSES
+        images = torch.randint(0, 120, (count, 3, 8, 8), generator=draw)
+        images[torch.arange(count), labels] += 60
+        return MemoryImages(images.to(torch.uint8), labels)
+
+    return DataBundle(
+        name="tiny", num_classes=CLASSES, in_channels=3, image_size=8, mean=(0.25,) * 3, std=(0.15,) * 3,
+        train=split(90, 0), val=None, test=split(30, 1), class_names=("red", "green", "blue"),
+    )  # fmt: skip
+
+
+class TinyNetwork(nn.Module):
+    """A stem, two branches that are added, a convolution, a linear head: free channels (stem, tail) and tied ones."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.stem = _conv_norm(3, 12, 3)
+        self.left, self.right = _conv_norm(12, 16, 3), _conv_norm(12, 16, 1)
+        self.tail = _conv_norm(16, 10, 3)
+        self.head = nn.Linear(10, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images [n, 3, 8, 8] to logits [n, classes]."""
+        x = torch.relu(self.stem(x))
+        x = torch.relu(self.left(x) + self.right(x))
+        x = torch.relu(self.tail(x))
+        logits: Tensor = self.head(x.mean((2, 3)))
+        return logits
+
+
+def _conv_norm(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
+    conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs))
