@@ -29,9 +29,9 @@ from earlybird.cost import PHASES
 from earlybird.data import DataBundle, MemoryImages
 from earlybird.methods.retrain import WEIGHT_MASK_FILE
 from earlybird.models import build_model
+from earlybird.runs.folder import load_network
 from earlybird.runs.record import recorded_schedule
 from earlybird.runs.run import run, run_search
-from earlybird.runs.saved_model import load_network
 from earlybird.settings.early_bird import TICKET_FILE, EarlyBirdTraining, StartsFromTicket, TicketRequest
 from earlybird.settings.method import Method, Plans
 from earlybird.settings.run import DataConfig, ModelConfig, RunConfig, TrainingSettings

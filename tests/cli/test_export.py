@@ -12,7 +12,7 @@ from earlybird.cli.main import main
 from earlybird.core import ChannelMask, draw_mask
 from earlybird.errors import ModelError
 from earlybird.integrations.export import export_onnx, export_pt2
-from earlybird.runs.saved_model import NetworkSpec, save_network
+from earlybird.runs.folder import NetworkSpec, save_network
 from earlybird.slimming import channel_groups, slim
 
 SPEC = NetworkSpec("preresnet20", num_classes=4, in_channels=3, image_size=32, width=0.25)

@@ -10,7 +10,7 @@ import torch
 from earlybird.data import DataBundle, MemoryImages
 from earlybird.data.sizes import PUBLISHED, DataSizes
 from earlybird.errors import DataError
-from earlybird.runs.prepare import data_sizes
+from earlybird.runs.run import data_sizes
 from earlybird.settings.run import DataConfig
 
 

@@ -15,9 +15,9 @@ from earlybird.forecast.grid import plan_node
 from earlybird.forecast.run import UNIFORM, Scenario, networks_of
 from earlybird.grids.grid import Block, Grid, RunNode, nodes_of
 from earlybird.methods.pipeline import plan_method
+from earlybird.runs.folder import NetworkSpec
 from earlybird.runs.record import recorded_schedule
 from earlybird.runs.run import run
-from earlybird.runs.saved_model import NetworkSpec
 from earlybird.settings.catalog import MatchedToTicket, method_class, method_label, method_names
 from earlybird.settings.run import RunConfig
 

@@ -105,7 +105,7 @@ def test_between_zeroings_lies_the_period_that_is_asked_for(tiny_settings, tmp_p
 def test_the_small_network_is_the_trained_one_with_the_norms_of_zero_filters_at_zero(
     tiny_settings, tiny, tmp_path: Path
 ):
-    from earlybird.runs.saved_model import load_network
+    from earlybird.runs.folder import load_network
 
     record = go(tiny_settings("soft_filter_pruning", round_to=1), tmp_path / "run")
     small, spec = load_network(tmp_path / "run", trusted=[f"{tiny}:network"])

@@ -12,7 +12,7 @@ import pytest
 from earlybird.cost import CostLedger, PhaseCost, meter
 from earlybird.energy import NoCounter, estimated_joules
 from earlybird.errors import DataError, RunFolderError
-from earlybird.runs import prepare
+from earlybird.runs import run as run_module
 from earlybird.runs.energy import MeterReading, energy_facts, import_power_log
 from earlybird.runs.record_file import REQUIRED_KEYS, SCHEMA_VERSION
 from earlybird.runs.run import run
@@ -52,7 +52,7 @@ def finished(tiny_settings, tmp_path: Path):
 
 
 def test_a_machine_without_a_counter_says_so_and_estimates(finished, monkeypatch):
-    monkeypatch.setattr(prepare, "find_counter", lambda device: NoCounter("RAPL: no such folder"))
+    monkeypatch.setattr(run_module, "find_counter", lambda device: NoCounter("RAPL: no such folder"))
     energy, cost = (record := finished()[0])["energy"], record["cost"]
     assert energy["measured"] == {}
     assert energy["reason"] == "not measured (no counter: RAPL: no such folder)"
@@ -84,8 +84,8 @@ def steady(clock, monkeypatch) -> None:
         return clock.wall, clock.cpu
 
     monkeypatch.setattr(meter, "read_clocks", a_second_later)
-    monkeypatch.setattr(prepare, "find_counter", lambda device: SteadyCounter(clock))
-    monkeypatch.setattr(prepare, "measure_idle", lambda counter: None)
+    monkeypatch.setattr(run_module, "find_counter", lambda device: SteadyCounter(clock))
+    monkeypatch.setattr(run_module, "measure_idle", lambda counter: None)
 
 
 def test_a_counter_measures_every_phase(finished, steady):

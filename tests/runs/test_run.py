@@ -15,8 +15,8 @@ import torch
 from earlybird.core import Ticket
 from earlybird.errors import CheckpointError, ConfigError, EarlyBirdError, RunFolderError, TicketError
 from earlybird.methods import pipeline, retrain
+from earlybird.runs.folder import load_network
 from earlybird.runs.run import run, run_evaluation, run_search
-from earlybird.runs.saved_model import load_network
 from earlybird.settings.early_bird import requests_of
 from earlybird.settings.run import RunConfig
 from earlybird.training import loop

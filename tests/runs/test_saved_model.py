@@ -13,7 +13,7 @@ import torch
 from earlybird.core import ChannelMask, draw_mask
 from earlybird.core.criteria import bn_scale
 from earlybird.errors import CheckpointError, ConfigError, EarlyBirdError
-from earlybird.runs.saved_model import NetworkSpec, load_network, save_network
+from earlybird.runs.folder import NetworkSpec, load_network, save_network
 from earlybird.slimming import channel_groups, slim
 
 SPEC = NetworkSpec("preresnet20", num_classes=4, in_channels=3, image_size=32, width=0.25)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from earlybird.grids.grid import RunNode
     from earlybird.grids.sweep import Sweep
     from earlybird.report.grid import GridEntry
-    from earlybird.runs.saved_model import NetworkSpec
+    from earlybird.runs.folder import NetworkSpec
 
 WORKER = "earlybird.cli.sweep_worker"
 
@@ -59,7 +59,7 @@ def _opened(grid: Any, parsed: Namespace) -> Sweep | None:
     from earlybird.grids.grid import nodes_of
     from earlybird.grids.run_node import new_token
     from earlybird.runs.folder import RunFolder
-    from earlybird.runs.prepare import network_and_data
+    from earlybird.runs.run import network_and_data
 
     root, token = Path(parsed.out), new_token()
     known = sweeps.read_grid(root) if (root / sweeps.GRID_NAME).is_file() else None

@@ -21,7 +21,7 @@ def command(argv: Sequence[str]) -> int:
     if not (parsed.onnx or parsed.pt2):
         raise ConfigError("no format given; add --onnx, --pt2 or both")
     from earlybird.integrations.export import export_onnx, export_pt2
-    from earlybird.runs.saved_model import load_network
+    from earlybird.runs.folder import load_network
 
     model, spec = load_network(Path(parsed.run), trusted=[parsed.model] if parsed.model else [])
     folder = Path(parsed.out or parsed.run)

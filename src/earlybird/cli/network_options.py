@@ -13,7 +13,7 @@ from earlybird.settings.run import DataConfig, ModelConfig, refuse_unnamed_code
 
 if TYPE_CHECKING:
     from earlybird.data.sizes import DataSizes
-    from earlybird.runs.saved_model import NetworkSpec
+    from earlybird.runs.folder import NetworkSpec
 
 SECTIONS = {"model": ModelConfig, "data": DataConfig}
 
@@ -41,7 +41,7 @@ def planned_network(
     """
     from earlybird.forecast.run import sizes_of_run
     from earlybird.models import check_model_name
-    from earlybird.runs.prepare import data_sizes, network_spec
+    from earlybird.runs.run import data_sizes, network_spec
 
     model, data = ModelConfig(**parsed.model.as_dict()), DataConfig(**parsed.data.as_dict())
     refuse_unnamed_code("--model", model.name, [value_of("--model.name", argv) or ""])

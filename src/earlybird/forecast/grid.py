@@ -21,9 +21,9 @@ from earlybird.grids.grid import RunNode
 from earlybird.grids.sweep import Sweep
 from earlybird.methods.early_bird import planned_draw
 from earlybird.methods.pipeline import plan_method
-from earlybird.runs.prepare import resolve_augment
+from earlybird.runs.folder import NetworkSpec
 from earlybird.runs.record_file import finished_record
-from earlybird.runs.saved_model import NetworkSpec
+from earlybird.runs.run import resolve_augment
 from earlybird.settings.early_bird import EarlyBirdTraining, StartsFromTicket
 from earlybird.settings.method import Method
 from earlybird.settings.run import RunConfig

@@ -21,8 +21,8 @@ from earlybird.cost.plan import PlannedData
 from earlybird.data.sizes import DataSizes
 from earlybird.errors import ConfigError, RunFolderError, SlimError, require
 from earlybird.models.model_file import DESCRIPTION
+from earlybird.runs.folder import NetworkSpec, load_network
 from earlybird.runs.record_file import record_of
-from earlybird.runs.saved_model import NetworkSpec, load_network
 from earlybird.settings.early_bird import DRAWS, EarlyBirdTraining
 from earlybird.slimming import channel_costs, channel_groups, slim
 

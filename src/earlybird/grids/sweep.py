@@ -23,7 +23,7 @@ from earlybird.errors import ConfigError, MethodError, SweepError
 from earlybird.grids.grid import Grid, RunNode, merged, nodes_of, parse_method
 from earlybird.grids.run_node import LOCKS_NAME, State, error_of, execute, fail, file_lock, node_lock, state_of
 from earlybird.methods.pipeline import check_network
-from earlybird.runs.saved_model import NetworkSpec
+from earlybird.runs.folder import NetworkSpec
 from earlybird.settings.run import CODE_FLAGS, RunConfig, differences, refuse_unnamed_code
 from earlybird.training.compute import choose_device, choose_precision
 from earlybird.user_code import is_code
