@@ -26,7 +26,7 @@ from earlybird.energy import find_counter, measure_idle
 from earlybird.errors import ConfigError, MethodError, RunFolderError, TicketError
 from earlybird.methods.early_bird import draw_tickets, raise_no_ticket, search_steps
 from earlybird.methods.hooks import momentum_file, rewind_file
-from earlybird.methods.pipeline import Outcome, check_network, run_method, start_from_ticket
+from earlybird.methods.pipeline import check_network, run_method, start_from_ticket
 from earlybird.methods.retrain import check_notes
 from earlybird.methods.task import Candidate, Task
 from earlybird.models import check_model_name
@@ -73,8 +73,7 @@ def run(
     if (finished := finished_record(folder.path)) is not None:
         folder.checkpoints.clear()  # A kill may have come between the record and this.
         return finished
-    with _started(folder) as stop:
-        prepared = prepare(config, folder, resolved, stop, quiet)
+    with _started(config, folder, resolved, quiet) as prepared:
         candidate = trained = None
         if not folder.checkpoints.exist():  # Else it has what it needs.
             if ticket is not None and drawn is not None:
@@ -82,17 +81,12 @@ def run(
             if dense_run is not None:
                 trained = load_dense_run(Path(dense_run), config, prepared.resolved["precision"])
         outcome = run_method(config.method, prepared.task, prepared.test_batches(), candidate, trained)
-        return _write_result(folder, config, prepared, outcome)
-
-
-def _write_result(folder: RunFolder, config: RunConfig, prepared: Prepared, outcome: Outcome) -> dict[str, Any]:
-    """Write the network and the record of a run that has ended; its checkpoints go."""
-    used = outcome.candidate.ticket
-    save_network(folder.path, outcome.candidate.model, prepared.spec, used.mask if used else None)
-    record = make_record(config, prepared.resolved, prepared.task, outcome)
-    write_record(folder.path, record)
-    folder.checkpoints.clear()
-    return record
+        used = outcome.candidate.ticket
+        save_network(folder.path, outcome.candidate.model, prepared.spec, used.mask if used else None)
+        record = make_record(config, prepared.resolved, prepared.task, outcome)
+        write_record(folder.path, record)
+        folder.checkpoints.clear()
+        return record
 
 
 def run_search(
@@ -113,8 +107,8 @@ def run_search(
     resolved = folder.open(config, force=force)
     done = folder.path / "search.json"
     if not done.is_file():
-        with _started(folder) as stop:
-            task = prepare(config, folder, resolved, stop, quiet).task
+        with _started(config, folder, resolved, quiet) as prepared:
+            task = prepared.task
             resume = task.session.checkpoints.latest()
             if resume is None:
                 check_network(method, task.build(), task.example_input())
@@ -167,11 +161,11 @@ def run_evaluation(out: str | Path, *, device: str = "auto", trusted: Collection
 
 
 @contextmanager
-def _started(folder: RunFolder) -> Iterator[StopFlag]:
-    """Heed signals inside; a start that fails leaves no folder behind."""
+def _started(config: RunConfig, folder: RunFolder, resolved: dict[str, Any], quiet: bool) -> Iterator[Prepared]:
+    """Prepare a run and heed signals inside; a start that fails leaves no folder behind."""
     try:
         with stop_on_signals() as stop:
-            yield stop
+            yield prepare(config, folder, resolved, stop, quiet)
     except BaseException:
         folder.discard_failed_start()
         raise
