@@ -16,7 +16,7 @@ STEP = """
 import json, resource, sys, time
 how, model_name, width, classes = sys.argv[1], sys.argv[2], float(sys.argv[3]), int(sys.argv[4])
 if how == "kept":
-    from earlybird.cli.allocator import keep_freed_memory
+    from earlybird.cli.main import keep_freed_memory
     assert keep_freed_memory()
 import torch
 from torch.nn import functional

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from earlybird.cli.allocator import keep_freed_memory
+from earlybird.cli.main import keep_freed_memory
 
 SHAPES = [(64, 48, 32), (16, 8, 32), (128, 80, 16), (256, 160, 8)]  # channels, kept, image size
 BATCH_SIZE, ROUNDS = 128, 9

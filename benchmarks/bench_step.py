@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from earlybird import ChannelMask, draw_mask, slim
-from earlybird.cli.allocator import keep_freed_memory
+from earlybird.cli.main import keep_freed_memory
 from earlybird.cost import count_cost
 from earlybird.models import build_model
 

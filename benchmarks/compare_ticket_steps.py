@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional
 
 from earlybird import Ticket, channel_groups, slim
-from earlybird.cli.allocator import keep_freed_memory
+from earlybird.cli.main import keep_freed_memory
 from earlybird.cost import count_cost
 from earlybird.models import build_model
 

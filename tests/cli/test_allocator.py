@@ -9,7 +9,7 @@ import pytest
 # Blocks of many sizes that live together and then go, like a step's activations, from where torch gets them.
 PROGRAM = """
 import ctypes, resource
-from earlybird.cli.allocator import keep_freed_memory
+from earlybird.cli.main import keep_freed_memory
 libc = ctypes.CDLL(None)
 libc.aligned_alloc.restype, libc.aligned_alloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t] * 2
 libc.memset.argtypes, libc.free.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t], [ctypes.c_void_p]
@@ -38,7 +38,7 @@ def test_kept_memory_is_not_faulted_in_again():
 
 
 def test_elsewhere_nothing_is_done(monkeypatch: pytest.MonkeyPatch):
-    from earlybird.cli import allocator
+    from earlybird.cli import main
 
-    monkeypatch.setattr(allocator.sys, "platform", "darwin")
-    assert allocator.keep_freed_memory() is False
+    monkeypatch.setattr(main.sys, "platform", "darwin")
+    assert main.keep_freed_memory() is False

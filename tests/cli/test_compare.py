@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 import yaml
 
-from earlybird.cli.grid_options import listed, parse_grid
+from earlybird.cli.compare_command import listed, parse_grid
 from earlybird.cli.main import main
 from earlybird.errors import ConfigError
-from earlybird.grids import local_engine
+from earlybird.grids import engines
 from earlybird.grids.run_node import events_since
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -277,12 +277,12 @@ def test_one_of_two_workers_killed_and_the_grid_restarted_every_run_is_done_once
 def test_workers_that_all_die_leave_a_list_of_what_is_not_done(
     flags, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ):
-    real = local_engine.run_workers
+    real = engines.run_workers
 
     def killed(sweep: Any, workers: int, command: Any, *more: Any) -> None:
         real(sweep, workers, ["sh", "-c", "kill -KILL $$"], *more)
 
-    monkeypatch.setattr(local_engine, "run_workers", killed)
+    monkeypatch.setattr(engines, "run_workers", killed)
     out = tmp_path / "cmp"
     assert main(started(flags, out, workers=2)) == 1
     assert re.search(r"not done: .*dense-s2.*; give the same command again", capsys.readouterr().err)

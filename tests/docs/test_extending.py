@@ -106,7 +106,7 @@ def test_the_settings_of_a_method_of_ones_own_are_flags(files: Path):
 
 
 def test_the_commands_of_the_page_have_flags_that_there_are():
-    from earlybird.cli.grid_options import parse_grid
+    from earlybird.cli.compare_command import parse_grid
 
     commands = re.findall(r"^earlybird compare (.*)$", TEXT.replace("\\\n", " "), flags=re.MULTILINE)
     assert len(commands) == 2

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from earlybird.cli.compare_command import grid_entries, topic_of
+from earlybird.cli.comparison import grid_entries, topic_of
 from earlybird.grids.sweep import Sweep, read_grid
 from earlybird.report.grid import full_tables, means_table, results_by_ratio, runs_table
 from earlybird.report.table import to_csv, to_markdown

@@ -50,7 +50,7 @@ def test_draws_and_penalty_end_with_max_search_epochs_and_the_rest_is_plain_trai
 
 
 def test_a_ticket_at_the_rules_minimum_is_flagged_once(tiny_settings, tmp_path: Path, capsys):
-    from earlybird.cli.train_command import show_finished_run
+    from earlybird.cli.run_commands import show_finished_run
 
     record = go(tiny_settings(epsilon=1.0, window=2), tmp_path / "run")
     assert record["ticket"]["draw"] == 3

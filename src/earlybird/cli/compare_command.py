@@ -1,30 +1,56 @@
-"""`earlybird compare`: methods x ratios x seeds, and the tables of what came out."""
+"""`earlybird compare`: the flags of a grid: sections of every run, settings of methods, methods x ratios x seeds."""
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import yaml
 from jsonargparse import Namespace
 
-from earlybird.cli.allocator import keep_freed_memory
-from earlybird.cli.grid_options import ENGINES, parse_grid
-from earlybird.errors import ConfigError, RunFolderError, require
+from earlybird.cli.options import CONFIG, Flags, Parser, expand_short_flags, section_flags
+from earlybird.errors import ConfigError, require
+from earlybird.grids.grid import Block, Grid, at_early_birds_cost, read_value
 
-if TYPE_CHECKING:
-    from earlybird.data import DataBundle
-    from earlybird.grids.grid import RunNode
-    from earlybird.grids.sweep import Sweep
-    from earlybird.report.grid import GridEntry
-    from earlybird.runs.folder import NetworkSpec
+_DESCRIPTION = (
+    "Compare methods over ratios and seeds. Each run is a folder below --out and is done once, also when workers are "
+    "killed: give the same command again. What runs share (a dense search, the dense training) is run once and charged "
+    "in full to each. A grid may grow: further methods, ratios and seeds go into the same --out."
+)
+_SECTIONS = ("model", "data", "training")
+_ENGINES = ("local", "ray")
+_FLAGS: Flags = {
+    **CONFIG,
+    "--out": (str, "runs/compare", "folder of the comparison"),
+    "--methods": (
+        Any, None,
+        "methods and presets (`earlybird list`), pkg.mod:Class, file.py:Class; with settings of its own: "
+        "early_bird:draw_at=7",
+    ),
+    "--ratios": (Any, 0.5, "prune ratios: 0.3,0.5,0.7"),
+    "--seeds": (Any, 0, "seeds of whole runs: 0,1,2"),
+    "--grid": (str | None, None, "YAML list of {methods, ratios, seeds}, instead of the three flags"),
+    "--equal-cost": (
+        Any, None,
+        "methods to run a second time, their schedule set so that the total cost is early_bird's; all = every one that "
+        "costs something else",
+    ),
+    "--reference": (str | None, None, "method that differences are formed against; default early_bird, else dense"),
+    "--workers": (int, 1, "processes of this machine, one run each"),
+    "--engine": (str, "local", f"what runs them: {', '.join(_ENGINES)} (extra `ray`)"),
+    "--ray-address": (str | None, None, "with ray: cluster to join; default: one on this machine"),
+    "--cpus-per-run": (float, 1.0, "with ray: CPU cores that a run is given"),
+    "--gpus-per-run": (float, 0.0, "with ray: GPUs that a run is given"),
+    "--retries": (int, 3, "with ray: how often a run whose process died is started again"),
+    "--dry-run": ("store_true", False, "print the runs and their hours; run nothing"),
+    "--quiet": ("store_true", False, "print the tables only"),
+    **section_flags(_SECTIONS, {}),
+    "--method.KEY": (Any, None, "a setting of every method that has it: --method.penalty 1e-5"),
+}  # fmt: skip
 
-WORKER = "earlybird.cli.sweep_worker"
 
-
-def command(argv: Sequence[str]) -> int:
+def compare_command(argv: Sequence[str]) -> int:
     """Run what is not done yet, then print and write the tables.
 
     Returns:
@@ -32,192 +58,94 @@ def command(argv: Sequence[str]) -> int:
     """
     grid, parsed = parse_grid(argv)
     require("--workers", parsed.workers, parsed.workers >= 1, "an integer >= 1")
-    require("--engine", parsed.engine, parsed.engine in ENGINES, " or ".join(ENGINES))
-    sweep = _opened(grid, parsed)
-    if sweep is None:
-        return 0
-    reference = _reference(sweep, parsed.reference)
-    if grid is not None:
-        _run(sweep, parsed)
-    entries = grid_entries(sweep)
-    _write_tables(sweep, reference, entries)
-    return _report_failures(sweep, entries)
+    require("--engine", parsed.engine, parsed.engine in _ENGINES, " or ".join(_ENGINES))
+    from earlybird.cli.comparison import compare
+
+    return compare(grid, parsed)
 
 
-def _reference(sweep: Sweep, asked: str | None) -> str:
-    """Label of the reference method: the one asked for, else Early-Bird, else dense, else the first named."""
-    labels = list(dict.fromkeys(node.label for node in sweep.nodes if node.is_asked))
-    if asked is not None:
-        require("--reference", asked, asked in labels, f"one of {', '.join(labels)}")
-        return asked
-    return next((label for label in ("early_bird", "dense") if label in labels), labels[0])
+def parse_grid(argv: Sequence[str]) -> tuple[Grid | None, Namespace]:
+    """Parse the grid (None if no methods are named) and the flags.
+
+    Raises:
+        ConfigError: a flag, key, type or value is wrong; one line with the legal values.
+    """
+    arguments, method_settings = _without_method_settings(expand_short_flags(argv))
+    parsed = Parser("compare", _DESCRIPTION, _FLAGS).parse_args(arguments)
+    blocks = _blocks(parsed)
+    plain = parsed.as_dict()
+    settings = {name: dict(plain[name] or {}) for name in _SECTIONS}
+    del settings["training"]["seed"]  # each run has its own
+    if not blocks:
+        return None, parsed
+    equal_cost = [str(method) for method in listed(parsed.equal_cost)]
+    if equal_cost == ["all"]:
+        methods = dict.fromkeys(method for block in blocks for method in block.methods)
+        equal_cost = [method for method in methods if not at_early_birds_cost(method)]
+    return Grid(settings, tuple(blocks), method_settings, tuple(equal_cost)), parsed
 
 
-def _opened(grid: Any, parsed: Namespace) -> Sweep | None:
-    """Check and store the sweep; None if a dry run was printed instead."""
-    from earlybird.grids import sweep as sweeps
-    from earlybird.grids.grid import nodes_of
-    from earlybird.grids.run_node import new_token
-    from earlybird.runs.folder import RunFolder
-    from earlybird.runs.run import network_and_data
-
-    root, token = Path(parsed.out), new_token()
-    known = sweeps.read_grid(root) if (root / sweeps.GRID_NAME).is_file() else None
-    if grid is None:  # The tables of what is there, and what is missing of it.
-        if known is None:
-            raise ConfigError("--methods is missing; give methods to compare, such as dense,early_bird,uniform")
-        sweeps.refuse_methods_of_file(known)
-        return sweeps.Sweep(root, known, token)
-    RunFolder(root)  # which refuses a path that no run may have
-    nodes_of(grid)  # which refuses unknown methods before data are read
-    spec, bundle, _ = network_and_data(sweeps.any_config(grid))
-    sweeps.check_methods(grid, spec)
-    grid = sweeps.with_precision(grid, spec, known.settings["training"]["precision"] if known else None)
-    if parsed.dry_run:
-        _print_dry_run(sweeps.Sweep(root, sweeps.grown(root, grid), token), spec, bundle, parsed.workers)
-        return None
-    return sweeps.open_sweep(root, grid, token)
+def listed(value: Any) -> list[Any]:
+    """List of `[a, b]`, `a,b`, `[a,b]` or `a`; words are read as YAML, so numbers become numbers."""
+    if value is None:
+        return []
+    if isinstance(value, (list, tuple)):
+        return [entry for part in value for entry in listed(part)]
+    if not isinstance(value, str):
+        return [value]
+    words = [word.strip() for word in value.strip().strip("[]").split(",")]
+    return [read_value(word) if ":" not in word else word for word in words if word]
 
 
-def _print_dry_run(sweep: Sweep, spec: NetworkSpec, bundle: DataBundle, workers: int) -> None:
-    from earlybird.forecast.grid import forecast_grid
-    from earlybird.report.forecast import grid_forecast_table
-    from earlybird.report.table import to_terminal
-
-    forecast = forecast_grid(sweep, spec, bundle)
-    if forecast is None:
-        print(f"nothing is left to do in {sweep.root}: all {len(sweep.nodes)} runs and searches are done")
-    else:
-        to_terminal(grid_forecast_table(forecast, workers))
-
-
-def _run(sweep: Sweep, parsed: Namespace) -> None:
-    from earlybird.grids.local_engine import run_workers
-    from earlybird.grids.sweep import work
-
-    printer = _EventPrinter(sweep, parsed.quiet)
-    if not (left := sweep.left()):
-        return
-    printer.line(f"{len(left)} of {len(sweep.nodes)} runs and searches are left to do in {sweep.root}")
-    if parsed.engine == "ray":
-        from earlybird.grids.ray_engine import RaySettings, run_on_ray
-
-        settings = RaySettings(parsed.ray_address, parsed.cpus_per_run, parsed.gpus_per_run, parsed.retries)
-        run_on_ray(sweep, settings, printer.event, keep_freed_memory)
-    elif parsed.workers == 1:
-        work(sweep, printer.event, quiet=parsed.quiet or not sys.stderr.isatty())
-    else:
-        run_workers(sweep, parsed.workers, [sys.executable, "-m", WORKER], printer.line, printer.follow)
-
-
-class _EventPrinter:
-    """Progress of a sweep on stderr, one line for each event."""
-
-    def __init__(self, sweep: Sweep, quiet: bool) -> None:
-        from earlybird.grids.run_node import events_since
-
-        self._sweep, self._quiet = sweep, quiet
-        self._nodes = {node.id: node for node in sweep.needed()}
-        self._began, self._read = time.monotonic(), events_since(sweep.root, 0)[1]
-
-    def line(self, text: str) -> None:
-        """Print a line."""
-        if not self._quiet:
-            print(text, file=sys.stderr, flush=True)
-
-    def event(self, node: RunNode, event: str) -> None:
-        """Print an event of a run node."""
-        from earlybird.grids.run_node import error_of, state_of
-
-        done = sum(state_of(self._sweep.root, n, self._sweep.token) != "open" for n in self._nodes.values())
-        minutes, seconds = divmod(int(time.monotonic() - self._began), 60)
-        why = f": {error_of(self._sweep.root, node)}" if event == "failed" else ""
-        self.line(f"{minutes:>4}:{seconds:02d}  {done}/{len(self._nodes)}  {event:<8} {node.id}{why}")
-
-    def follow(self) -> None:
-        """Print the events that other processes have logged since the last call."""
-        from earlybird.grids.run_node import events_since
-
-        events, self._read = events_since(self._sweep.root, self._read)
-        for event in events:
-            if event["node"] in self._nodes:
-                self.event(self._nodes[event["node"]], event["event"])
-
-
-def _write_tables(sweep: Sweep, reference: str, entries: Sequence[GridEntry]) -> None:
-    from earlybird.atomic import write_atomically
-    from earlybird.report.grid import brief_tables, full_tables, means_table, results_by_ratio, runs_table
-    from earlybird.report.table import to_csv, to_latex, to_markdown, to_terminal
-
-    if not any(entry.record for entry in entries):
-        return
-    results, topic = results_by_ratio(entries, reference), topic_of(sweep)
-    for table in brief_tables(results, reference, topic):
-        to_terminal(table)
-        print()
-    tables = full_tables(results, reference, topic)
-    written = {
-        "table.md": to_markdown(*tables),
-        "table.tex": to_latex(*tables),
-        "table.csv": to_csv(means_table(results)),
-        "runs.csv": to_csv(runs_table(entries)),
-    }
-    for name, text in written.items():
-        write_atomically(sweep.root / name, text.encode())
-    from earlybird.report.grid_plot import plot_grid  # after the tables: a picture that fails costs none of them
-
-    picture = plot_grid(results, reference, topic, sweep.root / "cost.svg")
-    print(f"{sweep.root}: {', '.join([*written, *([picture.name] if picture else [])])}")
-
-
-def grid_entries(sweep: Sweep) -> list[GridEntry]:
-    """Runs that were asked for, each with its record or its error."""
-    from earlybird.grids.grid import asked_place
-    from earlybird.grids.run_node import error_of, state_of
-    from earlybird.report.grid import GridEntry
-    from earlybird.runs.record_file import finished_record
-
-    entries = []
-    for node in sorted(sweep.nodes, key=lambda node: asked_place(sweep.grid, node)):
-        if node.kind != "run" or not node.is_asked:
+def _without_method_settings(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """Take `--method.KEY VALUE` out of the flags: which keys there are depends on the methods."""
+    rest, settings = [], {}
+    flags = iter(argv)
+    for flag in flags:
+        name, equals, value = flag.partition("=")
+        if name == "--training.seed":
+            raise ConfigError("--seed is of one run; compare takes --seeds")
+        if not name.startswith("--method.") or name == "--method.KEY":
+            rest.append(flag)
             continue
-        state = state_of(sweep.root, node, sweep.token)
-        record, error = None, error_of(sweep.root, node)
-        if state == "done":
-            try:
-                record, error = finished_record(sweep.root / node.id), ""
-            except RunFolderError as unreadable:
-                error = str(unreadable)
-        entries.append(
-            GridEntry(node.label, node.prune_ratio, node.seed, node.equal_to is not None, node.id, record, error)
-        )
-    return entries
+        key = name.removeprefix("--method.")
+        if key in ("name", "prune_ratio"):
+            cure = "--methods" if key == "name" else "--ratios"
+            raise ConfigError(f"{name} is of one run; compare takes {cure}")
+        given = value if equals else next(flags, None)
+        if given is None:
+            raise ConfigError(f"{name} stands without its value")
+        settings[key] = read_value(given)
+    return rest, settings
 
 
-def topic_of(sweep: Sweep) -> str:
-    """Network, data and schedule, in words."""
-    from earlybird.report.comparison import data_label, model_label, scheduled_epochs
+def _blocks(parsed: Namespace) -> list[Block]:
+    methods = [str(method) for method in listed(parsed.methods)]
+    if parsed.grid is not None:
+        if methods:
+            raise ConfigError("--grid and --methods both say what to compare; give one of them")
+        return _blocks_of_file(Path(parsed.grid))
+    return [_block({"methods": methods, "ratios": parsed.ratios, "seeds": parsed.seeds})] if methods else []
 
-    record = {"config": sweep.nodes[0].config.to_dict()}
-    return f"{model_label(record)} on {data_label(record)}, {scheduled_epochs(record)} epochs"
+
+def _blocks_of_file(path: Path) -> list[Block]:
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"--grid {path} cannot be read ({reason}); give a YAML list") from error
+    if not isinstance(content, list) or not all(isinstance(block, dict) for block in content):
+        raise ConfigError(f"--grid {path} holds no list of blocks; give entries of methods, ratios, seeds")
+    return [_block(block) for block in content]
 
 
-def _report_failures(sweep: Sweep, entries: Sequence[GridEntry]) -> int:
-    from earlybird.grids.sweep import failures, unfinished
-    from earlybird.runs.record_file import RECORD_NAME
-
-    unreadable = [e for e in entries if e.record is None and (sweep.root / e.folder / RECORD_NAME).is_file()]
-    for entry in unreadable:
-        print(f"not in the tables: {entry.folder}: {entry.error}", file=sys.stderr)
-    failed = failures(sweep)
-    for name, why in failed.items():
-        print(f"failed: {name}: {why}", file=sys.stderr)
-    if failed:
-        print(
-            f"{len(failed)} of {len(sweep.nodes)} failed (NODE.failed.json has each traceback); the same command tries "
-            "them again",
-            file=sys.stderr,
-        )
-    if left := unfinished(sweep):
-        print(f"not done: {', '.join(left)}; give the same command again", file=sys.stderr)
-    return 1 if failed or left or unreadable else 0
+def _block(plain: dict[str, Any]) -> Block:
+    if unknown := set(plain) - {"methods", "ratios", "seeds"}:
+        raise ConfigError(f"unknown key {sorted(unknown)[0]!r} in a block of --grid; legal: methods, ratios, seeds")
+    methods = [str(method) for method in listed(plain.get("methods"))]
+    ratios, seeds = listed(plain.get("ratios", 0.5)), listed(plain.get("seeds", 0))
+    are_numbers = all(isinstance(ratio, (int, float)) and not isinstance(ratio, bool) for ratio in ratios)
+    require("--ratios", ratios, are_numbers, "numbers in [0, 1), such as 0.3,0.5")
+    are_integers = all(isinstance(seed, int) and not isinstance(seed, bool) for seed in seeds)
+    require("--seeds", seeds, are_integers, "integers, such as 0,1,2")
+    return Block(tuple(methods), tuple(float(ratio) for ratio in ratios), tuple(seeds))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
@@ -9,25 +10,30 @@ import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
-from earlybird.cli.allocator import keep_freed_memory
 from earlybird.errors import ConfigError, EarlyBirdError, NonFiniteError, Terminated
 
+# File that holds the command, and what it does.
 COMMANDS = {
-    "train": "search, cut, retrain and evaluate in one run folder",
-    "search": "search only: one dense training, a ticket file for each ratio",
-    "retrain": "cut by a ticket file and train the small network",
-    "evaluate": "read the test set with the network a run ended with",
-    "compare": "a grid of methods, ratios and seeds, each run once, and the tables of it",
-    "report": "compare finished runs in a table",
-    "cost": "what a training will cost, for every method; the paper's own totals recomputed",
-    "energy": "`energy import meter.csv --run RUN`: a power meter's log into a run's record",
-    "inspect": "what can be cut from a network, what not and why, and what it saves",
-    "export": "the network a run ended with, as ONNX or .pt2",
-    "list": "models, data sets, methods and presets; `list methods` says what each does",
+    "train": ("run_commands", "search, cut, retrain and evaluate in one run folder"),
+    "search": ("run_commands", "search only: one dense training, a ticket file for each ratio"),
+    "retrain": ("run_commands", "cut by a ticket file and train the small network"),
+    "evaluate": ("result_commands", "read the test set with the network a run ended with"),
+    "compare": ("compare_command", "a grid of methods, ratios and seeds, each run once, and the tables of it"),
+    "report": ("result_commands", "compare finished runs in a table"),
+    "cost": ("plan_commands", "what a training will cost, for every method; the paper's own totals recomputed"),
+    "energy": ("result_commands", "`energy import meter.csv --run RUN`: a power meter's log into a run's record"),
+    "inspect": ("plan_commands", "what can be cut from a network, what not and why, and what it saves"),
+    "export": ("result_commands", "the network a run ended with, as ONNX or .pt2"),
+    "list": ("plan_commands", "models, data sets, methods and presets; `list methods` says what each does"),
 }
 
 # Commands whose training steps gain from keeping freed memory; `cost` measures steps as they will be.
 _TRAINING = ("train", "search", "retrain", "compare", "cost")
+
+# Parameters of mallopt, by their numbers in glibc's malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_BLOCKS_UP_TO_BYTES = 1 << 30
+_FREE_TOP_UP_TO_BYTES = (1 << 31) - 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():  # Puts back how warnings were shown: `main` may be called from a program.
             warnings.showwarning = show_warning
-            return _command(arguments[0])(arguments[1:])
+            return _command(arguments[0])(arguments[1:]) or 0
     except Terminated as stopped:
         name = signal.Signals(stopped.signal_number).name
         _complain(f"stopped by {name}; the state is saved, the same command goes on from it")
@@ -77,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def usage() -> str:
     """Help text of `earlybird --help`."""
     lines = ["usage: earlybird COMMAND [flags]", "", "commands:"]
-    lines += [f"  {name:<9} {what}" for name, what in COMMANDS.items()]
+    lines += [f"  {name:<9} {what}" for name, (_, what) in COMMANDS.items()]
     lines += [
         "",
         "`earlybird COMMAND --help` lists the flags; --debug shows a traceback. The whole job on real data:",
@@ -86,14 +92,34 @@ def usage() -> str:
     return "\n".join(lines)
 
 
-def _command(name: str) -> Callable[[list[str]], int]:
+def _command(name: str) -> Callable[[list[str]], int | None]:
     if name not in COMMANDS:
         raise ConfigError(f"unknown command {name!r}; give one of {', '.join(COMMANDS)}")
     if name in _TRAINING:
         keep_freed_memory()
-    module = import_module(f"earlybird.cli.{name}_command")
-    command: Callable[[list[str]], int] = module.command
+    module = import_module(f"earlybird.cli.{COMMANDS[name][0]}")
+    command: Callable[[list[str]], int | None] = getattr(module, f"{name}_command")
     return command
+
+
+def keep_freed_memory() -> bool:
+    """Tell glibc to serve blocks up to 1 GiB from the heap and to keep up to 2 GiB of it when free.
+
+    It gives large freed blocks back at once; a step that allocates the same activations anew then pays a page fault for
+    every 4 KiB, a fifth of the step on a CPU (`benchmarks/bench_allocator.py`). It is a setting of the whole process,
+    so only the command line makes it, never the library.
+
+    Returns:
+        False where there is no glibc or it refuses; then nothing has changed that matters.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # musl has no mallopt
+        return False
+    limits = {_M_MMAP_THRESHOLD: _BLOCKS_UP_TO_BYTES, _M_TRIM_THRESHOLD: _FREE_TOP_UP_TO_BYTES}
+    return all(mallopt(*limit) for limit in limits.items())
 
 
 def _complain(message: str) -> None:

@@ -1,4 +1,4 @@
-"""Flags from dataclass fields, and a `RunConfig` from flags.
+"""Flags from dataclass fields, and a `RunConfig`, or a network and its data, from flags.
 
 Every field of every section is `--section.field`; what people change often has a short name. The dataclasses stay the
 one place where names, types, defaults and help stand.
@@ -10,10 +10,10 @@ import argparse
 import dataclasses
 import difflib
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
@@ -22,7 +22,12 @@ from earlybird.errors import ConfigError
 from earlybird.settings.catalog import METHODS, PRESETS, method_class, method_label, preset_settings
 from earlybird.settings.early_bird import EarlyBirdTraining
 from earlybird.settings.fields import fits, legal_values
-from earlybird.settings.run import SECTIONS, DataConfig, ModelConfig, RunConfig, TrainingSettings
+from earlybird.settings.method import Method
+from earlybird.settings.run import SECTIONS, DataConfig, ModelConfig, RunConfig, refuse_unnamed_code
+
+if TYPE_CHECKING:
+    from earlybird.data.sizes import DataSizes
+    from earlybird.runs.folder import NetworkSpec
 
 SHORT_FLAGS = {
     "--model": "--model.name",
@@ -42,26 +47,31 @@ SHORT_FLAGS = {
     "--device": "--training.device",
 }
 _OPTION = re.compile(r"--[A-Za-z][\w.\-]*")
+# The sections of a network and its data, for commands that train nothing.
+NETWORK = ("model", "data")
+
+# Flag -> type (or action), default and help.
+Flags = Mapping[str, tuple[Any, Any, str]]
+CONFIG: Flags = {"--config": ("config", None, "YAML with any of the settings below; flags win over it")}
+JSON: Flags = {"--json": ("store_true", False, "print JSON")}
 
 
 class Parser(ArgumentParser):
     """Parser without abbreviated flags; its complaints are `ConfigError`s of one line."""
 
-    def __init__(self, command: str, description: str) -> None:
+    def __init__(self, command: str, description: str, flags: Flags) -> None:
         # An abbreviated flag would be a second name for a setting, and hide a misspelt one.
         super().__init__(
-            prog=f"earlybird {command}",
-            description=description,
-            exit_on_error=False,
-            default_env=False,
+            prog=f"earlybird {command}", description=description, exit_on_error=False, default_env=False,
             allow_abbrev=False,
-        )
-        self.kinds: dict[str, Any] = {}
-
-    def add_setting(self, flag: str, kind: Any, default: Any, help: str) -> None:
-        """Add a flag of an annotated type; the type is remembered to say what is legal."""
-        self.kinds[flag.lstrip("-").replace("-", "_")] = kind  # as the parser names it
-        self.add_argument(flag, type=kind, default=default, help=help)
+        )  # fmt: skip
+        self.kinds: dict[str, Any] = {}  # which say what is legal
+        for flag, (kind, default, help) in flags.items():
+            if isinstance(kind, str):
+                self.add_argument(flag, action=kind, help=help)
+                continue
+            self.kinds[flag.lstrip("-").replace("-", "_")] = kind  # as the parser names it
+            self.add_argument(flag, type=kind, default=default, help=help)
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         """Raise instead of printing usage and exiting."""
@@ -75,43 +85,36 @@ class Parser(ArgumentParser):
             self.error(str(error))
 
 
-def run_parser(command: str, description: str, method_name: str) -> Parser:
-    """Parser of every setting of a run whose method is `method_name`."""
-    parser = Parser(command, description)
-    parser.add_argument("--config", action="config", help="YAML with any of the settings below; flags win over it")
-    parser.add_setting("--out", str | None, None, "run folder; default runs/MODEL-DATA-METHOD-sSEED")
-    parser.add_argument("--force", action="store_true", help="go on in a folder that holds another configuration")
-    parser.add_argument("--quiet", action="store_true", help="print no progress")
-    # A run folder's config.yaml has it, and may be given as --config; it is not a setting.
-    parser.add_argument("--resolved", type=dict, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-    what = f"a method ({', '.join(METHODS)}), a preset ({', '.join(PRESETS)}), pkg.mod:Class or file.py:Class"
-    parser.add_setting("--method.name", str, method_name, what)
-    method = method_class(method_name)
-    kinds = {"model": ModelConfig, "data": DataConfig, "method": method, "training": TrainingSettings}
-    for section, kind in kinds.items():
-        add_section(parser, section, kind, preset_settings(method_name) if section == "method" else {})
-    return parser
-
-
-def parse_run(command: str, description: str, argv: Sequence[str], more: Any = None) -> tuple[RunConfig, Namespace]:
+def parse_run(
+    command: str, description: str, argv: Sequence[str], own: Flags | None = None
+) -> tuple[RunConfig, Namespace]:
     """Read flags and YAML into a `RunConfig`.
 
     Args:
         command, description: name of the subcommand and what it does, for help.
         argv: the flags.
-        more: called with the parser to add the command's own flags.
+        own: flags of the command beside those of every run.
 
     Raises:
         ConfigError: a flag, key, type or value is wrong; one line with the legal values.
     """
-    method_name, flags = _named_method(expand_short_flags(argv))
-    parser = run_parser(command, description, method_name)
-    if more is not None:
-        more(parser)
-    parsed = parser.parse_args(flags)
+    name, arguments = _named_method(expand_short_flags(argv))
+    methods = f"a method ({', '.join(METHODS)}), a preset ({', '.join(PRESETS)}), pkg.mod:Class or file.py:Class"
+    flags: Flags = {
+        **CONFIG,
+        "--out": (str | None, None, "run folder; default runs/MODEL-DATA-METHOD-sSEED"),
+        "--force": ("store_true", False, "go on in a folder that holds another configuration"),
+        "--quiet": ("store_true", False, "print no progress"),
+        "--method.name": (str, name, methods),
+        **section_flags(SECTIONS, {"method": preset_settings(name)}, method_class(name)),
+        **(own or {}),
+    }
+    parser = Parser(command, description, flags)
+    # A run folder's config.yaml has it, and may be given as --config; it is not a setting.
+    parser.add_argument("--resolved", type=dict, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    parsed = parser.parse_args(arguments)
     plain = parsed.as_dict()
-    sections = {name: dict(plain[name] or {}) for name in SECTIONS}
-    return RunConfig.from_dict(sections), parsed
+    return RunConfig.from_dict({name: dict(plain[name] or {}) for name in SECTIONS}), parsed
 
 
 def expand_short_flags(argv: Sequence[str], sections: Collection[str] = SECTIONS) -> list[str]:
@@ -144,18 +147,58 @@ def default_out(config: RunConfig) -> str:
     return str(Path("runs") / re.sub(r"[^\w.\-]+", "_", name))
 
 
-def add_section(parser: Parser, section: str, kind: Any, preset: dict[str, Any] | None = None) -> None:
-    """Add a flag for every field of a settings dataclass; `preset` has other defaults."""
+def section_flags(
+    sections: Iterable[str], preset: Mapping[str, Mapping[str, Any]], method: type[Method] | None = None
+) -> dict[str, tuple[Any, Any, str]]:
+    """A flag for every setting of these sections of a run; `preset` has other defaults, by section."""
     shorts = {long: short for short, long in SHORT_FLAGS.items()}
-    types = get_type_hints(kind)
-    for field in dataclasses.fields(kind):
-        flag = f"--{section}.{field.name}"
-        note = f" (short: {shorts[flag]})" if flag in shorts else ""
-        made = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-        default = (preset or {}).get(field.name, made)
-        default = list(default) if isinstance(default, tuple) else default
-        within = f"; {within}" if (within := field.metadata.get("within")) else ""
-        parser.add_setting(flag, types[field.name], default, field.metadata.get("help", "") + within + note)
+    kinds, found = get_type_hints(RunConfig) | {"method": method}, {}
+    for section in sections:
+        types = get_type_hints(kinds[section])
+        for field in dataclasses.fields(kinds[section]):
+            flag = f"--{section}.{field.name}"
+            note = f" (short: {shorts[flag]})" if flag in shorts else ""
+            made = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+            default = preset.get(section, {}).get(field.name, made)
+            default = list(default) if isinstance(default, tuple) else default
+            within = f"; {within}" if (within := field.metadata.get("within")) else ""
+            found[flag] = types[field.name], default, field.metadata.get("help", "") + within + note
+    return found
+
+
+def planned_network(
+    parsed: Namespace, argv: Sequence[str], record: Mapping[str, Any] | None = None
+) -> tuple[NetworkSpec, DataSizes]:
+    """Network that `train` would build by these flags of `NETWORK`, and the sizes of its data.
+
+    Data of a finished run are taken as its record counts them, CIFAR and ImageNet as published; others are read.
+
+    Args:
+        argv: its arguments; a run's record may not name code that they do not.
+        record: of the finished run whose settings were the defaults.
+
+    Raises:
+        ConfigError: a setting is out of range, or only the record names code.
+        EarlyBirdError: unknown or missing data, or an unknown model.
+    """
+    from earlybird.forecast.run import sizes_of_run
+    from earlybird.models import check_model_name
+    from earlybird.runs.run import data_sizes, network_spec
+
+    model, data = ModelConfig(**parsed.model.as_dict()), DataConfig(**parsed.data.as_dict())
+    refuse_unnamed_code("--model", model.name, [value_of("--model.name", argv) or ""])
+    check_model_name(model.name)
+    sizes = sizes_of_run(record) if record and has_data_of(record, data) else None
+    if sizes is None:
+        refuse_unnamed_code("--data", data.name, [value_of("--data.name", argv) or ""])
+        sizes = data_sizes(data)
+    return network_spec(model, sizes), sizes
+
+
+def has_data_of(record: Mapping[str, Any], data: DataConfig) -> bool:
+    """Tell whether these are the data of a finished run, split and augmented as in it."""
+    theirs = dataclasses.asdict(DataConfig()) | record["config"]["data"]
+    return all(theirs[name] == value for name, value in dataclasses.asdict(data).items())
 
 
 def _named_method(argv: Sequence[str]) -> tuple[str, list[str]]:

@@ -30,7 +30,7 @@ from earlybird.user_code import is_code
 
 GRID_NAME = "grid.json"
 METHODS_FLAG = "--methods"
-_SECONDS_BETWEEN_LOOKS = 0.5
+SECONDS_BETWEEN_LOOKS = 0.5
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,7 @@ def work(sweep: Sweep, on_event: Callable[[RunNode, str], None] | None = None, *
     """
     while left := [node for node in sweep.needed() if sweep.state(node) == "open"]:
         if not any(attempt(sweep, node, on_event, quiet=quiet) for node in left):
-            time.sleep(_SECONDS_BETWEEN_LOOKS)  # All that is left is being done elsewhere, or waits for that.
+            time.sleep(SECONDS_BETWEEN_LOOKS)  # All that is left is being done elsewhere, or waits for that.
 
 
 def attempt(

@@ -15,7 +15,7 @@ import pytest
 
 from earlybird.cli.main import main
 from earlybird.errors import ConfigError
-from earlybird.grids.ray_engine import RaySettings
+from earlybird.grids.engines import RaySettings
 from earlybird.grids.run_node import events_since
 
 # What differs between two executions of one run: when it ran, and how long.
@@ -102,8 +102,8 @@ def test_resources_out_of_range_are_refused(values, message):
 
 
 def test_without_ray_installed_the_cure_is_named(monkeypatch):
-    from earlybird.grids import ray_engine
+    from earlybird.grids import engines
 
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r"--engine ray needs Ray; pip install 'earlybird\[ray\]'"):
-        ray_engine._started(None)
+        engines._started(None)

@@ -1,0 +1,205 @@
+"""What `earlybird compare` does with its grid: open its folder, run what is not done yet, print and write the tables.
+
+As a program it is a worker process of one comparison, which starts it. It loads torch; `compare_command` does not.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from jsonargparse import Namespace
+
+from earlybird.atomic import write_atomically
+from earlybird.cli.main import keep_freed_memory, show_warning
+from earlybird.data import DataBundle
+from earlybird.errors import ConfigError, RunFolderError, require
+from earlybird.forecast.grid import forecast_grid
+from earlybird.grids import engines
+from earlybird.grids import sweep as sweeps
+from earlybird.grids.grid import Grid, RunNode, asked_place
+from earlybird.grids.run_node import error_of, events_since, new_token
+from earlybird.grids.sweep import Sweep
+from earlybird.report.comparison import data_label, model_label, scheduled_epochs
+from earlybird.report.forecast import grid_forecast_table
+from earlybird.report.grid import GridEntry, brief_tables, full_tables, means_table, results_by_ratio, runs_table
+from earlybird.report.table import to_csv, to_latex, to_markdown, to_terminal
+from earlybird.runs.folder import NetworkSpec, RunFolder
+from earlybird.runs.record_file import RECORD_NAME, finished_record
+from earlybird.runs.run import network_and_data
+
+
+def compare(grid: Grid | None, parsed: Namespace) -> int:
+    """Run what is not done yet, then print and write the tables; without a grid only the tables of what is there.
+
+    Returns:
+        0, or 1 where a run failed.
+    """
+    sweep = _opened(grid, parsed)
+    if sweep is None:
+        return 0
+    reference = _reference(sweep, parsed.reference)
+    if grid is not None:
+        _run(sweep, parsed)
+    entries = grid_entries(sweep)
+    _write_tables(sweep, reference, entries)
+    return _report_failures(sweep, entries)
+
+
+def _reference(sweep: Sweep, asked: str | None) -> str:
+    """Label of the reference method: the one asked for, else Early-Bird, else dense, else the first named."""
+    labels = list(dict.fromkeys(node.label for node in sweep.nodes if node.is_asked))
+    if asked is not None:
+        require("--reference", asked, asked in labels, f"one of {', '.join(labels)}")
+        return asked
+    return next((label for label in ("early_bird", "dense") if label in labels), labels[0])
+
+
+def _opened(grid: Grid | None, parsed: Namespace) -> Sweep | None:
+    """Check and store the sweep; None if a dry run was printed instead."""
+    root, token = Path(parsed.out), new_token()
+    known = sweeps.read_grid(root) if (root / sweeps.GRID_NAME).is_file() else None
+    if grid is None:  # The tables of what is there, and what is missing of it.
+        if known is None:
+            raise ConfigError("--methods is missing; give methods to compare, such as dense,early_bird,uniform")
+        sweeps.refuse_methods_of_file(known)
+        return Sweep(root, known, token)
+    RunFolder(root)  # which refuses a path that no run may have
+    spec, bundle, _ = network_and_data(sweeps.any_config(grid))  # which refuses unknown methods before data are read
+    sweeps.check_methods(grid, spec)
+    grid = sweeps.with_precision(grid, spec, known.settings["training"]["precision"] if known else None)
+    if parsed.dry_run:
+        _print_dry_run(Sweep(root, sweeps.grown(root, grid), token), spec, bundle, parsed.workers)
+        return None
+    return sweeps.open_sweep(root, grid, token)
+
+
+def _print_dry_run(sweep: Sweep, spec: NetworkSpec, bundle: DataBundle, workers: int) -> None:
+    forecast = forecast_grid(sweep, spec, bundle)
+    if forecast is None:
+        print(f"nothing is left to do in {sweep.root}: all {len(sweep.nodes)} runs and searches are done")
+    else:
+        to_terminal(grid_forecast_table(forecast, workers))
+
+
+def _run(sweep: Sweep, parsed: Namespace) -> None:
+    printer = _EventPrinter(sweep, parsed.quiet)
+    if not (left := sweep.left()):
+        return
+    printer.line(f"{len(left)} of {len(sweep.nodes)} runs and searches are left to do in {sweep.root}")
+    if parsed.engine == "ray":
+        settings = engines.RaySettings(parsed.ray_address, parsed.cpus_per_run, parsed.gpus_per_run, parsed.retries)
+        engines.run_on_ray(sweep, settings, printer.event, keep_freed_memory)
+    elif parsed.workers == 1:
+        sweeps.work(sweep, printer.event, quiet=parsed.quiet or not sys.stderr.isatty())
+    else:
+        engines.run_workers(
+            sweep, parsed.workers, [sys.executable, "-m", "earlybird.cli.comparison"], printer.line, printer.follow
+        )
+
+
+class _EventPrinter:
+    """Progress of a sweep on stderr, one line for each event."""
+
+    def __init__(self, sweep: Sweep, quiet: bool) -> None:
+        self._sweep, self._quiet = sweep, quiet
+        self._nodes = {node.id: node for node in sweep.needed()}
+        self._began, self._read = time.monotonic(), events_since(sweep.root, 0)[1]
+
+    def line(self, text: str) -> None:
+        """Print a line."""
+        if not self._quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    def event(self, node: RunNode, event: str) -> None:
+        """Print an event of a run node."""
+        done = sum(self._sweep.state(n) != "open" for n in self._nodes.values())
+        minutes, seconds = divmod(int(time.monotonic() - self._began), 60)
+        why = f": {error_of(self._sweep.root, node)}" if event == "failed" else ""
+        self.line(f"{minutes:>4}:{seconds:02d}  {done}/{len(self._nodes)}  {event:<8} {node.id}{why}")
+
+    def follow(self) -> None:
+        """Print the events that other processes have logged since the last call."""
+        events, self._read = events_since(self._sweep.root, self._read)
+        for event in events:
+            if event["node"] in self._nodes:
+                self.event(self._nodes[event["node"]], event["event"])
+
+
+def _write_tables(sweep: Sweep, reference: str, entries: Sequence[GridEntry]) -> None:
+    if not any(entry.record for entry in entries):
+        return
+    results, topic = results_by_ratio(entries, reference), topic_of(sweep)
+    for table in brief_tables(results, reference, topic):
+        to_terminal(table)
+        print()
+    tables = full_tables(results, reference, topic)
+    written = {
+        "table.md": to_markdown(*tables),
+        "table.tex": to_latex(*tables),
+        "table.csv": to_csv(means_table(results)),
+        "runs.csv": to_csv(runs_table(entries)),
+    }
+    for name, text in written.items():
+        write_atomically(sweep.root / name, text.encode())
+    from earlybird.report.grid_plot import plot_grid  # after the tables: a picture that fails costs none of them
+
+    picture = plot_grid(results, reference, topic, sweep.root / "cost.svg")
+    print(f"{sweep.root}: {', '.join([*written, *([picture.name] if picture else [])])}")
+
+
+def grid_entries(sweep: Sweep) -> list[GridEntry]:
+    """Runs that were asked for, each with its record or its error."""
+    entries = []
+    for node in sorted(sweep.nodes, key=lambda node: asked_place(sweep.grid, node)):
+        if node.kind != "run" or not node.is_asked:
+            continue
+        state = sweep.state(node)
+        record, error = None, error_of(sweep.root, node)
+        if state == "done":
+            try:
+                record, error = finished_record(sweep.root / node.id), ""
+            except RunFolderError as unreadable:
+                error = str(unreadable)
+        entries.append(
+            GridEntry(node.label, node.prune_ratio, node.seed, node.equal_to is not None, node.id, record, error)
+        )
+    return entries
+
+
+def topic_of(sweep: Sweep) -> str:
+    """Network, data and schedule, in words."""
+    record = {"config": sweep.nodes[0].config.to_dict()}
+    return f"{model_label(record)} on {data_label(record)}, {scheduled_epochs(record)} epochs"
+
+
+def _report_failures(sweep: Sweep, entries: Sequence[GridEntry]) -> int:
+    unreadable = [e for e in entries if e.record is None and (sweep.root / e.folder / RECORD_NAME).is_file()]
+    for entry in unreadable:
+        print(f"not in the tables: {entry.folder}: {entry.error}", file=sys.stderr)
+    failed = sweeps.failures(sweep)
+    for name, why in failed.items():
+        print(f"failed: {name}: {why}", file=sys.stderr)
+    if failed:
+        print(
+            f"{len(failed)} of {len(sweep.nodes)} failed (NODE.failed.json has each traceback); the same command tries "
+            "them again",
+            file=sys.stderr,
+        )
+    if left := sweeps.unfinished(sweep):
+        print(f"not done: {', '.join(left)}; give the same command again", file=sys.stderr)
+    return 1 if failed or left or unreadable else 0
+
+
+def worker(root: Path, token: str) -> None:
+    """Execute run nodes of the sweep in a folder, under a call's token, until none is left."""
+    keep_freed_memory()
+    warnings.showwarning = show_warning
+    sweeps.work(Sweep(root, sweeps.read_grid(root), token))
+
+
+if __name__ == "__main__":
+    worker(Path(sys.argv[1]), sys.argv[2])
