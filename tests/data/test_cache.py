@@ -9,19 +9,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from earlybird.data.cache import DecodedSet, cache_root, cached, file_marks
-from earlybird.data.images import MemoryImages, channel_moments
+from earlybird.data import DataBundle, MemoryImages
+from earlybird.data.decode import cache_root, cached, file_marks
+from earlybird.data.images import channel_moments
 
 SOURCE = {"files": [["train.parquet", 10, 1]], "image_size": None}
 
 
-def decoded(value: int = 7) -> DecodedSet:
+def decoded(value: int = 7) -> DataBundle:
     train = MemoryImages(torch.full((4, 3, 2, 2), value, dtype=torch.uint8), torch.tensor([0, 1, 0, 1]))
     test = MemoryImages(torch.arange(24, dtype=torch.uint8).view(2, 3, 2, 2), torch.tensor([1, 0]))
-    return DecodedSet.of(train, test, ("cat", "dog"))
+    return DataBundle("toy", 2, 3, 2, (0.5,) * 3, (0.25,) * 3, train, None, test, ("cat", "dog"))
 
 
-def never() -> DecodedSet:
+def never() -> DataBundle:
     raise AssertionError("decoded although the cache has it")
 
 
@@ -34,7 +35,8 @@ def test_a_second_call_reads_the_cache(tmp_path: Path) -> None:
     assert torch.equal(second.train.images, decoded().train.images)
     assert torch.equal(second.test.images, decoded().test.images)
     assert second.test.labels.tolist() == [1, 0]
-    assert (second.class_names, second.mean, second.std) == (("cat", "dog"), first.mean, first.std)
+    assert (second.class_names, second.mean, second.std) == (("cat", "dog"), (0.5,) * 3, (0.25,) * 3)
+    assert (second.name, second.num_classes, second.in_channels, second.image_size) == ("toy", 2, 3, 2)
 
 
 def test_a_changed_source_is_decoded_again(tmp_path: Path) -> None:
@@ -75,9 +77,9 @@ def test_a_damaged_cache_is_decoded_again_and_replaced(tmp_path: Path, harm: str
 
 def test_rivals_for_one_cache_both_end_well(tmp_path: Path) -> None:
     barrier = threading.Barrier(4)
-    results: list[DecodedSet | None] = []
+    results: list[DataBundle | None] = []
 
-    def slow() -> DecodedSet:
+    def slow() -> DataBundle:
         barrier.wait()  # all four have missed the cache before any has written it
         return decoded()
 
@@ -141,8 +143,7 @@ def test_file_marks_change_with_size_and_time(tmp_path: Path) -> None:
 
 
 def test_mean_and_std_by_hand() -> None:
-    half = torch.zeros(256, dtype=torch.int64)
-    half[0] = half[255] = 8  # half black, half white: mean 1/2, std 1/2
-    constant = torch.zeros(256, dtype=torch.int64)
-    constant[51] = 3  # 51 / 255 = 0.2; std 0 would divide by zero
-    assert channel_moments([half, constant]) == ((0.5, 0.2), (0.5, 1.0))
+    half = torch.tensor([0, 255] * 8)  # half black, half white: mean 1/2, std 1/2
+    constant = torch.full((16,), 51)  # 51 / 255 = 0.2; std 0 would divide by zero
+    images = torch.stack([half, constant], 1).to(torch.uint8).view(16, 2, 1, 1)
+    assert channel_moments(images) == ((0.5, 0.2), (0.5, 1.0))

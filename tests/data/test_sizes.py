@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from earlybird.data import DataBundle, MemoryImages
-from earlybird.data.sizes import PUBLISHED, DataSizes
+from earlybird.data.images import PUBLISHED, DataSizes
 from earlybird.errors import DataError
 from earlybird.runs.run import data_sizes
 from earlybird.settings.run import DataConfig

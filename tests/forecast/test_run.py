@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from earlybird.cost.plan import PlannedData
-from earlybird.data.sizes import DataSizes
+from earlybird.data.images import DataSizes
 from earlybird.errors import ConfigError, RunFolderError, SlimError
 from earlybird.forecast.facts import PAPER_METHODS, Prices, forecast_facts, planned_methods
 from earlybird.forecast.run import Networks, Scenario, drawn_by, networks_of, settings_of_run, sizes_of_run

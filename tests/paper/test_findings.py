@@ -13,7 +13,7 @@ from torch import nn
 
 from earlybird.cost import count_cost
 from earlybird.cost.paper import FORWARDS_PER_TRAINING_STEP
-from earlybird.data.sizes import PUBLISHED
+from earlybird.data.images import PUBLISHED
 from earlybird.models import build_model
 from earlybird.paper.claims import Setting, by_setting, find, published
 from earlybird.paper.recomputed import findings

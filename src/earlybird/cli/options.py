@@ -26,7 +26,7 @@ from earlybird.settings.method import Method
 from earlybird.settings.run import SECTIONS, DataConfig, ModelConfig, RunConfig, refuse_unnamed_code
 
 if TYPE_CHECKING:
-    from earlybird.data.sizes import DataSizes
+    from earlybird.data.images import DataSizes
     from earlybird.runs.folder import NetworkSpec
 
 SHORT_FLAGS = {

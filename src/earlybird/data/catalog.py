@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,14 +11,11 @@ from typing import Any
 
 import torch
 
-from earlybird.data.cache import DecodedSet, cache_root, cached, file_marks
-from earlybird.data.cifar import CIFAR_FOLDERS, cifar_files, cifar_splits, fetch_cifar
-from earlybird.data.decode import SourceSplits, decode_set, memory_size
-from earlybird.data.digits import digits
+from earlybird.data.decode import SourceSplits, cache_root, cached, decode_set, file_marks, memory_size
 from earlybird.data.hub import hub_splits, local_folder, parquet_files
-from earlybird.data.imagefolder import folder_splits
 from earlybird.data.images import DataBundle, subset
 from earlybird.data.randomness import stratified_indices
+from earlybird.data.sources import CIFAR_FOLDERS, cifar_files, cifar_splits, digits, fetch_cifar, folder_splits
 from earlybird.errors import DataError
 from earlybird.user_code import find_callable
 
@@ -25,7 +23,7 @@ DIGITS_SIZE = 32
 """Default pixels for `digits`: the built-in networks halve an image five times."""
 LOADER_SIZE = 224
 """Default pixels for sets that are decoded as they are read: the ImageNet protocol."""
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET_MOMENTS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Normalisation of sets too large to measure: torchvision's numbers for ImageNet."""
 
 _SUBSET_SEED = 0  # of `train_images`: the same images for every seed of a run
@@ -94,7 +92,7 @@ def _check_settings(image_size: int | None, val_fraction: float, train_images: i
 
 def _find(name: str, request: _Request) -> DataBundle:
     if name == "digits":
-        return _memory_bundle(name, digits(request.image_size or DIGITS_SIZE))
+        return digits(request.image_size or DIGITS_SIZE)
     if name in CIFAR_FOLDERS:
         return _cifar(name, request)
     prefix, colon, rest = name.partition(":")
@@ -155,33 +153,14 @@ def _prepared(name: str, place: str, marks: Any, read: Callable[[], SourceSplits
     place and marks are the fingerprint of the source.
     """
     source = {"place": place, "files": marks, "image_size": request.image_size}
-    read_splits: list[SourceSplits] = []
-
-    def decode() -> DecodedSet | None:
-        read_splits.append(read())
-        return decode_set(read_splits[0], request.image_size)
-
-    decoded = cached(request.cache, name, source, decode)
-    if decoded is not None:
-        return _memory_bundle(name, decoded)
-    return _indexed_bundle(name, read_splits[0], request.image_size or LOADER_SIZE)
-
-
-def _memory_bundle(name: str, decoded: DecodedSet) -> DataBundle:
-    channels, size = decoded.train.images.shape[1:3]
-    return DataBundle(
-        name=name, num_classes=len(decoded.class_names), in_channels=channels, image_size=size, mean=decoded.mean,
-        std=decoded.std, train=decoded.train, val=None, test=decoded.test, class_names=decoded.class_names,
-    )  # fmt: skip
+    read = functools.cache(read)
+    decoded = cached(request.cache, name, source, lambda: decode_set(name, read(), request.image_size))
+    return decoded or _indexed_bundle(name, read(), request.image_size or LOADER_SIZE)
 
 
 def _indexed_bundle(name: str, splits: SourceSplits, image_size: int) -> DataBundle:
-    channels = splits.train[0][0].shape[0]
-    mean, std = ((0.5,), (0.5,)) if channels == 1 else (IMAGENET_MEAN, IMAGENET_STD)
-    return DataBundle(
-        name=name, num_classes=len(splits.class_names), in_channels=channels, image_size=image_size, mean=mean, std=std,
-        train=splits.train, val=None, test=splits.test, class_names=splits.class_names,
-    )  # fmt: skip
+    grey = splits.train[0][0].shape[0] == 1
+    return splits.bundle(name, image_size, ((0.5,), (0.5,)) if grey else IMAGENET_MOMENTS)
 
 
 def _keep_train_images(bundle: DataBundle, count: int) -> DataBundle:

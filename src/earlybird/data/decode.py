@@ -1,36 +1,59 @@
-"""Decoding: encoded pictures of any size to uint8 arrays of one size."""
+"""Decoding: encoded pictures to uint8 arrays of one size, which later runs map from disk instead of decoding again.
+
+A cache folder, `<name>-<hash of the source>/`, has an array file per split and `meta.json` with the sha256 of each.
+It appears by one rename: no killed or racing process leaves half of one. One whose bytes have changed is made anew.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
+import json
+import os
+import re
+import shutil
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from earlybird.data.cache import DecodedSet
-from earlybird.data.images import IndexedImages, MemoryImages
+from earlybird.data.images import DataBundle, IndexedImages, MemoryImages, Moments, channel_moments
 from earlybird.errors import DataError, first_line
 
+FORMAT_VERSION = 1
+"""Part of every fingerprint: raise it when decoding, resizing or the layout of the arrays changes."""
 MEMORY_LIMIT_BYTES = 4 * 2**30
 """Sets up to this size (both splits, decoded) are held in memory; larger ones are decoded as they are read."""
 
+_ABANDONED_SECONDS = 24 * 3600
 # Tried before the forty others that the library knows: a third of the time for a small WebP.
 _COMMON_FORMATS = ("JPEG", "PNG", "WEBP")
 
 
 @dataclass(frozen=True, eq=False)
 class SourceSplits:
-    """Splits and class names of a source, not yet decoded."""
+    """Splits and class names of a source."""
 
     train: IndexedImages
     test: IndexedImages
     class_names: tuple[str, ...]
+
+    def bundle(self, name: str, image_size: int, moments: Moments) -> DataBundle:
+        """Bundle of these images, in batches of image_size pixels, normalised with mean and std per channel."""
+        channels, (mean, std) = self.train[0][0].shape[0], moments
+        return DataBundle(
+            name=name, num_classes=len(self.class_names), in_channels=channels, image_size=image_size, mean=mean,
+            std=std, train=self.train, val=None, test=self.test, class_names=self.class_names,
+        )  # fmt: skip
 
 
 def open_picture(data: bytes | Path, where: str, channels: int) -> Tensor:
@@ -90,8 +113,8 @@ def memory_size(splits: SourceSplits, image_size: int | None) -> int | None:
     return size if total_bytes <= MEMORY_LIMIT_BYTES else None
 
 
-def decode_set(splits: SourceSplits, image_size: int | None) -> DecodedSet | None:
-    """Decode both splits, resized to image_size pixels if given.
+def decode_set(name: str, splits: SourceSplits, image_size: int | None) -> DataBundle | None:
+    """Decode both splits, resized to image_size pixels if given, and measure mean and std of the training images.
 
     None where the set does not belong in memory: above `MEMORY_LIMIT_BYTES`, or, with image_size None, pictures that
     are not square or not all of one size.
@@ -104,7 +127,9 @@ def decode_set(splits: SourceSplits, image_size: int | None) -> DecodedSet | Non
         return None
     train = _decode(splits.train, size, image_size)
     test = None if train is None else _decode(splits.test, size, image_size)
-    return None if train is None or test is None else DecodedSet.of(train, test, splits.class_names)
+    if train is None or test is None:
+        return None
+    return SourceSplits(train, test, splits.class_names).bundle(name, size, channel_moments(train.images))
 
 
 def _decode(images: IndexedImages, size: int, image_size: int | None) -> MemoryImages | None:
@@ -118,3 +143,112 @@ def _decode(images: IndexedImages, size: int, image_size: int | None) -> MemoryI
             return None
         pixels[index] = fit_square(image, size).permute(1, 2, 0)
     return MemoryImages(pixels.permute(0, 3, 1, 2), images.labels)
+
+
+def cache_root(cache_dir: str | None) -> Path:
+    """Cache folder: the argument, else $EARLYBIRD_CACHE, else ~/.cache/earlybird."""
+    return Path(cache_dir or os.environ.get("EARLYBIRD_CACHE") or "~/.cache/earlybird").expanduser()
+
+
+def file_marks(root: Path, files: Iterable[Path]) -> list[list[Any]]:
+    """Fingerprint of files without reading them: sorted [path below root, size in bytes, modification time in ns]."""
+    states = ((file.relative_to(root).as_posix(), file.stat()) for file in files)
+    return sorted([name, state.st_size, state.st_mtime_ns] for name, state in states)
+
+
+def cached(
+    root: Path, name: str, source: Mapping[str, Any], decode: Callable[[], DataBundle | None]
+) -> DataBundle | None:
+    """Bundle of decoded images from the cache under `root`, else from `decode`, kept for next time.
+
+    source: plain JSON values that change whenever the pictures would. `decode` returns None for a set that does not fit
+    in memory; nothing is kept then. A cache that cannot be written is a warning, not an error: the images are used from
+    memory.
+    """
+    slug = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")[-40:]
+    text = json.dumps({"format": FORMAT_VERSION, **source}, sort_keys=True)
+    folder = root / f"{slug}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    if (found := _load(folder, name)) is not None:
+        return found
+    decoded = decode()
+    if decoded is None:
+        return None
+    try:
+        return _publish(folder, decoded, source)
+    except OSError as error:
+        warnings.warn(f"decoded images of '{name}' were not cached in {root}: {error}", stacklevel=2)
+        return decoded
+
+
+def _publish(folder: Path, decoded: DataBundle, source: Mapping[str, Any]) -> DataBundle:
+    """Write beside the final place, move in by rename, and return the mapped copy, ours or a faster process's."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(folder)
+    with _temporary_folder(folder) as own:
+        _write(Path(own), decoded, source)
+        for _ in range(10):  # each turn either moves in, finds a good one, or clears one broken one away
+            try:
+                Path(own).rename(folder)
+            except OSError:
+                if (rival := _load(folder, decoded.name)) is not None:
+                    return rival
+                _discard(folder)
+            else:
+                # Mapping what was just written frees the decoded copy.
+                return _load(folder, decoded.name) or decoded
+        raise OSError(f"{folder} cannot be replaced")
+
+
+def _temporary_folder(folder: Path) -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent, ignore_cleanup_errors=True)
+
+
+def _write(folder: Path, decoded: DataBundle, source: Mapping[str, Any]) -> None:
+    hashes = {}
+    for split in ("train", "test"):
+        images: MemoryImages = getattr(decoded, split)
+        # Stored as [n, h, w, c]: the layout that batches are cut from.
+        for part, tensor in (("images", images.images.permute(0, 2, 3, 1)), ("labels", images.labels)):
+            array = tensor.contiguous().numpy()
+            np.save(folder / f"{split}_{part}.npy", array, allow_pickle=False)
+            hashes[f"{split}_{part}"] = hashlib.sha256(array.data).hexdigest()
+    facts = {name: getattr(decoded, name) for name in ("class_names", "mean", "std")}
+    meta = {"source": dict(source), "sha256": hashes, **facts}
+    (folder / "meta.json").write_text(json.dumps(meta, indent=1))
+
+
+def _load(folder: Path, name: str) -> DataBundle | None:
+    """Bundle of the images in this folder; None if there is none or a file is missing, cut short or altered."""
+    try:
+        meta = json.loads((folder / "meta.json").read_text())
+        arrays = {part: _verified(folder / f"{part}.npy", sha256) for part, sha256 in meta["sha256"].items()}
+        train, test = (
+            MemoryImages(arrays[f"{split}_images"].permute(0, 3, 1, 2), arrays[f"{split}_labels"])
+            for split in ("train", "test")
+        )
+        class_names, mean, std = (tuple(meta[key]) for key in ("class_names", "mean", "std"))
+        return SourceSplits(train, test, class_names).bundle(name, train.images.shape[2], (mean, std))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, DataError):
+        return None
+
+
+def _verified(file: Path, sha256: str) -> torch.Tensor:
+    # Mode "c" maps pages privately: writable for torch's sake, and a write never reaches the file.
+    array: np.ndarray[Any, Any] = np.load(file, mmap_mode="c", allow_pickle=False)
+    if hashlib.sha256(array.data).hexdigest() != sha256:  # 0.15 s for CIFAR, 1.2 GB/s
+        raise ValueError(f"{file} has changed since it was written")
+    return torch.from_numpy(array)
+
+
+def _discard(folder: Path) -> None:
+    """Move a broken folder aside before removing it: no process sees it half removed."""
+    with _temporary_folder(folder) as aside, suppress(FileNotFoundError):  # a rival has already done it
+        folder.rename(Path(aside) / "broken")
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove temporary folders of this name that killed processes left, if more than a day old."""
+    for left in folder.parent.glob(f".{folder.name}-*"):
+        with suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)

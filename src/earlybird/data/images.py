@@ -1,12 +1,11 @@
-"""Images in memory, images behind an index, and `DataBundle`, the splits of a data set.
+"""Images in memory, images behind an index, and `DataBundle`, the splits of a data set; their `DataSizes`.
 
 No reading, no augmentation and no order live here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias
 
 import torch
@@ -67,6 +66,8 @@ class IndexedImages(Protocol):
 
 
 ImageSet: TypeAlias = MemoryImages | IndexedImages
+Moments: TypeAlias = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and standard deviation of each channel, of values scaled to [0, 1]."""
 
 
 @dataclass(frozen=True)
@@ -152,18 +153,58 @@ class DataBundle:
             )
 
 
-def channel_moments(histograms: Sequence[Tensor]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel from counts of the 256 pixel values (int64 [256] each).
+def channel_moments(images: Tensor) -> Moments:
+    """Mean and standard deviation per channel of uint8 [n, c, h, w], scaled to [0, 1], rounded to 4 digits.
 
-    Of values scaled to [0, 1], rounded to 4 digits. Counts are integers, so the result does not depend on the order of
-    summation. A constant channel gets std 1, which leaves it at zero after normalisation.
+    From counts of the 256 values: counts are integers, so the result does not depend on the order of summation. A
+    constant channel gets std 1, which leaves it at zero after normalisation.
     """
     means, stds = [], []
     values = torch.arange(256, dtype=torch.float64) / 255
-    for histogram in histograms:
+    for channel in images.unbind(1):
+        histogram = torch.bincount(channel.flatten(), minlength=256)
         weight = histogram.double() / histogram.sum()
         mean = float((weight * values).sum())
         variance = float((weight * (values - mean) ** 2).sum())
         means.append(round(mean, 4))
         stds.append(round(variance**0.5, 4) or 1.0)
     return tuple(means), tuple(stds)
+
+
+@dataclass(frozen=True)
+class DataSizes:
+    """Shape of one image (channels, height, width), number of classes, and number of images in each split."""
+
+    image_shape: tuple[int, int, int]
+    classes: int
+    train_images: int
+    val_images: int
+    test_images: int
+
+    @classmethod
+    def of(cls, bundle: DataBundle) -> DataSizes:
+        """Sizes of a data set that is there."""
+        shape = (bundle.in_channels, bundle.image_size, bundle.image_size)
+        val_images = 0 if bundle.val is None else len(bundle.val)
+        return cls(shape, bundle.num_classes, len(bundle.train), val_images, len(bundle.test))
+
+    def split(self, image_size: int | None, train_images: int | None, val_fraction: float) -> DataSizes:
+        """Sizes after resizing, keeping only so many training images, and setting a part of them aside.
+
+        Raises:
+            DataError: more training images than there are.
+        """
+        total = self.train_images if train_images is None else train_images
+        if total > self.train_images:
+            raise DataError(f"train_images is {total} but there are {self.train_images}; give at most that many")
+        size, val_images = image_size or self.image_shape[1], round(val_fraction * total)
+        shape = (self.image_shape[0], size, size)
+        return replace(self, image_shape=shape, train_images=total - val_images, val_images=val_images)
+
+
+PUBLISHED = {
+    "cifar10": DataSizes((3, 32, 32), 10, 50_000, 0, 10_000),
+    "cifar100": DataSizes((3, 32, 32), 100, 50_000, 0, 10_000),
+    "imagenet": DataSizes((3, 224, 224), 1000, 1_281_167, 0, 50_000),
+}
+"""Sets whose sizes are known by name; plans ask for no copy of them."""

@@ -16,7 +16,7 @@ from itertools import groupby
 from torch import nn
 
 from earlybird.cost import count_cost
-from earlybird.data.sizes import PUBLISHED
+from earlybird.data.images import PUBLISHED
 from earlybird.models.cifar import CONVS_PER_STAGE, VGG_STAGE_CHANNELS
 from earlybird.paper.claims import Claim, Setting, by_setting
 from earlybird.paper.recomputed import Recomputed

@@ -13,7 +13,7 @@ from decimal import Decimal
 from functools import cache
 from itertools import groupby
 
-from earlybird.data.sizes import PUBLISHED
+from earlybird.data.images import PUBLISHED
 from earlybird.paper.claims import Claim, Derivation, find, published
 from earlybird.paper.recomputed import Recomputed, findings
 from earlybird.paper.totals import DrawFit, dense_gflops, draw_fits, petaflops, slim_grid, to_hundredths
