@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from earlybird.copying import copied
+
 
 @torch.no_grad()
 def contributions(
@@ -31,6 +33,7 @@ def contributions(
         batches: images float32 `[b, c, h, w]` and labels.
         locations: pairs of output channel and position to sample in each image.
     """
+    model = copied(model).eval()
     module = model.get_submodule(reader)
     sample = _sampled_conv if isinstance(module, nn.Conv2d) else _sampled_linear
     rows: list[Tensor] = []
@@ -38,15 +41,9 @@ def contributions(
     def look(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         rows.append(_by_unit(sample(module, inputs[0].float(), locations, rng), place_of_input))
 
-    was_training = model.training
-    handle = module.register_forward_pre_hook(look)
-    try:
-        model.eval()
-        for x, _ in batches:
-            model(x)
-    finally:
-        handle.remove()
-        model.train(was_training)
+    module.register_forward_pre_hook(look)
+    for x, _ in batches:
+        model(x)
     return torch.cat(rows)
 
 

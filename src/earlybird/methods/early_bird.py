@@ -22,7 +22,7 @@ from earlybird.core import CRITERION_NAMES, ChannelGroups, ChannelMask, Criterio
 from earlybird.core.drawing import draw_mask, realised_ratio, scored_groups
 from earlybird.cost.plan import MethodPlan, Schedule, Stage
 from earlybird.errors import ConfigError, EarlyBirdError, MaskError, SlimError, TicketError, require
-from earlybird.methods.hooks import SearchHooks, momentum_file, rewind_files
+from earlybird.methods.hooks import SearchHooks, momentum_file
 from earlybird.methods.retrain import Retrain, cut, refuse_foreign_ticket, ticket_in
 from earlybird.methods.task import Candidate, Task
 from earlybird.settings.early_bird import Clock, EarlyBirdTraining, TicketRequest
@@ -133,18 +133,14 @@ def draw_tickets(
     hooks = SearchHooks(method, detector, clock, search_steps(method, session), task.folder, requests)
     _refuse_draws_past_the_end(requests, clock, hooks.max_steps)
     if resume is None:
-        _remove_leftovers(task.folder, requests)
+        # Tickets that another configuration left here (--force), and what belongs to them.
+        tickets = [task.folder / request.file_name(requests) for request in requests]
+        for path in (*tickets, *map(momentum_file, tickets), *task.folder.glob("rewind-e*.safetensors")):
+            path.unlink(missing_ok=True)
     span = Span("search", 0, session.total_steps if end_step is None else end_step)
     fit(session, model, span, task.cost(model), hooks=hooks, resume=resume)
     save_scores(hooks, task.folder)
     return hooks, model
-
-
-def _remove_leftovers(folder: Path, requests: Sequence[TicketRequest]) -> None:
-    """Remove the tickets that another configuration left here (--force), and what belongs to them."""
-    tickets = [folder / request.file_name(requests) for request in requests]
-    for path in (*tickets, *map(momentum_file, tickets), *rewind_files(folder)):
-        path.unlink(missing_ok=True)
 
 
 def _refuse_draws_past_the_end(requests: Sequence[TicketRequest], clock: Clock, max_steps: int) -> None:
@@ -216,9 +212,7 @@ def raise_no_ticket(hooks: SearchHooks) -> NoReturn:
 def save_scores(hooks: SearchHooks, folder: Path) -> None:
     """Write `scales.npz`: per layer the scores `[draws, channels]`, and `steps` `[draws]`."""
     buffer = io.BytesIO()
-    arrays = {name: scores.numpy() for name, scores in hooks.scores_by_layer().items()}
-    np.savez(buffer, steps=np.asarray(hooks.draw_steps), **arrays)  # type: ignore[arg-type]
-    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(buffer, steps=np.asarray(hooks.draw_steps), **hooks.scores_by_layer())  # type: ignore[arg-type]
     write_atomically(folder / "scales.npz", buffer.getvalue())
 
 

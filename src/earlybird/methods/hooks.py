@@ -76,8 +76,9 @@ class SearchHooks(Hooks):
             self._draw(state)
         if state.step == self.max_steps:
             self._draw_chosen(state, "last")
-            if not self.has_all_tickets():
-                return self._give_up(state)
+            if self.method.on_no_ticket == "draw":
+                self._draw_now(state, self.missing(), "forced")
+            return self.has_all_tickets() or self.method.on_no_ticket == "error"
         return self.has_all_tickets()
 
     def settle(self, state: FitState) -> None:
@@ -114,7 +115,6 @@ class SearchHooks(Hooks):
         forced = ("no mask was stable: drawn because the search was over",) if ticket.rule == "forced" else ()
         about_the_schedule = self._flags_about_the_schedule(state) if request.draw_at == "rule" else ()
         flags = (*ticket.flags, *forced, *about_the_schedule)
-        self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / request.file_name(self.requests)
         try:
             if self.method.carry_momentum:  # Before the ticket: what finds a ticket finds its momentum.
@@ -153,8 +153,9 @@ class SearchHooks(Hooks):
         self.draw_steps = list(state["draw_steps"])
         wall, cpu = state.get("draw_seconds", (0.0, 0.0))  # older checkpoints did not count them
         self.draw_seconds = (wall, cpu)
-        saved = state.get("saved", [[ratio, "rule"] for ratio in _tickets_of_older_state(state)])
-        self.saved = [TicketRequest(ratio, draw_at) for ratio, draw_at in saved]
+        # Of a checkpoint from when the stop rule alone could draw.
+        older = [[ratio, "rule"] for ratio in (*state["detector"]["fired"], *state.get("forced", []))]
+        self.saved = [TicketRequest(ratio, draw_at) for ratio, draw_at in state.get("saved", older)]
         self._scores = list(state["scores"])
         self._layer_widths = dict(state["layer_widths"])
 
@@ -171,7 +172,10 @@ class SearchHooks(Hooks):
         with _naming_the_step(state):
             self.detector.update(state.model)
         if self.detector.draws > draws:
-            self._log_scores(state.step)
+            scores = self.detector.last_scores or {}
+            self.draw_steps.append(state.step)
+            self._layer_widths = {name: score.numel() for name, score in scores.items()}
+            self._scores.append(torch.cat(list(scores.values())))
         before = self.draw_seconds
         self.draw_seconds = (before[0] + time.perf_counter() - wall, before[1] + time.process_time() - cpu)
         for ratio in set(self.detector.fired) - fired:
@@ -182,25 +186,13 @@ class SearchHooks(Hooks):
             self._draw_chosen(state, self.detector.draws)
 
     def _draw_chosen(self, state: FitState, draw_at: DrawAt) -> None:
-        """Save requested tickets at this draw, ignoring the stop rule."""
-        for request in self.missing():
-            if request.draw_at == draw_at:
-                with _naming_the_step(state):
-                    self._drawn[request] = self.detector.draw(state.model, request.prune_ratio, rule="chosen")
+        self._draw_now(state, [request for request in self.missing() if request.draw_at == draw_at], "chosen")
 
-    def _give_up(self, state: FitState) -> bool:
-        """End a search without all its tickets as `on_no_ticket` says; True ends the phase here."""
-        if self.method.on_no_ticket == "draw":
-            for request in self.missing():
-                with _naming_the_step(state):
-                    self._drawn[request] = self.detector.draw(state.model, request.prune_ratio, rule="forced")
-        return self.method.on_no_ticket != "finish"
-
-    def _log_scores(self, step: int) -> None:
-        scores = self.detector.last_scores or {}
-        self.draw_steps.append(step)
-        self._layer_widths = {name: score.numel() for name, score in scores.items()}
-        self._scores.append(torch.cat(list(scores.values())))
+    def _draw_now(self, state: FitState, requests: Sequence[TicketRequest], rule: str) -> None:
+        """Draw tickets, ignoring the stop rule; they are saved where the step settles."""
+        for request in requests:
+            with _naming_the_step(state):
+                self._drawn[request] = self.detector.draw(state.model, request.prune_ratio, rule=rule)
 
     def _flags_about_the_schedule(self, state: FitState) -> tuple[str, ...]:
         drops = [s for s in drop_steps(self.clock.total_steps, state.session.settings) if s <= state.step]
@@ -247,11 +239,6 @@ class HoldHooks(Hooks):
         return False
 
 
-def _tickets_of_older_state(state: dict[str, Any]) -> list[float]:
-    """Ratios of the tickets that a checkpoint knows which was written when the stop rule alone could draw."""
-    return [*state["detector"]["fired"], *state.get("forced", [])]
-
-
 def keep_weights_of_epoch(state: FitState, folder: Path, epoch: int) -> None:
     """Write the network's weights into the run folder if `epoch` epochs are done just now."""
     if state.step == epoch * state.session.steps_per_epoch:
@@ -278,11 +265,6 @@ def ticket_notes(
 def rewind_file(folder: Path, epoch: int) -> Path:
     """File of the weights of the rewind epoch; the epoch is in the name, so that no other's are taken for them."""
     return folder / f"rewind-e{epoch}.safetensors"
-
-
-def rewind_files(folder: Path) -> list[Path]:
-    """Weights to rewind to, of whatever epoch."""
-    return sorted(folder.glob("rewind-e*.safetensors"))
 
 
 def momentum_file(ticket: Path) -> Path:

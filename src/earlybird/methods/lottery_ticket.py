@@ -43,9 +43,7 @@ def restore(method: LotteryTicket, task: Task) -> Candidate:
 
 def from_dense(method: LotteryTicket, task: Task, dense: DenseRun) -> Candidate:
     """Candidate, with the first training taken from a finished dense run and charged."""
-    model = dense.load_into(task.build())
-    task.session.journal.load_state_dict(dict(dense.journal))
-    _prune(method, task, prunable_weights(model), None, 0)
+    _prune(method, task, prunable_weights(dense.take_over(task)), None, 0)
     train_rounds(method, task, None, first_round=1)
     return restore(method, task)
 
@@ -94,7 +92,6 @@ def _prune(
     mask = keep_largest(scores, round_ratio(method.prune_ratio, number, method.rounds), within)
     is_last = number + 1 == method.rounds
     path = task.folder / WEIGHT_MASK_FILE if is_last else _mask_file(task.folder, number + 1)
-    task.folder.mkdir(parents=True, exist_ok=True)
     mask.save(path, prune_ratio=method.prune_ratio, step=task.session.total_steps)
 
 

@@ -13,9 +13,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from earlybird.core import Ticket
 from earlybird.cost.plan import MethodPlan, Schedule, Stage
-from earlybird.errors import MaskError
+from earlybird.errors import MaskError, TicketError
 from earlybird.methods.early_bird import draw_tickets
-from earlybird.methods.retrain import Retrain, cut, refuse_early_ticket, ticket_in
+from earlybird.methods.retrain import Retrain, check_notes, cut, ticket_in
 from earlybird.methods.task import Candidate, Task
 from earlybird.settings.catalog import NetworkSlimming
 from earlybird.settings.early_bird import TicketRequest
@@ -46,7 +46,13 @@ def from_ticket(method: NetworkSlimming, task: Task, ticket: Ticket) -> Candidat
     Raises:
         TicketError: the ticket was drawn earlier.
     """
-    refuse_early_ticket(ticket, method.name)
+    check_notes(ticket)
+    step, end = ticket.notes["step"], ticket.notes["total_steps"]
+    if step != end:
+        raise TicketError(
+            f"the ticket was drawn at step {step} of {end}; {method.name} takes one of the end: search with "
+            "--method.draw_at last"
+        )
     task.session.journal.load_state_dict(ticket.notes["journal"])
     return restore(method, task)
 

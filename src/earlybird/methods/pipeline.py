@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from earlybird.cost import evaluation_work
-from earlybird.cost.plan import MethodPlan, Schedule, Stage
+from earlybird.cost.plan import MethodPlan, Schedule, Stage, steps_that_buy
 from earlybird.data import Batches
 from earlybird.errors import EarlyBirdError, MaskError, MethodError, SlimError
-from earlybird.methods.budget import budget_carry, within_budget
 from earlybird.methods.hooks import HoldHooks
 from earlybird.methods.retrain import ticket_in
 from earlybird.methods.task import Candidate, DenseRun, Task
@@ -20,6 +20,13 @@ from earlybird.settings.method import ChecksNetwork, Method, Plans, StartsFromDe
 from earlybird.training.compute import Evaluation, evaluate
 from earlybird.training.loop import fit
 from earlybird.training.state import Span
+
+# In checkpoints of a last training with a budget: the step at which it ends, and the candidate's flags.
+_BUDGET_KEY = "budget"
+# Flag a last training shorter than this share of the one without a budget.
+_SHORT = 0.25
+# Flag a realised cost that differs from the budget by more than this fraction.
+_NEAR = 0.05
 
 
 @dataclass(frozen=True)
@@ -113,14 +120,47 @@ def _searched(method: Method, task: Task, resume: dict[str, Any] | None, dense: 
     return method.from_dense(task, dense)
 
 
+def within_budget(task: Task, candidate: Candidate, resume: Mapping[str, Any] | None) -> Candidate:
+    """The candidate with a last training as long as the run's budget allows, where it has one.
+
+    The learning-rate schedule ends where that training ends. A candidate that has nothing left to train stays.
+
+    Args:
+        resume: a checkpoint of the candidate's last training, or None before it.
+    """
+    session = task.session
+    budget = session.settings.budget_macs
+    if not budget:
+        return candidate
+    if resume is not None:
+        told = resume[_BUDGET_KEY]
+        return _ending_at(candidate, told["end_step"], tuple(told["flags"]))
+    spent = session.journal.ledger.total().macs
+    so_far = f"what came before cost {spent / budget:.2f} of training.budget_macs"
+    if candidate.start_step >= candidate.end_step:
+        flags = (*candidate.flags, f"nothing was trained last: {so_far}")
+        return replace(candidate, flags=flags) if abs(spent / budget - 1) > _NEAR else candidate
+    cost, start, flags = task.cost(candidate.model), candidate.start_step, candidate.flags
+    steps = steps_that_buy(round(budget) - spent, cost, session.planned_data, start)
+    planned = candidate.end_step - start
+    if steps < _SHORT * planned:
+        flags = (*flags, f"its last training is {steps / planned:.2f} of the one without a budget: {so_far}")
+    return _ending_at(candidate, start + steps, flags)
+
+
+def _ending_at(candidate: Candidate, end_step: int, flags: tuple[str, ...]) -> Candidate:
+    return replace(candidate, end_step=end_step, schedule_steps=end_step, flags=flags)
+
+
 def train_candidate(task: Task, candidate: Candidate, resume: dict[str, Any] | None) -> None:
     """Train the candidate's module over the steps that are left to it."""
     if candidate.start_step >= candidate.end_step:
         return
     span = Span(candidate.phase, candidate.start_step, candidate.end_step, candidate.schedule_steps)
     hooks = HoldHooks(candidate.model, candidate.penalty, candidate.weight_mask)
-    cost, carry = task.cost(candidate.model), budget_carry(task, candidate)
-    momentum = candidate.momentum
+    cost, momentum, carry = task.cost(candidate.model), candidate.momentum, {}
+    if task.session.settings.budget_macs:  # So that it ends at the same step after a kill.
+        carry[_BUDGET_KEY] = {"end_step": candidate.end_step, "flags": list(candidate.flags)}
     fit(task.session, candidate.model, span, cost, hooks=hooks, carry=carry, momentum=momentum, resume=resume)
 
 

@@ -1,6 +1,7 @@
-"""From a ticket or a weight mask to the candidate that is trained on: which weights, which stretch of the schedule.
+"""From a ticket or a weight mask to the candidate that is trained on: its weights, its stretch of the schedule.
 
-A ticket's channels are cut; single weights are held at zero.
+Also what the run of a ticket costs, which controls are matched to: multiply-accumulates as executed, without the final
+evaluation, which each run pays for itself.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from earlybird.core import STOP_RULES, ChannelGroups, ChannelMask, Ticket, WeightMask, mask_weights_, realised_ratio
-from earlybird.cost import Work
+from earlybird.cost import CostLedger, ModelCost, Work
+from earlybird.cost.plan import Schedule, training_macs
 from earlybird.errors import TicketError
 from earlybird.methods.hooks import momentum_file, rewind_file, ticket_notes
 from earlybird.methods.task import Candidate, Task
-from earlybird.settings.early_bird import TICKET_FILE
+from earlybird.settings.early_bird import TICKET_FILE, EarlyBirdTraining
 from earlybird.slimming import kept_indices, sliced, slim
 
 WEIGHT_MASK_FILE = "weight-mask.safetensors"
@@ -95,7 +97,6 @@ def leave_ticket(
         flags=flags,
         **drawn,
     )
-    task.folder.mkdir(parents=True, exist_ok=True)
     ticket.save(task.folder / TICKET_FILE)
     return ticket
 
@@ -159,21 +160,6 @@ def check_notes(ticket: Ticket) -> None:
         raise TicketError(
             f"the ticket does not say {', '.join(missing)}: no search of ours drew it; give one that `earlybird "
             "search` or `earlybird train` wrote, or cut with earlybird.slim in your own loop"
-        )
-
-
-def refuse_early_ticket(ticket: Ticket, method: str) -> None:
-    """Raise unless the ticket was drawn when its schedule was over.
-
-    Raises:
-        TicketError: it was drawn before.
-    """
-    check_notes(ticket)
-    step, total = ticket.notes["step"], ticket.notes["total_steps"]
-    if step != total:
-        raise TicketError(
-            f"the ticket was drawn at step {step} of {total}; {method} takes one of the end: search with "
-            "--method.draw_at last"
         )
 
 
@@ -269,6 +255,43 @@ def _initialise(small: nn.Module, ticket: Ticket, seed: int) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         small.initialise_()  # type: ignore[operator]
+
+
+def networks_of_ticket(task: Task, ticket: Ticket, method: str) -> tuple[nn.Module, ChannelGroups, nn.Module]:
+    """The dense network, the units that a ticket was drawn with, and the network that it leaves, for its widths.
+
+    Raises:
+        TicketError: it was drawn from another network, by another method, or in a loop that noted nothing.
+    """
+    check_notes(ticket)
+    refuse_foreign_ticket(ticket, method)
+    dense = task.build()
+    groups = task.groups(dense, ticket.policy)
+    check_groups(ticket, groups)
+    return dense, groups, slim(dense, ticket.mask, task.example_input(), groups, check=False)
+
+
+def early_bird_macs(task: Task, ticket: Ticket, slim_cost: ModelCost, start: int | Literal["ticket"]) -> int:
+    """MACs of the search behind a ticket and of training what it leaves to the end of the schedule.
+
+    Args:
+        slim_cost: of the network that the ticket leaves.
+        start: epoch at which training goes on after the cut, or "ticket" for where the ticket was drawn; a later one
+            than that is taken for it.
+    """
+    searched = CostLedger.from_state(ticket.notes["journal"]["ledger"]).total().macs
+    step = int(ticket.notes["step"])
+    if start != "ticket":
+        step = min(step, start * task.session.steps_per_epoch)
+    return searched + training_macs(slim_cost, task.session.planned_data, step, task.session.total_steps)
+
+
+def planned_budget(schedule: Schedule, start: int | Literal["ticket"]) -> int:
+    """MACs that a control is matched to: as planned, or those of the `early_bird` that goes on at `start` (epoch)."""
+    if schedule.budget_macs is not None:
+        return schedule.budget_macs
+    early_bird = EarlyBirdTraining() if start == "ticket" else EarlyBirdTraining(weights="rewind", rewind_epoch=start)
+    return early_bird.plan(schedule).training_macs(schedule)
 
 
 def weight_candidate(task: Task, model: nn.Module, *, start_step: int = 0) -> Candidate:

@@ -6,8 +6,7 @@ from dataclasses import replace
 
 from earlybird.core import Ticket
 from earlybird.cost.plan import MethodPlan, Schedule, Stage, steps_that_buy, training_macs
-from earlybird.methods.budget import networks_of_ticket
-from earlybird.methods.retrain import Retrain, cut
+from earlybird.methods.retrain import Retrain, cut, networks_of_ticket
 from earlybird.methods.task import Candidate, Task
 from earlybird.settings.catalog import ScratchLonger
 

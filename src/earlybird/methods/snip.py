@@ -37,8 +37,25 @@ def check_network(method: Snip, model: nn.Module, example_input: Tensor) -> None
 
 
 def search(method: Snip, task: Task, resume: dict[str, Any] | None) -> Candidate:
-    """Score on the first batches of the first epoch and leave the mask; it takes seconds, so a kill repeats it."""
-    leave_mask(method, task)
+    """Score the first batches of the first epoch and leave the mask or ticket; it takes seconds: a kill repeats it."""
+    session, model = task.session, task.build()
+    _check_batches(method, session.steps_per_epoch)
+    with session.meter("search") as meter, explain_out_of_memory("in SNIP's scoring", SMALLER_STEPS):
+        batches = list(islice(session.train.epoch(0), method.batches))
+        scores = sensitivities(model, batches, session.settings.micro_batches)
+    images = sum(len(y) for _, y in batches)
+    session.journal.ledger.add(meter.cost(training_work(task.cost(model), images, len(batches))))
+    ratio = method.prune_ratio
+    if method.form == "weights":
+        keep_largest(scores, ratio).save(task.folder / WEIGHT_MASK_FILE, prune_ratio=ratio, step=0)
+        return restore(method, task)
+    groups, channels = task.groups(model, method.policy), channel_sums(model, scores)
+    widths: dict[str, Any] = {"min_channels": method.min_channels, "round_to": method.round_to}
+    leave_ticket(
+        task, draw_mask(channels, ratio, groups, tie_score="sum", **widths), groups, model.state_dict(),
+        scored=scored_groups(channels, groups), rule=method.name, prune_ratio=ratio, step=0, criterion="snip",
+        tie_score="sum", **widths,
+    )  # fmt: skip
     return restore(method, task)
 
 
@@ -100,29 +117,6 @@ def sensitivities(
 
 def _check_batches(method: Snip, most: int) -> None:
     require("method.batches", method.batches, method.batches <= most, f"an integer in [1, {most}]: an epoch has {most}")
-
-
-def leave_mask(method: Snip, task: Task) -> None:
-    """Score the network at its initialisation and write the weight mask, or the ticket, into the run folder."""
-    session, model = task.session, task.build()
-    _check_batches(method, session.steps_per_epoch)
-    with session.meter("search") as meter, explain_out_of_memory("in SNIP's scoring", SMALLER_STEPS):
-        batches = list(islice(session.train.epoch(0), method.batches))
-        scores = sensitivities(model, batches, session.settings.micro_batches)
-    images = sum(len(y) for _, y in batches)
-    session.journal.ledger.add(meter.cost(training_work(task.cost(model), images, len(batches))))
-    task.folder.mkdir(parents=True, exist_ok=True)
-    if method.form == "weights":
-        mask = keep_largest(scores, method.prune_ratio)
-        mask.save(task.folder / WEIGHT_MASK_FILE, prune_ratio=method.prune_ratio, step=0)
-        return
-    groups, channels, ratio = task.groups(model, method.policy), channel_sums(model, scores), method.prune_ratio
-    widths: dict[str, Any] = {"min_channels": method.min_channels, "round_to": method.round_to}
-    leave_ticket(
-        task, draw_mask(channels, ratio, groups, tie_score="sum", **widths), groups, model.state_dict(),
-        scored=scored_groups(channels, groups), rule=method.name, prune_ratio=ratio, step=0, criterion="snip",
-        tie_score="sum", **widths,
-    )  # fmt: skip
 
 
 def channel_sums(model: nn.Module, scores: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -37,7 +37,16 @@ def check_network(method: SoftFilterPruning, model: nn.Module, example_input: Te
 
 def search(method: SoftFilterPruning, task: Task, resume: dict[str, Any] | None) -> Candidate:
     """Train to the end, zeroing after each epoch, and leave the ticket of the last zeroing."""
-    train_softly(method, task, resume)
+    session, model = task.session, task.build()
+    groups = task.groups(model, method.policy)
+    hooks = ZeroingHooks(method, groups, session.total_steps)
+    fit(session, model, Span("search", 0, session.total_steps), task.cost(model), hooks=hooks, resume=resume)
+    mask = filter_mask(method, model, groups)  # the same once more: zeros are the smallest filters there are
+    leave_ticket(
+        task, mask, groups, model.state_dict(), scored=scored_groups(conv_norms(model), groups), rule=method.name,
+        prune_ratio=method.prune_ratio, step=session.total_steps, criterion="filter_l2",
+        min_channels=method.min_channels, round_to=method.round_to,
+    )  # fmt: skip
     return restore(method, task)
 
 
@@ -55,20 +64,6 @@ def plan(method: SoftFilterPruning, schedule: Schedule) -> MethodPlan:
     whole, again = (Stage(*names, schedule.total_steps) for names in (("search", "dense"), ("retrain", "slim")))
     note = "trains once, and is evaluated before and after the cut; the paper charges two trainings"
     return MethodPlan((whole,), "slim", charged=(whole, again), note=note, also_tested="dense")
-
-
-def train_softly(method: SoftFilterPruning, task: Task, resume: dict[str, Any] | None) -> None:
-    """Train over the whole schedule and leave the ticket of the filters that are zero at its end."""
-    session, model = task.session, task.build()
-    groups = task.groups(model, method.policy)
-    hooks = ZeroingHooks(method, groups, session.total_steps)
-    fit(session, model, Span("search", 0, session.total_steps), task.cost(model), hooks=hooks, resume=resume)
-    mask = filter_mask(method, model, groups)  # the same once more: zeros are the smallest filters there are
-    leave_ticket(
-        task, mask, groups, model.state_dict(), scored=scored_groups(conv_norms(model), groups), rule=method.name,
-        prune_ratio=method.prune_ratio, step=session.total_steps, criterion="filter_l2",
-        min_channels=method.min_channels, round_to=method.round_to,
-    )  # fmt: skip
 
 
 def conv_norms(model: nn.Module) -> dict[str, Tensor]:

@@ -113,14 +113,16 @@ class DenseRun:
     weights: Mapping[str, Tensor]
     journal: Mapping[str, Any]
 
-    def load_into(self, model: nn.Module) -> nn.Module:
-        """`model` with these weights, in place.
+    def take_over(self, task: Task) -> nn.Module:
+        """The network with these weights; its training is charged.
 
         Raises:
             MethodError: they are of another network.
         """
+        model = task.build()
         try:
             model.load_state_dict(dict(self.weights))
         except RuntimeError as error:
             raise MethodError("the dense run is of another network; give one of the same --model and --data") from error
+        task.session.journal.load_state_dict(dict(self.journal))
         return model

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from earlybird.copying import copied
 from earlybird.core import ChannelGroups
 from earlybird.core.drawing import nearest_count
 from earlybird.cost import ModelCost, count_cost, count_cost_and_traffic, evaluation_work
@@ -60,9 +61,7 @@ def restore(method: ThiNet, task: Task) -> Candidate:
 
 def from_dense(method: ThiNet, task: Task, dense: DenseRun) -> Candidate:
     """Candidate, with the dense training taken from a finished run and charged."""
-    model = dense.load_into(task.build())
-    task.session.journal.load_state_dict(dict(dense.journal))
-    cut_layers(method, task, model, None)
+    cut_layers(method, task, dense.take_over(task), None)
     return restore(method, task)
 
 
@@ -312,18 +311,10 @@ def prunable_layers(model: nn.Module, groups: ChannelGroups, example_input: Tens
 @torch.no_grad()
 def _run_in_eval_mode(model: nn.Module, example_input: Tensor) -> set[str]:
     """Paths of the modules that an evaluation calls."""
-    called: set[str] = set()
-    handles = [
+    model, called = copied(model).eval(), set[str]()
+    for path, module in model.named_modules():
         module.register_forward_pre_hook(lambda _, __, path=path: called.add(path))
-        for path, module in model.named_modules()
-    ]
-    was_training = model.training
-    try:
-        model.eval()(example_input)
-    finally:
-        model.train(was_training)
-        for handle in handles:
-            handle.remove()
+    model(example_input)
     return called
 
 
