@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from earlybird import EarlyBird, bn_scale, channel_groups, draw_mask, mask_distance
 from earlybird.models import build_model
-from earlybird.settings.early_bird import DRAWS
+from earlybird.settings.method import DRAWS
 
 RATIOS = (0.3, 0.5, 0.7)
 IMAGES, BATCH_SIZE = 50_000, 128

@@ -27,7 +27,7 @@ from earlybird.cost import count_cost
 from earlybird.models import build_model
 from earlybird.runs.run import run, run_search
 from earlybird.settings.catalog import Dense
-from earlybird.settings.early_bird import EarlyBirdTraining, TicketRequest, requests_of
+from earlybird.settings.method import EarlyBirdTraining, TicketRequest, requests_of
 from earlybird.settings.run import DataConfig, ModelConfig, RunConfig, TrainingSettings
 
 SHAPE = (3, 32, 32)

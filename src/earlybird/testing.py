@@ -32,8 +32,7 @@ from earlybird.models import build_model
 from earlybird.runs.folder import load_network
 from earlybird.runs.record import recorded_schedule
 from earlybird.runs.run import run, run_search
-from earlybird.settings.early_bird import TICKET_FILE, EarlyBirdTraining, StartsFromTicket, TicketRequest
-from earlybird.settings.method import Method, Plans
+from earlybird.settings.method import TICKET_FILE, EarlyBirdTraining, Method, Plans, StartsFromTicket, TicketRequest
 from earlybird.settings.run import DataConfig, ModelConfig, RunConfig, TrainingSettings
 from earlybird.slimming import channel_groups, slim
 from earlybird.training import loop
@@ -136,8 +135,7 @@ def _scores_that_leave_alone(criterion: Criterion, model: nn.Module) -> dict[str
 
 
 def _check_scores_repeat(criterion: Criterion, model: nn.Module, first: dict[str, Tensor]) -> None:
-    again = criterion(model)
-    same = again.keys() == first.keys() and all(torch.equal(again[name], first[name]) for name in first)
+    same = _same(criterion(model), first)
     assert same, "the criterion gives other scores for the same network the second time"
 
 

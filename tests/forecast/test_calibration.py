@@ -12,7 +12,7 @@ from earlybird.forecast import calibration
 from earlybird.forecast.calibration import Calibration, Seconds, calibrate, noise_bundle
 from earlybird.methods.pipeline import plan_method
 from earlybird.models import build_model
-from earlybird.settings.early_bird import EarlyBirdTraining
+from earlybird.settings.method import EarlyBirdTraining
 from earlybird.settings.run import TrainingSettings
 from earlybird.training.compute import Compute
 

@@ -13,7 +13,7 @@ from earlybird.cost.plan import MethodPlan, PlannedData, Schedule
 from earlybird.forecast.grid import plan_node, ticket_places
 from earlybird.grids.grid import Block, Grid, nodes_of
 from earlybird.grids.sweep import open_sweep, work
-from earlybird.settings.early_bird import EarlyBirdTraining
+from earlybird.settings.method import EarlyBirdTraining
 
 SETTINGS = {"model": {"name": "vgg11"}, "data": {"name": "digits"}, "training": {"epochs": 4}}
 # Ten epochs of 16 steps of 50 images; a step of the slim network costs half of a dense one.

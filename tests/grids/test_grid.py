@@ -8,7 +8,7 @@ import pytest
 
 from earlybird.errors import ConfigError
 from earlybird.grids.grid import Block, Grid, RunNode, at_early_birds_cost, merged, nodes_of, parse_method
-from earlybird.settings.early_bird import TicketRequest
+from earlybird.settings.method import TicketRequest
 
 SETTINGS = {"model": {"name": "vgg11"}, "data": {"name": "digits"}, "training": {"epochs": 4}}
 

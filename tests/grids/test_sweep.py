@@ -28,7 +28,7 @@ from earlybird.grids.sweep import (
     work,
 )
 from earlybird.runs.record_file import recorded_training_macs
-from earlybird.settings.early_bird import TicketRequest
+from earlybird.settings.method import TicketRequest
 from earlybird.training.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

@@ -16,7 +16,7 @@ from earlybird.methods import pipeline
 from earlybird.methods.hooks import HoldHooks
 from earlybird.methods.task import Candidate
 from earlybird.runs.run import run, run_search
-from earlybird.settings.early_bird import TicketRequest, requests_of
+from earlybird.settings.method import TicketRequest, requests_of
 from earlybird.settings.run import RunConfig
 from earlybird.slimming import masked
 from earlybird.training.checkpoint import Checkpoints

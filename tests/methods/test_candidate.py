@@ -16,7 +16,7 @@ from earlybird.errors import TicketError
 from earlybird.methods import pipeline
 from earlybird.methods.task import Candidate
 from earlybird.runs.run import run, run_search
-from earlybird.settings.early_bird import requests_of
+from earlybird.settings.method import requests_of
 from earlybird.settings.run import RunConfig
 from earlybird.training import loop
 

@@ -6,7 +6,7 @@ import pytest
 
 from earlybird.errors import ConfigError
 from earlybird.settings.catalog import METHODS, method_class
-from earlybird.settings.early_bird import DRAWS, PAPER_STEPS, Clock, EarlyBirdTraining
+from earlybird.settings.method import DRAWS, PAPER_STEPS, Clock, EarlyBirdTraining
 
 
 def draws(clock: Clock) -> list[int]:

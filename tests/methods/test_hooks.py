@@ -14,7 +14,7 @@ from earlybird.errors import NonFiniteError, TicketError
 from earlybird.methods import early_bird
 from earlybird.methods.hooks import rewind_file
 from earlybird.runs.run import run
-from earlybird.settings.early_bird import PAPER_STEPS, Clock
+from earlybird.settings.method import PAPER_STEPS, Clock
 from earlybird.settings.run import RunConfig
 from earlybird.training import loop
 

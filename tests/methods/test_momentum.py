@@ -13,7 +13,7 @@ from earlybird.core import Ticket
 from earlybird.errors import ConfigError, TicketError
 from earlybird.methods import pipeline
 from earlybird.runs.run import run, run_search
-from earlybird.settings.early_bird import EarlyBirdTraining, TicketRequest, requests_of
+from earlybird.settings.method import EarlyBirdTraining, TicketRequest, requests_of
 from earlybird.settings.run import RunConfig
 from earlybird.training import loop
 

@@ -14,7 +14,7 @@ from earlybird.core import Ticket
 from earlybird.errors import ConfigError, MethodError, TicketError
 from earlybird.runs.run import run, run_search
 from earlybird.settings.catalog import NetworkSlimming
-from earlybird.settings.early_bird import TicketRequest, check_requests
+from earlybird.settings.method import TicketRequest, check_requests
 from earlybird.settings.run import RunConfig
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from earlybird.runs.run import run, run_search
-from earlybird.settings.early_bird import requests_of
+from earlybird.settings.method import requests_of
 from earlybird.settings.run import RunConfig
 
 PHASE_COST = {

@@ -17,7 +17,7 @@ from earlybird.errors import CheckpointError, ConfigError, EarlyBirdError, RunFo
 from earlybird.methods import pipeline, retrain
 from earlybird.runs.folder import load_network
 from earlybird.runs.run import run, run_evaluation, run_search
-from earlybird.settings.early_bird import requests_of
+from earlybird.settings.method import requests_of
 from earlybird.settings.run import RunConfig
 from earlybird.training import loop
 

@@ -17,7 +17,7 @@ from earlybird.runs import folder as folder_module
 from earlybird.runs import record_file
 from earlybird.runs.folder import RunFolder
 from earlybird.runs.run import run, run_search
-from earlybird.settings.early_bird import requests_of
+from earlybird.settings.method import requests_of
 from earlybird.settings.run import RunConfig
 from earlybird.training import loop
 from earlybird.training.checkpoint import write_atomically

@@ -11,7 +11,7 @@ import pytest
 from earlybird.core import Ticket
 from earlybird.errors import ConfigError, EarlyBirdError, RunFolderError, TicketError
 from earlybird.runs.run import run, run_search
-from earlybird.settings.early_bird import requests_of
+from earlybird.settings.method import requests_of
 from earlybird.settings.run import RunConfig
 from earlybird.training import loop
 

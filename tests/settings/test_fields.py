@@ -5,8 +5,8 @@ from typing import Literal
 import pytest
 
 from earlybird.errors import ConfigError
-from earlybird.settings.early_bird import EarlyBirdTraining
 from earlybird.settings.fields import fits, legal_values
+from earlybird.settings.method import EarlyBirdTraining
 from earlybird.settings.run import DataConfig, ModelConfig, TrainingSettings
 
 

@@ -20,9 +20,8 @@ from jsonargparse import ArgumentParser, Namespace
 
 from earlybird.errors import ConfigError
 from earlybird.settings.catalog import METHODS, PRESETS, method_class, method_label, preset_settings
-from earlybird.settings.early_bird import EarlyBirdTraining
 from earlybird.settings.fields import fits, legal_values
-from earlybird.settings.method import Method
+from earlybird.settings.method import EarlyBirdTraining, Method
 from earlybird.settings.run import SECTIONS, DataConfig, ModelConfig, RunConfig, refuse_unnamed_code
 
 if TYPE_CHECKING:

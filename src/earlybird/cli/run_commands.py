@@ -12,7 +12,7 @@ import yaml
 from earlybird.cli.options import Flags, default_out, expand_short_flags, parse_run, value_of
 from earlybird.errors import ConfigError
 from earlybird.settings.catalog import method_class
-from earlybird.settings.early_bird import EarlyBirdTraining, check_requests, requests_of
+from earlybird.settings.method import EarlyBirdTraining, check_requests, requests_of
 from earlybird.settings.run import SECTIONS, refuse_unnamed_code
 
 _TRAIN = (

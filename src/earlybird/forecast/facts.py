@@ -26,9 +26,8 @@ from earlybird.settings.catalog import (
     method_label,
     preset_settings,
 )
-from earlybird.settings.early_bird import Clock, EarlyBirdTraining
 from earlybird.settings.fields import fits
-from earlybird.settings.method import Method
+from earlybird.settings.method import Clock, EarlyBirdTraining, Method
 from earlybird.settings.run import RunConfig
 from earlybird.user_code import is_code
 

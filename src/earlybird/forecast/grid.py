@@ -24,8 +24,7 @@ from earlybird.methods.pipeline import plan_method
 from earlybird.runs.folder import NetworkSpec
 from earlybird.runs.record_file import finished_record
 from earlybird.runs.run import resolve_augment
-from earlybird.settings.early_bird import EarlyBirdTraining, StartsFromTicket
-from earlybird.settings.method import Method
+from earlybird.settings.method import EarlyBirdTraining, Method, StartsFromTicket
 from earlybird.settings.run import RunConfig
 from earlybird.training.compute import Compute, choose_device
 

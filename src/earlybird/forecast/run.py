@@ -23,7 +23,7 @@ from earlybird.errors import ConfigError, RunFolderError, SlimError, require
 from earlybird.models.model_file import DESCRIPTION
 from earlybird.runs.folder import NetworkSpec, load_network
 from earlybird.runs.record_file import record_of
-from earlybird.settings.early_bird import DRAWS, EarlyBirdTraining
+from earlybird.settings.method import DRAWS, EarlyBirdTraining
 from earlybird.slimming import channel_costs, channel_groups, slim
 
 UNIFORM, LEAST, MOST = "uniform", "dearest channels removed first", "cheapest channels removed first"

@@ -16,8 +16,7 @@ from earlybird.errors import MethodError
 from earlybird.methods.pipeline import plan_method
 from earlybird.runs.record import recorded_schedule
 from earlybird.runs.record_file import recorded_training_macs
-from earlybird.settings.early_bird import StartsFromTicket
-from earlybird.settings.method import Plans
+from earlybird.settings.method import Plans, StartsFromTicket
 from earlybird.settings.run import RunConfig
 
 # A search is kept where the last training gets at least this share of what Early-Bird's got, and the last training of a

@@ -20,8 +20,7 @@ import yaml
 
 from earlybird.errors import ConfigError, require
 from earlybird.settings.catalog import Dense, MatchedToCost, MatchedToTicket, method_class, preset_settings
-from earlybird.settings.early_bird import EarlyBirdTraining, StartsFromTicket, TicketRequest
-from earlybird.settings.method import Method, StartsFromDense
+from earlybird.settings.method import EarlyBirdTraining, Method, StartsFromDense, StartsFromTicket, TicketRequest
 from earlybird.settings.run import RunConfig
 
 EARLY_BIRD = EarlyBirdTraining.name

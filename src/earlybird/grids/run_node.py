@@ -25,7 +25,7 @@ from earlybird.grids.grid import RunNode
 from earlybird.runs.folder import read_search
 from earlybird.runs.record_file import finished_record
 from earlybird.runs.run import run, run_search
-from earlybird.settings.early_bird import TICKET_FILE, EarlyBirdTraining, TicketRequest
+from earlybird.settings.method import TICKET_FILE, EarlyBirdTraining, TicketRequest
 from earlybird.training.checkpoint import Checkpoints
 
 State = Literal["open", "done", "failed"]

@@ -25,7 +25,7 @@ from earlybird.errors import ConfigError, EarlyBirdError, MaskError, SlimError, 
 from earlybird.methods.hooks import SearchHooks, momentum_file
 from earlybird.methods.retrain import Retrain, cut, refuse_foreign_ticket, ticket_in
 from earlybird.methods.task import Candidate, Task
-from earlybird.settings.early_bird import Clock, EarlyBirdTraining, TicketRequest
+from earlybird.settings.method import Clock, EarlyBirdTraining, TicketRequest
 from earlybird.slimming import channel_groups
 from earlybird.training.loop import fit
 from earlybird.training.session import Session

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from earlybird.atomic import write_atomically
 from earlybird.core import EarlyBird, Ticket, WeightMask, bn_l1_proximal_, bn_l1_subgradient_, mask_weights_
 from earlybird.errors import ConfigError, NonFiniteError, TicketError
-from earlybird.settings.early_bird import Clock, DrawAt, EarlyBirdTraining, TicketRequest
+from earlybird.settings.method import Clock, DrawAt, EarlyBirdTraining, TicketRequest
 from earlybird.training.loop import drop_steps
 from earlybird.training.session import Session
 from earlybird.training.state import FitState, Hooks

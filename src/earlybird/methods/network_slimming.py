@@ -18,7 +18,7 @@ from earlybird.methods.early_bird import draw_tickets
 from earlybird.methods.retrain import Retrain, check_notes, cut, ticket_in
 from earlybird.methods.task import Candidate, Task
 from earlybird.settings.catalog import NetworkSlimming
-from earlybird.settings.early_bird import TicketRequest
+from earlybird.settings.method import TicketRequest
 
 
 def check_network(method: NetworkSlimming, model: nn.Module, example_input: Tensor) -> None:

@@ -15,8 +15,7 @@ from earlybird.errors import EarlyBirdError, MaskError, MethodError, SlimError
 from earlybird.methods.hooks import HoldHooks
 from earlybird.methods.retrain import ticket_in
 from earlybird.methods.task import Candidate, DenseRun, Task
-from earlybird.settings.early_bird import StartsFromTicket
-from earlybird.settings.method import ChecksNetwork, Method, Plans, StartsFromDense
+from earlybird.settings.method import ChecksNetwork, Method, Plans, StartsFromDense, StartsFromTicket
 from earlybird.training.compute import Evaluation, evaluate
 from earlybird.training.loop import fit
 from earlybird.training.state import Span

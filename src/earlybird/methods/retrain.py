@@ -22,7 +22,7 @@ from earlybird.cost.plan import Schedule, training_macs
 from earlybird.errors import TicketError
 from earlybird.methods.hooks import momentum_file, rewind_file, ticket_notes
 from earlybird.methods.task import Candidate, Task
-from earlybird.settings.early_bird import TICKET_FILE, EarlyBirdTraining
+from earlybird.settings.method import TICKET_FILE, EarlyBirdTraining
 from earlybird.slimming import kept_indices, sliced, slim
 
 WEIGHT_MASK_FILE = "weight-mask.safetensors"

@@ -32,7 +32,7 @@ from earlybird.models import check_model_name
 from earlybird.runs.folder import NetworkSpec, RunFolder, load_dense_run, load_network, read_search, save_network
 from earlybird.runs.record import make_record
 from earlybird.runs.record_file import finished_record, record_of, write_record
-from earlybird.settings.early_bird import TICKET_FILE, EarlyBirdTraining, TicketRequest, check_requests
+from earlybird.settings.method import TICKET_FILE, EarlyBirdTraining, TicketRequest, check_requests
 from earlybird.settings.run import DataConfig, ModelConfig, RunConfig, refuse_unnamed_code
 from earlybird.training.compute import Compute, Evaluation, choose_device, choose_precision, evaluate
 from earlybird.training.session import Journal, Progress, Session, StopFlag, stop_on_signals

@@ -13,9 +13,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
 
 from earlybird.core import PolicyChoice, TieScore
 from earlybird.errors import ConfigError, MethodError
-from earlybird.settings.early_bird import DEFAULT_ROUND_TO, ClockName, EarlyBirdTraining, PenaltyForm
 from earlybird.settings.fields import setting
-from earlybird.settings.method import Method, MethodSettings
+from earlybird.settings.method import (
+    DEFAULT_ROUND_TO,
+    ClockName,
+    EarlyBirdTraining,
+    Method,
+    MethodSettings,
+    PenaltyForm,
+)
 from earlybird.user_code import find_callable, is_code
 
 if TYPE_CHECKING:

@@ -1,17 +1,21 @@
-"""`Method`: the contract between a method and the pipeline, the command line and a comparison.
+"""`Method`: the contract between a method and the pipeline, the command line and a comparison; and `EarlyBirdTraining`.
 
 A method is a frozen dataclass whose fields are its hyperparameters, each with a default. `search` and `restore` are all
-that it must have; the other protocols are asked for by the one who needs them. `MethodSettings` is the base of the
-built-in ones: it imports `methods/NAME.py` when work begins, so that settings are read without torch.
+that it must have; the other protocols are asked for by the one who needs them. `EarlyBirdTraining` (You et al. 2020,
+Algorithm 1) is here because other methods share its search; those, and its variants, are in `catalog.py`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, cast, runtime_checkable
 
-from earlybird.settings.fields import check_settings
+from earlybird.core import CRITERION_NAMES, STOP_RULES, PolicyChoice, TieScore
+from earlybird.errors import ConfigError, require
+from earlybird.settings.fields import check_settings, setting
+from earlybird.user_code import is_code
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -19,6 +23,15 @@ if TYPE_CHECKING:
     from earlybird.core import Ticket
     from earlybird.cost.plan import MethodPlan, Schedule
     from earlybird.methods.task import Candidate, DenseRun, Task
+
+ClockName = Literal["scaled", "epochs"]
+DrawAt = int | Literal["rule", "last"]
+PenaltyForm = Literal["subgradient", "proximal"]
+
+DRAWS = 160
+PAPER_STEPS = 31_360  # 160 epochs of 196 steps: 50,000 images in batches of 256
+# What runs without a paper preset snap widths to: odd channel counts are slow (`docs/method.md` section 9).
+DEFAULT_ROUND_TO = 8
 
 
 class Method(Protocol):
@@ -58,6 +71,17 @@ class StartsFromDense(Protocol):
 
 
 @runtime_checkable
+class StartsFromTicket(Protocol):
+    """A method that can start from a ticket that was drawn before, or that must."""
+
+    def from_ticket(self, task: Task, ticket: Ticket) -> Candidate:
+        """Candidate of a ticket, which lies in the run folder already; what it owes for the search is charged."""
+
+    def shared_search(self) -> EarlyBirdTraining | None:
+        """The search that draws its ticket, its own prune ratio included; None: that of the `early_bird` beside it."""
+
+
+@runtime_checkable
 class Plans(Protocol):
     """A method that knows what it will execute; one that does not is taken as one dense training."""
 
@@ -67,7 +91,7 @@ class Plans(Protocol):
 
 @dataclass(frozen=True)
 class MethodSettings:
-    """Settings of a built-in method; its file in `methods` does the work.
+    """Settings of a built-in method. `methods/NAME.py` does the work, imported then, so that settings need no torch.
 
     Raises:
         ConfigError: a value is of another type or out of range.
@@ -109,3 +133,178 @@ class MethodSettings:
     def from_dense(self, task: Task, dense: DenseRun) -> Candidate:
         """Candidate, with the dense training taken from a finished run and charged; if it `starts_from_dense`."""
         return cast("Candidate", self.work.from_dense(self, task, dense))
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Draws and strength of the penalty over a schedule (`docs/method.md` section 1, "Clock").
+
+    Attributes:
+        name: "epochs": a mask is drawn after each epoch and s is taken as given. "scaled": a run of any length is the
+            paper's protocol in fractions: 160 draws at equal step intervals, and the penalty scaled so that an idle
+            BatchNorm scale shrinks over the same fraction of the schedule; its own CIFAR run is its protocol.
+        steps_per_epoch: optimizer steps in an epoch.
+        total_steps: optimizer steps of the whole schedule.
+    """
+
+    name: ClockName
+    steps_per_epoch: int
+    total_steps: int
+
+    def draws_by(self, step: int) -> int:
+        """Draws that lie at or before `step` completed steps."""
+        return step * DRAWS // self.total_steps if self.name == "scaled" else step // self.steps_per_epoch
+
+    def is_draw(self, step: int) -> bool:
+        """True if a mask is drawn when `step` steps are completed.
+
+        A run of fewer than 160 steps draws once per step under `scaled`.
+        """
+        return self.draws_by(step) > self.draws_by(step - 1)
+
+    def step_of(self, draw: int) -> int:
+        """The step after which a draw (1-based) is made; 0 for draw 0, before the first step."""
+        if self.name == "epochs":
+            return min(draw * self.steps_per_epoch, self.total_steps)
+        # Short runs draw once per step, however many draws would fall on it.
+        return min(max(draw, -(-draw * self.total_steps // DRAWS)), self.total_steps)
+
+    def draws_within(self, steps: int) -> int:
+        """Masks that are really drawn within the first `steps` steps: at most one after each."""
+        return min(self.draws_by(steps), steps)
+
+    def penalty(self, strength: float) -> float:
+        """The L1 strength to apply at each step, from the paper's s."""
+        # In this order, so that s comes out unchanged, to the bit, in a run of the paper's length.
+        return strength * (PAPER_STEPS / self.total_steps) if self.name == "scaled" else strength
+
+
+@dataclass(frozen=True)
+class TicketRequest:
+    """One ticket of a search.
+
+    Attributes:
+        prune_ratio: fraction of the units to remove, in [0, 1).
+        draw_at: "rule", when the stop rule fires; a number of draws, 0 for before the first step; "last", when the
+            search is over.
+    """
+
+    prune_ratio: float
+    draw_at: DrawAt = "rule"
+
+    def file_name(self, requests: Sequence[TicketRequest]) -> str:
+        """Name of its file: plain for a search of one ticket, with ratio and draw for a search of several."""
+        if len(requests) == 1:
+            return "ticket.safetensors"
+        when = {"rule": "", "last": "-last"}.get(str(self.draw_at), f"-draw{self.draw_at}")
+        return f"ticket-p{self.prune_ratio:g}{when}.safetensors"
+
+
+TICKET_FILE = TicketRequest(0.0).file_name([TicketRequest(0.0)])
+
+
+def requests_of(ratios: Sequence[float], draws: Sequence[DrawAt] = ("rule",)) -> list[TicketRequest]:
+    """Every ratio at every draw."""
+    return [TicketRequest(ratio, draw) for ratio in ratios for draw in draws]
+
+
+def check_requests(requests: Sequence[TicketRequest]) -> None:
+    """Raise unless the tickets can be told apart and be drawn.
+
+    Raises:
+        ConfigError: a ratio or draw is out of range, or a ticket is asked for twice.
+    """
+    ratios = [request.prune_ratio for request in requests]
+    draws = list(dict.fromkeys(request.draw_at for request in requests))
+    names = [request.file_name([request, request]) for request in requests]
+    legal_ratios = len(set(names)) == len(names) > 0 and all(0 <= ratio < 1 for ratio in ratios)
+    require("--ratios", ratios, legal_ratios, "different numbers in [0, 1)")
+    legal_draws = all(isinstance(draw, str) or draw >= 0 for draw in draws)
+    require("--draws", draws, legal_draws, "rule, last, or numbers of draws >= 0")
+
+
+@dataclass(frozen=True)
+class EarlyBirdTraining(MethodSettings):
+    """Search until the mask stops changing, cut, train only the small network.
+
+    Raises:
+        ConfigError: a value is of another type or out of range, or two contradict each other.
+    """
+
+    name: ClassVar[str] = "early_bird"
+
+    prune_ratio: float = setting(0.5, "fraction of prunable channels to remove", "[0, 1)")
+    weights: Literal["inherit", "rewind", "reinit"] = setting(
+        "inherit", "weights of the ticket: trained, of an earlier epoch, or new"
+    )
+    schedule: Literal["auto", "continue", "restart"] = setting(
+        "auto", "retrain schedule; auto = continue for inherit and rewind, restart for reinit"
+    )
+    rewind_epoch: int = setting(0, "epoch whose weights and schedule 'rewind' goes back to", ">= 0")
+    carry_momentum: bool = setting(
+        False, "with inherit: the retrain starts with the search's momentum, cut like the weights"
+    )
+    clock: ClockName = setting("scaled", "scaled: 160 draws over the schedule; epochs: one draw per epoch")
+    rule: str = setting("paper", "; ".join(f"{name}: {rule.summary}" for name, rule in STOP_RULES.items()))
+    window: int = setting(5, "window of the stop rule, in distances or masks")
+    epsilon: float = setting(0.1, "threshold on the mask distance", "(0, 1]")
+    penalty: float = setting(1e-4, "L1 strength s on BatchNorm scales; scaled by the clock", ">= 0")
+    penalty_form: PenaltyForm = setting("subgradient", "form of the L1")
+    retrain_penalty: float = setting(0.0, "L1 strength in the retrain, as it stands", ">= 0")
+    criterion: str = setting(
+        "bn_scale", f"channel score: {', '.join(CRITERION_NAMES)}, pkg.mod:function, file.py:function"
+    )
+    policy: PolicyChoice = setting("auto", "residual policy")
+    tie_score: TieScore = setting("mean", "score of channels that are cut together")
+    min_channels: int = setting(1, "channels that stay in every layer", ">= 1")
+    round_to: int = setting(DEFAULT_ROUND_TO, "kept widths are multiples of this; 1 = the paper's exact count", ">= 1")
+    draw_at: DrawAt = setting(
+        "rule", "rule: when the stop rule fires; N: at draw N, 0 before the first step; last: at the end"
+    )
+    channels: Literal["ranked", "shuffled", "random"] = setting(
+        "ranked",
+        "channels that go: the lowest ranked; as many at random in each layer; as many at random in the whole network",
+    )
+    max_search_epochs: int = setting(0, "stop drawing after this many epochs; 0 = T", ">= 0")
+    on_no_ticket: Literal["finish", "draw", "error"] = setting(
+        "finish", "a search that never fires: finish the dense training, draw anyway, or fail"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require("method.rule", self.rule, self.rule in STOP_RULES, f"one of {', '.join(STOP_RULES)}")
+        least_window = STOP_RULES[self.rule].least_window
+        require("method.window", self.window, self.window >= least_window, f"an integer >= {least_window}")
+        is_draw = isinstance(self.draw_at, str) or self.draw_at >= 0
+        require("method.draw_at", self.draw_at, is_draw, "rule, last, or a number of draws >= 0")
+        known = self.criterion in CRITERION_NAMES or is_code(self.criterion, "criterion")
+        expected = f"one of {', '.join(CRITERION_NAMES)}, pkg.mod:function or file.py:function"
+        require("method.criterion", self.criterion, known, expected)
+        if self.carry_momentum and self.weights != "inherit":
+            raise ConfigError(
+                f"method.carry_momentum contradicts method.weights {self.weights!r}: momentum belongs to the weights "
+                "that it moved; give inherit"
+            )
+        if self.weights == "rewind" and self.schedule == "restart":
+            raise ConfigError(
+                "method.schedule 'restart' contradicts method.weights 'rewind'; rewind to epoch 0 instead"
+            )
+
+    @property
+    def resolved_schedule(self) -> Literal["continue", "restart"]:
+        """Schedule of the retrain, "auto" resolved for these weights."""
+        if self.schedule == "auto":
+            return "restart" if self.weights == "reinit" else "continue"
+        return self.schedule
+
+    @property
+    def retrain_start(self) -> int | Literal["ticket"]:
+        """The epoch of the schedule at which training goes on after the cut; "ticket" where it was drawn."""
+        if self.weights == "rewind":
+            return self.rewind_epoch
+        return 0 if self.resolved_schedule == "restart" else "ticket"
+
+    def shared_search(self) -> EarlyBirdTraining:
+        """This method as far as its search goes."""
+        start: dict[str, Any] = {} if self.weights == "rewind" else {"weights": "inherit", "rewind_epoch": 0}
+        return replace(self, **start, schedule="auto", retrain_penalty=0.0, channels="ranked")

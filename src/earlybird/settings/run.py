@@ -11,12 +11,10 @@ from typing import Any, Literal
 
 from earlybird.errors import ConfigError, require
 from earlybird.settings.catalog import method_class, name_of, preset_settings
-from earlybird.settings.early_bird import EarlyBirdTraining
 from earlybird.settings.fields import check_ranges, check_settings, setting
-from earlybird.settings.method import Method
+from earlybird.settings.method import EarlyBirdTraining, Method
 from earlybird.user_code import Kind, is_code
 
-Schedule = Literal["step", "cosine", "constant"]
 PrecisionChoice = Literal["auto", "fp32", "bf16"]
 
 SECTIONS = ("model", "data", "method", "training")
@@ -79,7 +77,7 @@ class TrainingSettings:
     lr: float = setting(0.1, "initial learning rate", "> 0")
     momentum: float = setting(0.9, "SGD momentum", "[0, 1)")
     weight_decay: float = setting(1e-4, "L2 weight decay on all parameters", ">= 0")
-    schedule: Schedule = setting("step", "learning-rate schedule")
+    schedule: Literal["step", "cosine", "constant"] = setting("step", "learning-rate schedule")
     milestones: tuple[float, ...] = setting((0.5, 0.75), "fractions of the schedule at which 'step' drops")
     lr_decay: float = setting(0.1, "factor of each drop", "(0, 1]")
     warmup: float = setting(0.0, "fraction of the schedule with linearly rising lr", "[0, 1)")
@@ -128,17 +126,13 @@ class RunConfig:
             ConfigError: a section or key is unknown, or a value is refused.
         """
         _refuse_unknown("section", plain, SECTIONS)
-        model, data, method, training = (_section(plain, name) for name in SECTIONS)
-        name = method.pop("name", EarlyBirdTraining.name)
-        kind, method = method_class(name), preset_settings(name) | method
-        if isinstance(training.get("milestones"), list):
-            training["milestones"] = tuple(training["milestones"])
-        return cls(
-            model=_build(ModelConfig, "model", model),
-            data=_build(DataConfig, "data", data),
-            method=_build(kind, "method", method),
-            training=_build(TrainingSettings, "training", training),
-        )
+        given = {section: _section(plain, section) for section in SECTIONS}
+        name = given["method"].pop("name", EarlyBirdTraining.name)
+        kinds = {"model": ModelConfig, "data": DataConfig, "method": method_class(name), "training": TrainingSettings}
+        given["method"] = preset_settings(name) | given["method"]
+        if isinstance(given["training"].get("milestones"), list):
+            given["training"]["milestones"] = tuple(given["training"]["milestones"])
+        return cls(**{section: _build(kinds[section], section, given[section]) for section in SECTIONS})
 
 
 def refuse_unnamed_code(flag: str, name: str, trusted: Collection[str]) -> None:
