@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from earlybird.errors import SweepError
-from earlybird.grids.equal_cost import at_equal_cost
 from earlybird.grids.grid import RunNode, nodes_of
-from earlybird.grids.run_node import run_node
+from earlybird.grids.run_node import at_equal_cost, run_node
 from earlybird.grids.sweep import Sweep, failures, open_sweep, work
 from earlybird.runs.record_file import recorded_training_macs
 from earlybird.settings.run import RunConfig
@@ -101,7 +100,7 @@ def finished(search: int, retrain: int, *, slim: int = 3, drawn: float = 1.0) ->
 def test_fine_tuning_and_rewinding_are_left_out_of_what_shrinks(tiny_settings):
     def epochs(method: str, cost: dict[str, Any], **settings: Any) -> int:
         config = RunConfig.from_dict(tiny_settings(method, **settings))
-        return at_equal_cost(config, cost, finished(120, 180)).epochs
+        return at_equal_cost(config, cost, finished(120, 180))[0].epochs
 
     # ThiNet: 360 dense, 120 of fine-tuning, 240 slim; at 300 a third of 600 is left for 50 MACs an epoch.
     assert epochs("thinet", finished(360 + 120, 240, slim=2)) == 4
@@ -121,11 +120,11 @@ def test_fine_tuning_and_rewinding_are_left_out_of_what_shrinks(tiny_settings):
 def test_a_search_that_leaves_less_than_half_of_early_birds_training_is_not_kept(tiny_settings, searched, keeps):
     config = RunConfig.from_dict(tiny_settings(draw_at=9))
     drawn = searched // 30 / 12  # which the plan takes from the setting, draw 9: 9 of the 12 steps
-    found = at_equal_cost(config, finished(searched, 150, slim=2, drawn=drawn), finished(120, 180))
-    assert (found.budget_macs, found.keeps_search) == (300, keeps)
-    assert found.epochs == 12 if keeps else found.epochs < 12
+    training, keeps_search = at_equal_cost(config, finished(searched, 150, slim=2, drawn=drawn), finished(120, 180))
+    assert (training.budget_macs, keeps_search) == (300, keeps)
+    assert training.epochs == 12 if keeps else training.epochs < 12
     last = RunConfig.from_dict(tiny_settings(draw_at="last"))
-    assert not at_equal_cost(last, finished(120, 0), finished(120, 180)).keeps_search
+    assert not at_equal_cost(last, finished(120, 0), finished(120, 180))[1]
 
 
 def test_where_all_runs_have_a_budget_no_dense_run_stands_for_a_first_training(grid):

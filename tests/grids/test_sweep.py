@@ -15,7 +15,7 @@ from earlybird.core import Ticket
 from earlybird.errors import ConfigError, MethodError, SweepError
 from earlybird.grids import run_node as node_module
 from earlybird.grids.grid import nodes_of
-from earlybird.grids.run_node import events_since, execute, new_token, node_lock, state_of
+from earlybird.grids.run_node import events_since, execute, new_token, node_lock
 from earlybird.grids.sweep import (
     Sweep,
     check_methods,
@@ -98,7 +98,7 @@ def test_a_failing_run_is_recorded_the_rest_goes_on_and_the_next_call_tries_agai
     }
     failed = json.loads((sweep.root / "dense-s0.failed.json").read_text())
     assert "in broken" in failed["traceback"] and failed["kind"] == "RuntimeError"
-    assert state_of(sweep.root, sweep.nodes[1], "a") == "done"
+    assert sweep.state(sweep.nodes[1]) == "done"
     again = Sweep(sweep.root, read_grid(sweep.root), "b")
     work(again)
     assert failures(again) == {} and not list(sweep.root.glob("*.failed.json"))
@@ -135,7 +135,7 @@ def test_a_grid_grows_in_its_folder_and_other_settings_are_refused_with_a_diff(g
     work(open_sweep(root, grid("dense"), "a"))
     grown = open_sweep(root, grid("dense", "snip"), "b")
     assert [node.id for node in grown.nodes] == ["dense-s0", "snip-p0.5-s0"]
-    assert state_of(root, grown.nodes[0], "b") == "done"
+    assert grown.state(grown.nodes[0]) == "done"
     other = grid("dense")
     other.settings["training"]["lr"] = 0.01
     before = (root / "grid.json").read_bytes()

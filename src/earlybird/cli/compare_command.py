@@ -12,6 +12,7 @@ from jsonargparse import Namespace
 from earlybird.cli.options import CONFIG, Flags, Parser, expand_short_flags, section_flags
 from earlybird.errors import ConfigError, require
 from earlybird.grids.grid import Block, Grid, at_early_birds_cost, read_value
+from earlybird.settings.fields import fits
 
 _DESCRIPTION = (
     "Compare methods over ratios and seeds. Each run is a folder below --out and is done once, also when workers are "
@@ -121,14 +122,11 @@ def _without_method_settings(argv: Sequence[str]) -> tuple[list[str], dict[str, 
 
 def _blocks(parsed: Namespace) -> list[Block]:
     methods = [str(method) for method in listed(parsed.methods)]
-    if parsed.grid is not None:
-        if methods:
-            raise ConfigError("--grid and --methods both say what to compare; give one of them")
-        return _blocks_of_file(Path(parsed.grid))
-    return [_block({"methods": methods, "ratios": parsed.ratios, "seeds": parsed.seeds})] if methods else []
-
-
-def _blocks_of_file(path: Path) -> list[Block]:
+    if parsed.grid is None:
+        return [_block({"methods": methods, "ratios": parsed.ratios, "seeds": parsed.seeds})] if methods else []
+    if methods:
+        raise ConfigError("--grid and --methods both say what to compare; give one of them")
+    path = Path(parsed.grid)
     try:
         content = yaml.safe_load(path.read_text())
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -144,8 +142,6 @@ def _block(plain: dict[str, Any]) -> Block:
         raise ConfigError(f"unknown key {sorted(unknown)[0]!r} in a block of --grid; legal: methods, ratios, seeds")
     methods = [str(method) for method in listed(plain.get("methods"))]
     ratios, seeds = listed(plain.get("ratios", 0.5)), listed(plain.get("seeds", 0))
-    are_numbers = all(isinstance(ratio, (int, float)) and not isinstance(ratio, bool) for ratio in ratios)
-    require("--ratios", ratios, are_numbers, "numbers in [0, 1), such as 0.3,0.5")
-    are_integers = all(isinstance(seed, int) and not isinstance(seed, bool) for seed in seeds)
-    require("--seeds", seeds, are_integers, "integers, such as 0,1,2")
+    require("--ratios", ratios, fits(ratios, list[float]), "numbers in [0, 1), such as 0.3,0.5")
+    require("--seeds", seeds, fits(seeds, list[int]), "integers, such as 0,1,2")
     return Block(tuple(methods), tuple(float(ratio) for ratio in ratios), tuple(seeds))

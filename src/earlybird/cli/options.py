@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -203,14 +204,17 @@ def has_data_of(record: Mapping[str, Any], data: DataConfig) -> bool:
 def _named_method(argv: Sequence[str]) -> tuple[str, list[str]]:
     """Name of the method, which decides what flags there are, and the flags with the method of a flag in `--config`.
 
-    The file's method settings are kept if the named method has them too and no preset changes them.
+    `--config` is a file or a text of several lines. Its method settings are kept if the named method has them too and
+    no preset changes them.
     """
     flags, name, file = list(argv), value_of("--method.name", argv), value_of("--config", argv)
-    content: Any = None if file is None else _yaml_of(file)
+    content: Any = None
+    with suppress(OSError, ValueError, yaml.YAMLError):  # The parser itself says what is wrong with the file.
+        content = yaml.safe_load(file if "\n" in file else Path(file).read_text()) if file else None
     theirs = content.get("method") if isinstance(content, dict) else None
     of_file = str(theirs["name"]) if isinstance(theirs, dict) and "name" in theirs else EarlyBirdTraining.name
     kind = method_class(of_file if name is None else name)
-    if name is None or not isinstance(theirs, dict):  # The parser itself says what is wrong with the file.
+    if name is None or not isinstance(theirs, dict):
         return name or of_file, flags
     kinds = get_type_hints(kind)
     ours = {field.name for field in dataclasses.fields(kind)} - set(preset_settings(name))
@@ -219,14 +223,6 @@ def _named_method(argv: Sequence[str]) -> tuple[str, list[str]]:
     place = max(i for i, flag in enumerate(flags) if flag.partition("=")[0] == "--config")
     flags[place : place + (1 if "=" in flags[place] else 2)] = [f"--config={text}"]
     return name, flags
-
-
-def _yaml_of(file: str) -> Any:
-    """Content of `--config`, a file or a text of several lines, read as YAML; None if it is neither."""
-    try:
-        return yaml.safe_load(file if "\n" in file else Path(file).read_text())
-    except (OSError, ValueError, yaml.YAMLError):
-        return None
 
 
 def _one_line(message: str, parser: Parser) -> str:

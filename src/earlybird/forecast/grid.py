@@ -16,8 +16,8 @@ from earlybird.cost.plan import MethodPlan, PlannedData, Schedule, Stage, steps_
 from earlybird.data import DataBundle
 from earlybird.forecast.calibration import Calibration, calibrate
 from earlybird.forecast.run import UNIFORM, Scenario, cost_of, networks_of
-from earlybird.grids.equal_cost import LEAST_LAST_TRAINING
 from earlybird.grids.grid import RunNode
+from earlybird.grids.run_node import LEAST_LAST_TRAINING
 from earlybird.grids.sweep import Sweep
 from earlybird.methods.early_bird import planned_draw
 from earlybird.methods.pipeline import plan_method

@@ -41,7 +41,9 @@ def run_workers(
     Raises:
         Terminated: a signal asked to stop; the workers have saved and ended.
     """
-    environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads_each(workers)))}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = max(1, cores // workers)  # With more threads than cores they spin while they wait.
+    environment = {"OMP_NUM_THREADS": str(threads)} | os.environ
     with stop_on_signals() as stop:
         processes = [
             subprocess.Popen([*command, str(sweep.root), sweep.token], env=environment) for _ in range(workers)
@@ -54,12 +56,6 @@ def run_workers(
                     process.kill()
                 process.wait()
         stop.raise_if_set()
-
-
-def threads_each(workers: int) -> int:
-    """Threads of each worker, at least 1: with more threads than cores they spin while they wait."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // workers)
 
 
 def _wait(

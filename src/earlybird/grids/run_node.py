@@ -12,25 +12,30 @@ import os
 import time
 import traceback
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from earlybird.atomic import write_atomically
-from earlybird.errors import ConfigError, EarlyBirdError, SweepError
-from earlybird.grids.equal_cost import at_equal_cost
+from earlybird.errors import ConfigError, EarlyBirdError, MethodError, SweepError
 from earlybird.grids.grid import RunNode
+from earlybird.methods.pipeline import plan_method
 from earlybird.runs.folder import read_search
-from earlybird.runs.record_file import finished_record
+from earlybird.runs.record import recorded_schedule
+from earlybird.runs.record_file import finished_record, recorded_training_macs
 from earlybird.runs.run import run, run_search
-from earlybird.settings.method import TICKET_FILE, EarlyBirdTraining, TicketRequest
+from earlybird.settings.method import TICKET_FILE, EarlyBirdTraining, Plans, StartsFromTicket, TicketRequest
+from earlybird.settings.run import RunConfig, TrainingSettings
 from earlybird.training.checkpoint import Checkpoints
 
 State = Literal["open", "done", "failed"]
 FAILED_NAME, EVENTS_NAME, LOCKS_NAME = "failed.json", "events.jsonl", "locks"
-_ENDS = {"run": "record.json", "search": "search.json"}
+# A search is kept where the last training gets at least this share of what Early-Bird's got, and the last training of a
+# shortened schedule is at least this share of the schedule.
+LEAST_LAST_TRAINING = 0.5
+ENDS = {"run": "record.json", "search": "search.json"}
 
 
 def new_token() -> str:
@@ -38,25 +43,7 @@ def new_token() -> str:
     return f"{time.time():.3f}-{uuid.uuid4().hex}"
 
 
-def state_of(root: Path, node: RunNode, token: str) -> State:
-    """State of a run node.
-
-    A failure counts for the call in which it happened and for all that had begun before it: several calls that work on
-    one folder try a node once. A call that begins later tries again.
-    """
-    if (root / node.id / _ENDS[node.kind]).is_file():
-        return "done"
-    failure = _failure_of(root, node)
-    if failure is None:
-        return "open"
-    try:
-        began = float(token.partition("-")[0])
-    except ValueError:  # It does not say.
-        began = float("inf")
-    return "failed" if failure.get("token") == token or failure.get("time", 0.0) >= began else "open"
-
-
-def _failure_of(root: Path, node: RunNode) -> dict[str, Any] | None:
+def failure_of(root: Path, node: RunNode) -> dict[str, Any] | None:
     """Content of `failed.json`: `error` in one line, `kind`, `traceback`, `token`; None if nothing failed."""
     path = _failure_file(root, node)
     try:
@@ -70,7 +57,7 @@ def _failure_of(root: Path, node: RunNode) -> dict[str, Any] | None:
 
 def error_of(root: Path, node: RunNode) -> str:
     """Error of a failed node in one line; empty if nothing failed."""
-    return str((_failure_of(root, node) or {}).get("error", ""))
+    return str((failure_of(root, node) or {}).get("error", ""))
 
 
 def node_lock(root: Path, node: RunNode) -> AbstractContextManager[bool]:
@@ -138,20 +125,82 @@ def _run_at_equal_cost(root: Path, node: RunNode, full: str, early_bird: str, *,
     Raises:
         SweepError: one of the two is not done.
     """
-    equal = at_equal_cost(node.config, _record(root, full), _record(root, early_bird))
-    training = replace(node.config.training, epochs=equal.epochs, budget_macs=equal.budget_macs)
+    training, keeps_search = at_equal_cost(node.config, _record(root, full), _record(root, early_bird))
     # Not the ticket of the search: where the grid has grown since, it was done again.
-    ticket = root / full / TICKET_FILE if equal.keeps_search else None
+    ticket = root / full / TICKET_FILE if keeps_search else None
     try:
         run(replace(node.config, training=training), root / node.id, ticket=ticket, quiet=quiet)
     except ConfigError as error:
-        raise ConfigError(f"its schedule at the cost of {early_bird} is {equal.epochs} epochs: {error}") from error
+        raise ConfigError(f"its schedule at the cost of {early_bird} is {training.epochs} epochs: {error}") from error
 
 
 def _record(root: Path, name: str) -> dict[str, Any]:
     if (record := finished_record(root / name)) is None:
         raise SweepError(f"{root / name} holds no finished run; give the same command again")
     return record
+
+
+def at_equal_cost(
+    config: RunConfig, full: Mapping[str, Any], early_bird: Mapping[str, Any]
+) -> tuple[TrainingSettings, bool]:
+    """Fit a run to the cost of an Early-Bird run, search included; its record `full` is of the full schedule.
+
+    What is left of the cost after the search goes into the last training (`budget_macs`). A ticket that Early-Bird
+    draws before the end of its schedule stays the ticket that it is, and so does its search. A search as long as the
+    schedule leaves too little: there the whole schedule is shortened first. Most of a run shrinks with its schedule;
+    what does not (ThiNet's fine-tuning, the epochs that late rewinding saves) follows from the method's plan.
+
+    Returns:
+        Its epochs and budget, and whether it starts from the ticket of the run with the full schedule.
+    """
+    macs = recorded_training_macs(early_bird)
+    keeps_search = _keeps_search(config, full, early_bird)
+    epochs = config.training.epochs if keeps_search else _epochs_at_cost(config, full, macs)
+    return replace(config.training, epochs=epochs, budget_macs=macs), keeps_search
+
+
+def _keeps_search(config: RunConfig, full: Mapping[str, Any], early_bird: Mapping[str, Any]) -> bool:
+    """True if the cost of `early_bird` leaves enough to train the ticket of `full`, drawn before the end."""
+    search = config.method.shared_search() if isinstance(config.method, StartsFromTicket) else None
+    if search is None or search.draw_at == "last":
+        return False
+    retrained, theirs = (record["cost"]["phases"].get("retrain", {}).get("macs", 0) for record in (full, early_bird))
+    left = recorded_training_macs(early_bird) - (recorded_training_macs(full) - retrained)
+    return bool(retrained and left > 0 and left >= LEAST_LAST_TRAINING * theirs)
+
+
+def _epochs_at_cost(config: RunConfig, record: Mapping[str, Any], macs: int) -> int:
+    """Number of epochs, at least 1, of a whole schedule whose training cost comes nearest to `macs`, search included.
+
+    One that costs more takes the difference from the last training, so there may be fewer epochs where that is cheap.
+    """
+    per_epoch = _macs_per_epoch(config, record)
+    fixed = recorded_training_macs(record) - config.training.epochs * per_epoch
+    last = record["cost"]["phases"].get("retrain", {}).get("macs", 0) / config.training.epochs
+    epochs = max(1, round((macs - fixed) / per_epoch))
+    while epochs > 1 and macs - fixed - epochs * (per_epoch - last) < LEAST_LAST_TRAINING * epochs * last:
+        epochs -= 1
+    return epochs
+
+
+def _macs_per_epoch(config: RunConfig, record: Mapping[str, Any]) -> float:
+    """Training MACs that one epoch more of the whole schedule costs; the rest, such as ThiNet's fine-tuning, is fixed.
+
+    A method without a plan, and a run whose record does not say its data (an older version), grows as a whole.
+
+    Raises:
+        MethodError: the cost does not depend on the schedule, by the method's plan.
+    """
+    epochs = config.training.epochs
+    if not isinstance(config.method, Plans) or not record.get("data"):
+        return recorded_training_macs(record) / epochs
+    once, twice = (recorded_schedule(record, epochs=factor * epochs) for factor in (1, 2))
+    planned = (plan_method(config.method, schedule).training_macs(schedule) for schedule in (twice, once))
+    per_epoch = (next(planned) - next(planned)) / epochs
+    if per_epoch <= 0:
+        name = config.method.name
+        raise MethodError(f"by its plan the cost of method {name} does not depend on --epochs; no --equal-cost for it")
+    return per_epoch
 
 
 def fail(root: Path, node: RunNode, token: str, error: Exception, **more: Any) -> None:

@@ -21,7 +21,7 @@ import torch
 from earlybird.atomic import write_atomically
 from earlybird.errors import ConfigError, MethodError, SweepError
 from earlybird.grids.grid import Grid, RunNode, merged, nodes_of, parse_method
-from earlybird.grids.run_node import LOCKS_NAME, State, error_of, execute, fail, file_lock, node_lock, state_of
+from earlybird.grids.run_node import ENDS, LOCKS_NAME, State, error_of, execute, fail, failure_of, file_lock, node_lock
 from earlybird.methods.pipeline import check_network
 from earlybird.runs.folder import NetworkSpec
 from earlybird.settings.run import CODE_FLAGS, RunConfig, differences, refuse_unnamed_code
@@ -53,8 +53,21 @@ class Sweep:
         return nodes_of(self.grid)
 
     def state(self, node: RunNode) -> State:
-        """State of one of its nodes for this call."""
-        return state_of(self.root, node, self.token)
+        """State of one of its nodes for this call.
+
+        A failure counts for the call in which it happened and for all that had begun before it: several calls that work
+        on one folder try a node once. A call that begins later tries again.
+        """
+        if (self.root / node.id / ENDS[node.kind]).is_file():
+            return "done"
+        failure = failure_of(self.root, node)
+        if failure is None:
+            return "open"
+        try:
+            began = float(self.token.partition("-")[0])
+        except ValueError:  # It does not say.
+            began = float("inf")
+        return "failed" if failure.get("token") == self.token or failure.get("time", 0.0) >= began else "open"
 
     def needed(self) -> list[RunNode]:
         """Nodes that were asked for, and those that the unfinished ones start from."""
