@@ -15,8 +15,7 @@ from earlybird.cost import count_cost
 from earlybird.cost.paper import FORWARDS_PER_TRAINING_STEP
 from earlybird.data.images import PUBLISHED
 from earlybird.models import build_model
-from earlybird.paper.claims import Setting, by_setting, find, published
-from earlybird.paper.recomputed import findings
+from earlybird.paper.claims import Setting, by_setting, find, findings, published
 from earlybird.paper.table3 import early_bird_fits, table3_rows
 from earlybird.paper.totals import dense_gflops
 

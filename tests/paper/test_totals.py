@@ -7,17 +7,8 @@ from decimal import Decimal
 import pytest
 
 from earlybird.errors import ConfigError
-from earlybird.paper.totals import (
-    DrawFit,
-    dense_gflops,
-    draw_fits,
-    may_print,
-    petaflops,
-    printed_round,
-    rounded_like,
-    slim_grid,
-    to_hundredths,
-)
+from earlybird.paper.table2 import may_print, printed_round, rounded_like
+from earlybird.paper.totals import DrawFit, dense_gflops, draw_fits, petaflops, slim_grid, to_hundredths
 
 
 @pytest.mark.parametrize(

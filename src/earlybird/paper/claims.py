@@ -1,19 +1,26 @@
-"""Numbers as published, read from `claims.csv`: Tables 1 to 4 of You et al. (2020), its text, and inputs of others.
+"""Numbers as published, what they disagree in, and the form of a recomputed table.
 
-A row of the file says where a number is printed (`source`, then network, data set, method, pruning ratio, condition),
-its quantity, value and unit, and how it comes about: `derivation` and what that takes, `inputs`. Nothing in the file
-is a result of ours. `docs/method.md` section 6 has the rules.
+A row of `claims.csv` says where a number is printed (`source`, then network, data set, method, pruning ratio,
+condition), its quantity, value and unit, and how it comes about: `derivation` and what that takes, `inputs`. Nothing in
+the file is a result of ours. `docs/method.md` section 6 has the rules.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from functools import cache
 from importlib.resources import files
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from earlybird.report.table import Table, print_lines, to_terminal
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 # What the words mean stands in docs/paper-flops.md.
 Derivation = Literal[
@@ -95,3 +102,43 @@ def by_setting(source: str, quantity: str) -> dict[Setting, dict[str, Claim]]:
     for claim in find(source, quantity):
         found.setdefault(claim.setting, {})[claim.method] = claim
     return found
+
+
+@cache
+def findings() -> dict[str, Any]:
+    """Reading and contradictions by table: a contradiction is a claim, a finding and the numbers (`values`) of both."""
+    text = files("earlybird.paper").joinpath("findings.json").read_text(encoding="utf-8")
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+@dataclass(frozen=True)
+class Recomputed:
+    """Rows of a recomputed table or figure beside our sums, and how they are shown.
+
+    `name` is its key in `findings.json`; `rows` are dataclasses, one a row, the content of the JSON, and `facts` its
+    further entries; `tables` are the rows in at most 80 letters, `notes` lines about single rows.
+    """
+
+    name: str
+    rows: Sequence[Any]
+    tables: Sequence[Table]
+    notes: Sequence[str] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def show(self, console: Console) -> None:
+        """Print tables, reading, notes and contradictions."""
+        found = findings()[self.name]
+        for table in self.tables:
+            to_terminal(table, console, frame="rule")
+        print_lines((*found["reading"], *self.notes), console)
+        if contradictions := found["contradictions"]:
+            print_lines(["\nWhere the paper disagrees with itself"], console, style="bold")
+            print_lines((f"- {each['claim']}\n  -> {each['finding']}" for each in contradictions), console)
+
+    def as_json(self) -> str:
+        """Content as JSON; decimal numbers become floats."""
+        found = findings()[self.name]
+        rows = [asdict(row) for row in self.rows]
+        facts = {"reading": found["reading"], "rows": rows, "contradictions": found["contradictions"], **self.facts}
+        return json.dumps(facts, indent=1, default=float)

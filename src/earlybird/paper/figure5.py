@@ -14,11 +14,10 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
-from earlybird.paper.claims import Setting, published
-from earlybird.paper.recomputed import Recomputed
-from earlybird.paper.table2 import EPOCHS, Table2Row, cifar_petaflops, drawn_petaflops, table2_rows
-from earlybird.paper.totals import DrawFit, three_digits, to_hundredths
-from earlybird.report.plots import CUT, DENSE_INK, HALO, INK, SLIM, figure_file, title
+from earlybird.paper.claims import Recomputed, Setting, published
+from earlybird.paper.table2 import EPOCHS, Table2Row, cifar_petaflops, drawn_petaflops, table2_rows, three_digits
+from earlybird.paper.totals import DrawFit, to_hundredths
+from earlybird.report.plots import CUT, DENSE_INK, HALO, INK, SLIM, figure_file
 from earlybird.report.table import Table, named_columns
 
 DRAW_EPOCHS = (0, 10, 20, 40, 80, 160)
@@ -115,14 +114,13 @@ def plot_figure5(path: str | Path) -> Path:
     """Draw the earliest fit of each setting, a panel a setting; the suffix of the path names the format."""
     panels = _earliest_fits()
     lines = -(-len(panels) // PANELS_BESIDE)
-    with figure_file(path, inches=(10.0, 2.3 * lines)) as figure:
-        title(
-            figure,
-            "Training FLOPs of Early-Bird tickets against the draw epoch (Figure 5, recomputed)",
-            "PFLOPs. Dashed: progressive pruning and training. Red: the draw epoch that fits Table 2. The text claims "
-            "{:g} to {:g}x.".format(*claimed_reductions()),
-        )
-        height = figure.get_figheight()
+    height = 2.3 * lines
+    heading = "Training FLOPs of Early-Bird tickets against the draw epoch (Figure 5, recomputed)"
+    caption = (
+        "PFLOPs. Dashed: progressive pruning and training. Red: the draw epoch that fits Table 2. The text claims "
+        "{:g} to {:g}x.".format(*claimed_reductions())
+    )
+    with figure_file(path, heading, caption, (10.0, height)) as figure:
         figure.subplots_adjust(left=0.06, right=0.98, bottom=0.6 / height, top=1 - 0.95 / height, hspace=0.55)
         for place, row in enumerate(panels):
             axes = figure.add_subplot(lines, PANELS_BESIDE, place + 1)

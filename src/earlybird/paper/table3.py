@@ -14,8 +14,7 @@ from functools import cache
 from itertools import groupby
 
 from earlybird.data.images import PUBLISHED
-from earlybird.paper.claims import Claim, Derivation, find, published
-from earlybird.paper.recomputed import Recomputed, findings
+from earlybird.paper.claims import Claim, Derivation, Recomputed, find, findings, published
 from earlybird.paper.totals import DrawFit, dense_gflops, draw_fits, petaflops, slim_grid, to_hundredths
 from earlybird.report.table import Column, Table
 

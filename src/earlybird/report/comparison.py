@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 from earlybird.report import quantities
 from earlybird.report.quantities import Row, RunGroup, rows_of
 from earlybird.report.table import Table, named_columns, to_terminal
-from earlybird.settings.catalog import method_label as name_of_settings
-from earlybird.settings.catalog import own_name
+from earlybird.settings.catalog import own_name, preset_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -135,7 +134,7 @@ def row_of(record: Mapping[str, Any], dense: Mapping[str, Any] | None) -> Row:
         row |= {key: value, f"{key}_ratio": value / partner if value is not None and partner else None}
     if row["is_timed_alike"] is False:
         # Seconds and measured joules of two machines, or of one and two threads, are no measure of a method.
-        row |= {f"{key}_ratio": None for key in (*seconds, *quantities.measured_keys([row]))}
+        row |= {f"{key}_ratio": None for key in (*seconds, *joules) if key != quantities.ESTIMATED}
     return row
 
 
@@ -219,9 +218,8 @@ def data_label(record: Mapping[str, Any]) -> str:
 def method_label(record: Mapping[str, Any]) -> str:
     """Name of the method: `dense`, `early_bird`, or a preset such as `reinit`."""
     settings = record["config"].get("method", {})
-    if "preset" not in record:  # of an older version
-        return name_of_settings(settings)
-    return record["preset"] or own_name(settings)
+    preset = record["preset"] if "preset" in record else preset_of(settings)  # not told by older versions
+    return preset or own_name(settings)
 
 
 def scheduled_epochs(record: Mapping[str, Any]) -> int:

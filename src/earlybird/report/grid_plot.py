@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from earlybird.report.grid import DENSE, RatioResults
-from earlybird.report.plots import CUT, DENSE_INK, INK, SLIM, figure_file, title
+from earlybird.report.plots import CUT, DENSE_INK, INK, SLIM, figure_file
 
 _INCHES_A_NAME, _LEAST_PANEL, _BETWEEN, _HEAD, _WIDTH = 0.19, 2.6, 0.75, 0.85, 10.0
 _LEFT, _RIGHT = 0.07, 0.66
@@ -42,13 +42,11 @@ def plot_grid(results: Sequence[RatioResults], reference: str, topic: str, path:
         return None
     heights = [max(_LEAST_PANEL, _INCHES_A_NAME * len(found)) for _, found in panels]
     inches = _HEAD + sum(heights) + _BETWEEN * len(panels)
-    with figure_file(path, inches=(_WIDTH, inches)) as figure:
-        title(
-            figure,
-            f"Test accuracy against total cost: {topic}",
-            f"Cost: MACs of search and training, {reference} = 1. Filled: full schedule; hollow: made to cost that. "
-            "Bars: ± deviation over seeds.",
-        )
+    caption = (
+        f"Cost: MACs of search and training, {reference} = 1. Filled: full schedule; hollow: made to cost that. "
+        "Bars: ± deviation over seeds."
+    )
+    with figure_file(path, f"Test accuracy against total cost: {topic}", caption, (_WIDTH, inches)) as figure:
         top = inches - _HEAD
         for (result, found), height in zip(panels, heights, strict=True):
             box = (_LEFT, (top - height) / inches, _RIGHT - _LEFT, height / inches)

@@ -83,8 +83,7 @@ def plot_mask_distance(record: Mapping[str, Any], path: str | Path) -> Path:
     ticket = record.get("ticket") or {}
     if not ticket.get("distances") or not ticket.get("distance_epochs"):
         raise RunFolderError(f"run '{record['run_id']}' has no mask distances to plot; it drew fewer than two masks")
-    with figure_file(path, inches=(8.0, 4.6)) as figure:
-        title(figure, "Mask distance between consecutive draws", _caption(record))
+    with figure_file(path, "Mask distance between consecutive draws", _caption(record)) as figure:
         total_epochs = float(ticket.get("total_epochs") or comparison.scheduled_epochs(record))
         distance_axes(figure.add_axes((0.085, 0.125, 0.895, 0.65)), ticket, total_epochs)
     return Path(path)
@@ -92,8 +91,7 @@ def plot_mask_distance(record: Mapping[str, Any], path: str | Path) -> Path:
 
 def plot_accuracy(record: Mapping[str, Any], path: str | Path) -> Path:
     """Draw training, validation and final test accuracy in percent against epochs trained, phase after phase."""
-    with figure_file(path, inches=(8.0, 4.6)) as figure:
-        title(figure, "Accuracy while training", _caption(record))
+    with figure_file(path, "Accuracy while training", _caption(record)) as figure:
         accuracy_axes(figure.add_axes((0.085, 0.125, 0.895, 0.70)), record)
     return Path(path)
 
@@ -114,10 +112,9 @@ def plot_kept_channels(record: Mapping[str, Any], path: str | Path) -> Path:
     width, height = 8.0 if columns == 1 else 6.4 * columns, 1.15 + row * rows
     share, names = width / columns, 0.25 + letter * max(len(layer["name"]) for layer in layers)
     kept, dense = sum(layer["kept"] for layer in layers), sum(layer["dense"] for layer in layers)
-    total = f"{kept:,} of {dense:,} channels kept ({percent(kept / dense)})"
+    caption = f"{_caption(record)}  ·  {kept:,} of {dense:,} channels kept ({percent(kept / dense)})"
     widest = max(layer["dense"] for layer in layers)
-    with figure_file(path, inches=(width, height)) as figure:
-        title(figure, "Channels kept, layer by layer", f"{_caption(record)}  ·  {total}", x=0.16 / width)
+    with figure_file(path, "Channels kept, layer by layer", caption, (width, height), x=0.16 / width) as figure:
         for column in range(columns):
             left, bars = (column * share + names) / width, (share - names - 0.2) / width
             axes = figure.add_axes((left, 0.12 / height, bars, 1 - 1.12 / height))
@@ -325,24 +322,22 @@ def _red_label(
 
 
 @contextmanager
-def figure_file(path: str | Path, *, inches: tuple[float, float]) -> Iterator[Figure]:
+def figure_file(
+    path: str | Path, heading: str, caption: str, inches: tuple[float, float] = (8.0, 4.6), *, x: float = 0.02
+) -> Iterator[Figure]:
     """Hand out a new figure of that size and write it at the end; the suffix of the path names the format.
 
-    The global state of matplotlib is left as found: no pyplot, and the look holds inside this context only.
+    A bold heading and a muted caption stand in its top 0.62 inches, from `x` on. The global state of matplotlib is left
+    as found: no pyplot, and the look holds inside this context only.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with matplotlib.style.context(LOOK, after_reset=True):
         figure = Figure(figsize=inches)
         FigureCanvasAgg(figure)
+        figure.text(x, 1 - 0.14 / inches[1], heading, va="top", fontsize=13, fontweight="bold")
+        figure.text(x, 1 - 0.42 / inches[1], caption, va="top", fontsize=9.5, color=MUTED)
         yield figure
         # A date would make every rewrite of an unchanged run a change.
         metadata = {"Date": None} if path.suffix == ".svg" else None
         figure.savefig(path, dpi=110, metadata=metadata)
-
-
-def title(figure: Figure, heading: str, caption: str, *, x: float = 0.02) -> None:
-    """Draw a bold heading and a muted caption at the top left, in the top 0.62 inches of the figure."""
-    height = figure.get_figheight()
-    figure.text(x, 1 - 0.14 / height, heading, ha="left", va="top", fontsize=13, fontweight="bold")
-    figure.text(x, 1 - 0.42 / height, caption, ha="left", va="top", fontsize=9.5, color=MUTED)

@@ -221,11 +221,6 @@ def energy_keys(rows: Iterable[Row]) -> list[str]:
     return sorted(dict.fromkeys(keys), key=ESTIMATED.__eq__)
 
 
-def measured_keys(rows: Iterable[Row]) -> list[str]:
-    """Those of `energy_keys` that a counter measured."""
-    return [key for key in energy_keys(rows) if key != ESTIMATED]
-
-
 def energy_columns(rows: Sequence[Row]) -> dict[str, Callable[[RunGroup], str]]:
     """Column for each counter that measured any of the rows, and one for estimates."""
     return {f"energy, {key.removeprefix(_JOULES)}": partial(_cell, key) for key in energy_keys(rows)}
@@ -242,7 +237,7 @@ def _cell(key: str, group: RunGroup) -> str:
 def energy_notes(rows: Sequence[Row]) -> list[str]:
     """Reasons why energy was not measured or not estimated, and the source of an estimate."""
     # A power meter's log may have been imported all the same: the reason is the run's own.
-    own = "energy, by the run's own counter" if measured_keys(rows) else "energy"
+    own = "energy, by the run's own counter" if {*energy_keys(rows)} - {ESTIMATED} else "energy"
     notes = {
         "energy_reason": f"{own}: {{}}.",
         "estimate_reason": "energy, not estimated: {}.",
