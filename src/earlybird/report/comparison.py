@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from earlybird.report import quantities
 from earlybird.report.quantities import Row, RunGroup, rows_of
-from earlybird.report.table import Table, named_columns, to_terminal
+from earlybird.report.table import Table, to_terminal
 from earlybird.settings.catalog import own_name, preset_of
 
 if TYPE_CHECKING:
@@ -53,8 +53,7 @@ def comparison_tables(records: Sequence[Mapping[str, Any]]) -> list[Table]:
             **quantities.energy_columns(rows_of(groups)),
             "n": lambda group: str(len(group.rows)),
         }
-        rows = [[cell(group) for cell in cells.values()] for group in groups]
-        tables.append(Table(named_columns(*cells), rows, f"{model} on {data}, {epochs} epochs", _notes(groups)))
+        tables.append(quantities.table_of(cells, groups, f"{model} on {data}, {epochs} epochs", _notes(groups)))
     return tables
 
 
@@ -112,11 +111,12 @@ def row_of(record: Mapping[str, Any], dense: Mapping[str, Any] | None) -> Row:
         "device": device_label(record),
         "settings": {**_flat(record["config"]), "precision": precision, "device": device_label(record)},
         "prune_ratio": requested_ratio(record),
-        "realised_ratio": realised_ratio(record),
+        "realised_ratio": (ticket or record.get("weight_mask") or {}).get("realised_ratio"),  # channels, or weights
         "searched_in_vain": bool((record.get("ticket") or {}).get("none")),
         "flags": tuple(dict.fromkeys([*(ticket.get("flags") or ()), *(record.get("flags") or ())])),
         "accuracy": record["test"].get("accuracy"),
         "top5_accuracy": record["test"].get("top5_accuracy"),
+        "test_images": record["test"].get("samples"),
         "uncut_accuracy": (record.get("uncut_test") or {}).get("accuracy"),
         "emergence_epoch": ticket.get("epoch"),
         "emergence_share": ticket.get("fraction_of_schedule"),
@@ -243,12 +243,6 @@ def requested_ratio(record: Mapping[str, Any]) -> float | None:
     """Fraction p of the prunable channels that the run was to remove, in [0, 1); None for a run that prunes none."""
     configured, notes = record["config"].get("method", {}), record.get("notes") or {}
     ratio = (drawn_ticket(record) or {}).get("prune_ratio", configured.get("prune_ratio", notes.get("prune_ratio")))
-    return None if ratio is None else float(ratio)
-
-
-def realised_ratio(record: Mapping[str, Any]) -> float | None:
-    """Fraction of the prunable channels, or single weights, that the run did remove; None for one that prunes none."""
-    ratio = (drawn_ticket(record) or record.get("weight_mask") or {}).get("realised_ratio")
     return None if ratio is None else float(ratio)
 
 

@@ -6,13 +6,13 @@ cost of a run is what it executed in MACs, its search included, its final evalua
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from earlybird.report import quantities
 from earlybird.report.comparison import row_of
-from earlybird.report.quantities import Row, RunGroup, Spread, rows_of
+from earlybird.report.quantities import Cells, Row, RunGroup, Spread, rows_of
 from earlybird.report.table import MISSING, Cell, Table, named_columns
 from earlybird.runs.record_file import recorded_training_macs
 
@@ -21,8 +21,6 @@ EQUAL_COST = 0.03
 DENSE = "dense"
 # A line of the table at equal cost that is further off is named below it.
 OFF_COST = 0.05
-# Letters of a method's name in a terminal before it is folded.
-_NAME_WIDTH = 18
 
 
 @dataclass(frozen=True)
@@ -55,19 +53,12 @@ class GridLine(RunGroup):
     failed: int
 
 
-Cells = Mapping[str, Callable[[GridLine], str]]
-
-
 @dataclass(frozen=True)
 class RatioResults:
-    """All methods of a grid at one ratio.
+    """All methods of a grid at one ratio: full schedules, dense first; and what costs as much as the reference, first.
 
-    Attributes:
-        prune_ratio: p.
-        equal_ratio: lines of full schedules, dense first.
-        equal_cost: lines whose cost is the reference's, the reference first.
-        not_equal: label -> cost ratio of methods that cost something else and were not run at equal cost.
-        accuracy_error: standard error of one run's accuracy by the size of the test set, in points of a percent.
+    `not_equal` is label -> cost ratio of methods that cost something else and were not run at equal cost;
+    `accuracy_error` the standard error of one run's accuracy by the size of the test set, in points of a percent.
     """
 
     prune_ratio: float
@@ -82,11 +73,7 @@ def grid_rows(entries: Sequence[GridEntry]) -> dict[str, Row]:
     dense = {e.seed: e.record for e in entries if e.label == DENSE and e.record and not e.is_equal_cost}
     return {
         e.folder: row_of(e.record, dense.get(e.seed))
-        | {
-            "training_macs": recorded_training_macs(e.record),
-            "seed": e.seed,
-            "test_images": e.record["test"]["samples"],
-        }
+        | {"training_macs": recorded_training_macs(e.record), "seed": e.seed}
         for e in entries
         if e.record is not None
     }
@@ -134,10 +121,8 @@ def full_tables(results: Sequence[RatioResults], reference: str, topic: str) -> 
 
     The titles begin with `topic`: network, data and schedule.
     """
-    return [
-        Table(named_columns(*cells), _rows(cells, lines), title, notes)
-        for title, cells, lines, notes in _sections(results, reference, topic)
-    ]
+    sections = _sections(results, reference, topic)
+    return [quantities.table_of(cells, lines, title, notes) for title, cells, lines, notes in sections]
 
 
 def brief_tables(results: Sequence[RatioResults], reference: str, topic: str) -> list[Table]:
@@ -151,10 +136,11 @@ def brief_tables(results: Sequence[RatioResults], reference: str, topic: str) ->
         "cost ratio": _cost,
         "n": _runs,
     }
-    columns, tables = named_columns(*brief, fold_after=_NAME_WIDTH), []
+    tables = []
     for title, _, lines, notes in _sections(results, reference, topic):
         energy = quantities.energy_notes(rows_of(lines))  # of columns that are not shown here
-        tables.append(Table(columns, _rows(brief, lines), title, [note for note in notes if note not in energy]))
+        notes = [note for note in notes if note not in energy]
+        tables.append(quantities.table_of(brief, lines, title, notes))
     return tables
 
 
@@ -204,10 +190,6 @@ def runs_table(entries: Sequence[GridEntry]) -> Table:
 def _parts(value: object, *names: str) -> list[Cell]:
     """Attributes of a value; None for each if there is no value."""
     return [getattr(value, name, None) for name in names]
-
-
-def _rows(cells: Cells, lines: Sequence[GridLine]) -> list[list[str]]:
-    return [[cell(line) for cell in cells.values()] for line in lines]
 
 
 def _sections(

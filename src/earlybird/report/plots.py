@@ -150,7 +150,12 @@ def distance_axes(axes: Axes, ticket: Mapping[str, Any], total_epochs: float) ->
         at, words = cut, _cut_words(ticket, total_epochs, fired)
     _red_label(axes, words, (at, 1), (9, -5), is_left=at > 0.5 * axes.get_xlim()[1], va="top", linespacing=1.4)
     if total_epochs:
-        _share_of_schedule(axes, total_epochs)
+        to_percent, to_epochs = 100 / total_epochs, total_epochs / 100
+        both = (lambda epochs: epochs * to_percent, lambda percents: percents * to_epochs)
+        top = axes.secondary_xaxis("top", functions=both)
+        top.set_xlabel("share of the schedule", fontsize=9, color=MUTED)
+        top.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %"))
+        top.tick_params(labelsize=8.5)
 
 
 def _draw_epsilon(axes: Axes, ticket: Mapping[str, Any]) -> None:
@@ -186,16 +191,6 @@ def _cut_words(ticket: Mapping[str, Any], total_epochs: float, fired: int) -> st
     return "\n".join(words)
 
 
-def _share_of_schedule(axes: Axes, total_epochs: float) -> None:
-    """Add a second axis on top, in percent of the schedule."""
-    to_percent, to_epochs = 100 / total_epochs, total_epochs / 100
-    both = (lambda epochs: epochs * to_percent, lambda percents: percents * to_epochs)
-    top = axes.secondary_xaxis("top", functions=both)
-    top.set_xlabel("share of the schedule", fontsize=9, color=MUTED)
-    top.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %"))
-    top.tick_params(labelsize=8.5)
-
-
 def accuracy_axes(axes: Axes, record: Mapping[str, Any]) -> None:
     """Draw accuracies in percent over the epochs trained in all, search and retraining one after the other."""
     ticket = comparison.drawn_ticket(record)
@@ -211,7 +206,11 @@ def accuracy_axes(axes: Axes, record: Mapping[str, Any]) -> None:
         _draw_curve(axes, points, "val_accuracy", color=color, label=f"{label}, validation", **val)
     axes.set_xlabel("epochs trained")
     axes.set_ylabel("accuracy (%)")
-    _draw_test(axes, record, last)
+    if (accuracy := (record.get("test") or {}).get("accuracy")) is not None:  # read once, after the last epoch
+        star: dict[str, Any] = {"marker": "*", "markersize": 14, "zorder": 6, "clip_on": False}
+        axes.plot([last], [100 * accuracy], linestyle="none", color=INK, **star)
+        words, at = f"test\n{100 * accuracy:.2f} %", (last, 100 * accuracy)
+        _label(axes, words, at, (11, 0), va="center", fontweight="bold", zorder=6, annotation_clip=False)
     axes.margins(y=0.12)
     axes.set_xlim(0, last * 1.14)
     ticks = MaxNLocator(nbins=9, integer=True, steps=[1, 2, 5, 10]).tick_values(0, last)
@@ -253,29 +252,26 @@ def _phase_look(phase: str, has_ticket: bool, is_slim: bool, phases: int) -> tup
     return DENSE_INK, "dense network" if has_ticket or phases == 1 else phase
 
 
-def _draw_test(axes: Axes, record: Mapping[str, Any], last: float) -> None:
-    """Draw the test accuracy, read once after the last epoch, as a labelled star on the last epoch."""
-    accuracy = (record.get("test") or {}).get("accuracy")
-    if accuracy is None:
-        return
-    axes.plot([last], [100 * accuracy], linestyle="none", marker="*", markersize=14, color=INK, zorder=6, clip_on=False)
-    words, at = f"test\n{100 * accuracy:.2f} %", (last, 100 * accuracy)
-    _label(axes, words, at, (11, 0), va="center", fontweight="bold", zorder=6, annotation_clip=False)
-
-
 def kept_axes(axes: Axes, layers: Sequence[Mapping[str, Any]], rows: int, widest: int) -> None:
-    """Draw the layers of one column from the top down, every bar labelled: the axes lose their ticks and frame.
+    """Draw the layers of one column from the top down, each with the share kept at its bar and the counts at the right.
 
-    The layers of a full column (`rows`) and the network's `widest` layer make bars equally thick, and comparable, in
-    all columns.
+    The axes lose their ticks and frame. The layers of a full column (`rows`) and the network's `widest` layer make bars
+    equally thick, and comparable, in all columns.
     """
     places = list(range(len(layers)))
     size = 9 if rows <= 24 else 7.5
     axes.hlines(places, 0, 1, transform=axes.get_yaxis_transform(), color="#EEF0F3", linewidth=0.8, zorder=0)
     axes.barh(places, [layer["dense"] for layer in layers], height=0.72, color=DENSE_LIGHT, label="dense network")
     axes.barh(places, [layer["kept"] for layer in layers], height=0.72, color=SLIM, label="kept")
+    box = {"boxstyle": "square,pad=0.2", "facecolor": "white", "edgecolor": "none"}  # interrupts the row's line
+    style: dict[str, Any] = {"va": "center", "fontsize": size, "bbox": box}
     for place, layer in enumerate(layers):
-        _label_layer(axes, place, layer, size)
+        kept, dense = layer["kept"], layer["dense"]
+        whole = int(100 * kept / dense + 0.5)
+        share = min(whole, 99) if kept < dense else whole  # 100 % only for a layer that lost nothing
+        _label(axes, f"{share} %", (dense, place), (4, 0), color=INK, zorder=3, **style)
+        right = axes.get_yaxis_transform()
+        axes.text(1, place, f"{kept} / {dense}", transform=right, ha="right", color=MUTED, **style)
     axes.set_yticks(places, [layer["name"] for layer in layers], fontsize=size, color=INK)
     axes.set_ylim(rows - 0.4, -0.6)
     axes.set_xlim(0, widest * 1.30)
@@ -283,17 +279,6 @@ def kept_axes(axes: Axes, layers: Sequence[Mapping[str, Any]], rows: int, widest
     axes.grid(visible=False)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-
-
-def _label_layer(axes: Axes, place: int, layer: Mapping[str, Any], size: float) -> None:
-    """Write the share kept at the end of the bar, the counts at the right edge of the axes."""
-    box = {"boxstyle": "square,pad=0.2", "facecolor": "white", "edgecolor": "none"}  # interrupts the row's line
-    kept, dense = layer["kept"], layer["dense"]
-    whole = int(100 * kept / dense + 0.5)
-    share = min(whole, 99) if kept < dense else whole  # 100 % only for a layer that lost nothing
-    _label(axes, f"{share} %", (dense, place), (4, 0), va="center", fontsize=size, bbox=box, color=INK, zorder=3)
-    style: dict[str, Any] = {"ha": "right", "va": "center", "fontsize": size, "color": MUTED, "bbox": box}
-    axes.text(1, place, f"{kept} / {dense}", transform=axes.get_yaxis_transform(), **style)
 
 
 def _caption(record: Mapping[str, Any]) -> str:

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from earlybird.report.table import MISSING
+from earlybird.report.table import MISSING, Table, named_columns
 
 Row = dict[str, Any]
 
+# Letters of a method's name in a terminal before it is folded.
+_NAME_WIDTH = 18
 PREFIXES = ((1e18, " E"), (1e15, " P"), (1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k"), (1.0, ""))
 
 # Quantiles 0.975 of Student's t for 1, 2, ... 30 degrees of freedom, as tables print them.
@@ -98,7 +100,13 @@ def rows_of(groups: Iterable[RunGroup]) -> list[Row]:
     return [row for group in groups for row in group.rows]
 
 
-Cells = Mapping[str, Callable[[RunGroup], str]]  # name of a column -> cell of a row
+Cells = Mapping[str, Callable[[Any], str]]  # name of a column -> cell of a group
+
+
+def table_of(cells: Cells, groups: Sequence[RunGroup], title: str, notes: Sequence[str]) -> Table:
+    """Table with a column for each of `cells` and a row for each group, its name first."""
+    rows = [[cell(group) for cell in cells.values()] for group in groups]
+    return Table(named_columns(*cells, fold_after=_NAME_WIDTH), rows, title, notes)
 
 
 def percent(share: float) -> str:

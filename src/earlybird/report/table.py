@@ -27,14 +27,10 @@ _LATEX = str.maketrans(
 
 @dataclass(frozen=True)
 class Column:
-    """Heading of a column and how its cells are shown.
+    """Heading of a column, the unit included, and how its cells are shown; the heading may hold line breaks.
 
-    Attributes:
-        heading: its name, the unit included; may hold line breaks.
-        align: `left` for words, `right` for numbers.
-        form: format of cells that are numbers, such as `.2f`; CSV writes them raw.
-        fold_after: letters of a cell that a terminal keeps on one line, taking the room from other columns; None
-            leaves the width to the terminal.
+    `form` is the format of cells that are numbers, such as `.2f`; CSV writes them raw. `fold_after` are the letters of
+    a cell that a terminal keeps on one line, taking the room from other columns; None leaves the width to the terminal.
     """
 
     heading: str
@@ -51,14 +47,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Columns, rows and notes under a title.
-
-    Attributes:
-        columns: one or more.
-        rows: as many cells each as there are columns.
-        title: one line above, or "".
-        notes: lines below.
-        total: a last row under a rule, or None.
+    """Columns, rows of as many cells, and notes below them, under a title; `total` is a last row under a rule, or None.
 
     Raises:
         ValueError: a row has another number of cells than there are columns.
@@ -109,10 +98,8 @@ class Table:
                 room = width - needs[0] - 1  # one more at the left edge
             parts[-1].append(texts)
             room -= need
-        tables = []
-        for part in parts or [[names]]:
-            headings, *rows = zip(*part, strict=True)
-            tables.append(Table(named_columns(*headings), rows))
+        across = [zip(*part, strict=True) for part in parts or [[names]]]
+        tables = [Table(named_columns(*headings), rows) for headings, *rows in across]
         tables[0] = replace(tables[0], title=self.title)
         return [*tables[:-1], replace(tables[-1], notes=self.notes)]
 
@@ -123,12 +110,9 @@ def named_columns(first: str, *others: str, fold_after: int | None = None) -> li
 
 
 def to_terminal(table: Table, console: Console | None = None, *, frame: Literal["full", "rule"] = "full") -> None:
-    """Print the title, the table and the notes.
+    """Print the title, the table and the notes as they are, square brackets too; to the standard output by default.
 
-    Args:
-        table: names in it are printed as they are, square brackets too.
-        console: where to print; the standard output by default.
-        frame: lines around all cells, or one rule under the headings.
+    The `frame` is lines around all cells, or one rule under the headings.
     """
     from rich import box
     from rich.console import Console
