@@ -82,7 +82,12 @@ def build_model(
     _check_sizes(num_classes, in_channels, width, image_size)
     with _seeded_cpu_generator(seed):
         if name in BUILT_IN:
-            return _build_cifar_net(name, num_classes, in_channels, width, image_size)
+            if image_size != CIFAR_IMAGE_SIZE:
+                raise ModelError(
+                    f"{name} takes 32x32 images, image_size is {image_size}; resize the data to 32 "
+                    f"or choose a network for other sizes, such as torchvision:resnet18"
+                )
+            return BUILT_IN[name](num_classes=num_classes, in_channels=in_channels, width=width)
         check_model_name(name)
         if name.startswith(("torchvision:", "timm:")):
             return _build_from_library(name, num_classes, in_channels, width)
@@ -106,15 +111,6 @@ def _check_sizes(num_classes: int, in_channels: int, width: float, image_size: i
         raise ModelError(f"width is {width}; it multiplies channel counts and must be a finite number above 0")
 
 
-def _build_cifar_net(name: str, num_classes: int, in_channels: int, width: float, image_size: int) -> nn.Module:
-    if image_size != CIFAR_IMAGE_SIZE:
-        raise ModelError(
-            f"{name} takes 32x32 images, image_size is {image_size}; resize the data to 32 "
-            f"or choose a network for other sizes, such as torchvision:resnet18"
-        )
-    return BUILT_IN[name](num_classes=num_classes, in_channels=in_channels, width=width)
-
-
 def _build_from_library(full_name: str, num_classes: int, in_channels: int, width: float) -> nn.Module:
     """A network of torchvision or timm, which take seconds to import."""
     library, _, name = full_name.partition(":")
@@ -127,11 +123,13 @@ def _build_from_library(full_name: str, num_classes: int, in_channels: int, widt
                 f"{full_name} needs the package timm ({error}); install it with pip install 'earlybird[timm]'"
             ) from error
         build = partial(home.create_model, name, pretrained=False, in_chans=in_channels)
+        names: Callable[[], list[str]] = home.list_models
         is_known = home.is_model(name)
     else:
         home = import_module("torchvision.models")
         build = partial(home.get_model, name, weights=None)
-        is_known = name in home.list_models(module=home)
+        names = partial(home.list_models, module=home)
+        is_known = name in names()
     if width != 1.0:
         raise ModelError(
             f"{full_name} has no width multiplier, width is {width}; leave it at 1.0 or use a built-in network"
@@ -142,9 +140,8 @@ def _build_from_library(full_name: str, num_classes: int, in_channels: int, widt
             f"convert the data to RGB or name a callable of yours that builds the stem it needs"
         )
     if not is_known:
-        if library == "timm":
-            raise _unknown_name(full_name, home.list_models(), "a name from timm.list_models()")
-        raise _unknown_name(full_name, home.list_models(module=home), "a name from torchvision.models.list_models()")
+        where = "timm" if library == "timm" else "torchvision.models"
+        raise _unknown_name(full_name, names(), f"a name from {where}.list_models()")
     try:
         model: nn.Module = build(num_classes=num_classes)
     except Exception as error:

@@ -62,7 +62,8 @@ def difference(expected: nn.Module, actual: nn.Module, example_input: ExampleInp
             repeated to 2 in train mode.
     """
     with random_state_kept(), torch.no_grad():
-        inputs = _inputs(expected, example_input)
+        device = next((p.device for p in expected.parameters()), torch.device("cpu"))
+        inputs = tuple(_input(x, device) for x in as_tuple(example_input))
         try:
             native = _difference(expected, actual, inputs)
         except Exception as error:
@@ -71,7 +72,8 @@ def difference(expected: nn.Module, actual: nn.Module, example_input: ExampleInp
         if within_rounding(native, expected):
             return native
         try:
-            wide = _difference(copied(expected).double(), copied(actual).double(), _double(inputs))
+            inputs = tuple(x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in inputs)
+            wide = _difference(copied(expected).double(), copied(actual).double(), inputs)
         except (RuntimeError, TypeError):  # A dtype written into the forward, or a device without float64.
             return native
         return Difference(wide.eval_error, wide.train_error, "float64")
@@ -115,23 +117,13 @@ def _difference(expected: nn.Module, actual: nn.Module, inputs: tuple[Any, ...])
     return Difference(eval_error, train_error)
 
 
-def _inputs(network: nn.Module, example_input: ExampleInput) -> tuple[Any, ...]:
-    device = next((p.device for p in network.parameters()), torch.device("cpu"))
-    return tuple(_input(x, device) for x in as_tuple(example_input))
-
-
 def _input(x: Any, device: torch.device) -> Any:
     if not isinstance(x, Tensor):
         return x
     noise = torch.Generator().manual_seed(0)
     if x.is_floating_point() and (x.is_meta or x.numel() == 0 or bool(x.min() == x.max())):
         x = torch.randn(x.shape, generator=noise).to(x.dtype)
-    x = x.detach().to(device)
-    return x
-
-
-def _double(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in inputs)
+    return x.detach().to(device)
 
 
 def _outputs(network: nn.Module, inputs: tuple[Any, ...], training: bool) -> list[Tensor]:
@@ -143,12 +135,10 @@ def _outputs(network: nn.Module, inputs: tuple[Any, ...], training: bool) -> lis
             module.p = 0.0
         elif type(module).__name__ in _RANDOM:
             setattr(module, _RANDOM[type(module).__name__], 0.0)
-    return [x for x in pytree.tree_leaves(_as_tree(network(*inputs))) if isinstance(x, Tensor)]
-
-
-def _as_tree(outputs: Any) -> Any:
-    """Structured outputs (a data class, a model output of transformers) as something that has leaves."""
-    return vars(outputs) if hasattr(outputs, "__dict__") and not isinstance(outputs, (Tensor, dict, tuple)) else outputs
+    outputs = network(*inputs)
+    if hasattr(outputs, "__dict__") and not isinstance(outputs, (Tensor, dict, tuple)):
+        outputs = vars(outputs)  # A data class, a model output of transformers: something that has leaves.
+    return [x for x in pytree.tree_leaves(outputs) if isinstance(x, Tensor)]
 
 
 def _error(actual: list[Tensor], expected: list[Tensor]) -> float:

@@ -116,14 +116,19 @@ def inspect_groups(groups: ChannelGroups) -> list[GroupRow]:
 def groups_of(protection: Protection, keep: Sequence[str] = ()) -> ChannelGroups:
     """The units of a protection; `keep` protects further classes but changes no tie."""
     table, reasons = protection.table, dict(protection.reason_of)
-    for name, pattern in _kept_layers(protection, keep):
-        for root in np.unique(protection.classes[table.outputs[name]]).tolist():
+    for pattern in keep:
+        names = fnmatch.filter(table.outputs, pattern)
+        if not names:
+            raise SlimError(f"keep pattern {pattern!r} matches no norm, conv or linear; see model.named_modules()")
+        for root in np.unique(protection.classes[np.concatenate([table.outputs[name] for name in names])]).tolist():
             reasons.setdefault(root, f"keep={pattern!r}")
-    keys = [name for name in protection.network.modules if name in table.outputs and _is_key(protection, name)]
+    masking = {*table.norms, *(name for name in table.keyed if protection.may_go(table.outputs[name]).any())}
+    keys = [name for name in protection.network.modules if name in masking]
+    units = dict.fromkeys(
+        root for name in keys for root in protection.classes[table.outputs[name]].tolist() if root not in reasons
+    )
     number = np.full(table.size, -1, dtype=np.int64)
-    count = 0
-    for name in keys:
-        count = _number_units(protection.classes[table.outputs[name]], reasons, number, count)
+    number[list(units)] = np.arange(len(units))
     unit_of: dict[str, Tensor] = {}
     producer_unit_of: dict[str, Tensor] = {}
     protected: dict[str, dict[int, str]] = {}
@@ -139,29 +144,6 @@ def groups_of(protection: Protection, keep: Sequence[str] = ()) -> ChannelGroups
     protected = {name: channels for name, channels in protected.items() if channels}
     readers = {reading.reader: torch.from_numpy(number[protection.classes[reading.ids]]) for reading in table.readings}
     return ChannelGroups(unit_of, producer_unit_of, protected, protection.policy, readers)
-
-
-def _is_key(protection: Protection, name: str) -> bool:
-    table = protection.table
-    return name in table.norms or (name in table.keyed and bool(protection.may_go(table.outputs[name]).any()))
-
-
-def _number_units(roots: ChannelIds, reasons: dict[int, str], number: ChannelIds, count: int) -> int:
-    for root in roots.tolist():
-        if root not in reasons and number[root] < 0:
-            number[root] = count
-            count += 1
-    return count
-
-
-def _kept_layers(protection: Protection, keep: Sequence[str]) -> list[tuple[str, str]]:
-    found = []
-    for pattern in keep:
-        names = fnmatch.filter(protection.table.outputs, pattern)
-        if not names:
-            raise SlimError(f"keep pattern {pattern!r} matches no norm, conv or linear; see model.named_modules()")
-        found += [(name, pattern) for name in names]
-    return found
 
 
 def _row(groups: ChannelGroups, layers: list[str]) -> GroupRow:
@@ -224,10 +206,9 @@ def policy_of(groups: ChannelGroups) -> Policy:
     Raises:
         MaskError: they name another one.
     """
-    for policy in get_args(Policy):
-        if policy == groups.policy:
-            return cast(Policy, policy)
-    raise MaskError(f"the channel groups have policy {groups.policy!r}; make them with channel_groups(...)")
+    if groups.policy not in get_args(Policy):
+        raise MaskError(f"the channel groups have policy {groups.policy!r}; make them with channel_groups(...)")
+    return cast(Policy, groups.policy)
 
 
 def _prunable(protection: Protection) -> int:

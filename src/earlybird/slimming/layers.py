@@ -198,6 +198,8 @@ def _input_on(call: Call, dim: int) -> Channels:
 
 
 _STATISTICS = ("running_mean", "running_var", "weight", "bias")
+_INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+_CONV_FUNCTIONS = dict(zip((F.conv1d, F.conv2d, F.conv3d), CONVS, strict=True))
 _CHANNELS: dict[str, Any] = {"inputs": "in_channels", "outputs": "out_channels", "other_sizes": ("groups",)}
 
 # The first kind that fits counts.
@@ -207,16 +209,8 @@ LAYER_KINDS = (
     LayerKind(
         "norm", batch_norm, (*GATHERING, Norm), "num_features", tensors=_STATISTICS, functions={F.batch_norm: Norm}
     ),
-    LayerKind(
-        "instance_norm",
-        instance_norm,
-        (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
-        "num_features",
-        tensors=_STATISTICS,
-    ),
-    LayerKind(
-        "conv", conv, CONVS, **_CHANNELS, functions=dict(zip((F.conv1d, F.conv2d, F.conv3d), CONVS, strict=True))
-    ),
+    LayerKind("instance_norm", instance_norm, _INSTANCE_NORMS, "num_features", tensors=_STATISTICS),
+    LayerKind("conv", conv, CONVS, **_CHANNELS, functions=_CONV_FUNCTIONS),
     LayerKind("transposed_conv", transposed_conv, TRANSPOSED_CONVS, **_CHANNELS, is_transposed=True),
     LayerKind(
         "linear", linear, (nn.Linear,), "out_features", "in_features", channel_dim=-1, functions={F.linear: nn.Linear}
@@ -247,9 +241,8 @@ def layer_of(call: Call, modules: Mapping[str, nn.Module]) -> tuple[Call, LayerK
     paths = {tensor.path for tensor in tensors.values() if isinstance(tensor, OwnTensor)}
     path = paths.pop() if len(paths) == 1 else None
     module = modules.get(path) if path is not None else None
-    if path is None or module is None or not isinstance(module, kind.functions[call.target]):
-        return call, None
-    if not _is_its_forward(call, module, tensors):
+    is_right_class = module is not None and isinstance(module, kind.functions[call.target])
+    if path is None or module is None or not is_right_class or not _is_its_forward(call, module, tensors):
         return call, None
     return replace(call, module=module, where=path, args=(call.argument(0, "input"),), kwargs={}), kind
 

@@ -82,6 +82,7 @@ def _call_of(node: fx.Node, network: TracedNetwork, values: dict[fx.Node, Any], 
 
 def _applied(call: Call, node: fx.Node, network: TracedNetwork, table: ChannelTable) -> Any:
     call, kind = layer_of(call, network.modules)
+    read_by_name = f"{call.name}: its tensors are read by name"
     if kind is not None:
         if node.op == "call_function":
             table.by_function.add(call.where)
@@ -92,7 +93,7 @@ def _applied(call: Call, node: fx.Node, network: TracedNetwork, table: ChannelTa
         return view
     elif not call.values_of(Channels) and not call.counted():
         if not (call.target is getattr and call.args[1] in WIDTHLESS_ATTRIBUTES):
-            _keep_owners_whole(call, table, "its tensors are read by name")
+            _keep_owners_whole(call, table, read_by_name)
         why = next((x.why for x in call.values_of(Opaque)), f"{call.name} is not followed")
         _keep_inside_whole(call, network, table, why)
         return _as_value(call.result, why)
@@ -110,7 +111,7 @@ def _applied(call: Call, node: fx.Node, network: TracedNetwork, table: ChannelTa
         value = rule(call, table)
     except Unfollowed as refused:
         return _unfollowed(call, network, table, str(refused))
-    _keep_owners_whole(call, table, "its tensors are read by name", is_unfollowed=rule not in (add, multiply, divide))
+    _keep_owners_whole(call, table, read_by_name, is_unfollowed=rule not in (add, multiply, divide))
     if rule not in (reshape, expand) and not (rule is item and not isinstance(call.args[0], Channels)):
         for ids in call.counted():
             table.keep(ids, f"{call.name} takes its width as a number")
@@ -159,12 +160,11 @@ def _own_tensor(module: nn.Module, path: str, name: str, shape: tuple[int, ...])
 
 def _keep_owners_whole(call: Call, table: ChannelTable, reason: str, *, is_unfollowed: bool = True) -> None:
     for tensor in call.values_of(OwnTensor):
-        why = f"{call.name}: {reason}" if reason.startswith("its") else reason
         if tensor.along is not None:  # Of no layer: what else its module holds is not touched.
             if is_unfollowed or (tensor.path, tensor.name) not in table.own:
-                table.fixed.setdefault((tensor.path, tensor.name), why)
+                table.fixed.setdefault((tensor.path, tensor.name), reason)
         elif tensor.shape:  # Without it is a count, such as the batches that a norm has seen.
-            table.whole.setdefault(tensor.path, why)
+            table.whole.setdefault(tensor.path, reason)
 
 
 def _as_value(result: Any, why: str) -> Any:
@@ -244,7 +244,6 @@ def _operation_name(node: fx.Node, module: nn.Module | None) -> str:
 @cache
 def _is_view(operation: str) -> bool:
     """True if torch's schema says of some overload that what it returns may be memory of an argument."""
-    results: list[Any] = [
-        result for schema in torch._C._jit_get_schemas_for_operator(f"aten::{operation}") for result in schema.returns
-    ]
-    return any(result.alias_info is not None and not result.alias_info.is_write for result in results)
+    schemas = torch._C._jit_get_schemas_for_operator(f"aten::{operation}")
+    aliases: list[Any] = [result.alias_info for schema in schemas for result in schema.returns]
+    return any(alias is not None and not alias.is_write for alias in aliases)

@@ -135,19 +135,14 @@ def _uniform(call: Call, table: ChannelTable, x: Channels, other: Any) -> int | 
                     (other.path, other.name), f"{call.name} reads '{other.name}' across the channels"
                 )
             return None
-        dim = _own_dim(call, other, place)
+        is_overwritten = call.is_in_place and other is call.args[0]
+        along = other.along if isinstance(other, OwnTensor) and not is_overwritten else None
+        dim = along[place] if along else None
         if isinstance(other, OwnTensor) and dim is not None and other.shape[place] == len(x.ids):
             table.scaled_by(other.path, other.name, dim, x.ids)
             return None
         raise Unfollowed("no rule for an operand whose channels are not followed")
     raise Unfollowed(f"no rule for an operand that is a {type(other).__name__}")
-
-
-def _own_dim(call: Call, tensor: Any, place: int) -> int | None:
-    """The dimension to narrow of a parameter that is multiplied or added; None where it must stay as it is."""
-    if not isinstance(tensor, OwnTensor) or tensor.along is None:
-        return None
-    return None if call.is_in_place and tensor is call.args[0] else tensor.along[place]
 
 
 def _broadcast(call: Call, table: ChannelTable, a: Channels, b: Channels) -> tuple[Channels, Channels]:
@@ -242,15 +237,13 @@ def created(call: Call, table: ChannelTable) -> Opaque:
 
 RULES: dict[type[nn.Module] | Callable[..., Any] | str, Rule] = {
     # Element by element, f(0) = 0.
-    **dict.fromkeys(
-        [nn.ReLU, F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_", nn.ReLU6, F.relu6], keeps_zero
-    ),
-    **dict.fromkeys(
-        [nn.LeakyReLU, F.leaky_relu, nn.RReLU, nn.ELU, F.elu, nn.CELU, F.celu, nn.SELU, F.selu], keeps_zero
-    ),
+    **dict.fromkeys([nn.ReLU, F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_", nn.ReLU6], keeps_zero),
+    **dict.fromkeys([F.relu6, nn.LeakyReLU, F.leaky_relu, nn.RReLU, nn.ELU, F.elu, nn.CELU, F.celu], keeps_zero),
     **dict.fromkeys([nn.GELU, F.gelu, nn.SiLU, F.silu, nn.Mish, F.mish, nn.Hardswish, F.hardswish], keeps_zero),
     **dict.fromkeys([nn.Tanh, F.tanh, torch.tanh, "tanh", "tanh_", nn.Tanhshrink, F.tanhshrink], keeps_zero),
-    **dict.fromkeys([nn.Softsign, F.softsign, nn.Hardshrink, nn.Softshrink, torch.sin, torch.erf], keeps_zero),
+    **dict.fromkeys(
+        [nn.SELU, F.selu, nn.Softsign, F.softsign, nn.Hardshrink, nn.Softshrink, torch.sin, torch.erf], keeps_zero
+    ),
     **dict.fromkeys([torch.abs, operator.abs, "abs", torch.neg, operator.neg, "neg"], keeps_zero),
     **dict.fromkeys([torch.sqrt, "sqrt", torch.square, "square", torch.clone, "clone"], keeps_zero),
     # The same values, often the very tensor.

@@ -119,22 +119,13 @@ class ScatterSyncBatchNorm(ScatteringNorm, nn.SyncBatchNorm):
     """`SyncBatchNorm` that writes its channels to the places `index` of `width` channels, the others zero."""
 
 
-GATHERING = {
-    nn.BatchNorm1d: SelectBatchNorm1d,
-    nn.BatchNorm2d: SelectBatchNorm2d,
-    nn.BatchNorm3d: SelectBatchNorm3d,
-    nn.SyncBatchNorm: SelectSyncBatchNorm,
-}
-SCATTERING = {
-    nn.BatchNorm1d: ScatterBatchNorm1d,
-    nn.BatchNorm2d: ScatterBatchNorm2d,
-    nn.BatchNorm3d: ScatterBatchNorm3d,
-    nn.SyncBatchNorm: ScatterSyncBatchNorm,
-}
-
-GATHERING_NORMS = tuple(GATHERING.values())
-SCATTERING_NORMS = tuple(SCATTERING.values())
+GATHERING_NORMS = (SelectBatchNorm1d, SelectBatchNorm2d, SelectBatchNorm3d, SelectSyncBatchNorm)
+SCATTERING_NORMS = (ScatterBatchNorm1d, ScatterBatchNorm2d, ScatterBatchNorm3d, ScatterSyncBatchNorm)
 SELECTING_NORMS = (*GATHERING_NORMS, *SCATTERING_NORMS)
+
+_NORMS: tuple[type[Norm], ...] = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+GATHERING = dict(zip(_NORMS, GATHERING_NORMS, strict=True))
+SCATTERING = dict(zip(_NORMS, SCATTERING_NORMS, strict=True))
 
 
 def let_gather_(norm: Norm, index: Tensor) -> Norm:

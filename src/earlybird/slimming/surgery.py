@@ -16,9 +16,9 @@ from torch.optim import Optimizer
 from earlybird.copying import copied, full_name, own_tensors
 from earlybird.core import ChannelGroups, ChannelMask
 from earlybird.errors import MaskError, SlimError
-from earlybird.slimming.channels import Flags
+from earlybird.slimming.channels import ChannelTable, Flags
 from earlybird.slimming.check import check_cut, difference
-from earlybird.slimming.groups import Protection, groups_of, policy_of, protect_channels
+from earlybird.slimming.groups import groups_of, policy_of, protect_channels
 from earlybird.slimming.layers import kind_of
 from earlybird.slimming.selection import SELECTING_NORMS, Norm, let_gather_, let_scatter_
 from earlybird.slimming.tracing import ExampleInput
@@ -58,15 +58,13 @@ def slim(
         >>> slim(net, mask, torch.zeros(1, 3, 8, 8))[3].in_channels
         2
     """
-    cuts = _cuts(model, mask, example_input, groups)
-    indices = _kept_indices(model, cuts)
+    cuts, indices = _cuts(model, mask, example_input, groups)
     small = copied(model, _narrowed(model, indices))
-    for name, module in list(small.named_modules()):
-        if name in cuts.layers:
-            _tell_sizes_(module, cuts.layers[name])
-    for name, module in list(small.named_modules()):
-        if name in cuts.layers and isinstance(module, Norm) and not isinstance(module, SELECTING_NORMS):
-            _let_select_(module, cuts.layers[name])
+    for name, module in small.named_modules():
+        if name in cuts:
+            _tell_sizes_(module, cuts[name])
+            if isinstance(module, Norm) and not isinstance(module, SELECTING_NORMS):
+                _let_select_(module, cuts[name])
     if check:
         check_cut(masked(model, mask), small, example_input)
     return small
@@ -93,7 +91,7 @@ def kept_indices(
     Raises:
         SlimError, MaskError: as `slim`.
     """
-    return _kept_indices(model, _cuts(model, mask, example_input, groups))
+    return _cuts(model, mask, example_input, groups)[1]
 
 
 def sliced(tensor: Tensor, indices: tuple[Tensor | None, ...]) -> Tensor:
@@ -188,10 +186,9 @@ def masked(model: nn.Module, mask: ChannelMask, example_input: ExampleInput | No
     modules = dict(model.named_modules())
     for name, keep in mask.items():
         weight = getattr(modules.get(name), "weight", None)
-        if isinstance(weight, Tensor):
-            weight = _by_output(modules[name], weight)
-        if not isinstance(weight, Tensor) or weight.shape[0] != keep.numel():
-            found = "no such layer" if not isinstance(weight, Tensor) else f"{weight.shape[0]} channels"
+        width = _by_output(modules[name], weight).shape[0] if isinstance(weight, Tensor) else None
+        if width != keep.numel():
+            found = "no such layer" if width is None else f"{width} channels"
             raise MaskError(
                 f"layer {name!r}: the mask has {keep.numel()} channels, the network {found}; "
                 "draw the mask from this network"
@@ -230,15 +227,10 @@ class _Cut:
     keep_wide: Flags
 
 
-@dataclass(frozen=True)
-class _Cuts:
-    """Kept channels of each layer, and of parameters of no layer: name -> dimension, bool `[channels]`."""
-
-    layers: dict[str, _Cut]
-    own: dict[str, tuple[int, Flags]]
-
-
-def _cuts(model: nn.Module, mask: ChannelMask, example_input: ExampleInput, groups: ChannelGroups | None) -> _Cuts:
+def _cuts(
+    model: nn.Module, mask: ChannelMask, example_input: ExampleInput, groups: ChannelGroups | None
+) -> tuple[dict[str, _Cut], KeptIndices]:
+    """Kept channels of each layer, and with them kept indices of each tensor."""
     protection = protect_channels(model, example_input, "auto" if groups is None else policy_of(groups))
     fresh = groups_of(protection)
     if groups is not None and not _restricts(groups, fresh):
@@ -253,12 +245,11 @@ def _cuts(model: nn.Module, mask: ChannelMask, example_input: ExampleInput, grou
         if name in table.outputs:  # Else a layer that never runs.
             removed[classes[table.outputs[name][~keep.numpy()]]] = True
     kept = ~removed[classes]
-    own = {full_name(path, name): (dim, kept[ids]) for (path, name), (dim, ids) in table.own.items()}
-    return _Cuts({name: _cut_of(protection, name, kept) for name in table.outputs}, own)
+    cuts = {name: _cut_of(table, name, kept) for name in table.outputs}
+    return cuts, _kept_indices(model, table, cuts, kept)
 
 
-def _cut_of(protection: Protection, name: str, kept: Flags) -> _Cut:
-    table = protection.table
+def _cut_of(table: ChannelTable, name: str, kept: Flags) -> _Cut:
     keep_in, keep_out = kept[table.inputs[name]], kept[table.outputs[name]]
     if not keep_out.any():
         raise MaskError(f"layer {name!r} would keep no channel; draw the mask with min_channels=1 or more")
@@ -280,16 +271,16 @@ def _restricts(groups: ChannelGroups, fresh: ChannelGroups) -> bool:
     return one_to_one and -1 not in inner and inner.isdisjoint(new[~free].tolist())
 
 
-def _kept_indices(model: nn.Module, cuts: _Cuts) -> KeptIndices:
+def _kept_indices(model: nn.Module, table: ChannelTable, cuts: dict[str, _Cut], kept: Flags) -> KeptIndices:
     found: KeptIndices = {}
     for path, module, name, tensor in own_tensors(model):
-        full = full_name(path, name)
-        found[full] = (None,) * tensor.dim()
-        if full in cuts.own:
-            dim, keep = cuts.own[full]
-            found[full] = tuple(_index(keep) if place == dim else None for place in range(tensor.dim()))
-        elif path in cuts.layers:
-            found[full] = _indices_of(module, name, cuts.layers[path], found[full])
+        entry: tuple[Tensor | None, ...] = (None,) * tensor.dim()
+        if (path, name) in table.own:
+            dim, ids = table.own[path, name]
+            entry = (*entry[:dim], _index(kept[ids]), *entry[dim + 1 :])
+        elif path in cuts:
+            entry = _indices_of(module, name, cuts[path], entry)
+        found[full_name(path, name)] = entry
     return found
 
 

@@ -21,7 +21,7 @@ from earlybird.errors import SlimError
 from earlybird.slimming.selection import SELECTING_NORMS, ScatterSyncBatchNorm
 
 _VALUE, _FROM_SHAPES = "earlybird_value", "earlybird_from_shapes"
-_PLAIN_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_RANKS: dict[type[nn.Module], tuple[int, ...]] = {nn.BatchNorm1d: (2, 3), nn.BatchNorm2d: (4,), nn.BatchNorm3d: (5,)}
 IN_PLACE_OPERATORS: tuple[Callable[..., Any], ...] = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
 _UNKNOWN = object()
 
@@ -176,27 +176,22 @@ class Tracer(fx.Tracer):
         """A proxy says that it is a tensor, so it is looked at before tensors are."""
         return a.node if issubclass(type(a), fx.Proxy) else super().create_arg(a)
 
-    def _is_installed(self, m: nn.Module) -> bool:
-        """One made in a forward (`nn.ReLU()(x)`, `self.layers[:3](x)`) has no path, but what it does can be seen."""
-        try:
-            self.path_of_module(m)
-        except NameError:
-            return False
-        return True
-
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """True to record a call of `m` rather than what it does."""
-        if type(m) in self.opaque_classes or module_qualified_name in self.opaque_paths:
-            return True
-        return isinstance(m, SELECTING_NORMS) or super().is_leaf_module(m, module_qualified_name)
+        is_opaque = type(m) in self.opaque_classes or module_qualified_name in self.opaque_paths
+        return is_opaque or isinstance(m, SELECTING_NORMS) or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Trace a call of a module, knowing where we are."""
-        if self.is_running or not self._is_installed(m):
+        try:
+            path = None if self.is_running else self.path_of_module(m)
+        except NameError:  # One made in a forward (`nn.ReLU()(x)`, `self.layers[:3](x)`); what it does can be seen.
+            path = None
+        if path is None:
             return forward(*args, **kwargs)
-        self.inside.append(self.path_of_module(m))
+        self.inside.append(path)
         result = super().call_module(m, forward, args, kwargs)
         self.inside.pop()  # Not in a `finally`: after an error the innermost path is what the message needs.
         return result
@@ -318,11 +313,10 @@ class ShapePropagation(fx.Interpreter):
             # In a process group it would wait for the other ranks.
             width = module.width if isinstance(module, ScatterSyncBatchNorm) else module.num_features
             return x.new_empty((x.shape[0], width, *x.shape[2:]))
-        if type(module) in _PLAIN_NORMS and isinstance(x, Tensor) and x.is_meta and _fits(module, x):
+        if isinstance(x, Tensor) and x.is_meta and _fits(module, x):
             return torch.empty_like(x)  # Run on `meta` it is a dozen operations: most of the time of all nodes.
         return super().call_module(target, args, kwargs)
 
 
 def _fits(norm: nn.Module, x: Tensor) -> bool:
-    ranks = {nn.BatchNorm1d: (2, 3), nn.BatchNorm2d: (4,), nn.BatchNorm3d: (5,)}[type(norm)]  # type: ignore[index]
-    return x.dim() in ranks and x.shape[1] == norm.num_features and x.numel() > x.shape[1]
+    return x.dim() in _RANKS.get(type(norm), ()) and x.shape[1] == norm.num_features and x.numel() > x.shape[1]

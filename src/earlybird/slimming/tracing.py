@@ -113,9 +113,10 @@ def remove_user_hooks_(model: nn.Module) -> None:
 
 def _trace_mode(model: nn.Module, inputs: tuple[Any, ...], network: TracedNetwork) -> Tracer:
     """The tracer of one mode with its graph; classes of modules that it cannot enter are added to `untraced`."""
+    is_single = any(isinstance(x, Tensor) and x.dim() > 0 and x.shape[0] == 1 for x in inputs)
+    on_meta = tuple(doubled(torch.empty_like(x, device="meta")) if isinstance(x, Tensor) else x for x in inputs)
     while True:
-        is_single = any(isinstance(x, Tensor) and x.dim() > 0 and x.shape[0] == 1 for x in inputs)
-        tracer = Tracer(tuple(_on_meta(x) for x in inputs), not is_single, network.untraced, network.hooked)
+        tracer = Tracer(on_meta, not is_single, network.untraced, network.hooked)
         reads = _RawReads(model, tracer)
         try:
             with _attributes_kept(model), reads:
@@ -150,10 +151,6 @@ def _note_values(tracer: Tracer, model: nn.Module, original: nn.Module, inputs: 
             if name.startswith(_CONSTANT):
                 setattr(real, name, tensor)
         ShapePropagation(real, tracer.graph, [doubled(x) for x in inputs], is_complete=True).advance()
-
-
-def _on_meta(x: Any) -> Any:
-    return doubled(torch.empty_like(x, device="meta")) if isinstance(x, Tensor) else x
 
 
 def doubled(x: Any) -> Any:
@@ -227,7 +224,8 @@ def _attributes_kept(model: nn.Module) -> Iterator[None]:
 
     What a forward stores while it is traced (`self.features = x`) are values to be, of no use to its next call.
     """
-    before = [(module, dict(vars(module)), _tensors_and_modules(module)) for module in model.modules()]
+    registered = ("_parameters", "_buffers", "_modules")
+    before = [(m, dict(vars(m)), {name: dict(vars(m)[name]) for name in registered}) for m in model.modules()]
     try:
         yield
     finally:
@@ -259,10 +257,6 @@ def _take_back(made: list[ref[Any]]) -> None:
                 del holder[key]
         elif type(holder) is list:
             holder[:] = [value for value in holder if id(value) not in leaked]
-
-
-def _tensors_and_modules(module: nn.Module) -> dict[str, dict[str, Any]]:
-    return {name: dict(vars(module)[name]) for name in ("_parameters", "_buffers", "_modules")}
 
 
 class _RawReads(TorchFunctionMode):
