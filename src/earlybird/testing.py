@@ -141,7 +141,7 @@ def _check_scores_repeat(criterion: Criterion, model: nn.Module, first: dict[str
 
 def _check_scores_draw(scores: dict[str, Tensor], model: nn.Module, images: Tensor) -> None:
     groups = channel_groups(model, images)
-    assert any(groups.units_of_layer(name) is not None for name in scores), (
+    assert scores.keys() & groups.units_of_layer.keys(), (
         "the criterion scores no layer that channels may be cut from; key scores by BatchNorm, conv or linear"
     )
     mask = draw_mask(scores, 0.4, groups)

@@ -32,9 +32,9 @@ def groups(policy: str = "tie") -> ChannelGroups:
 def test_units_and_widths_are_counted():
     assert groups().num_units == 4
     assert groups().widths() == {"a": 2, "b": 3, "c": 2}
-    assert groups().units_of_layer("b").tolist() == [2, 3, -1]
-    assert groups().units_of_layer("conv_a").tolist() == [0, 1]
-    assert groups().units_of_layer("nope") is None
+    assert groups().units_of_layer["b"].tolist() == [2, 3, -1]
+    assert groups().units_of_layer["conv_a"].tolist() == [0, 1]
+    assert "nope" not in groups().units_of_layer
 
 
 def test_each_unit_knows_its_layers_keys_first_then_producers():

@@ -108,7 +108,7 @@ def test_a_ticket_of_a_configuration_that_was_forced_out_is_not_reported(tiny_se
     with (
         monkeypatch.context() as patch
     ):  # Both tickets are written, then the search is killed before its first epoch ends.
-        patch.setattr("earlybird.methods.early_bird.save_scores", lambda *a: (_ for _ in ()).throw(Killed()))
+        patch.setattr("earlybird.methods.hooks.SearchHooks.save_scores", lambda *a: (_ for _ in ()).throw(Killed()))
         with pytest.raises(Killed):
             seek(tiny_settings(epsilon=1.0, window=1), [0.3, 0.5], tmp_path / "search")
     assert len(list((tmp_path / "search").glob("ticket-*"))) == 2
@@ -153,7 +153,7 @@ def test_a_search_goes_on_only_for_the_tickets_it_was_begun_for(tiny_settings, t
 def test_momentum_and_rewind_files_of_a_forced_out_search_are_gone(tiny_settings, tmp_path: Path, monkeypatch):
     old = tiny_settings(epsilon=1.0, window=1, weights="rewind", rewind_epoch=1, clock="epochs")
     with monkeypatch.context() as patch:
-        patch.setattr("earlybird.methods.early_bird.save_scores", lambda *a: (_ for _ in ()).throw(Killed()))
+        patch.setattr("earlybird.methods.hooks.SearchHooks.save_scores", lambda *a: (_ for _ in ()).throw(Killed()))
         with pytest.raises(Killed):
             seek(old, [0.5], tmp_path / "search")
     left = {path.name for path in (tmp_path / "search").glob("*.safetensors")}

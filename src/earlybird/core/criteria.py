@@ -7,7 +7,7 @@ be read.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -41,20 +41,13 @@ def bn_scale(model: nn.Module) -> dict[str, Tensor]:
 
 def filter_l1(model: nn.Module) -> dict[str, Tensor]:
     """Sum of |weight| per output filter of every conv and linear, float32 `[out channels]` (Li et al. 2017)."""
-    return {
-        name: per_filter(module, module.weight.detach().abs().float())
-        for name, module in model.named_modules()
-        if isinstance(module, WEIGHTED)
-    }
+    return {name: per_filter(module, w.detach().abs().float()) for name, module, w in weighted_layers(model)}
 
 
 def filter_l2(model: nn.Module) -> dict[str, Tensor]:
     """Euclidean norm of each output filter of every conv and linear, float32 `[out channels]` (He et al. 2018)."""
-    return {
-        name: per_filter(module, module.weight.detach().float().square()).sqrt()
-        for name, module in model.named_modules()
-        if isinstance(module, WEIGHTED)
-    }
+    squares = {name: per_filter(module, w.detach().float().square()) for name, module, w in weighted_layers(model)}
+    return {name: square.sqrt() for name, square in squares.items()}
 
 
 def taylor(model: nn.Module) -> dict[str, Tensor]:
@@ -66,17 +59,21 @@ def taylor(model: nn.Module) -> dict[str, Tensor]:
         MaskError: a layer has no gradient.
     """
     scores = {}
-    for name, module in model.named_modules():
-        if not isinstance(module, WEIGHTED):
-            continue
-        if module.weight.grad is None:
+    for name, module, weight in weighted_layers(model):
+        if weight.grad is None:
             raise MaskError(
                 f"criterion 'taylor' found no gradient at {name!r}; call it after backward() and before zero_grad()"
             )
         # Multiplied in float32: a product of two half-precision numbers vanishes too early.
-        product = module.weight.detach().float() * module.weight.grad.detach().float()
-        scores[name] = per_filter(module, product).square()
+        scores[name] = per_filter(module, weight.detach().float() * weight.grad.detach().float()).square()
     return scores
+
+
+def weighted_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module, Tensor]]:
+    """Path, module and weight of every conv and linear layer."""
+    for name, module in model.named_modules():
+        if isinstance(module, WEIGHTED):
+            yield name, module, module.weight
 
 
 def per_filter(module: nn.Module, values: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
@@ -84,12 +84,9 @@ def draw_mask_per_layer(
     """
     _check_arguments(prune_ratio, min_channels, round_to)
     ranking = rank_units(scores, scored_groups(scores, groups), tie_score)
-    rank = np.argsort(ranking.lowest_first)
-    keep = np.ones(rank.size, dtype=bool)
-    for block in ranking.groups.blocks:
-        lowest_first = block[np.argsort(rank[block])]
-        keep[lowest_first[: removed_count(block.size, prune_ratio, min_channels, round_to)]] = False
-    return ranking.groups.mask_of(torch.from_numpy(keep))
+    sizes = (block.size for block in ranking.groups.blocks)
+    counts = [size - removed_count(size, prune_ratio, min_channels, round_to) for size in sizes]
+    return ranking.groups.mask_of(torch.from_numpy(_highest_of_blocks(ranking, counts)))
 
 
 def removed_count(size: int, prune_ratio: float, min_channels: int = 1, round_to: int = 1) -> int:
@@ -100,8 +97,7 @@ def removed_count(size: int, prune_ratio: float, min_channels: int = 1, round_to
         (3, 7, 16)
     """
     # 0.7 * 10 is a bit below 7, which the floor must not see.
-    removed = min(math.floor(prune_ratio * size + 1e-9), max(0, size - min_channels))
-    return size - nearest_count(size - removed, size, round_to, min_channels) if round_to > 1 else removed
+    return size - nearest_count(size - math.floor(prune_ratio * size + 1e-9), size, round_to, min_channels)
 
 
 def draw_ranked(ranking: Ranking, prune_ratio: float, *, min_channels: int = 1, round_to: int = 1) -> ChannelMask:
@@ -141,12 +137,9 @@ def remove_lowest(ranking: Ranking, target: int, min_channels: int) -> np.ndarra
     """
     removed = np.zeros(ranking.lowest_first.size, dtype=bool)
     removed[ranking.lowest_first[:target]] = True
-    return removed if _all_floors_hold(ranking, removed, min_channels) else _one_by_one(ranking, target, min_channels)
-
-
-def _all_floors_hold(ranking: Ranking, removed: np.ndarray, min_channels: int) -> bool:
     left = ranking.groups.channels_left(~removed)
-    return bool(((left == ranking.groups.layer_widths) | (left >= min_channels)).all())
+    all_floors_hold = ((left == ranking.groups.layer_widths) | (left >= min_channels)).all()
+    return removed if all_floors_hold else _one_by_one(ranking, target, min_channels)
 
 
 def _one_by_one(ranking: Ranking, target: int, min_channels: int) -> np.ndarray:
@@ -174,13 +167,18 @@ def snap_widths(keep: np.ndarray, ranking: Ranking, *, round_to: int, min_channe
         keep: bool `[N]`, the units kept so far.
         min_channels: floor per layer; a block is never snapped below it.
     """
-    snapped = np.zeros_like(keep)
-    rank = np.argsort(ranking.lowest_first)
-    for block in ranking.groups.blocks:
-        count = nearest_count(int(keep[block].sum()), block.size, round_to, min_channels)
-        # The highest ranked stay: against the kept set this gives up or takes back the units nearest the threshold.
-        snapped[block[np.argsort(-rank[block])[:count]]] = True
-    return snapped
+    blocks = ranking.groups.blocks
+    counts = [nearest_count(int(keep[block].sum()), block.size, round_to, min_channels) for block in blocks]
+    # Against the kept set this gives up or takes back the units nearest the threshold.
+    return _highest_of_blocks(ranking, counts)
+
+
+def _highest_of_blocks(ranking: Ranking, counts: Sequence[int]) -> np.ndarray:
+    """Bool `[N]`: of each block the highest ranked, as many as its count."""
+    highest, rank = np.zeros(ranking.lowest_first.size, dtype=bool), np.argsort(ranking.lowest_first)
+    for block, count in zip(ranking.groups.blocks, counts, strict=True):
+        highest[block[np.argsort(-rank[block])[:count]]] = True
+    return highest
 
 
 def nearest_count(kept: int, size: int, round_to: int, min_channels: int = 1) -> int:
@@ -235,7 +233,7 @@ def scored_groups(scores: Mapping[str, Tensor], groups: ChannelGroups | None) ->
         raise MaskError("the criterion scores no layer; give scores for at least one")
     if groups is None:
         return one_unit_per_channel({name: score.numel() for name, score in scores.items()})
-    if all(groups.units_of_layer(name) is None for name in scores):
+    if scores.keys().isdisjoint(groups.units_of_layer):
         raise MaskError(f"no scored layer belongs to the groups, not even {next(iter(scores))!r}; score this network")
     return restrict_to_scored(groups, scores)
 
@@ -294,7 +292,7 @@ def _finite(scores: Mapping[str, Tensor]) -> np.ndarray:
 
 
 def _units(groups: ChannelGroups, name: str, channels: int) -> np.ndarray:
-    units = groups.units_of_layer(name)
+    units = groups.units_of_layer.get(name)
     if units is None:
         return np.full(channels, -1)
     if units.numel() != channels:

@@ -75,13 +75,13 @@ class ChannelGroups:
     @cached_property
     def layer_widths(self) -> np.ndarray:
         """Int64 `[layers]`: channels of each mask key, then of each producer."""
-        return np.array([units.numel() for units in self._units_of_layers()], dtype=np.int64)
+        return np.array([units.numel() for units in self.units_of_layer.values()], dtype=np.int64)
 
     @cached_property
     def memberships(self) -> tuple[np.ndarray, np.ndarray]:
         """Int64 `[m]` twice: for each channel that may go its unit and its layer, numbered as in `layer_widths`."""
         empty = np.zeros(0, dtype=np.int64)
-        units = np.concatenate([empty, *(units.numpy() for units in self._units_of_layers())])
+        units = np.concatenate([empty, *(units.numpy() for units in self.units_of_layer.values())])
         layers = np.repeat(np.arange(self.layer_widths.size), self.layer_widths)
         return units[units >= 0], layers[units >= 0]
 
@@ -122,9 +122,10 @@ class ChannelGroups:
             sha.update(self.unit_of[name].numpy().tobytes())
         return sha.hexdigest()
 
-    def units_of_layer(self, name: str) -> Tensor | None:
-        """Int64 `[channels]`: the units that a mask key, conv or linear belongs to; None for a layer not known here."""
-        return self.unit_of.get(name, self.producer_unit_of.get(name))
+    @cached_property
+    def units_of_layer(self) -> dict[str, Tensor]:
+        """Mask key, then each producer -> int64 `[channels]`: the units that it belongs to, or -1."""
+        return {**self.unit_of, **self.producer_unit_of}
 
     def keep_units(self, mask: ChannelMask) -> Tensor:
         """Bool `[num_units]`: the units that a mask keeps.
@@ -159,9 +160,6 @@ class ChannelGroups:
     def check(self, mask: ChannelMask) -> None:
         """Raise `MaskError` unless this mask can be cut from this network."""
         self.keep_units(mask)
-
-    def _units_of_layers(self) -> list[Tensor]:
-        return [*self.unit_of.values(), *self.producer_unit_of.values()]
 
     def _check_widths(self, mask: ChannelMask) -> None:
         widths, own = mask.widths(), self.widths()
@@ -235,10 +233,8 @@ def restrict_to_scored(groups: ChannelGroups, scored: Mapping[str, Tensor]) -> C
     neither the ratio nor the distance counts them.
     """
     reached = np.zeros(groups.num_units + 1, dtype=bool)
-    for name in scored:
-        units = groups.units_of_layer(name)
-        if units is not None:
-            reached[units.numpy()] = True
+    for name in scored.keys() & groups.units_of_layer.keys():
+        reached[groups.units_of_layer[name].numpy()] = True
     if bool(reached[:-1].all()):
         return groups
     reached[-1] = False  # What -1 points at.

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from earlybird.core.criteria import WEIGHTED
+from earlybird.core.criteria import weighted_layers
 from earlybird.core.mask import BoolTensors
 from earlybird.core.ticket import TensorFormat
 from earlybird.errors import MaskError, NonFiniteError, require
@@ -101,11 +101,11 @@ def prunable_weights(model: nn.Module) -> dict[str, nn.Parameter]:
     Raises:
         MaskError: the network has none, or one is no plain parameter: a reparametrisation holds it.
     """
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, WEIGHTED)}
-    for name, module in layers.items():
+    wanted = set()
+    for name, module, weight in weighted_layers(model):
         if module._parameters.get("weight") is None:
             raise MaskError(f"the weight of {name!r} is no plain parameter (a reparametrisation holds it)")
-    wanted = {id(module.weight) for module in layers.values()}
+        wanted.add(id(weight))
     found = {name: parameter for name, parameter in model.named_parameters() if id(parameter) in wanted}
     if not found:
         raise MaskError("the network has no convolution and no linear layer whose weights could be removed")

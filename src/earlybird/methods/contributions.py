@@ -36,10 +36,12 @@ def contributions(
     model = copied(model).eval()
     module = model.get_submodule(reader)
     sample = _sampled_conv if isinstance(module, nn.Conv2d) else _sampled_linear
-    rows: list[Tensor] = []
+    rows, reads_unit = list[Tensor](), place_of_input >= 0
 
     def look(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        rows.append(_by_unit(sample(module, inputs[0].float(), locations, rng), place_of_input))
+        parts = sample(module, inputs[0].float(), locations, rng)
+        total = parts.new_zeros(len(parts), int(place_of_input.max()) + 1)
+        rows.append(total.index_add_(1, place_of_input[reads_unit], parts[:, reads_unit]))
 
     module.register_forward_pre_hook(look)
     for x, _ in batches:
@@ -75,13 +77,6 @@ def _sampled_linear(module: nn.Module, x: Tensor, locations: int, rng: torch.Gen
     position = torch.randint(0, features.shape[1], (len(image),), generator=rng)
     output = torch.randint(0, module.out_features, (len(image),), generator=rng)
     return features[image, position].double() * module.weight.detach().cpu()[output].double()
-
-
-def _by_unit(parts: Tensor, place_of_input: Tensor) -> Tensor:
-    """Parts of inputs added up over the inputs of each unit."""
-    inputs = place_of_input >= 0
-    total = parts.new_zeros(len(parts), int(place_of_input.max()) + 1)
-    return total.index_add_(1, place_of_input[inputs], parts[:, inputs])
 
 
 def removed_greedily(

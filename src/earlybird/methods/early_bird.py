@@ -5,23 +5,20 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from earlybird.atomic import write_atomically
 from earlybird.core import CRITERION_NAMES, ChannelGroups, ChannelMask, Criterion, EarlyBird, Ticket, criteria
 from earlybird.core.drawing import draw_mask, realised_ratio, scored_groups
 from earlybird.cost.plan import MethodPlan, Schedule, Stage
-from earlybird.errors import ConfigError, EarlyBirdError, MaskError, SlimError, TicketError, require
+from earlybird.errors import ConfigError, EarlyBirdError, MaskError, SlimError, TicketError
 from earlybird.methods.hooks import SearchHooks, momentum_file
 from earlybird.methods.retrain import Retrain, cut, refuse_foreign_ticket, ticket_in
 from earlybird.methods.task import Candidate, Task
@@ -30,7 +27,7 @@ from earlybird.slimming import channel_groups
 from earlybird.training.loop import fit
 from earlybird.training.session import Session
 from earlybird.training.state import Span
-from earlybird.user_code import find_callable, is_code
+from earlybird.user_code import find_callable
 
 CRITERIA: dict[str, Criterion] = {name: getattr(criteria, name) for name in CRITERION_NAMES}
 _import_once = cache(find_callable)
@@ -139,7 +136,7 @@ def draw_tickets(
             path.unlink(missing_ok=True)
     span = Span("search", 0, session.total_steps if end_step is None else end_step)
     fit(session, model, span, task.cost(model), hooks=hooks, resume=resume)
-    save_scores(hooks, task.folder)
+    hooks.save_scores()
     return hooks, model
 
 
@@ -209,13 +206,6 @@ def raise_no_ticket(hooks: SearchHooks) -> NoReturn:
     )
 
 
-def save_scores(hooks: SearchHooks, folder: Path) -> None:
-    """Write `scales.npz`: per layer the scores `[draws, channels]`, and `steps` `[draws]`."""
-    buffer = io.BytesIO()
-    np.savez(buffer, steps=np.asarray(hooks.draw_steps), **hooks.scores_by_layer())  # type: ignore[arg-type]
-    write_atomically(folder / "scales.npz", buffer.getvalue())
-
-
 def _shown(distances: Sequence[float]) -> str:
     return ", ".join(f"{d:.3f}" for d in distances) or "none"
 
@@ -228,8 +218,6 @@ def find_criterion(name: str) -> Criterion:
     """
     if name in CRITERIA:
         return CRITERIA[name]
-    expected = f"one of {', '.join(CRITERIA)}, pkg.mod:function or file.py:function"
-    require("method.criterion", name, is_code(name, "criterion"), expected)
     found: Criterion = _import_once(name, "criterion", ConfigError, other_forms=", ".join(CRITERIA))
     return found
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save
@@ -24,33 +26,29 @@ from earlybird.training.session import Session
 from earlybird.training.state import FitState, Hooks
 
 
+@dataclass(eq=False)
 class SearchHooks(Hooks):
     """Penalises, draws, and ends the phase when every ratio has its ticket.
 
-    Args:
+    Attributes:
         max_steps: no draws and no penalty after this many steps.
         folder: tickets are saved here the moment they are drawn; a kill loses none.
         requests: the tickets to leave; the detector watches all their ratios.
     """
 
-    def __init__(
-        self,
-        method: EarlyBirdTraining,
-        detector: EarlyBird,
-        clock: Clock,
-        max_steps: int,
-        folder: Path,
-        requests: Sequence[TicketRequest],
-    ) -> None:
-        self.method, self.detector, self.clock, self.max_steps, self.folder = method, detector, clock, max_steps, folder
-        self.requests = tuple(requests)
-        self.draw_steps: list[int] = []
-        self.saved: list[TicketRequest] = []
-        self._drawn: dict[TicketRequest, Ticket] = {}  # and not saved yet
-        self._scores: list[Tensor] = []
-        self._layer_widths: dict[str, int] = {}
-        # What the search itself takes beside the training, as (wall, CPU); it is in the phase's seconds already.
-        self.draw_seconds = (0.0, 0.0)
+    method: EarlyBirdTraining
+    detector: EarlyBird
+    clock: Clock
+    max_steps: int
+    folder: Path
+    requests: Sequence[TicketRequest]
+    draw_steps: list[int] = field(default_factory=list)
+    saved: list[TicketRequest] = field(default_factory=list)
+    # What the search itself takes beside the training, as (wall, CPU); it is in the phase's seconds already.
+    draw_seconds: tuple[float, float] = (0.0, 0.0)
+    _drawn: dict[TicketRequest, Ticket] = field(default_factory=dict)  # and not saved yet
+    _scores: list[Tensor] = field(default_factory=list)
+    _layer_widths: dict[str, int] = field(default_factory=dict)
 
     def at_start(self, state: FitState) -> bool:
         """Draw the tickets of draw 0, which see the initial weights."""
@@ -159,12 +157,12 @@ class SearchHooks(Hooks):
         self._scores = list(state["scores"])
         self._layer_widths = dict(state["layer_widths"])
 
-    def scores_by_layer(self) -> dict[str, Tensor]:
-        """Layer name -> float32 `[draws, channels]`, the scores at every draw."""
-        if not self._scores:
-            return {}
-        parts = torch.stack(self._scores).split(list(self._layer_widths.values()), dim=1)
-        return dict(zip(self._layer_widths, parts, strict=True))
+    def save_scores(self) -> None:
+        """Write `scales.npz`: per layer the scores `[draws, channels]`, float32, and `steps` `[draws]`."""
+        scores = torch.stack(self._scores).split([*self._layer_widths.values()], dim=1) if self._scores else ()
+        buffer = io.BytesIO()
+        np.savez(buffer, steps=np.asarray(self.draw_steps), **dict(zip(self._layer_widths, scores, strict=True)))
+        write_atomically(self.folder / "scales.npz", buffer.getvalue())
 
     def _draw(self, state: FitState) -> None:
         draws, fired = self.detector.draws, set(self.detector.fired)

@@ -14,9 +14,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
-from earlybird.copying import copied
+from earlybird.copying import copied, full_name
 from earlybird.core import draw_mask, keep_largest, prunable_weights
-from earlybird.core.criteria import WEIGHTED, per_filter
+from earlybird.core.criteria import per_filter, weighted_layers
 from earlybird.core.drawing import scored_groups
 from earlybird.cost import training_work
 from earlybird.cost.plan import MASKED, MethodPlan, Schedule, Stage
@@ -121,8 +121,5 @@ def _check_batches(method: Snip, most: int) -> None:
 
 def channel_sums(model: nn.Module, scores: dict[str, Tensor]) -> dict[str, Tensor]:
     """Scores of weights added up over each output channel: conv or linear name -> float32 `[out channels]`."""
-    return {
-        name: per_filter(module, scores[f"{name}.weight" if name else "weight"])
-        for name, module in model.named_modules()
-        if isinstance(module, WEIGHTED) and (f"{name}.weight" if name else "weight") in scores
-    }
+    layers = ((name, module, full_name(name, "weight")) for name, module, _ in weighted_layers(model))
+    return {name: per_filter(module, scores[weight]) for name, module, weight in layers if weight in scores}

@@ -82,10 +82,9 @@ def filter_mask(method: SoftFilterPruning, model: nn.Module, groups: ChannelGrou
 def zero_filters_(model: nn.Module, mask: ChannelMask, groups: ChannelGroups) -> None:
     """Set the filters (and biases) that make removed channels to zero, in place; norms are left alone."""
     keep = torch.cat([groups.keep_units(mask), torch.ones(1, dtype=torch.bool)])  # -1 reads the last: it stays
-    units: dict[str, Tensor] = {**groups.producer_unit_of, **groups.unit_of}
     for name, module in model.named_modules():
-        if name in units and not isinstance(module, nn.modules.batchnorm._NormBase):
-            zero_channels_(module, keep[units[name]])
+        if name in groups.units_of_layer and not isinstance(module, nn.modules.batchnorm._NormBase):
+            zero_channels_(module, keep[groups.units_of_layer[name]])
 
 
 class ZeroingHooks(Hooks):

@@ -168,8 +168,7 @@ def kept_count(width: int, prune_ratio: float, min_channels: int = 1, round_to: 
         (44, 1, 48)
     """
     # (1 - 0.9) * 10 is a bit below 1, which the floor must not see.
-    kept = max(min(min_channels, width), math.floor((1 - prune_ratio) * width + 1e-9))
-    return nearest_count(kept, width, round_to, min_channels)
+    return nearest_count(math.floor((1 - prune_ratio) * width + 1e-9), width, round_to, min_channels)
 
 
 def _removed_within_floors(
