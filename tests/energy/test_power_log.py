@@ -111,11 +111,10 @@ def test_a_span_that_is_no_stretch_of_time_is_refused(span):
         idle_watts(log_of([0, 1], [1, 1]), [span])
 
 
-def test_the_offset_moves_the_meters_clock():
-    log = log_of([0, 1, 2, 3], [10, 20, 30, 40])
-    moved = integrate(log, [(100, 101)], offset_seconds=100.0)
-    assert moved.joules == pytest.approx(15.0)
-    assert idle_watts(log, [(101, 104)], offset_seconds=100.0) == 10.0
+def test_the_offset_moves_the_meters_clock(write):
+    log = read_power_log(write("time,watts", "0,10", "1,20", "2,30", "3,40"), offset_seconds=100.0)
+    assert integrate(log, [(100, 101)]).joules == pytest.approx(15.0)
+    assert idle_watts(log, [(101, 104)]) == 10.0
 
 
 def test_idle_power_is_the_median_before_the_first_and_after_the_last_span():

@@ -70,13 +70,19 @@ class MeteredEnergy:
 
 
 def read_power_log(
-    path: str | Path, *, time_column: str | None = None, power_column: str | None = None, power_unit: str = "W"
+    path: str | Path,
+    *,
+    time_column: str | None = None,
+    power_column: str | None = None,
+    power_unit: str = "W",
+    offset_seconds: float = 0.0,
 ) -> PowerLog:
     """Read a meter's CSV, separated by comma, semicolon or tab.
 
     The header names both columns, exactly; without names a file of two columns is time, then power, with or without a
     header. Times are Unix seconds or ISO 8601 with an offset from UTC. Empty cells and "n/a" are gaps. Samples with
-    equal times (a meter faster than its clock's print) become their mean.
+    equal times (a meter faster than its clock's print) become their mean. `offset_seconds` is added to the times, where
+    the meter's clock is behind.
 
     Raises:
         ConfigError: a unit other than W, kW and mW.
@@ -102,45 +108,47 @@ def read_power_log(
         raise DataError(f"power log {path} is not a CSV file in UTF-8: {error}; export it as such") from error
     time_at, power_at = (f"{place + 1} ({first[place]!r})" if is_header else f"{place + 1}" for place in places)
     columns = f"time in column {time_at}, power in column {power_at}, in {power_unit}"
-    return _mean_of_equal_times(times, watts * WATTS_PER_UNIT[power_unit], columns)
+    return _mean_of_equal_times(times + offset_seconds, watts * WATTS_PER_UNIT[power_unit], columns)
 
 
-def integrate(
-    log: PowerLog, spans: Sequence[Span], *, max_gap_seconds: float | None = None, offset_seconds: float = 0.0
-) -> MeteredEnergy:
+def integrate(log: PowerLog, spans: Sequence[Span], *, max_gap_seconds: float | None = None) -> MeteredEnergy:
     """Energy over the union of the spans, by the trapezoid rule between samples.
 
     spans: (start, end) in Unix seconds; spans that overlap are merged, so that nothing is counted twice. Power at the
     edge of a span is interpolated. Samples further apart than `max_gap_seconds` (by default 5 times the median
     interval, at least 2 s), and the neighbourhood of a sample without a reading, are gaps.
-    offset_seconds: added to the log's times, where the meter's clock is behind.
 
     Raises:
         ConfigError: a span that is not finite or ends before it begins; a maximal gap that is not positive.
     """
-    edges, times = _union(spans), log.times + offset_seconds
-    known = _known_intervals(times, log.watts, max_gap_seconds)
-    span_seconds = float((edges[:, 1] - edges[:, 0]).sum())
-    covered, joules = _covered(times, log.watts, known, edges)
+    edges = _union(spans)
+    known = np.concatenate([[False], _known_intervals(log, max_gap_seconds), [False]])  # and before and after them
+    # Between two neighbours of the grid there is neither a sample nor an edge.
+    grid = np.union1d(log.times, edges)
+    inside = np.searchsorted(edges.ravel(), grid[:-1], side="right") % 2 == 1
+    known = known[np.searchsorted(log.times, grid[:-1], side="right")]
+    steps = np.where(inside & known, np.diff(grid), 0.0)
+    power = np.interp(grid, log.times, np.nan_to_num(log.watts)) if len(log.times) else np.zeros(len(grid))
+    covered, span_seconds = float(steps.sum()), float(np.diff(edges).sum())
+    turns = grid[np.flatnonzero(np.diff(np.concatenate([[False], inside & ~known, [False]])))].tolist()
     return MeteredEnergy(
-        joules=joules if covered > 0 else None,
+        joules=float((steps * (power[:-1] + power[1:])).sum() / 2) if covered > 0 else None,
         covered_seconds=covered,
         span_seconds=span_seconds,
         coverage=min(1.0, covered / span_seconds) if span_seconds else 0.0,
-        gaps=_gaps(times, known, edges),
+        gaps=tuple(zip(turns[::2], turns[1::2], strict=True)),
     )
 
 
-def idle_watts(log: PowerLog, spans: Sequence[Span], *, offset_seconds: float = 0.0) -> float | None:
+def idle_watts(log: PowerLog, spans: Sequence[Span]) -> float | None:
     """Median power before the first span and after the last one; None where the log holds none.
 
     Raises:
         ConfigError: a span that is not finite or ends before it begins.
     """
-    edges, times = _union(spans), log.times + offset_seconds
-    quiet = ~np.isnan(log.watts)
+    edges, quiet = _union(spans), ~np.isnan(log.watts)
     if len(edges):
-        quiet &= (times < edges[0, 0]) | (times > edges[-1, 1])
+        quiet &= (log.times < edges[0, 0]) | (log.times > edges[-1, 1])
     return float(np.median(log.watts[quiet])) if quiet.any() else None
 
 
@@ -157,46 +165,15 @@ def _union(spans: Sequence[Span]) -> Floats:
     return np.array(merged, dtype=np.float64).reshape(-1, 2)
 
 
-def _known_intervals(times: Floats, watts: Floats, max_gap_seconds: float | None) -> npt.NDArray[np.bool_]:
+def _known_intervals(log: PowerLog, max_gap_seconds: float | None) -> npt.NDArray[np.bool_]:
     """True if power is known between a sample and the next one, shape [samples - 1]."""
-    intervals = np.diff(times)
+    intervals = np.diff(log.times)
     if max_gap_seconds is None:
         max_gap_seconds = max(2.0, 5.0 * float(np.median(intervals))) if len(intervals) else 2.0
     if not max_gap_seconds > 0:
         raise ConfigError(f"max_gap_seconds (--max-gap) is {max_gap_seconds}; give a positive number of seconds")
-    blank = np.isnan(watts)
+    blank = np.isnan(log.watts)
     return (intervals <= max_gap_seconds) & ~blank[:-1] & ~blank[1:]
-
-
-def _covered(times: Floats, watts: Floats, known: npt.NDArray[np.bool_], edges: Floats) -> tuple[float, float]:
-    """Known seconds within the spans, and the joules over them."""
-    if not len(known):
-        return 0.0, 0.0
-    steps, power = np.where(known, np.diff(times), 0.0), np.nan_to_num(watts)
-    seconds = np.concatenate([[0.0], np.cumsum(steps)])
-    joules = np.concatenate([[0.0], np.cumsum(steps * (power[:-1] + power[1:]) / 2)])
-    slopes = np.diff(power) / np.diff(times)
-    # The interval that each edge lies in, and the known seconds of it up to the edge.
-    inside = np.clip(edges, times[0], times[-1])
-    left = np.clip(np.searchsorted(times, inside, side="right") - 1, 0, len(known) - 1)
-    part = np.where(known[left], inside - times[left], 0.0)
-    until = seconds[left] + part, joules[left] + part * (power[left] + slopes[left] * part / 2)
-    return float(np.diff(until[0]).sum()), float(np.diff(until[1]).sum())
-
-
-def _gaps(times: Floats, known: npt.NDArray[np.bool_], edges: Floats) -> tuple[Span, ...]:
-    """The parts of the spans where power is not known; intervals that touch are one gap."""
-    bounds = np.concatenate([[-np.inf], times, [np.inf]])
-    unknown = np.ones(len(times) + 1, dtype=bool)  # before the first sample, between them, after the last
-    unknown[1:-1] = ~known
-    turns = np.flatnonzero(np.diff(np.concatenate([[False], unknown, [False]]).astype(np.int8)))
-    starts, ends = bounds[turns[::2]], bounds[turns[1::2]]
-    found = []
-    for start, end in edges.tolist():
-        first, last = np.searchsorted(ends, start, side="right"), np.searchsorted(starts, end, side="left")
-        clipped = zip(np.maximum(starts[first:last], start), np.minimum(ends[first:last], end), strict=True)
-        found += [(float(left), float(right)) for left, right in clipped if left < right]
-    return tuple(found)
 
 
 def _places(path: Path, first: list[str], time_column: str | None, power_column: str | None) -> tuple[int, int]:
@@ -278,8 +255,7 @@ def _power(cell: str) -> float:
 
 def _mean_of_equal_times(times: Floats, watts: Floats, columns: str) -> PowerLog:
     """One sample per time, the mean of its readings; NaN where it has none."""
-    first = np.flatnonzero(np.concatenate([[True], np.diff(times) > 0]))
-    read = ~np.isnan(watts)
-    count = np.add.reduceat(read.astype(np.float64), first)
-    total = np.add.reduceat(np.where(read, watts, 0.0), first)
-    return PowerLog(times[first], np.where(count > 0, total / np.maximum(count, 1.0), np.nan), columns)
+    moments, first = np.unique(times, return_index=True)
+    count = np.add.reduceat((~np.isnan(watts)).astype(np.float64), first)
+    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN.
+        return PowerLog(moments, np.add.reduceat(np.nan_to_num(watts), first) / count, columns)

@@ -118,7 +118,7 @@ def import_power_log(folder: Path, reading: MeterReading) -> dict[str, Any]:
     record = record_of(folder)
     phases_of_run = _phases(record, folder)
     columns = {"time_column": reading.time_column, "power_column": reading.power_column}
-    log = read_power_log(reading.path, **columns, power_unit=reading.power_unit)
+    log = read_power_log(reading.path, **columns, power_unit=reading.power_unit, offset_seconds=reading.offset_seconds)
     phases = {name: _integrated(log, [phase], reading) for name, phase in phases_of_run.items()}
     total = _integrated(log, list(phases_of_run.values()), reading)
     everything = [span for phase in phases_of_run.values() for span in phase.spans]
@@ -129,7 +129,7 @@ def import_power_log(folder: Path, reading: MeterReading) -> dict[str, Any]:
         "method": EXTERNAL_METER,
         "device": reading.device,
         "coverage": total.coverage,
-        "idle_watts": idle_watts(log, everything, offset_seconds=reading.offset_seconds),
+        "idle_watts": idle_watts(log, everything),
         "phases": {name: {"joules": part.joules, "coverage": part.coverage} for name, part in phases.items()},
         "gaps": [list(gap) for gap in total.gaps],
         "log": {
@@ -168,15 +168,15 @@ def _phases(record: Mapping[str, Any], folder: Path) -> dict[str, PhaseCost]:
 def _integrated(log: PowerLog, phases: Sequence[PhaseCost], reading: MeterReading) -> MeteredEnergy:
     """Joules of some phases; coverage is of all their seconds, also of a part that does not say when it ran."""
     spans = [span for phase in phases for span in phase.spans]
-    metered = integrate(log, spans, max_gap_seconds=reading.max_gap_seconds, offset_seconds=reading.offset_seconds)
+    metered = integrate(log, spans, max_gap_seconds=reading.max_gap_seconds)
     seconds = max(metered.span_seconds, sum(phase.wall_seconds for phase in phases))
     return replace(metered, coverage=min(1.0, metered.covered_seconds / seconds) if seconds else 0.0)
 
 
 def _no_overlap(reading: MeterReading, log: PowerLog, spans: list[tuple[float, float]]) -> str:
     first, last = min(start for start, _ in spans), max(end for _, end in spans)
-    begins, ends = float(log.times[0]) + reading.offset_seconds, float(log.times[-1]) + reading.offset_seconds
     return (
-        f"{reading.path} covers no moment of the run: it goes from {begins:.0f} to {ends:.0f} (Unix seconds), the run "
-        f"from {first:.0f} to {last:.0f}; give the log of that time, or --offset SECONDS where its clock differs"
+        f"{reading.path} covers no moment of the run: it goes from {log.times[0]:.0f} to {log.times[-1]:.0f} (Unix "
+        f"seconds), the run from {first:.0f} to {last:.0f}; give the log of that time, or --offset SECONDS where its "
+        "clock differs"
     )
