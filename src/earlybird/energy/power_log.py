@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -100,7 +100,7 @@ def read_power_log(
             rows = csv.reader(file, delimiter=next((sign for sign in ";\t" if sign in line), ","))
             first = [cell.strip() for cell in next((row for row in rows if row), [])]
             places = _places(path, first, time_column, power_column)
-            is_header = time_column is not None or not any(map(_is_value, first))
+            is_header = time_column is not None or all(_moment(cell) is None for cell in first)
             times, watts = _samples(path, rows, [] if is_header else [first], places)
     except OSError as error:
         raise DataError(f"power log {path} cannot be read: {error.strerror}; give the meter's CSV file") from error
@@ -193,12 +193,13 @@ def _places(path: Path, first: list[str], time_column: str | None, power_column:
     return first.index(time_column), first.index(power_column)
 
 
-def _is_value(cell: str) -> bool:
-    for read in (float, datetime.fromisoformat):
+def _moment(cell: str) -> float | datetime | None:
+    """Number or date in a cell, if it holds one."""
+    readers: tuple[Callable[[str], float | datetime], ...] = (float, datetime.fromisoformat)
+    for read in readers:
         with suppress(ValueError):
-            read(cell)
-            return True
-    return False
+            return read(cell)
+    return None
 
 
 def _samples(path: Path, rows: Any, before: Iterable[list[str]], places: tuple[int, int]) -> tuple[Floats, Floats]:
@@ -227,20 +228,17 @@ def _samples(path: Path, rows: Any, before: Iterable[list[str]], places: tuple[i
 
 def _seconds(cell: str) -> tuple[float, str]:
     """Unix seconds, and how they were written."""
-    try:
-        time = float(cell)
-    except ValueError:
-        try:
-            moment = datetime.fromisoformat(cell)
-        except ValueError as error:
-            raise ValueError(f"time {cell!r} is neither Unix seconds nor ISO 8601; write one of them") from error
+    moment = _moment(cell)
+    if moment is None:
+        raise ValueError(f"time {cell!r} is neither Unix seconds nor ISO 8601; write one of them")
+    if isinstance(moment, datetime):
         if moment.tzinfo is None:  # local time of which machine, and summer or winter?
             cure = "append it, as in 2020-05-01T12:00:00+02:00, or write Unix seconds"
-            raise ValueError(f"time {cell!r} has no offset from UTC; {cure}") from None
+            raise ValueError(f"time {cell!r} has no offset from UTC; {cure}")
         return moment.timestamp(), "ISO 8601"
-    if not abs(time) < FARTHEST_TIME:
+    if not abs(moment) < FARTHEST_TIME:
         raise ValueError(f"time {cell!r} is not in Unix seconds; milliseconds are divided by 1000")
-    return time, "seconds"
+    return moment, "seconds"
 
 
 def _power(cell: str) -> float:
