@@ -21,8 +21,8 @@ CPU = Compute(torch.device("cpu"))
 
 def measured() -> Calibration:
     return Calibration(
-        steps={"dense": Seconds(2.0, 1.0, 30.0), "slim": Seconds(1.0, 0.5, 10.0)},
-        tested_images={"dense": Seconds(0.02, 0.01, 0.2), "slim": Seconds(0.01, 0.005, 0.1)},
+        step={"dense": Seconds(2.0, 1.0, 30.0), "slim": Seconds(1.0, 0.5, 10.0)},
+        tested_image={"dense": Seconds(0.02, 0.01, 0.2), "slim": Seconds(0.01, 0.005, 0.1)},
         measured_steps=30,
         device="cpu",
         machine={},
@@ -76,10 +76,10 @@ def test_each_network_has_the_seconds_of_its_steps_and_the_originals_are_left_al
     settings, bundle = TrainingSettings(batch_size=32), noise_bundle((3, 32, 32), 10, 64)
     found = calibrate(nets, bundle, settings, CPU, augment="crop_flip", steps=10)
     assert found.measured_steps == 10
-    assert found.steps == {"dense": Seconds(cpu=2.0, wall=4.0), "slim": Seconds(cpu=0.5, wall=1.0)}
+    assert found.step == {"dense": Seconds(cpu=2.0, wall=4.0), "slim": Seconds(cpu=0.5, wall=1.0)}
     # 1000 images in two batches.
-    assert found.tested_images["dense"].wall == pytest.approx(2 * 4 / 1000)
-    assert found.tested_images["slim"].cpu == pytest.approx(2 * 0.5 / 1000)
+    assert found.tested_image["dense"].wall == pytest.approx(2 * 4 / 1000)
+    assert found.tested_image["slim"].cpu == pytest.approx(2 * 0.5 / 1000)
     assert "not measured" in found.energy_method
     assert all(torch.equal(tensor, before[name]) for name, tensor in nets["dense"].state_dict().items())
 
@@ -100,8 +100,8 @@ class FakeCounter:
 def test_joules_of_a_round_are_shared_among_its_steps():
     settings, bundle = TrainingSettings(batch_size=8), noise_bundle((3, 32, 32), 10, 16)
     found = calibrate(networks(), bundle, settings, CPU, augment="none", steps=10, counter=FakeCounter())
-    assert found.steps["dense"].joules == pytest.approx(12.0 / 2)  # five rounds of two steps
-    assert found.tested_images["slim"].joules == pytest.approx(12.0 / 1000)
+    assert found.step["dense"].joules == pytest.approx(12.0 / 2)  # five rounds of two steps
+    assert found.tested_image["slim"].joules == pytest.approx(12.0 / 1000)
 
 
 def test_too_few_steps_and_odd_images_are_refused():

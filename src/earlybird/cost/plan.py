@@ -199,29 +199,18 @@ class MethodPlan:
         return sum(work.macs for work in self.training(schedule).values())
 
 
-@dataclass(frozen=True)
-class PlannedCost:
-    """Price of a plan.
+def price(plan: MethodPlan, schedule: Schedule) -> tuple[Work, dict[str, Work]]:
+    """Work of a plan as executed, the final evaluation included, and the same by phase.
 
-    Attributes:
-        work: as executed, evaluation included; its `paper_flops` are what the paper charges.
-        phases: the same by phase.
+    The `paper_flops` of the whole are what the paper charges.
     """
-
-    work: Work
-    phases: Mapping[str, Work]
-
-
-def price(plan: MethodPlan, schedule: Schedule) -> PlannedCost:
-    """Work of a plan, the final evaluation included."""
     costs, data = plan.costs(schedule), schedule.data
     phases = plan.training(schedule)
     tested = (evaluation_work(costs[n], data.test_images, data.batches(data.test_images)) for n in plan.tested)
     phases["evaluate"] = sum(tested, Work())
     total = sum(phases.values(), Work())
     charged = sum((stage.work(costs[stage.network], data) for stage in plan.charged or plan.stages), Work())
-    work = Work(total.images, total.macs_by_width, charged.paper_flops, total.traffic_bytes)
-    return PlannedCost(work, phases)
+    return Work(total.images, total.macs_by_width, charged.paper_flops, total.traffic_bytes), phases
 
 
 def training_macs(cost: ModelCost, data: PlannedData, start_step: int, end_step: int) -> int:

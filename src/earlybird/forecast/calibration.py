@@ -65,30 +65,30 @@ class Calibration:
     """Measured seconds of a training step and of a tested image.
 
     Attributes:
-        steps: network -> one training step.
-        tested_images: network -> one image of an evaluation.
-        measured_steps: steps of each network behind the medians.
         device: where, with how many threads and at what precision, in words.
         machine: the same as a record has it.
+        measured_steps: steps of each network behind the medians.
         energy_method: the counter, or why no joules were measured.
+        step: network -> one training step.
+        tested_image: network -> one image of an evaluation.
     """
 
-    steps: Mapping[str, Seconds]
-    tested_images: Mapping[str, Seconds]
-    measured_steps: int
     device: str
     machine: Mapping[str, Any]
+    measured_steps: int
     energy_method: str
+    step: Mapping[str, Seconds]
+    tested_image: Mapping[str, Seconds]
 
     def predict(self, plan: MethodPlan, schedule: Schedule) -> Seconds:
         """Time of a plan: training and one evaluation; drawing, cutting and checkpoints are small and left out."""
         data = schedule.data
-        tests = (self._of(self.tested_images, plan, schedule, network) for network in plan.tested)
+        tests = (self._of(self.tested_image, plan, schedule, network) for network in plan.tested)
         total = sum((image.times(data.test_images) for image in tests), Seconds(0.0, 0.0, 0.0))
         for stage in plan.stages:
             evaluated = stage.validations(data) * data.val_images + stage.scored_images
-            total += self._of(self.steps, plan, schedule, stage.network).times(stage.steps)
-            total += self._of(self.tested_images, plan, schedule, stage.network).times(evaluated)
+            total += self._of(self.step, plan, schedule, stage.network).times(stage.steps)
+            total += self._of(self.tested_image, plan, schedule, stage.network).times(evaluated)
         return total
 
     def _of(self, measured: Mapping[str, Seconds], plan: MethodPlan, schedule: Schedule, network: str) -> Seconds:
@@ -142,12 +142,12 @@ def calibrate(
                 measured[name] += _training_steps(session, model, each, counter)
                 tested[name].append(_evaluation(model, test, compute, counter))
     return Calibration(
-        steps={name: _median(pieces) for name, pieces in measured.items()},
-        tested_images={name: _median(pieces) for name, pieces in tested.items()},
-        measured_steps=each * ROUNDS,
         device=f"{compute.device}, {torch.get_num_threads()} threads, {compute.precision}",
         machine=device_facts(compute.device),
+        measured_steps=each * ROUNDS,
         energy_method=counter.method,
+        step={name: _median(pieces) for name, pieces in measured.items()},
+        tested_image={name: _median(pieces) for name, pieces in tested.items()},
     )
 
 

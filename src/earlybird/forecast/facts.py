@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, get_type_hints
 
 import torch
 
 from earlybird.core import STOP_RULES
 from earlybird.cost import ModelCost, Work, bit_operations
-from earlybird.cost.plan import MethodPlan, PlannedCost, Schedule, price
+from earlybird.cost.plan import MethodPlan, Schedule, price
 from earlybird.energy import estimated_joules, unit_energies
 from earlybird.errors import MethodError, require
 from earlybird.forecast.calibration import Calibration, Seconds
 from earlybird.forecast.run import Networks, Scenario, cost_of
 from earlybird.grids.grid import parse_method
 from earlybird.methods.pipeline import check_network, plan_method
-from earlybird.settings.catalog import (
-    Dense,
-    DenseShorter,
-    ScratchLonger,
-    Uniform,
-    method_class,
-    method_label,
-    preset_settings,
-)
+from earlybird.settings import catalog
 from earlybird.settings.fields import fits
 from earlybird.settings.method import Clock, EarlyBirdTraining, Method
 from earlybird.settings.run import RunConfig
@@ -71,12 +63,12 @@ def planned_methods(
     found: dict[str, Method] = {}
     for text in names or PAPER_METHODS:
         name, own = parse_method(text)
-        hints = get_type_hints(method_class(name))
+        hints = get_type_hints(catalog.method_class(name))
         fitting = {key: value for key, value in shared.items() if key in hints and fits(value, hints[key])}
-        settings = {**fitting, **preset_settings(name), **own, "name": name}
+        settings = {**fitting, **catalog.preset_settings(name), **own, "name": name}
         found[text] = RunConfig.from_dict({"method": settings}).method
     if record is not None and not is_code(record["config"]["method"]["name"], "method"):
-        label = method_label(record["config"]["method"])
+        label = catalog.method_label(record["config"]["method"])
         if label in found or not names:
             found[label] = RunConfig.from_dict({"method": dict(record["config"]["method"])}).method
     return found
@@ -94,11 +86,8 @@ def forecast_facts(
     Where widths or e are not known a method has several costs, one for each end of what may come.
 
     Args:
-        scenario: what is planned.
-        networks: its dense and slim networks.
         methods: by name, see `planned_methods`.
         calibration: measured steps, of a scenario with known widths.
-        prices: watts and price of the machine.
 
     Raises:
         MethodError: none of the methods can handle the network.
@@ -108,8 +97,9 @@ def forecast_facts(
     schedules = _schedules(scenario, networks, dense, slim)
     plans, left_out = _plans(methods, schedules, scenario)
     any_schedule = next(iter(schedules.values()))
-    base = price(plan_method(Dense(), any_schedule), any_schedule).work
+    base, _ = price(plan_method(catalog.Dense(), any_schedule), any_schedule)
     prices = prices or Prices()
+    watts = None if calibration is None or calibration.step["dense"].joules is not None else prices.watts
     return _scenario_facts(scenario) | {
         "dense": _network(dense, dense),
         "slim": {
@@ -130,14 +120,29 @@ def forecast_facts(
         "traffic_reason": next((cost.traffic_reason for cost in (dense, *slim.values()) if cost.traffic_reason), None),
         "equal_cost": _equal_cost(schedules),
         "energy": {"estimate": unit_energies().source, "table": unit_energies().name},
-        "calibration": None if calibration is None else _calibrated(calibration, prices),
+        "calibration": None if calibration is None else {"watts": watts, **asdict(calibration)},
     }
 
 
 def _case(
     plan: MethodPlan, schedule: Schedule, base: Work, calibration: Calibration | None, prices: Prices
 ) -> dict[str, Any]:
-    facts = _stages(plan, schedule) | _costs(price(plan, schedule), base)
+    work, phases = price(plan, schedule)
+    joules, dense_joules = (estimated_joules(part.macs_by_width, part.traffic_bytes) for part in (work, base))
+    paper = work.paper_flops if work.paper_flops is not None else float("nan")
+    facts = {
+        "epochs": _epochs(plan, schedule),
+        "macs": work.macs,
+        "macs_ratio": work.macs / base.macs,
+        "macs_by_width": dict(work.macs_by_width),
+        "bit_operations": bit_operations(work.macs_by_width),
+        "paper_flops": work.paper_flops,
+        "paper_ratio": paper / base.paper_flops if base.paper_flops else None,
+        "traffic_bytes": work.traffic_bytes,
+        "estimated_joules": joules,
+        "estimated_ratio": joules / dense_joules if joules is not None and dense_joules else None,
+        "macs_by_phase": {name: part.macs for name, part in phases.items()},
+    }
     return facts | (_measured(calibration.predict(plan, schedule), prices) if calibration else {})
 
 
@@ -223,34 +228,12 @@ def _network(cost: ModelCost, dense: ModelCost) -> dict[str, Any]:
     }
 
 
-def _stages(plan: MethodPlan, schedule: Schedule) -> dict[str, Any]:
+def _epochs(plan: MethodPlan, schedule: Schedule) -> dict[str, float]:
     """Epochs on each network."""
     epochs = {"dense": 0.0, "slim": 0.0}
     for stage in plan.stages:
         epochs[stage.network] = epochs.get(stage.network, 0.0) + stage.steps / schedule.data.steps_per_epoch
-    return {"epochs": epochs}
-
-
-def _costs(priced: PlannedCost, base: Work) -> dict[str, Any]:
-    work = priced.work
-    joules, dense_joules = _joules(work), _joules(base)
-    paper = work.paper_flops if work.paper_flops is not None else float("nan")
-    return {
-        "macs": work.macs,
-        "macs_ratio": work.macs / base.macs,
-        "macs_by_width": dict(work.macs_by_width),
-        "bit_operations": bit_operations(work.macs_by_width),
-        "paper_flops": work.paper_flops,
-        "paper_ratio": paper / base.paper_flops if base.paper_flops else None,
-        "traffic_bytes": work.traffic_bytes,
-        "estimated_joules": joules,
-        "estimated_ratio": joules / dense_joules if joules is not None and dense_joules else None,
-        "macs_by_phase": {name: part.macs for name, part in priced.phases.items()},
-    }
-
-
-def _joules(work: Work) -> float | None:
-    return estimated_joules(work.macs_by_width, work.traffic_bytes)
+    return epochs
 
 
 def _measured(seconds: Seconds, prices: Prices) -> dict[str, Any]:
@@ -270,21 +253,11 @@ def _equal_cost(schedules: Mapping[str, Schedule]) -> dict[str, float] | None:
     if "planned" not in schedules:
         return None
     schedule = schedules["planned"]
-    plans = {method.name: plan_method(method, schedule) for method in (DenseShorter(), Uniform(), ScratchLonger())}
-    return {name: sum(_stages(plan, schedule)["epochs"].values()) for name, plan in plans.items()}
-
-
-def _calibrated(calibration: Calibration, prices: Prices) -> dict[str, Any]:
-    measures_energy = calibration.steps["dense"].joules is not None
-    return {
-        "watts": None if measures_energy else prices.watts,
-        "device": calibration.device,
-        "machine": dict(calibration.machine),
-        "measured_steps": calibration.measured_steps,
-        "energy_method": calibration.energy_method,
-        "step": {name: vars(seconds) for name, seconds in calibration.steps.items()},
-        "tested_image": {name: vars(seconds) for name, seconds in calibration.tested_images.items()},
+    plans = {
+        method.name: plan_method(method, schedule)
+        for method in (catalog.DenseShorter(), catalog.Uniform(), catalog.ScratchLonger())
     }
+    return {name: sum(_epochs(plan, schedule).values()) for name, plan in plans.items()}
 
 
 def check_against(record: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -292,7 +265,7 @@ def check_against(record: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[s
 
     Errors are (predicted - measured) / measured. `caution` says what differs between the run's machine and this one.
     """
-    method, total = method_label(record["config"]["method"]), record["cost"]["total"]
+    method, total = catalog.method_label(record["config"]["method"]), record["cost"]["total"]
     found: dict[str, Any] = {"run_id": record["run_id"], "method": method, "reason": None, "caution": None}
     if method not in facts["methods"]:
         return found | {"reason": "its method is not among those of the table"}
