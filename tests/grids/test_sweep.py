@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import time
@@ -218,7 +219,7 @@ def test_a_folder_of_something_else_is_refused(grid, tmp_path: Path):
 def test_code_that_only_the_folders_grid_names_is_not_run(grid, tmp_path: Path):
     evil = tmp_path / "evil.py"
     evil.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
-    plain = grid("dense").as_dict()
+    plain = dataclasses.asdict(grid("dense"))
     for change in ({"methods": [f"{evil}:Method"]}, {"methods": [f"early_bird:criterion={evil}:score"]}):
         plain["blocks"] = [{"methods": ["dense"], "ratios": [0.5], "seeds": [0], **change}]
         root = tmp_path / "cmp"

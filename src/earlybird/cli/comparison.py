@@ -15,7 +15,6 @@ from jsonargparse import Namespace
 
 from earlybird.atomic import write_atomically
 from earlybird.cli.main import keep_freed_memory, show_warning
-from earlybird.data import DataBundle
 from earlybird.errors import ConfigError, RunFolderError, require
 from earlybird.forecast.grid import forecast_grid
 from earlybird.grids import engines
@@ -27,7 +26,7 @@ from earlybird.report.comparison import data_label, model_label, scheduled_epoch
 from earlybird.report.forecast import grid_forecast_table
 from earlybird.report.grid import GridEntry, brief_tables, full_tables, means_table, results_by_ratio, runs_table
 from earlybird.report.table import to_csv, to_latex, to_markdown, to_terminal
-from earlybird.runs.folder import NetworkSpec, RunFolder
+from earlybird.runs.folder import RunFolder
 from earlybird.runs.record_file import RECORD_NAME, finished_record
 from earlybird.runs.run import network_and_data
 
@@ -72,17 +71,13 @@ def _opened(grid: Grid | None, parsed: Namespace) -> Sweep | None:
     sweeps.check_methods(grid, spec)
     grid = sweeps.with_precision(grid, spec, known.settings["training"]["precision"] if known else None)
     if parsed.dry_run:
-        _print_dry_run(Sweep(root, sweeps.grown(root, grid), token), spec, bundle, parsed.workers)
+        sweep = Sweep(root, sweeps.grown(root, grid), token)
+        if (forecast := forecast_grid(sweep, spec, bundle)) is None:
+            print(f"nothing is left to do in {root}: all {len(sweep.nodes)} runs and searches are done")
+        else:
+            to_terminal(grid_forecast_table(forecast, parsed.workers))
         return None
     return sweeps.open_sweep(root, grid, token)
-
-
-def _print_dry_run(sweep: Sweep, spec: NetworkSpec, bundle: DataBundle, workers: int) -> None:
-    forecast = forecast_grid(sweep, spec, bundle)
-    if forecast is None:
-        print(f"nothing is left to do in {sweep.root}: all {len(sweep.nodes)} runs and searches are done")
-    else:
-        to_terminal(grid_forecast_table(forecast, workers))
 
 
 def _run(sweep: Sweep, parsed: Namespace) -> None:
@@ -154,16 +149,14 @@ def _write_tables(sweep: Sweep, reference: str, entries: Sequence[GridEntry]) ->
 def grid_entries(sweep: Sweep) -> list[GridEntry]:
     """Runs that were asked for, each with its record or its error."""
     entries = []
-    for node in sorted(sweep.nodes, key=lambda node: asked_place(sweep.grid, node)):
-        if node.kind != "run" or not node.is_asked:
-            continue
-        state = sweep.state(node)
-        record, error = None, error_of(sweep.root, node)
-        if state == "done":
-            try:
-                record, error = finished_record(sweep.root / node.id), ""
-            except RunFolderError as unreadable:
-                error = str(unreadable)
+    asked = [node for node in sweep.nodes if node.is_asked]
+    for node in sorted(asked, key=lambda node: asked_place(sweep.grid, node)):
+        record = None
+        try:
+            record = finished_record(sweep.root / node.id)
+            error = "" if record else error_of(sweep.root, node)
+        except RunFolderError as unreadable:
+            error = str(unreadable)
         entries.append(
             GridEntry(node.label, node.prune_ratio, node.seed, node.equal_to is not None, node.id, record, error)
         )

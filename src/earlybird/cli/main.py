@@ -64,20 +64,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         name = signal.Signals(stopped.signal_number).name
         _complain(f"stopped by {name}; the state is saved, the same command goes on from it")
         raise
-    except EarlyBirdError as error:
-        if debug:
-            raise
-        _complain(str(error))
-        return 1 if isinstance(error, NonFiniteError) else 2
     except BrokenPipeError:
         # Whoever read our output has heard enough; the interpreter must not complain of it at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:
+    except (EarlyBirdError, OSError) as error:
         if debug:
             raise
-        _complain(f"{error.filename or 'the disk'}: {error.strerror or error}; mend it and give the same command again")
-        return 2
+        said = str(error)
+        if isinstance(error, OSError):
+            said = f"{error.filename or 'the disk'}: {error.strerror or error}"
+            said += "; mend it and give the same command again"
+        _complain(said)
+        return 1 if isinstance(error, NonFiniteError) else 2
 
 
 def usage() -> str:

@@ -39,6 +39,7 @@ DEFAULTS: dict[str, Any] = {
 }  # fmt: skip
 
 
+_WIDTHS = "uniform, a run folder or a ticket file; without it bracketed. A run's settings are the defaults"
 _COST_FLAGS: Flags = {
     "--paper": (str | None, None, f"recompute a table of the paper instead: {', '.join(PAPER)}"),
     "--picture": (str | None, None, "with --paper figure5: draw it into this file (.svg, .png)"),
@@ -46,14 +47,9 @@ _COST_FLAGS: Flags = {
     "--batch-size": (int | None, None, "images per optimizer step; default 128"),
     "--ratio": (float | None, None, "fraction of prunable channels to remove; default 0.5"),
     "--precision": (str | None, None, "fp32 (default) or bf16"),
-    "--widths": (
-        str | None, None,
-        "uniform, a run folder or a ticket file; without it bracketed. A run's settings are the defaults",
-    ),
+    "--widths": (str | None, None, _WIDTHS),
     "--ticket-epoch": (float | None, None, "e, when the ticket is drawn; without it bracketed"),
-    "--method": (
-        str | None, None, "only this method, or several, as in `compare`: dense,lottery_ticket:rounds=2",
-    ),
+    "--method": (str | None, None, "only this method, or several, as in `compare`: dense,lottery_ticket:rounds=2"),
     "--policy": (str | None, None, "residual policy: auto (default), inner, tie or select"),
     "--round-to": (int | None, None, "kept widths are multiples of this; default 8"),
     "--calibrate": ("store_true", False, "measure steps here; add seconds and kWh"),
@@ -62,7 +58,7 @@ _COST_FLAGS: Flags = {
     "--watts": (float | None, None, "power of the machine while it trains, for kWh"),
     "--price-per-hour": (float | None, None, "what an hour of the machine costs"),
     **JSON,
-}  # fmt: skip
+}
 _INSPECT_FLAGS: Flags = {
     "--ratio": (float, 0.5, "fraction of the prunable channels to remove"),
     "--policy": (str, "auto", "residual policy: auto, inner, tie or select"),

@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 import yaml
 
-from earlybird.cli.options import Flags, default_out, expand_short_flags, parse_run, value_of
+from earlybird.cli.options import SHORT_FLAGS, Flags, default_out, expand_short_flags, parse_run, value_of
 from earlybird.errors import ConfigError
 from earlybird.settings.catalog import method_class
 from earlybird.settings.method import EarlyBirdTraining, check_requests, requests_of
-from earlybird.settings.run import SECTIONS, refuse_unnamed_code
+from earlybird.settings.run import CODE_FLAGS, SECTIONS, refuse_unnamed_code
 
 _TRAIN = (
     "Train a network as an Early-Bird ticket, dense, or by any other method. Give the same command again after a kill: "
@@ -33,14 +33,6 @@ _RETRAIN = (
     "of the search that drew it (config.yaml beside the ticket); flags win over them."
 )
 _TICKET: Flags = {"--ticket": (str | None, None, "ticket file that `search` or `train` wrote")}
-
-# Short flag, section and key of each setting that may name code.
-_CODE = (
-    ("--model", "model", "name"),
-    ("--data", "data", "name"),
-    ("--method", "method", "name"),
-    ("--method.criterion", "method", "criterion"),
-)
 
 
 def train_command(argv: Sequence[str]) -> None:
@@ -121,7 +113,8 @@ def _settings_beside(path: Path, arguments: Sequence[str]) -> dict[str, Any]:
     plain = isinstance(content, dict) and set(content) <= known
     if not plain or not all(isinstance(v, dict) and not any("." in str(k) for k in v) for v in content.values()):
         raise ConfigError(f"{path} holds no settings of a run ({', '.join(SECTIONS)}); give --config with your own")
-    for short, section, key in _CODE:
-        found = str(content.get(section, {}).get(key) or "")
-        refuse_unnamed_code(short, found, [value_of(f"--{section}.{key}", arguments) or ""])
+    for flag in CODE_FLAGS:
+        long = SHORT_FLAGS.get(flag, flag)
+        section, _, key = long.removeprefix("--").partition(".")
+        refuse_unnamed_code(flag, str(content.get(section, {}).get(key) or ""), [value_of(long, arguments) or ""])
     return {name: content[name] for name in SECTIONS if name in content}

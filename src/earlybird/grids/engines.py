@@ -106,7 +106,7 @@ def run_on_ray(
     sweep: Sweep,
     settings: RaySettings,
     on_event: Callable[[RunNode, str], None],
-    before: Callable[[], Any] | None = None,
+    before: Callable[[], Any],
 ) -> None:
     """Execute all nodes as tasks, each after those it starts from; failures are written down, not raised.
 
@@ -180,10 +180,9 @@ def _state_of_task(ray: Any, task: Any, sweep: Sweep, node: RunNode, retries: in
         return "failed"
 
 
-def _do_node(root: str, token: str, node_id: str, before: Callable[[], Any] | None, *needs: str) -> str:
+def _do_node(root: str, token: str, node_id: str, before: Callable[[], Any], *needs: str) -> str:
     """Execute one node, or wait for the process that has it; Ray starts this once the tasks of `needs` have ended."""
-    if before is not None:
-        before()
+    before()
     sweep = Sweep(Path(root), read_grid(Path(root)), token)
     node = next(node for node in sweep.nodes if node.id == node_id)
     while sweep.state(node) == "open":

@@ -69,13 +69,9 @@ class Grid:
         """Methods as they were asked for, each once."""
         return list(dict.fromkeys(text for block in self.blocks for text in block.methods))
 
-    def as_dict(self) -> dict[str, Any]:
-        """The grid as JSON types."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))  # type: ignore[no-any-return]
-
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Grid:
-        """The grid that `as_dict` wrote."""
+        """The grid whose `dataclasses.asdict` went through JSON."""
         blocks = tuple(Block(tuple(b["methods"]), tuple(b["ratios"]), tuple(b["seeds"])) for b in plain["blocks"])
         return cls(plain["settings"], blocks, plain["method_settings"], tuple(plain["equal_cost"]))
 

@@ -206,8 +206,6 @@ def _macs_per_epoch(config: RunConfig, record: Mapping[str, Any]) -> float:
 def fail(root: Path, node: RunNode, token: str, error: Exception, **more: Any) -> None:
     """Write down why a node failed, and log that it did, with more facts for the log."""
     said = str(error) if isinstance(error, EarlyBirdError) else f"{type(error).__name__}: {error}"
-    path = _failure_file(root, node)
-    path.parent.mkdir(parents=True, exist_ok=True)
     failure = {
         "error": " ".join(said.split()),
         "kind": type(error).__name__,
@@ -215,7 +213,7 @@ def fail(root: Path, node: RunNode, token: str, error: Exception, **more: Any) -
         "token": token,
         "time": time.time(),
     }
-    write_atomically(path, json.dumps(failure, indent=1).encode())
+    write_atomically(_failure_file(root, node), json.dumps(failure, indent=1).encode())
     _log_event(root, node, "failed", **more)
 
 

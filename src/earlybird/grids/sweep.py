@@ -93,7 +93,7 @@ def open_sweep(root: Path, grid: Grid, token: str) -> Sweep:
     # Several calls may begin at once, each with more methods: none may overwrite what another has added.
     with file_lock(root / LOCKS_NAME / f"{GRID_NAME}.lock"):
         grid = grown(root, grid)
-        content, path = json.dumps(grid.as_dict(), indent=1).encode(), root / GRID_NAME
+        content, path = json.dumps(dataclasses.asdict(grid), indent=1).encode(), root / GRID_NAME
         if not path.is_file() or path.read_bytes() != content:
             write_atomically(path, content)
     return Sweep(root, grid, token)
