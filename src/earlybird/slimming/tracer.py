@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from torch.fx.proxy import TraceError
 from torch.utils import _pytree as pytree
 
-from earlybird.errors import SlimError
+from earlybird.errors import SlimError, first_line
 from earlybird.slimming.selection import SELECTING_NORMS, ScatterSyncBatchNorm
 
 _VALUE, _FROM_SHAPES = "earlybird_value", "earlybird_from_shapes"
@@ -295,9 +295,8 @@ class ShapePropagation(fx.Interpreter):
             result = super().run_node(n)
         except Exception as error:
             where = module_path(n) or type(self.module).__name__
-            first_line = str(error).split("\n", 1)[0]
             raise SlimError(
-                f"cannot run {n.op} {target_name(n)!r} in module {where!r} on the example input: {first_line}; "
+                f"cannot run {n.op} {target_name(n)!r} in module {where!r} on the example input: {first_line(error)}; "
                 "give an example_input of the network's own shape"
             ) from error
         # Shapes as they are now: an in-place operation may change them, and numbers would only take memory.

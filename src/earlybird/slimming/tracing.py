@@ -25,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from earlybird.copying import copied, empty_tensors, full_name, own_tensors
-from earlybird.errors import SlimError
+from earlybird.errors import SlimError, first_line
 from earlybird.slimming.tracer import ShapePropagation, Tracer, target_name
 
 ExampleInput = Tensor | tuple[Any, ...]
@@ -124,7 +124,7 @@ def _trace_mode(model: nn.Module, inputs: tuple[Any, ...], network: TracedNetwor
         except Exception as error:
             path = tracer.inside[-1] if tracer.inside else ""
             kind = type(model.get_submodule(path))
-            why = str(error).split("\n", 1)[0]
+            why = first_line(error)
             if not path or kind is type(model) or kind.__module__.startswith("torch.nn"):
                 raise SlimError(
                     f"cannot trace module {path or 'the network'!r} ({kind.__name__}): {why}; "
@@ -197,10 +197,9 @@ def _copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
     try:
         return copied(model, memo)
     except Exception as error:  # A weight that is itself a result of autograd; a lock or an open file.
-        why = str(error).split("\n", 1)[0]
         raise SlimError(
-            f"the network cannot be copied: {why}; remove what cannot (remove_weight_norm and its kin make plain "
-            "parameters of reparametrised weights)"
+            f"the network cannot be copied: {first_line(error)}; remove what cannot (remove_weight_norm and its kin "
+            "make plain parameters of reparametrised weights)"
         ) from error
 
 
