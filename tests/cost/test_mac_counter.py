@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from earlybird.cost import count_cost
-from earlybird.cost.mac_counter import MacCounter
+from earlybird.cost.operations import MacCounter
 
 
 class Mixed(nn.Module):

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from earlybird.cost import Traffic, count_cost_and_traffic, count_traffic
-from earlybird.cost.traffic import SGD_PASSES, _Bytes
+from earlybird.cost.network import SGD_PASSES
+from earlybird.cost.operations import Watch, moved_bytes
 from earlybird.errors import ModelError
 
 
@@ -32,22 +33,22 @@ def test_sgd_makes_the_passes_that_are_charged() -> None:
     optimizer = torch.optim.SGD([parameter], lr=0.1, momentum=0.9, weight_decay=1e-4, foreach=True)
     parameter.grad = torch.ones(1000)
     optimizer.step()
-    moved = _Bytes()
+    moved = Watch(moved_bytes)
     with moved:
         optimizer.step()
-    assert moved.total == SGD_PASSES * 4000
+    assert sum(moved.found) == SGD_PASSES * 4000
 
 
 def test_views_move_nothing_and_what_is_expanded_is_read_once() -> None:
-    moved = _Bytes()
+    moved = Watch(moved_bytes)
     x = torch.zeros(10)
     with moved:
         x.view(2, 5).t().unsqueeze(0).detach()
-    assert moved.total == 0
+    assert sum(moved.found) == 0
     with moved:
         x[:1].expand(5).clone()
     # The one float that is read lies in a storage of ten, of which five would fit; five are written.
-    assert moved.total == 20 + 20
+    assert sum(moved.found) == 20 + 20
 
 
 def test_autocast_halves_activations_and_adds_casts() -> None:
@@ -64,10 +65,10 @@ def test_frozen_networks_pay_no_optimizer() -> None:
 
 def test_the_line_through_two_batches_holds_for_a_third() -> None:
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 5)).eval()
-    moved, images = _Bytes(), torch.zeros(7, 3, 8, 8)
+    moved, images = Watch(moved_bytes), torch.zeros(7, 3, 8, 8)
     with torch.no_grad(), moved:
         net(images)
-    assert count_traffic(net, (3, 8, 8)).forward.of(7, 1) == moved.total
+    assert count_traffic(net, (3, 8, 8)).forward.of(7, 1) == sum(moved.found)
 
 
 class ReadsValues(nn.Module):

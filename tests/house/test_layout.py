@@ -247,7 +247,7 @@ def tree(tmp_path):
         ("core/mask.py", "from ..training.loop import fit", "core imports earlybird.training.loop"),
         ("core/mask.py", "from earlybird import runs", "core imports earlybird.runs"),
         ("models/__init__.py", "from ..data import load_data", "models imports earlybird.data"),
-        ("cost/flops.py", "import earlybird.models.cifar", "cost imports earlybird.models.cifar"),
+        ("cost/network.py", "import earlybird.models.cifar", "cost imports earlybird.models.cifar"),
         ("energy/estimate.py", "from earlybird.cost import Work", "energy imports earlybird.cost"),
         ("report/plots.py", "from earlybird.paper import claims", "report imports earlybird.paper"),
         ("runs/record.py", "from earlybird.report import plot_run", "runs imports earlybird.report"),

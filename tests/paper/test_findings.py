@@ -12,7 +12,7 @@ import pytest
 from torch import nn
 
 from earlybird.cost import count_cost
-from earlybird.cost.paper import FORWARDS_PER_TRAINING_STEP
+from earlybird.cost.ledger import FORWARDS_PER_TRAINING_STEP
 from earlybird.data.images import PUBLISHED
 from earlybird.models import build_model
 from earlybird.paper.claims import Setting, by_setting, find, findings, published

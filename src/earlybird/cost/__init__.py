@@ -1,9 +1,16 @@
-"""Cost of training: a network's operations (`flops`, `traffic`), the paper's convention (`paper`), a run's `ledger`."""
+"""Cost of training: of an operation, of one image in a network, of a plan, and of a run so far (`ledger`)."""
 
-from earlybird.cost.flops import ModelCost, count_cost, count_cost_and_traffic, layer_macs
 from earlybird.cost.ledger import PHASES, CostLedger, PhaseCost, Work, bit_operations, evaluation_work, training_work
 from earlybird.cost.meter import PhaseMeter
-from earlybird.cost.traffic import ModelTraffic, Traffic, count_traffic
+from earlybird.cost.network import (
+    ModelCost,
+    ModelTraffic,
+    Traffic,
+    count_cost,
+    count_cost_and_traffic,
+    count_traffic,
+    layer_macs,
+)  # fmt: skip
 
 __all__ = [
     "PHASES", "CostLedger", "ModelCost", "ModelTraffic", "PhaseCost", "PhaseMeter", "Traffic", "Work", "bit_operations",

@@ -14,8 +14,8 @@ from typing import Literal
 
 from torch import nn
 
-from earlybird.cost.flops import ModelCost
 from earlybird.cost.ledger import PHASES, Work, evaluation_work, training_work
+from earlybird.cost.network import ModelCost
 from earlybird.errors import ConfigError, require
 
 # Noted in plans of methods that mask single weights.

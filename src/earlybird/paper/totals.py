@@ -12,7 +12,7 @@ from decimal import ROUND_HALF_UP, Decimal
 from functools import cache
 
 from earlybird.cost import count_cost
-from earlybird.cost.paper import FORWARDS_PER_TRAINING_STEP
+from earlybird.cost.ledger import FORWARDS_PER_TRAINING_STEP
 from earlybird.errors import ConfigError
 from earlybird.models import build_model
 

@@ -1,23 +1,25 @@
-"""`MacCounter`: multiply-accumulates by operand width, and the names of operations that cannot be counted.
+"""Costs of the operations that PyTorch runs: MACs by operand width, what the paper charges beyond them, bytes moved.
 
-The formulas are PyTorch's (`torch.utils.flop_counter`), with one mended and three added. Beside them it looks at each
-operation that has no formula: most multiply nothing with nothing (activations, norms, pooling, copies), and the rest is
-named in `uncounted`, since a cost of zero would look like a measurement.
+`MacCounter` takes PyTorch's formulas (`torch.utils.flop_counter`), one mended and three added. Of operations without a
+formula most multiply nothing (activations, norms, copies); the rest is named, for a cost of 0 would look measured.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, flop_registry
 
 aten = torch.ops.aten
+_Found = TypeVar("_Found")
 
 # Operations without products of two tensors: their work grows with what they read, and no convention counts it.
 # `_forward`, `_backward`, `_backward_data` and a trailing `_` are left off; pointwise operations, views and (in recent
@@ -43,6 +45,25 @@ upsample_nearest3d upsample_trilinear3d var var_mean view_copy zero zeros zeros_
 NO_PRODUCTS = frozenset(_NAMES.split())
 
 
+class Watch(TorchDispatchMode, Generic[_Found]):
+    """Collects what `look` finds in each operation that is run inside, modules and functional calls alike.
+
+    Args:
+        look: (operation, arguments, keywords, result) -> a cost or a name; what is 0 or empty is left out of `found`.
+    """
+
+    def __init__(self, look: Callable[[Any, Any, Any, Any], _Found]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found: list[_Found] = []
+        self._look = look
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if found := self._look(func, args, kwargs, result):
+            self.found.append(found)
+        return result
+
+
 class MacCounter:
     """Counter of multiply-accumulates inside a `with` block.
 
@@ -52,22 +73,25 @@ class MacCounter:
 
     Attributes:
         by_width: "16x16" (bits of the two operands) -> MACs.
-        uncounted: names of operations whose work is not known, in the order they were met.
     """
 
     def __init__(self, autocast_bits: int = 32) -> None:
         self.by_width: Counter[str] = Counter()
-        self.uncounted: dict[str, None] = {}
         self._autocast_bits = autocast_bits
         mapping = {op: self._watched(op, formula) for op, formula in _formulas().items()}
         self._flops = FlopCounterMode(display=False, custom_mapping=mapping)
         # Outside the counter, which takes composite operations apart: what is seen here was really run.
-        self._seen = _Unknown(self.uncounted)
+        self._seen = Watch(_unknown)
 
     @property
     def macs(self) -> int:
         """Multiply-accumulates of all widths."""
         return self.by_width.total()
+
+    @property
+    def uncounted(self) -> list[str]:
+        """Operations that have no formula and may hide products, in the order they were met."""
+        return list(dict.fromkeys(self._seen.found))
 
     def __enter__(self) -> Self:
         self._seen.__enter__()  # type: ignore[no-untyped-call]
@@ -101,17 +125,9 @@ class MacCounter:
 _BIAS_FIRST = frozenset({aten.addmm, aten.baddbmm, aten.addmv})
 
 
-class _Unknown(TorchDispatchMode):
-    """Notes the operations that have no formula and may hide products."""
-
-    def __init__(self, names: dict[str, None]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._names = names
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if not _is_known(func):
-            self._names.setdefault(str(func.overloadpacket))
-        return func(*args, **(kwargs or {}))
+def _unknown(func: Any, *_: Any) -> str:
+    """Name of an operation that has no formula and may hide products; "" of others."""
+    return "" if _is_known(func) else str(func.overloadpacket)
 
 
 @cache
@@ -157,3 +173,61 @@ def _conv_backward_flops(grad: Tensor, x: Tensor, weight: Tensor, *args: Any, ou
 def _product_flops(*operands: Tensor, out_val: object, **kwargs: Any) -> int:
     """Matrix times vector, or vector times vector, the last two operands: each element of the first is used once."""
     return 2 * operands[-2].numel()
+
+
+def _relu_flops(args: Sequence[Any], output: Tensor) -> int:
+    return output.numel()
+
+
+def _pool_flops(args: Sequence[Any], output: Tensor) -> int:
+    kernel = args[1] if isinstance(args[1], Sequence) else [args[1]]
+    sides = list(kernel) * 2 if len(kernel) == 1 else list(kernel)
+    return 0 if _is_global(output) else math.prod(sides) * output.numel()
+
+
+def _adaptive_pool_flops(args: Sequence[Any], output: Tensor) -> int:
+    windows = (math.ceil(into / out) for into, out in zip(args[0].shape[2:], output.shape[2:], strict=True))
+    return 0 if _is_global(output) else math.prod(windows) * output.numel()
+
+
+def _is_global(output: Tensor) -> bool:
+    return output.shape[-2:] == (1, 1)
+
+
+# Operation -> FLOPs of (arguments, output) that the paper (You et al. 2020) charges beyond 2 * MAC: BatchNorm 2 per
+# element, ReLU 1, pooling the window's size per output element; global pooling and residual adds are free.
+PAPER_EXTRA_FLOPS: dict[Any, Callable[[Sequence[Any], Tensor], int]] = {
+    aten.native_batch_norm: lambda args, output: 2 * output.numel(),
+    **dict.fromkeys((aten.relu, aten.relu_, aten.hardtanh, aten.hardtanh_), _relu_flops),  # hardtanh: ReLU6
+    **dict.fromkeys((aten.max_pool2d_with_indices, aten.avg_pool2d), _pool_flops),
+    **dict.fromkeys((aten._adaptive_avg_pool2d, aten.adaptive_max_pool2d), _adaptive_pool_flops),
+}
+
+
+def paper_extra_flops(func: Any, args: Sequence[Any], kwargs: Any, result: Any) -> int:
+    """FLOPs that the paper charges for an operation beyond 2 * MAC."""
+    formula = PAPER_EXTRA_FLOPS.get(func.overloadpacket)
+    return formula(args, result[0] if isinstance(result, tuple) else result) if formula else 0
+
+
+_MOVES_NOTHING = frozenset(
+    {"_unsafe_view", "empty", "empty_like", "empty_strided", "lift_fresh", "new_empty", "new_empty_strided"}
+)
+
+
+def moved_bytes(func: Any, args: Any, kwargs: Any, result: Any) -> int:
+    """Bytes of an operation: its operands and its result once; views and allocations move nothing."""
+    name = func.overloadpacket.__name__
+    if func.namespace == "prim" or func.is_view or name in _MOVES_NOTHING:
+        return 0
+    # In-place operations on lists return nothing, and yet write their first argument.
+    written = args[0] if result is None and name.endswith("_") else result
+    return sum(map(_nbytes, pytree.tree_leaves((args, kwargs, written))))
+
+
+def _nbytes(value: object) -> int:
+    if not isinstance(value, Tensor) or value.layout != torch.strided:
+        return 0
+    # What was expanded is read once.
+    size: int = value.numel() * value.element_size()
+    return min(size, value.untyped_storage().nbytes())
