@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from earlybird.core import Criterion, Ticket, WeightMask, draw_mask
-from earlybird.core.criteria import WEIGHTED
 from earlybird.cost import PHASES
 from earlybird.data import DataBundle, MemoryImages
 from earlybird.methods.retrain import WEIGHT_MASK_FILE
@@ -35,6 +34,7 @@ from earlybird.runs.run import run, run_search
 from earlybird.settings.method import TICKET_FILE, EarlyBirdTraining, Method, Plans, StartsFromTicket, TicketRequest
 from earlybird.settings.run import DataConfig, ModelConfig, RunConfig, TrainingSettings
 from earlybird.slimming import channel_groups, slim
+from earlybird.slimming.layers import kind_of
 from earlybird.training import loop
 
 CLASSES = 3
@@ -55,7 +55,7 @@ def check_criterion(criterion: Criterion) -> None:
     for model, images in _networks():
         scores = _scores_that_leave_alone(criterion, model)
         _check_scores(scores, model)
-        _check_scores_repeat(criterion, model, scores)
+        assert _same(criterion(model), scores), "the criterion gives other scores for the same network the second time"
         _check_scores_draw(scores, model, images)
 
 
@@ -105,16 +105,9 @@ def _check_scores(scores: object, model: nn.Module) -> None:
         assert bool(torch.isfinite(score).all()), f"scores of {name!r} hold NaN or infinity"
         assert not score.requires_grad, f"scores of {name!r} carry a gradient; detach them"
         assert score.device.type == "cpu", f"scores of {name!r} are on {score.device}; move them to the CPU"
-        width = _width(modules[name])
+        kind = kind_of(modules[name])
+        width = kind and getattr(modules[name], kind.outputs)
         assert width == score.numel(), f"{name!r} has {width} channels, the criterion gives {score.numel()} scores"
-
-
-def _width(module: nn.Module) -> int | None:
-    if isinstance(module, nn.modules.batchnorm._BatchNorm):
-        return module.num_features
-    if isinstance(module, WEIGHTED):
-        return int(getattr(module, "out_channels", getattr(module, "out_features", 0)))
-    return None
 
 
 def _scores_that_leave_alone(criterion: Criterion, model: nn.Module) -> dict[str, Tensor]:
@@ -132,11 +125,6 @@ def _scores_that_leave_alone(criterion: Criterion, model: nn.Module) -> dict[str
     assert model.training == mode, "the criterion leaves the network in another mode than it found it in"
     assert torch.equal(torch.get_rng_state(), random_state), "the criterion draws from the global random generator"
     return scores
-
-
-def _check_scores_repeat(criterion: Criterion, model: nn.Module, first: dict[str, Tensor]) -> None:
-    same = _same(criterion(model), first)
-    assert same, "the criterion gives other scores for the same network the second time"
 
 
 def _check_scores_draw(scores: dict[str, Tensor], model: nn.Module, images: Tensor) -> None:
@@ -262,7 +250,7 @@ def _check_it_survives_kills(trial: _Trial, whole: dict[str, Any], of: int) -> N
 
 def _check_ratio_zero(trial: _Trial) -> None:
     """Raise if a ratio of 0 removes anything."""
-    if "prune_ratio" not in {field.name for field in dataclasses.fields(cast(Any, trial.method))}:
+    if "prune_ratio" not in trial.method.__dataclass_fields__:
         return
     nothing = dataclasses.replace(cast(Any, trial.method), prune_ratio=0.0)
     record = trial.run("nothing", nothing)
