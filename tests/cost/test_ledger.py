@@ -97,7 +97,7 @@ def test_a_damaged_ledger_is_refused_with_the_entry_and_the_field() -> None:
 
 
 def test_unknown_phases_and_impossible_numbers_are_refused() -> None:
-    with pytest.raises(ConfigError, match="'warmup'; choose one of search, slim, train, retrain, evaluate"):
+    with pytest.raises(ConfigError, match="'warmup'; give one of search, slim, train, retrain, evaluate"):
         replace(SEARCH, phase="warmup")
     with pytest.raises(ConfigError, match="'total'"):
         PhaseMeter("total")

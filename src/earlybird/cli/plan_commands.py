@@ -224,7 +224,7 @@ def _facts(parsed: Namespace, argv: Sequence[str]) -> dict[str, Any]:
     from earlybird.core import bn_scale, draw_mask, filter_l1
     from earlybird.core.drawing import realised_ratio, scored_groups
     from earlybird.cost import count_cost
-    from earlybird.cost.step_time import step_seconds
+    from earlybird.cost.meter import step_seconds
     from earlybird.slimming import channel_groups, slim
     from earlybird.slimming.groups import inspect_groups
 

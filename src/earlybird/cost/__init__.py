@@ -2,17 +2,9 @@
 
 from earlybird.cost.ledger import PHASES, CostLedger, PhaseCost, Work, bit_operations, evaluation_work, training_work
 from earlybird.cost.meter import PhaseMeter
-from earlybird.cost.network import (
-    ModelCost,
-    ModelTraffic,
-    Traffic,
-    count_cost,
-    count_cost_and_traffic,
-    count_traffic,
-    layer_macs,
-)  # fmt: skip
+from earlybird.cost.network import ModelCost, Traffic, count_cost, count_cost_and_traffic, count_traffic, layer_macs
 
 __all__ = [
-    "PHASES", "CostLedger", "ModelCost", "ModelTraffic", "PhaseCost", "PhaseMeter", "Traffic", "Work", "bit_operations",
-    "count_cost", "count_cost_and_traffic", "count_traffic", "evaluation_work", "layer_macs", "training_work",
+    "PHASES", "CostLedger", "ModelCost", "PhaseCost", "PhaseMeter", "Traffic", "Work", "bit_operations", "count_cost",
+    "count_cost_and_traffic", "count_traffic", "evaluation_work", "layer_macs", "training_work",
 ]  # fmt: skip

@@ -31,7 +31,7 @@ class Work:
     Attributes:
         images: images run through the network.
         macs_by_width: bits of the two operands, such as "32x32" -> multiply-accumulates as executed.
-        paper_flops: FLOPs that the paper's convention charges; None where it cannot be said.
+        paper_flops: FLOPs that the paper's convention charges, 0.0 for nothing; None where it cannot be said.
         traffic_bytes: bytes that operations read and wrote; None where they were not counted.
     """
 
@@ -95,9 +95,8 @@ class PhaseCost:
 
     Attributes:
         phase: one of `PHASES`, or "total".
-        images: images run through the network.
-        macs: multiply-accumulates as executed.
-        paper_flops: FLOPs in the paper's convention; 0.0 where the paper charges nothing, None where it cannot be said.
+        images, paper_flops, macs_by_width, traffic_bytes: as `Work` has them.
+        macs: multiply-accumulates as executed, of all widths.
         wall_seconds: by the clock.
         cpu_seconds: of all threads of the process together.
         peak_bytes: memory at its highest.
@@ -105,8 +104,6 @@ class PhaseCost:
         energy_method: the counter, such as "nvml+rapl", or why nothing was measured.
         energy_device: device of the joules; "" where nothing was measured.
         energy_coverage: share of `wall_seconds` that the joules were measured over, in [0, 1].
-        macs_by_width: bits of the two operands, such as "16x16" -> MACs of `macs`.
-        traffic_bytes: bytes that operations read and wrote, or None.
         spans: times of the work, as pairs of Unix seconds; a power meter's log is looked up there.
 
     Raises:
@@ -129,8 +126,7 @@ class PhaseCost:
     spans: tuple[tuple[float, float], ...] = ()
 
     def __post_init__(self) -> None:
-        if self.phase not in (*PHASES, TOTAL):
-            raise ConfigError(f"cost phase is {self.phase!r}; choose one of {', '.join(PHASES)}")
+        require("cost phase", self.phase, self.phase in (*PHASES, TOTAL), f"one of {', '.join(PHASES)}")
         spans = tuple((float(start), float(end)) for start, end in self.spans)  # JSON has lists
         object.__setattr__(self, "spans", spans)
         if not isinstance(self.macs_by_width, Mapping):

@@ -81,8 +81,7 @@ class Stage:
     scored_images: int = 0
 
     def __post_init__(self) -> None:
-        if self.phase not in PHASES:
-            raise ConfigError(f"phase of a planned stage is {self.phase!r}; give one of {', '.join(PHASES)}")
+        require("phase of a planned stage", self.phase, self.phase in PHASES, f"one of {', '.join(PHASES)}")
         if not 0 <= self.start_step <= self.end_step:
             where = f"from step {self.start_step} to {self.end_step}"
             raise ConfigError(f"a stage of phase {self.phase!r} is planned {where}; give a stretch of steps")
