@@ -1,7 +1,6 @@
 """The idea, usable in any training loop: masks, groups, criteria, drawing, detection, penalty, tickets.
 
-Imports torch, safetensors and `earlybird.errors` and `atomic`, nothing else of ours. What needs torch is imported when
-first used, so that settings can read the stop rules and the choices below without it.
+Needs torch, safetensors, `earlybird.errors` and `atomic`; the stop rules and the choices below load without torch.
 """
 
 from __future__ import annotations

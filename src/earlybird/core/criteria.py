@@ -1,8 +1,6 @@
-"""Criteria: functions that score channels, higher = keep.
+"""Criteria: callables `model -> {module name: scores [out channels]}`, higher = keep.
 
-A criterion is any callable `model -> {module name: scores [out channels]}`. `bn_scale` is keyed by norm layer;
-`filter_l1`, `filter_l2` and `taylor` are keyed by the conv or linear that makes the channel and need `ChannelGroups` to
-be read.
+`bn_scale` is keyed by norm layer, the others by the conv or linear that makes the channel: they need `ChannelGroups`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """`EarlyBird`: detector that draws a mask at every update and fires once the mask has stopped changing.
 
-Call `update(model)` after every epoch (or at every draw of a scaled clock). Nothing is trained, cut or moved here: a
-loop of any kind can own it. Masks are compared as drawn, before rounding; only the ticket's own mask is rounded,
-because snapping would hide or invent changes near the threshold.
+Nothing is trained, cut or moved here: a loop of any kind can own it. Masks are compared as drawn; only the ticket's own
+mask is rounded, because snapping would hide or invent changes near the threshold.
 """
 
 from __future__ import annotations
@@ -129,7 +128,9 @@ class EarlyBird:
             history.record(mask, distances[ratio])
             if ratio not in self._fired and history.fires():
                 self._fired[ratio] = self.draws
-                newest = self.tickets[ratio] = self._ticket(model, ranking, ratio, self.rule, self._flags_of_firing())
+                at_minimum = self.draws == self._stop_rule.earliest(self.window)
+                flags = ("fired at the rule's minimum",) if at_minimum else ()
+                newest = self.tickets[ratio] = self._ticket(model, ranking, ratio, self.rule, flags)
         return newest if len(self._fired) == len(self.prune_ratios) else None
 
     def draw(self, model: nn.Module, prune_ratio: float, *, rule: str = "forced") -> Ticket:
@@ -196,9 +197,6 @@ class EarlyBird:
             flags=flags,
         )
 
-    def _flags_of_firing(self) -> tuple[str, ...]:
-        return ("fired at the rule's minimum",) if self.draws == self._stop_rule.earliest(self.window) else ()
-
     def _rank(self, model: nn.Module, scores: Mapping[str, Tensor]) -> Ranking:
         names = tuple(scores)
         if self._scored is None or self._scored[0] != names:  # A criterion may come to see other layers.
@@ -210,7 +208,13 @@ class EarlyBird:
     def _check(self, model: nn.Module, scores: Mapping[str, Tensor], scored: ChannelGroups) -> None:
         """Refuse scores that fit no network, warn of units without one; once for each set of scored layers."""
         if self.groups is None:
-            _check_without_groups(model, scores)
+            modules = dict(model.named_modules())
+            stranger = next((name for name in scores if not isinstance(modules.get(name), _BatchNorm)), None)
+            if stranger is not None:
+                raise MaskError(f"scores of {stranger!r}, which is no BatchNorm, need groups; {_GIVE_GROUPS}")
+            if reason := why_not_a_plain_chain(model):
+                told = f"no groups were given and the network may be no plain chain: {reason}; {_GIVE_GROUPS}"
+                warnings.warn(told, stacklevel=4)
             return
         if not scored.num_units:
             reasons = sorted({reason for channels in scored.protected.values() for reason in channels.values()})
@@ -220,17 +224,6 @@ class EarlyBird:
             )
         if missing := self.groups.num_units - scored.num_units:
             warnings.warn(f"the criterion gives {missing} units no score; they stay and are not counted", stacklevel=4)
-
-
-def _check_without_groups(model: nn.Module, scores: Mapping[str, Tensor]) -> None:
-    modules = dict(model.named_modules())
-    stranger = next((name for name in scores if not isinstance(modules.get(name), _BatchNorm)), None)
-    if stranger is not None:
-        raise MaskError(f"scores of {stranger!r}, which is no BatchNorm, need groups; {_GIVE_GROUPS}")
-    if reason := why_not_a_plain_chain(model):
-        warnings.warn(
-            f"no groups were given and the network may be no plain chain: {reason}; {_GIVE_GROUPS}", stacklevel=5
-        )
 
 
 def why_not_a_plain_chain(model: nn.Module) -> str | None:

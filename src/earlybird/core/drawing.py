@@ -1,7 +1,6 @@
-"""`draw_mask`: a `ChannelMask` from scores and a prune ratio, within floors and rounding.
+"""`draw_mask`: a `ChannelMask` from scores and a prune ratio, within floors and rounding (`docs/method.md` section 1).
 
-The units of the whole network are ranked together (`Ranking`, `docs/method.md` section 1) and `round(p * N)` of the
-lowest go (You et al. 2020, Section 3.1); `draw_mask_per_layer` removes the same share of every layer instead.
+The units of the whole network are ranked together (You et al. 2020, Section 3.1), or those of each layer by themselves.
 """
 
 from __future__ import annotations
@@ -254,7 +253,10 @@ def rank_units(scores: Mapping[str, Tensor], groups: ChannelGroups, tie_score: T
         MaskError: a layer has another width than in the groups.
         NonFiniteError: a score is NaN or infinite.
     """
-    values = _finite(scores)
+    values: np.ndarray = torch.cat([score.detach().to("cpu", torch.float64) for score in scores.values()]).numpy()
+    if not np.isfinite(values).all():
+        name = next(name for name, score in scores.items() if not bool(torch.isfinite(score).all()))
+        raise NonFiniteError(f"layer {name!r}: a score is NaN or infinite; the training has diverged (lower lr)")
     units = np.concatenate([_units(groups, name, score.numel()) for name, score in scores.items()])
     widths = np.array([score.numel() for score in scores.values()])
     layer = np.repeat(np.arange(widths.size), widths)
@@ -280,15 +282,6 @@ def _combined(units: np.ndarray, values: np.ndarray, count: int, tie_score: str)
         return largest
     total: np.ndarray = np.bincount(units, values, minlength=count)
     return total if tie_score == "sum" else total / np.maximum(1, np.bincount(units, minlength=count))
-
-
-def _finite(scores: Mapping[str, Tensor]) -> np.ndarray:
-    """Float64 `[all scored channels]`."""
-    values: np.ndarray = torch.cat([score.detach().to("cpu", torch.float64) for score in scores.values()]).numpy()
-    if not np.isfinite(values).all():
-        name = next(name for name, score in scores.items() if not bool(torch.isfinite(score).all()))
-        raise NonFiniteError(f"layer {name!r}: a score is NaN or infinite; the training has diverged (lower lr)")
-    return values
 
 
 def _units(groups: ChannelGroups, name: str, channels: int) -> np.ndarray:

@@ -1,8 +1,7 @@
 """`ChannelGroups`: the channels of a network that may be cut, each with those that must go together with it.
 
-A *unit* is the set of channels that are cut together: one BatchNorm channel where nothing is tied, the members of every
-tied layer at one index otherwise. Ratios and distances count units. The value lives here; `earlybird.slimming` finds it
-by tracing a network.
+A *unit* is a set of channels cut together: one BatchNorm channel where nothing is tied, the members of every tied layer
+at one index otherwise. Ratios and distances count units. `earlybird.slimming` finds the groups by tracing a network.
 """
 
 from __future__ import annotations

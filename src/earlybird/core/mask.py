@@ -1,7 +1,6 @@
-"""`ChannelMask`: the channels of each layer that stay.
+"""`ChannelMask`: the channels of each layer that stay, a value that is born checked and never changes.
 
-A mask is a value: it is born checked and never changes. It lives in the dense network's coordinates, at full width, so
-that masks of different epochs can be compared (You et al. 2020, Section 3.3). Nothing here knows a network.
+At full width, so that masks of different epochs can be compared (You et al. 2020, Section 3.3); it knows no network.
 """
 
 from __future__ import annotations

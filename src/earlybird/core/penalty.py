@@ -1,8 +1,7 @@
 """The L1 penalty on BatchNorm scales, s * sum|gamma|, in two forms.
 
-The subgradient is the paper's (You et al. 2020; Liu et al. 2017): added to the gradient after `backward`, it passes
-through momentum and adds to weight decay. The proximal form shrinks the scale itself after the optimizer's step and can
-reach exact zeros. Every `_BatchNorm` is penalised, SyncBatchNorm included; a scale that modules share counts once.
+The subgradient (You et al. 2020; Liu et al. 2017) passes through momentum and adds to weight decay; the proximal form
+can reach exact zeros. Every `_BatchNorm` is penalised, SyncBatchNorm included; a scale that modules share counts once.
 """
 
 from __future__ import annotations

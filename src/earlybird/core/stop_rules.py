@@ -1,9 +1,7 @@
-"""Stop rules of the search, one value each, and the history of masks that they read.
+"""Stop rules of the search, one value each, and the history of masks that they read; nothing here loads torch or numpy.
 
-`paper` is Algorithm 1 of You et al. 2020. `authors_code` is what their released code does. `epi` is the Early Pruning
-Indicator of Shen et al. (CVPR 2022), on kept counts instead of identities. A further rule is a further value in
-`STOP_RULES`: the detector, the options of the command line, range checks, forecasts and plots ask the value. Nothing
-here loads torch or numpy when it is imported, so that settings can read the rules.
+`paper` is Algorithm 1 of You et al. 2020, `authors_code` what their released code does, `epi` the Early Pruning
+Indicator of Shen et al. (CVPR 2022), on kept counts instead of identities. Whoever must know a rule asks its value.
 """
 
 from __future__ import annotations

@@ -62,7 +62,20 @@ class TensorFormat:
             TicketError: the header is no JSON.
             OSError: the disk is full or refuses; an older file is intact.
         """
-        write_atomically(path, self._sealed(header, tensors))
+        # The digest first, so that nothing before it can look like it.
+        header = {"sha256": _NO_DIGEST.decode(), "format_version": self.version, **header}
+        try:
+            text = json.dumps(header)
+        except (TypeError, ValueError) as error:
+            raise TicketError(
+                f"the {self.what} cannot be written as JSON ({error}); give plain values in notes"
+            ) from error
+        # Cloned one by one: safetensors refuses tensors that share memory.
+        alone = {
+            name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()
+        }
+        data = safetensors.torch.save(alone, metadata={self.key: text})
+        write_atomically(path, data.replace(_NO_DIGEST, hashlib.sha256(data).hexdigest().encode(), 1))
 
     def load(self, path: Path, parse: Callable[[dict[str, Any], dict[str, Tensor]], Parsed]) -> Parsed:
         """Value that `parse` makes of the JSON and the tensors of a file that is as it was written.
@@ -82,22 +95,6 @@ class TensorFormat:
             return parse(header, safetensors.torch.load(data))
         except (KeyError, TypeError, ValueError, RuntimeError, MaskError, SafetensorError) as error:
             raise TicketError(f"{self.what} {path} lacks a part ({first_line(error)}); {self.mend}") from error
-
-    def _sealed(self, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
-        # The digest first, so that nothing before it can look like it.
-        header = {"sha256": _NO_DIGEST.decode(), "format_version": self.version, **header}
-        try:
-            text = json.dumps(header)
-        except (TypeError, ValueError) as error:
-            raise TicketError(
-                f"the {self.what} cannot be written as JSON ({error}); give plain values in notes"
-            ) from error
-        # Cloned one by one: safetensors refuses tensors that share memory.
-        alone = {
-            name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()
-        }
-        data = safetensors.torch.save(alone, metadata={self.key: text})
-        return data.replace(_NO_DIGEST, hashlib.sha256(data).hexdigest().encode(), 1)
 
     def _checked_header(self, path: Path, data: bytes) -> dict[str, Any]:
         try:

@@ -1,7 +1,6 @@
-"""`WeightMask`: the single weights that stay, the unstructured counterpart of `ChannelMask`.
+"""`WeightMask`: the single weights that stay in a lottery ticket (Frankle & Carbin 2019) or by SNIP (Lee et al. 2019).
 
-A masked network keeps its shape: removed weights are zeros that training must hold at zero. That saves no work on dense
-hardware; it is how the lottery ticket (Frankle & Carbin 2019) and SNIP (Lee et al. 2019) were defined.
+A masked network keeps its shape: removed weights are held at zero, which saves no work on dense hardware.
 """
 
 from __future__ import annotations

@@ -1,5 +1,1 @@
-"""Ways to find and train a network, one file each, and the pipeline they share.
-
-A method is a frozen dataclass whose fields are its hyperparameters, with `search(task, resume) -> Candidate`. Import
-from the modules: their dataclasses must stay readable without importing torch.
-"""
+"""Ways to find and train a network, one file of functions each, and the pipeline that they share."""

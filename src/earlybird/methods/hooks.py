@@ -45,7 +45,7 @@ class SearchHooks(Hooks):
     draw_steps: list[int] = field(default_factory=list)
     saved: list[TicketRequest] = field(default_factory=list)
     # What the search itself takes beside the training, as (wall, CPU); it is in the phase's seconds already.
-    draw_seconds: tuple[float, float] = (0.0, 0.0)
+    draw_seconds: list[float] = field(default_factory=lambda: [0.0, 0.0])
     _drawn: dict[TicketRequest, Ticket] = field(default_factory=dict)  # and not saved yet
     _scores: list[Tensor] = field(default_factory=list)
     _layer_widths: dict[str, int] = field(default_factory=dict)
@@ -149,8 +149,7 @@ class SearchHooks(Hooks):
             raise ConfigError(f"{self.folder} holds a search that was begun for {names}; give these, or another --out")
         self.detector.load_state_dict(state["detector"])
         self.draw_steps = list(state["draw_steps"])
-        wall, cpu = state.get("draw_seconds", (0.0, 0.0))  # older checkpoints did not count them
-        self.draw_seconds = (wall, cpu)
+        self.draw_seconds = list(state.get("draw_seconds", (0.0, 0.0)))  # older checkpoints did not count them
         # Of a checkpoint from when the stop rule alone could draw.
         older = [[ratio, "rule"] for ratio in (*state["detector"]["fired"], *state.get("forced", []))]
         self.saved = [TicketRequest(ratio, draw_at) for ratio, draw_at in state.get("saved", older)]
@@ -174,8 +173,8 @@ class SearchHooks(Hooks):
             self.draw_steps.append(state.step)
             self._layer_widths = {name: score.numel() for name, score in scores.items()}
             self._scores.append(torch.cat(list(scores.values())))
-        before = self.draw_seconds
-        self.draw_seconds = (before[0] + time.perf_counter() - wall, before[1] + time.process_time() - cpu)
+        self.draw_seconds[0] += time.perf_counter() - wall
+        self.draw_seconds[1] += time.process_time() - cpu
         for ratio in set(self.detector.fired) - fired:
             ticket = self.detector.tickets.pop(ratio)  # A file now; its weights need no memory.
             if (request := TicketRequest(ratio)) in self.requests:

@@ -1,8 +1,7 @@
 """`lottery_ticket`: train, keep the largest weights, set them back to where they started, train them alone.
 
-Frankle & Carbin 2019; with `rewind_epoch` the weights and the schedule of an early epoch instead (Frankle et al. 2020).
-One round is the one-shot form; several remove the same share of what is left in each. Single weights are masked, which
-keeps the network's shape, so every training costs a dense one.
+Frankle & Carbin 2019; with `rewind_epoch` the weights and schedule of an early epoch (Frankle et al. 2020). Each round
+removes the same share of what is left. Single weights are masked: the shape stays, so every training costs a dense one.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """From a ticket or a weight mask to the candidate that is trained on: its weights, its stretch of the schedule.
 
-Also what the run of a ticket costs, which controls are matched to: multiply-accumulates as executed, without the final
-evaluation, which each run pays for itself.
+Also what the run of a ticket costs, for controls: multiply-accumulates as executed, without the final evaluation.
 """
 
 from __future__ import annotations

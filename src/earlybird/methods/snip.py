@@ -1,8 +1,7 @@
 """`snip`: before any training, keep the weights on which the loss depends most, and train them alone (Lee et al. 2019).
 
-The sensitivity of a weight is |w * dL/dw|, on one batch or the mean loss of several, BatchNorm in eval mode. By
-weights, the highest of all stay and the others are held at zero; by channels, a unit scores the sum over its weights
-and the network is cut.
+By weights, those with the highest sensitivity stay and the others are held at zero; by channels, a unit scores the sum
+over its weights and the network is cut.
 """
 
 from __future__ import annotations

@@ -1,11 +1,9 @@
-"""`soft_filter_pruning`: zero the smallest filters after each epoch, go on updating all, cut at the end.
+"""`soft_filter_pruning`: zero the smallest filters after each epoch, update all, cut at the end (He et al. 2018).
 
-He et al. 2018. It trains once. In each layer the same share of filters is zeroed, by Euclidean norm. The BatchNorm
-behind a zeroed filter still shifts it; when the training is over scale and shift go with the filter, which changes what
-the network computes, so it is evaluated before and after.
-
-The authors' code zeroes before the first epoch too, and such filters stay zero; as the paper is written
-(`zero_at_start` false) they grow back, which can break the training (docs/decisions.md, docs/log.md).
+In each layer the same share of filters is zeroed, by Euclidean norm. The BatchNorm behind a zeroed filter still shifts
+it; at the end that goes too, which changes what the network computes, so it is evaluated before and after. The authors'
+code zeroes before the first epoch too, and such filters stay zero; as the paper is written (`zero_at_start` false) they
+grow back, which can break the training (docs/decisions.md, docs/log.md).
 """
 
 from __future__ import annotations

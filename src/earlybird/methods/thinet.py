@@ -1,9 +1,9 @@
 """`thinet`: cut layer by layer, by what the next layer would miss least (Luo et al. 2017).
 
-The dense network is trained first. Then, for each layer whose channels only one convolution or linear layer reads: that
-reader's outputs are sampled, the channels whose joint contribution is smallest are chosen greedily, the weights of the
-others are rescaled by least squares, the network is cut, and trained a little. Last, what is left is trained over the
-whole schedule. In residual networks these are the layers inside a block, such as the first two of a bottleneck.
+After the dense training, for each layer whose channels only one convolution or linear layer reads: that reader's
+outputs are sampled, the channels whose joint contribution is smallest are chosen greedily, the weights of the others
+are rescaled by least squares, the network is cut, and trained a little. Last, what is left is trained over the whole
+schedule. In residual networks these are the layers inside a block, such as the first two of a bottleneck.
 """
 
 from __future__ import annotations
@@ -202,19 +202,13 @@ def _choose(
         removed = _removed_within_floors(method, parts, count, layer, groups, keep)
         factors = torch.ones(width, dtype=torch.float64)
         factors[~removed] = least_squares_weights(parts, ~removed)
-        _rescale_(model.get_submodule(layer.reader), factors, place)
+        weight = model.get_submodule(layer.reader).weight
+        assert isinstance(weight, Tensor)
+        by_input = torch.where(place >= 0, factors[place.clamp_min(0)], 1.0).to(weight)
+        weight.detach().mul_(by_input.view(1, -1, *[1] * (weight.dim() - 2)))
     work = evaluation_work(task.cost(model), batches.num_samples, batches.steps_per_epoch)
     session.journal.ledger.add(meter.cost(work))
     return removed
-
-
-@torch.no_grad()
-def _rescale_(reader: nn.Module, factors: Tensor, place_of_input: Tensor) -> None:
-    """Fold the units' factors into the weights that read them."""
-    weight = reader.weight
-    assert isinstance(weight, Tensor)
-    by_input = torch.where(place_of_input >= 0, factors[place_of_input.clamp_min(0)], 1.0).to(weight)
-    weight.mul_(by_input.view(1, -1, *[1] * (weight.dim() - 2)))
 
 
 def _cut(method: ThiNet, task: Task, model: nn.Module, reader: str, removed: Tensor) -> nn.Module:
@@ -273,6 +267,7 @@ class ReadLayer:
         return torch.where(self.unit_of_input >= 0, place, -1)
 
 
+@torch.no_grad()
 def prunable_layers(model: nn.Module, groups: ChannelGroups, example_input: Tensor) -> list[ReadLayer]:
     """The layers that ThiNet can cut, in the order in which the network runs their readers.
 
@@ -287,7 +282,10 @@ def prunable_layers(model: nn.Module, groups: ChannelGroups, example_input: Tens
     readers_of = Counter(
         unit for units in groups.reader_unit_of.values() for unit in units[units >= 0].unique().tolist()
     )
-    evaluated = _run_in_eval_mode(model, example_input)
+    evaluation, evaluated = copied(model).eval(), set[str]()
+    for path, module in evaluation.named_modules():
+        module.register_forward_pre_hook(lambda _, __, path=path: evaluated.add(path))
+    evaluation(example_input)
     found, refused = [], []
     for name, units in groups.reader_unit_of.items():
         mine = units[units >= 0].unique().tolist()
@@ -305,16 +303,6 @@ def prunable_layers(model: nn.Module, groups: ChannelGroups, example_input: Tens
         why = "; ".join(refused[:2]) or "no layer has channels that may go; `earlybird inspect` says why"
         raise SlimError(f"no layer has channels that one 2-d convolution or linear layer alone reads ({why})")
     return found
-
-
-@torch.no_grad()
-def _run_in_eval_mode(model: nn.Module, example_input: Tensor) -> set[str]:
-    """Paths of the modules that an evaluation calls."""
-    model, called = copied(model).eval(), set[str]()
-    for path, module in model.named_modules():
-        module.register_forward_pre_hook(lambda _, __, path=path: called.add(path))
-    model(example_input)
-    return called
 
 
 def _why_not_sampled(reader: nn.Module) -> str | None:
