@@ -48,8 +48,8 @@ def test_table_3_rounds_half_up():
 
 def test_decimal_sums_are_exact():
     # 3 * 50,000 * (10 * 0.63 + 150 * 0.51) GFLOP = 150,000 * 82.8 G = 12.42 P
-    drawn = petaflops(10 * Decimal("0.63") + 150 * Decimal("0.51"), 50_000)
-    assert drawn == petaflops(Decimal("82.8"), 50_000) == Decimal("12.42")
+    drawn = petaflops(10 * Decimal("0.63") + 150 * Decimal("0.51"), "cifar10")
+    assert drawn == petaflops(Decimal("82.8"), "cifar10") == Decimal("12.42")
 
 
 def test_the_grid_ends_at_the_dense_network():

@@ -8,7 +8,6 @@ the file is a result of ours. `docs/method.md` section 6 has the rules.
 from __future__ import annotations
 
 import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -38,7 +37,6 @@ class Setting:
     prune_ratio: float | None
 
     def __str__(self) -> str:
-        """The three in one line."""
         return f"{self.model} {self.dataset} p={self.prune_ratio:g}"
 
 
@@ -78,7 +76,7 @@ def claims() -> tuple[Claim, ...]:
         return Claim(**row | {"prune_ratio": prune_ratio, "value": Decimal(row["value"])})
 
     text = files("earlybird.paper").joinpath("claims.csv").read_text(encoding="utf-8")
-    return tuple(map(claim, csv.DictReader(io.StringIO(text))))
+    return tuple(map(claim, csv.DictReader(text.splitlines())))
 
 
 def find(source: str, quantity: str) -> tuple[Claim, ...]:

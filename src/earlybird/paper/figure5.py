@@ -15,8 +15,8 @@ from pathlib import Path
 from matplotlib.axes import Axes
 
 from earlybird.paper.claims import Recomputed, Setting, published
-from earlybird.paper.table2 import EPOCHS, Table2Row, cifar_petaflops, drawn_petaflops, table2_rows, three_digits
-from earlybird.paper.totals import DrawFit, to_hundredths
+from earlybird.paper.table2 import DATASET, EPOCHS, Table2Row, drawn_petaflops, table2_rows, three_digits
+from earlybird.paper.totals import DrawFit, petaflops, to_hundredths
 from earlybird.report.plots import CUT, DENSE_INK, HALO, INK, SLIM, figure_file
 from earlybird.report.table import Table, named_columns
 
@@ -86,7 +86,7 @@ def _earliest_fits() -> list[Figure5Row]:
 def _row(printed: Table2Row, fit: DrawFit) -> Figure5Row:
     dense, slim = printed.dense_gflops, fit.slim_gflops
     drawn = drawn_petaflops("early_bird_ff", dense, slim, fit.draw_epoch)
-    baseline = cifar_petaflops(EPOCHS * (dense + slim))
+    baseline = petaflops(EPOCHS * (dense + slim), DATASET)
     totals = ((epoch, drawn_petaflops("early_bird_ff", dense, slim, epoch)) for epoch in DRAW_EPOCHS)
     lowest, highest = claimed_reductions()
     return Figure5Row(

@@ -8,7 +8,7 @@ full-precision Early-Bird total at once. ThiNet on PreResNet101 and the 8-bit ro
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import ROUND_HALF_DOWN, ROUND_HALF_UP, Decimal
 from functools import cache
 from itertools import groupby
@@ -16,13 +16,13 @@ from itertools import groupby
 from torch import nn
 
 from earlybird.cost import count_cost
-from earlybird.data.images import PUBLISHED
 from earlybird.models.cifar import CONVS_PER_STAGE, VGG_STAGE_CHANNELS
 from earlybird.paper.claims import Claim, Recomputed, Setting, by_setting
 from earlybird.paper.totals import DrawFit, dense_gflops, draw_fits, petaflops, slim_grid
 from earlybird.report.table import Column, Table
 
 EPOCHS = 160
+DATASET = "cifar10"  # CIFAR-100 has as many images
 STEP = Decimal("0.05")  # of the printed totals
 LABELS = {
     "lottery_ticket": "LT", "snip": "SNIP", "network_slimming": "NS", "thinet": "ThiNet",
@@ -67,11 +67,6 @@ def recompute() -> Recomputed:
 def table2_rows() -> tuple[Table2Row, ...]:
     """The 12 settings of Table 2 in the order of print. Counting and searching take seconds the first time."""
     return tuple(_row(setting, printed) for setting, printed in by_setting("Table 2", "training_flops").items())
-
-
-def cifar_petaflops(gflop_epochs: Decimal) -> Decimal:
-    """PFLOPs of training on CIFAR, for the sum over epochs of F in GFLOP."""
-    return petaflops(gflop_epochs, PUBLISHED["cifar10"].train_images)
 
 
 @cache
@@ -126,7 +121,7 @@ def three_digits(pflops: Decimal, tie: str = ROUND_HALF_UP) -> Decimal:
 
 def implied_slim_gflops(dense: Decimal, printed: Decimal) -> tuple[Decimal, ...]:
     """All slim F for which 160 dense and 160 slim epochs round to the printed total of network slimming."""
-    return tuple(slim for slim in slim_grid(dense) if may_print(printed, cifar_petaflops(EPOCHS * (dense + slim))))
+    return tuple(slim for slim in slim_grid(dense) if may_print(printed, petaflops(EPOCHS * (dense + slim), DATASET)))
 
 
 def _row(setting: Setting, printed: Mapping[str, Claim]) -> Table2Row:
@@ -144,13 +139,14 @@ def _fits(printed: Mapping[str, Claim], dense: Decimal) -> tuple[DrawFit, ...]:
         return lambda epoch, slim: all(prints(cell, drawn_petaflops(of, dense, slim, epoch)) for of, cell in cells)
 
     half_up = both(lambda cell, total: rounded_like(cell, total) == cell)
-    return draw_fits(slim_grid(dense), EPOCHS, both(may_print), half_up)
+    fits = draw_fits(slim_grid(dense), EPOCHS, both(may_print))
+    return tuple(replace(fit, is_half_up=half_up(fit.draw_epoch, fit.slim_gflops)) for fit in fits)
 
 
 def drawn_petaflops(method: str, dense: Decimal, slim: Decimal, draw_epoch: int) -> Decimal:
     """PFLOPs of Early-Bird training: dense up to the draw, then slim; re-initialised for a whole schedule."""
     retrain_epochs = EPOCHS if method == "early_bird_reinit" else EPOCHS - draw_epoch
-    return cifar_petaflops(draw_epoch * dense + retrain_epochs * slim)
+    return petaflops(draw_epoch * dense + retrain_epochs * slim, DATASET)
 
 
 def _cell(claim: Claim, dense: Decimal, fits: Sequence[DrawFit]) -> Table2Cell:
@@ -158,7 +154,7 @@ def _cell(claim: Claim, dense: Decimal, fits: Sequence[DrawFit]) -> Table2Cell:
     if claim.derivation == "derived":
         second = {"lottery_ticket": dense, "snip": Decimal(0)}  # F of the training after the first dense one
         slim = second[method] if method in second else thinet_vgg16_gflops(claim.prune_ratio or 0.0)
-        recomputed = rounded_like(printed, cifar_petaflops(EPOCHS * (dense + slim)))
+        recomputed = rounded_like(printed, petaflops(EPOCHS * (dense + slim), DATASET))
         off = abs(recomputed - printed)
         return Table2Cell(method, printed, recomputed, f"off by {off:.2f}" if off else "exact")
     if method == "network_slimming":

@@ -13,7 +13,6 @@ from decimal import Decimal
 from functools import cache
 from itertools import groupby
 
-from earlybird.data.images import PUBLISHED
 from earlybird.paper.claims import Claim, Derivation, Recomputed, find, findings, published
 from earlybird.paper.totals import DrawFit, dense_gflops, draw_fits, petaflops, slim_grid, to_hundredths
 from earlybird.report.table import Column, Table
@@ -66,15 +65,12 @@ def early_bird_fits(
     claim: Claim, dense: Decimal, epochs: int, slims: Iterable[Decimal] | None = None
 ) -> tuple[DrawFit, ...]:
     """All pairs of draw epoch and slim F (of `slims` if given) for which `epochs` in all cost the claimed total."""
-
-    def matches(epoch: int, slim: Decimal) -> bool:
-        return _total(epoch * dense + (epochs - epoch) * slim) == claim.value
-
-    return draw_fits(slim_grid(dense) if slims is None else slims, epochs, matches)
+    slims = slim_grid(dense) if slims is None else slims
+    return draw_fits(slims, epochs, lambda epoch, slim: _total(epoch * dense + (epochs - epoch) * slim) == claim.value)
 
 
 def _total(gflop_epochs: Decimal) -> Decimal:
-    return to_hundredths(petaflops(gflop_epochs, PUBLISHED["imagenet"].train_images))
+    return to_hundredths(petaflops(gflop_epochs, "imagenet"))
 
 
 def _row(claim: Claim) -> Table3Row:

@@ -13,6 +13,7 @@ from functools import cache
 
 from earlybird.cost import count_cost
 from earlybird.cost.ledger import FORWARDS_PER_TRAINING_STEP
+from earlybird.data.images import PUBLISHED
 from earlybird.errors import ConfigError
 from earlybird.models import build_model
 
@@ -57,9 +58,9 @@ def dense_gflops(network: str) -> Decimal:
     return Decimal(str(count_cost(model, (3, side, side)).paper_gflops))
 
 
-def petaflops(gflop_epochs: Decimal, images: int) -> Decimal:
-    """PFLOPs of training on `images` an epoch, for the sum over epochs of F in GFLOP: 3 * n * sum(F) / 10^6."""
-    return (FORWARDS_PER_TRAINING_STEP * images * gflop_epochs).scaleb(-6)
+def petaflops(gflop_epochs: Decimal, dataset: str) -> Decimal:
+    """PFLOPs of training on the n images of a data set, by the sum over epochs of F in GFLOP: 3 * n * sum(F) / 10^6."""
+    return (FORWARDS_PER_TRAINING_STEP * PUBLISHED[dataset].train_images * gflop_epochs).scaleb(-6)
 
 
 def to_hundredths(pflops: Decimal) -> Decimal:
@@ -72,12 +73,7 @@ def slim_grid(dense: Decimal) -> Iterator[Decimal]:
     return (hundredths * HUNDREDTH for hundredths in range(1, int(dense / HUNDREDTH) + 1))
 
 
-def draw_fits(
-    slims: Iterable[Decimal],
-    epochs: int,
-    matches: Callable[[int, Decimal], bool],
-    is_half_up: Callable[[int, Decimal], bool] = lambda epoch, slim: True,
-) -> tuple[DrawFit, ...]:
+def draw_fits(slims: Iterable[Decimal], epochs: int, matches: Callable[[int, Decimal], bool]) -> tuple[DrawFit, ...]:
     """All pairs of a draw epoch in 1 .. epochs - 1 and one of `slims` that `matches` accepts; earliest draw first."""
     pairs = [(epoch, slim) for slim in slims for epoch in range(1, epochs) if matches(epoch, slim)]
-    return tuple(DrawFit(epoch, slim, epochs, is_half_up(epoch, slim)) for epoch, slim in sorted(pairs))
+    return tuple(DrawFit(epoch, slim, epochs) for epoch, slim in sorted(pairs))

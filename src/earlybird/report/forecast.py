@@ -30,24 +30,18 @@ def print_forecast(facts: Mapping[str, Any], console: Console | None = None) -> 
         f"{facts['epochs']:g} epochs, batch {facts['batch_size']}, p = {facts['prune_ratio']:g}, {facts['precision']}"
     )
     print_lines([plan], console, style="bold")
-    print_lines(_networks(facts), console)
+    first, last = facts["ticket_epochs"]
+    drawn = f"epoch {first:.4g}" if first == last else f"epoch {first:.4g} at the earliest, {last:.4g} at the latest"
+    networks = [f"dense: {_network(facts['dense'])}; ticket drawn at {drawn}"]
+    for label, network in facts["slim"].items():
+        networks.append(f"slim, {label}: {_network(network)}, {percent(network['macs_ratio'])} of the MACs")
+    if len(facts["slim"]) > 1:
+        networks.append(KEPT_BY_GLOBAL_RANKING)
+    print_lines(networks, console)
     to_terminal(_costs_table(facts), console)
     if facts["calibration"] is not None:
         to_terminal(_seconds_table(facts), console)
     print_lines(_notes(facts), console, style="dim")
-
-
-def _networks(facts: Mapping[str, Any]) -> list[str]:
-    first, last = facts["ticket_epochs"]
-    drawn = f"epoch {first:.4g}" if first == last else f"epoch {first:.4g} at the earliest, {last:.4g} at the latest"
-    return [
-        f"dense: {_network(facts['dense'])}; ticket drawn at {drawn}",
-        *(
-            f"slim, {label}: {_network(network)}, {percent(network['macs_ratio'])} of the MACs"
-            for label, network in facts["slim"].items()
-        ),
-        *([KEPT_BY_GLOBAL_RANKING] if len(facts["slim"]) > 1 else []),
-    ]
 
 
 def _network(network: Mapping[str, Any]) -> str:
@@ -103,18 +97,13 @@ def _notes(facts: Mapping[str, Any]) -> list[str]:
     if facts["traffic_reason"]:
         notes.append(f"energy, not estimated: {facts['traffic_reason']}.")
     notes.append(f"~ marks an estimate: counted products and memory traffic at {facts['energy']['estimate']}.")
-    return notes + _calibration_notes(facts)
-
-
-def _calibration_notes(facts: Mapping[str, Any]) -> list[str]:
-    calibration = facts["calibration"]
-    if calibration is None:
-        return []
+    if (calibration := facts["calibration"]) is None:
+        return notes
     step = {name: f"{1e3 * seconds['wall']:.1f} ms" for name, seconds in calibration["step"].items()}
-    notes = [
+    notes.append(
         f"Seconds: from {calibration['measured_steps']} measured steps each ({calibration['device']}): dense "
         f"{step['dense']}, slim {step['slim']} a step. energy: {calibration['energy_method']}."
-    ]
+    )
     if calibration["watts"] is not None:
         notes.append(f"kWh: the {calibration['watts']:g} W given, times the hours; nothing was measured.")
     return notes + ([_checked(facts["check"])] if facts.get("check") else [])

@@ -238,8 +238,7 @@ def _cost_cells(lines: Sequence[GridLine], reference: str) -> Cells:
 
 def _points(line: GridLine) -> str:
     """`+0.31 ± 0.52`: points, and half of the 95 % confidence interval where there are several seeds."""
-    found = line.difference
-    if found is None:
+    if (found := line.difference) is None:
         return MISSING
     return f"{found.mean:+.2f}" + ("" if found.half_width is None else f" ± {found.half_width:.2f}")
 

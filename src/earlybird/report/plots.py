@@ -147,7 +147,11 @@ def distance_axes(axes: Axes, ticket: Mapping[str, Any], total_epochs: float) ->
     else:
         axes.axvline(cut, color=CUT, linewidth=1.6, zorder=3)
         fired = _draw_window(axes, ticket) if reads_distances else 0
-        at, words = cut, _cut_words(ticket, total_epochs, fired)
+        at, words = cut, f"ticket drawn after {cut:.4g} epochs"
+        if total_epochs:
+            words += f"\n{percent(ticket['fraction_of_schedule'])} of the {total_epochs:g}-epoch schedule"
+        if fired:
+            words += f"\n○ the {fired} distances that fired the rule"
     _red_label(axes, words, (at, 1), (9, -5), is_left=at > 0.5 * axes.get_xlim()[1], va="top", linespacing=1.4)
     if total_epochs:
         to_percent, to_epochs = 100 / total_epochs, total_epochs / 100
@@ -182,15 +186,6 @@ def _draw_window(axes: Axes, ticket: Mapping[str, Any]) -> int:
     return len(fired)
 
 
-def _cut_words(ticket: Mapping[str, Any], total_epochs: float, fired: int) -> str:
-    words = [f"ticket drawn after {ticket['epoch']:.4g} epochs"]
-    if total_epochs:
-        words.append(f"{percent(ticket['fraction_of_schedule'])} of the {total_epochs:g}-epoch schedule")
-    if fired:
-        words.append(f"○ the {fired} distances that fired the rule")
-    return "\n".join(words)
-
-
 def accuracy_axes(axes: Axes, record: Mapping[str, Any]) -> None:
     """Draw accuracies in percent over the epochs trained in all, search and retraining one after the other."""
     ticket = comparison.drawn_ticket(record)
@@ -201,9 +196,12 @@ def accuracy_axes(axes: Axes, record: Mapping[str, Any]) -> None:
     train = look | {"linewidth": 1.9, "marker": "o"}
     val = look | {"linewidth": 1.3, "linestyle": (0, (4, 2)), "marker": "s", "markerfacecolor": "white"}
     for phase, points in phases.items():
-        color, label = _phase_look(phase, cut is not None, comparison.is_cut(record), len(phases))
-        _draw_curve(axes, points, "train_accuracy", color=color, label=f"{label}, training", **train)
-        _draw_curve(axes, points, "val_accuracy", color=color, label=f"{label}, validation", **val)
+        color, label = DENSE_INK, "dense network" if cut is not None or len(phases) == 1 else phase
+        if cut is not None and phase == "retrain":
+            color, label = SLIM, "slim network" if comparison.is_cut(record) else "retraining"
+        for name, key, style in (("training", "train_accuracy", train), ("validation", "val_accuracy", val)):
+            if measured := [(epoch, 100 * row[key]) for epoch, row in points if row.get(key) is not None]:
+                axes.plot(*zip(*measured, strict=True), color=color, label=f"{label}, {name}", **style)
     axes.set_xlabel("epochs trained")
     axes.set_ylabel("accuracy (%)")
     if (accuracy := (record.get("test") or {}).get("accuracy")) is not None:  # read once, after the last epoch
@@ -223,12 +221,6 @@ def accuracy_axes(axes: Axes, record: Mapping[str, Any]) -> None:
         _red_label(axes, words, (cut, 0), (8, 8), is_left=cut > 0.5 * last)
 
 
-def _draw_curve(axes: Axes, points: _Points, key: str, **style: Any) -> None:
-    """Draw one accuracy of one phase, where it was measured."""
-    if measured := [(epoch, 100 * row[key]) for epoch, row in points if row.get(key) is not None]:
-        axes.plot(*zip(*measured, strict=True), **style)
-
-
 def _epochs_trained(metrics: Sequence[Mapping[str, Any]], cut: float | None) -> dict[str, _Points]:
     """Phase -> (epochs trained so far in all, metrics row), in order of training.
 
@@ -243,13 +235,6 @@ def _epochs_trained(metrics: Sequence[Mapping[str, Any]], cut: float | None) -> 
         if start < math.floor(cut):
             phases["retrain"] = [(epoch + cut - start, row) for epoch, row in retrain]
     return phases
-
-
-def _phase_look(phase: str, has_ticket: bool, is_slim: bool, phases: int) -> tuple[str, str]:
-    """Colour and label of a phase: grey is dense, blue is slim."""
-    if has_ticket and phase == "retrain":
-        return SLIM, "slim network" if is_slim else "retraining"
-    return DENSE_INK, "dense network" if has_ticket or phases == 1 else phase
 
 
 def kept_axes(axes: Axes, layers: Sequence[Mapping[str, Any]], rows: int, widest: int) -> None:
