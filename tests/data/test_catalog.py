@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from earlybird.data import DataBundle, MemoryImages, load_data, train_batches
-from earlybird.data.sources import every_nth_of_class
+from earlybird.data.catalog import every_nth_of_class
 from earlybird.errors import DataError
 
 

@@ -1,30 +1,33 @@
-"""Data sets by name, the validation split, and the fixed training subset."""
+"""Data sets by name, where they come from, the validation split, and the fixed training subset."""
 
 from __future__ import annotations
 
 import difflib
-import functools
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
+from torch.nn import functional
 
-from earlybird.data.decode import SourceSplits, cache_root, cached, decode_set, file_marks, memory_size
+from earlybird.data.decode import FolderImages, SourceSplits, cache_root, file_marks, memory_size, prepared
 from earlybird.data.hub import hub_splits, local_folder, parquet_files
-from earlybird.data.images import DataBundle, subset
+from earlybird.data.images import DataBundle, MemoryImages, channel_moments, subset
 from earlybird.data.randomness import stratified_indices
-from earlybird.data.sources import CIFAR_FOLDERS, cifar_files, cifar_splits, digits, fetch_cifar, folder_splits
 from earlybird.errors import DataError
 from earlybird.user_code import find_callable
 
+CIFAR_FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
+"""Name -> its folder, as torchvision calls it."""
+TEST_FOLDERS = ("test", "val")
+"""Names of the test folder of image folders, best first."""
+TEST_EVERY = 5
+"""Every fifth digit of each class, in stored order, is a test picture: 1,442 train, 355 test, no seed."""
 DIGITS_SIZE = 32
 """Default pixels for `digits`: the built-in networks halve an image five times."""
-LOADER_SIZE = 224
-"""Default pixels for sets that are decoded as they are read: the ImageNet protocol."""
-IMAGENET_MOMENTS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Normalisation of sets too large to measure: torchvision's numbers for ImageNet."""
 
 _SUBSET_SEED = 0  # of `train_images`: the same images for every seed of a run
 
@@ -92,7 +95,7 @@ def _check_settings(image_size: int | None, val_fraction: float, train_images: i
 
 def _find(name: str, request: _Request) -> DataBundle:
     if name == "digits":
-        return digits(request.image_size or DIGITS_SIZE)
+        return _digits(request.image_size or DIGITS_SIZE)
     if name in CIFAR_FOLDERS:
         return _cifar(name, request)
     prefix, colon, rest = name.partition(":")
@@ -109,11 +112,76 @@ def _find(name: str, request: _Request) -> DataBundle:
     raise DataError(f"unknown data '{name}'; {hint}expected {', '.join(data_names())}")
 
 
+def _digits(image_size: int) -> DataBundle:
+    """The 1,797 handwritten digits of scikit-learn (extra `[demo]`), 1 channel, values 0..16 scaled to 0..255.
+
+    Resized from 8x8 to image_size x image_size pixels (bilinear).
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise DataError("data 'digits' needs scikit-learn; install earlybird[demo]") from error
+    raw = load_digits()
+    small = torch.from_numpy(np.asarray(raw.images)).float().unsqueeze(1) * (255 / 16)
+    large = functional.interpolate(small, size=(image_size, image_size), mode="bilinear", align_corners=False)
+    images = large.round().to(torch.uint8)
+    labels = torch.from_numpy(np.asarray(raw.target)).long()
+    in_test = every_nth_of_class(labels, TEST_EVERY)
+    train, test = (MemoryImages(images[chosen], labels[chosen]) for chosen in (~in_test, in_test))
+    return SourceSplits(train, test, tuple("0123456789")).bundle("digits", image_size, channel_moments(train.images))
+
+
+def every_nth_of_class(labels: Tensor, n: int) -> Tensor:
+    """Bool [len(labels)]: true for the n-th, 2n-th, ... sample of each class in stored order."""
+    chosen = torch.zeros(len(labels), dtype=torch.bool)
+    for label in range(int(labels.max()) + 1):
+        places = (labels == label).nonzero().squeeze(1)
+        chosen[places[n - 1 :: n]] = True
+    return chosen
+
+
 def _cifar(name: str, request: _Request) -> DataBundle:
+    """CIFAR (Krizhevsky 2009), 3 x 32 x 32, as torchvision stores and fetches it."""
+    root, folder = request.root, request.root / CIFAR_FOLDERS[name]
     if request.download:
-        fetch_cifar(name, request.root)
-    marks = file_marks(request.root, cifar_files(name, request.root))
-    return _prepared(name, name, marks, lambda: cifar_splits(name, request.root), request)
+        try:
+            _cifar_dataset(name, root, train=True, download=True)  # unless it is there already
+        except (OSError, RuntimeError) as error:
+            raise DataError(
+                f"cannot download data '{name}' into {root} ({error}); check the network, "
+                f"or put {folder.name} there by hand"
+            ) from error
+    files = sorted(file for file in folder.glob("*") if file.is_file())
+    if not files:
+        raise DataError(
+            f"data '{name}' not found at {folder}; fetch it with --data.download true, "
+            f"or point --data.root at the folder that holds {folder.name}"
+        )
+    return prepared(
+        name, name, file_marks(root, files), lambda: _cifar_splits(name, root), request.image_size, request.cache
+    )
+
+
+def _cifar_splits(name: str, root: Path) -> SourceSplits:
+    try:
+        train, test = (_cifar_dataset(name, root, train=part) for part in (True, False))
+    except (OSError, RuntimeError) as error:
+        folder = root / CIFAR_FOLDERS[name]
+        raise DataError(
+            f"data '{name}' at {folder} is damaged ({error}); remove it and use --data.download true"
+        ) from error
+    return SourceSplits(_cifar_images(train), _cifar_images(test), tuple(train.classes))
+
+
+def _cifar_dataset(name: str, root: Path, **options: bool) -> Any:
+    from torchvision import datasets  # here, because importing it takes a second
+
+    return (datasets.CIFAR10 if name == "cifar10" else datasets.CIFAR100)(str(root), **options)
+
+
+def _cifar_images(split: Any) -> MemoryImages:
+    pixels = torch.from_numpy(np.asarray(split.data)).permute(0, 3, 1, 2)
+    return MemoryImages(pixels, torch.tensor(split.targets, dtype=torch.int64))
 
 
 def _hub(rest: str, request: _Request) -> DataBundle:
@@ -122,19 +190,63 @@ def _hub(rest: str, request: _Request) -> DataBundle:
     if folder is None:
         # A hub set changes under its name: the library is asked first, and its answer is the fingerprint.
         splits, fingerprint = hub_splits(rest, request.library_cache)
-        return _prepared(name, name, fingerprint, lambda: splits, request)
+        return prepared(name, name, fingerprint, lambda: splits, request.image_size, request.cache)
     marks, tables = file_marks(folder, parquet_files(folder)), str(request.cache / "datasets")
-    return _prepared(name, str(folder.resolve()), marks, lambda: hub_splits(rest, tables)[0], request)
+    return prepared(
+        name, str(folder.resolve()), marks, lambda: hub_splits(rest, tables)[0], request.image_size, request.cache
+    )
 
 
 def _imagefolder(path: str, request: _Request) -> DataBundle:
     name, root = f"imagefolder:{path}", Path(path).expanduser()
-    train, test, class_names = folder_splits(root)
+    train, test, class_names = _folder_splits(root)
     splits = SourceSplits(train, test, class_names)
     if memory_size(splits, request.image_size) is None:  # a million files need no fingerprint
-        return _indexed_bundle(name, splits, request.image_size or LOADER_SIZE)
+        return splits.indexed_bundle(name, request.image_size)
     marks = file_marks(root, (*train.files, *test.files))
-    return _prepared(name, str(root.resolve()), marks, lambda: splits, request)
+    return prepared(name, str(root.resolve()), marks, lambda: splits, request.image_size, request.cache)
+
+
+def _folder_splits(root: Path) -> tuple[FolderImages, FolderImages, tuple[str, ...]]:
+    """Train (PATH/train/CLASS/*.jpg), test (PATH/test or PATH/val) and class names below `root`, not yet decoded.
+
+    The layout of torchvision's ImageFolder; classes in alphabetical order of their folders.
+    """
+    if not root.is_dir():
+        raise DataError(f"no image folder {root}; give the folder that holds train/ and test/ (or val/)")
+    train_root = root / "train"
+    test_root = next((root / name for name in TEST_FOLDERS if (root / name).is_dir()), None)
+    if not train_root.is_dir() or test_root is None:
+        missing = "train" if not train_root.is_dir() else "test or val"
+        raise DataError(f"image folder {root} has no folder {missing}; expected {root}/train/CLASS/picture.png")
+    names = _class_folders(train_root)
+    if (others := _class_folders(test_root)) != names:
+        odd = ", ".join(sorted(set(names) ^ set(others))[:3])
+        raise DataError(f"{train_root} and {test_root} hold different class folders ({odd}); give both the same")
+    return _scan(train_root, names), _scan(test_root, names), tuple(names)
+
+
+def _class_folders(root: Path) -> list[str]:
+    names = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    if not names:
+        raise DataError(f"{root} has no class folders; put the pictures of each class in {root}/CLASS/")
+    return names
+
+
+def _scan(root: Path, names: Iterable[str]) -> FolderImages:
+    from torchvision.datasets.folder import IMG_EXTENSIONS  # here, because importing it takes a second
+
+    files: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(names):
+        found = sorted(file for file in (root / name).rglob("*") if file.suffix.lower() in IMG_EXTENSIONS)
+        if not found:
+            raise DataError(
+                f"class folder {root / name} holds no picture; remove it or add files of {' '.join(IMG_EXTENSIONS)}"
+            )
+        files.extend(found)
+        labels.extend([label] * len(found))
+    return FolderImages(tuple(files), torch.tensor(labels))
 
 
 def _user_bundle(name: str) -> DataBundle:
@@ -145,22 +257,6 @@ def _user_bundle(name: str) -> DataBundle:
         made = getattr(function, "__name__", "it")
         raise DataError(f"data {name!r}: {made}() returned {type(bundle).__name__}; it must return a DataBundle")
     return bundle
-
-
-def _prepared(name: str, place: str, marks: Any, read: Callable[[], SourceSplits], request: _Request) -> DataBundle:
-    """Bundle in memory, through the cache, if the set fits there; else one that decodes as it is read.
-
-    place and marks are the fingerprint of the source.
-    """
-    source = {"place": place, "files": marks, "image_size": request.image_size}
-    read = functools.cache(read)
-    decoded = cached(request.cache, name, source, lambda: decode_set(name, read(), request.image_size))
-    return decoded or _indexed_bundle(name, read(), request.image_size or LOADER_SIZE)
-
-
-def _indexed_bundle(name: str, splits: SourceSplits, image_size: int) -> DataBundle:
-    grey = splits.train[0][0].shape[0] == 1
-    return splits.bundle(name, image_size, ((0.5,), (0.5,)) if grey else IMAGENET_MOMENTS)
 
 
 def _keep_train_images(bundle: DataBundle, count: int) -> DataBundle:

@@ -6,6 +6,7 @@ It appears by one rename: no killed or racing process leaves half of one. One wh
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import json
@@ -31,6 +32,10 @@ from earlybird.errors import DataError, first_line
 
 FORMAT_VERSION = 1
 """Part of every fingerprint: raise it when decoding, resizing or the layout of the arrays changes."""
+LOADER_SIZE = 224
+"""Default pixels for sets that are decoded as they are read: the ImageNet protocol."""
+IMAGENET_MOMENTS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Normalisation of sets too large to measure: torchvision's numbers for ImageNet."""
 MEMORY_LIMIT_BYTES = 4 * 2**30
 """Sets up to this size (both splits, decoded) are held in memory; larger ones are decoded as they are read."""
 
@@ -54,6 +59,40 @@ class SourceSplits:
             name=name, num_classes=len(self.class_names), in_channels=channels, image_size=image_size, mean=mean,
             std=std, train=self.train, val=None, test=self.test, class_names=self.class_names,
         )  # fmt: skip
+
+    def indexed_bundle(self, name: str, image_size: int | None) -> DataBundle:
+        """Bundle of pictures that are decoded as they are read."""
+        grey = self.train[0][0].shape[0] == 1
+        return self.bundle(name, image_size or LOADER_SIZE, ((0.5,), (0.5,)) if grey else IMAGENET_MOMENTS)
+
+
+def prepared(
+    name: str, place: str, marks: Any, read: Callable[[], SourceSplits], image_size: int | None, cache: Path
+) -> DataBundle:
+    """Bundle in memory, through the cache, if the set fits there; else one that decodes as it is read.
+
+    place and marks are the fingerprint of the source.
+    """
+    source = {"place": place, "files": marks, "image_size": image_size}
+    read = functools.cache(read)
+    decoded = cached(cache, name, source, lambda: decode_set(name, read(), image_size))
+    return decoded or read().indexed_bundle(name, image_size)
+
+
+@dataclass(frozen=True)
+class FolderImages:
+    """Picture files and their class indices (int64 [n]); always decoded to RGB (an `IndexedImages`)."""
+
+    files: tuple[Path, ...]
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """Image uint8 [3, h, w] and its class index."""
+        file = self.files[index]
+        return open_picture(file, str(file), 3), int(self.labels[index])
 
 
 def open_picture(data: bytes | Path, where: str, channels: int) -> Tensor:
