@@ -7,24 +7,22 @@ where the paper found it; real ones differ. What runs share is counted once.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import cast
 
-from earlybird.core import PolicyChoice
-from earlybird.cost import ModelCost, Work
+from earlybird.cost import Work
 from earlybird.cost.plan import MethodPlan, PlannedData, Schedule, Stage, steps_that_buy
 from earlybird.data import DataBundle
 from earlybird.forecast.calibration import Calibration, calibrate
 from earlybird.forecast.run import UNIFORM, Scenario, cost_of, networks_of
 from earlybird.grids.grid import RunNode
-from earlybird.grids.run_node import LEAST_LAST_TRAINING
+from earlybird.grids.run_node import keeps_search
 from earlybird.grids.sweep import Sweep
 from earlybird.methods.early_bird import planned_draw
 from earlybird.methods.pipeline import plan_method
 from earlybird.runs.folder import NetworkSpec
 from earlybird.runs.record_file import finished_record
 from earlybird.runs.run import resolve_augment
-from earlybird.settings.method import EarlyBirdTraining, Method, StartsFromTicket
+from earlybird.settings.method import EarlyBirdTraining, Method
 from earlybird.settings.run import RunConfig
 from earlybird.training.compute import Compute, choose_device
 
@@ -62,15 +60,17 @@ def forecast_grid(sweep: Sweep, spec: NetworkSpec, bundle: DataBundle) -> GridFo
         return None
     ratios = sorted({node.prune_ratio for node in left if node.prune_ratio is not None}) or [0.5]
     measured = {ratio: _measured(config, spec, bundle, ratio) for ratio in ratios}
-    cut = cache(lambda ratio, policy, round_to: _slim_cost(measured[ratio][0], policy, round_to))
+    slim_costs = {scenario: full.slim for scenario, full, _ in measured.values()}
     drawn, early_birds = ticket_places(sweep), early_birds_of(sweep)
     costs: dict[tuple[str, float | None], list[tuple[int, float]]] = {}
     for node in left:
         ratio, method = ratios[0] if node.prune_ratio is None else node.prune_ratio, node.config.method
-        (scenario, full), calibration = measured[ratio]
+        scenario, full, calibration = measured[ratio]
+        policy, round_to = getattr(method, "policy", scenario.policy), getattr(method, "round_to", scenario.round_to)
+        if (own := replace(scenario, policy=policy, round_to=round_to)) not in slim_costs:
+            slim_costs[own] = cost_of(networks_of(own).slim[UNIFORM], own)
         share = drawn.get((ratio, node.seed), TICKET_AT)
-        slim = cut(ratio, getattr(method, "policy", scenario.policy), getattr(method, "round_to", scenario.round_to))
-        schedule = replace(full, slim=slim, ticket_step=round(share * full.total_steps))
+        schedule = replace(full, slim=slim_costs[own], ticket_step=round(share * full.total_steps))
         plan = plan_node(node, schedule, early_birds.get((ratio, node.seed)))
         name = node.label + ("" if node.equal_to is None else ", at equal cost")
         cost = plan.training_macs(schedule), calibration.predict(plan, schedule).wall / 3600
@@ -79,13 +79,13 @@ def forecast_grid(sweep: Sweep, spec: NetworkSpec, bundle: DataBundle) -> GridFo
         (name, ratio, len(each), sum(macs for macs, _ in each), sum(hours for _, hours in each))
         for (name, ratio), each in costs.items()
     ]
-    return GridForecast(rows, len(sweep.nodes), measured[ratios[0]][1].device)
+    return GridForecast(rows, len(sweep.nodes), measured[ratios[0]][2].device)
 
 
 def _measured(
     config: RunConfig, spec: NetworkSpec, bundle: DataBundle, ratio: float
-) -> tuple[tuple[Scenario, Schedule], Calibration]:
-    """Schedule with the counted networks of a ratio, and the measured seconds of their steps."""
+) -> tuple[Scenario, Schedule, Calibration]:
+    """Networks of uniform widths for a ratio, the schedule with their cost, and the measured seconds of their steps."""
     settings = config.training
     compute = Compute(choose_device(settings.device), "bf16" if settings.precision == "bf16" else "fp32")
     val_images = 0 if bundle.val is None else len(bundle.val)
@@ -101,16 +101,7 @@ def _measured(
         settings.epochs * data.steps_per_epoch, data, cost_of(dense, scenario), cost_of(slim, scenario), 0,
         spec.num_classes, dense, scenario.image_shape, scenario.precision,
     )  # fmt: skip
-    return (scenario, schedule), calibration
-
-
-def _slim_cost(measured: tuple[Scenario, Schedule], policy: PolicyChoice, round_to: int) -> ModelCost:
-    """Cost of the network of uniform widths under a method's own policy and rounding."""
-    scenario, schedule = measured
-    if (policy, round_to) == (scenario.policy, scenario.round_to):
-        return schedule.slim
-    own = replace(scenario, policy=policy, round_to=round_to)
-    return cost_of(networks_of(own).slim[UNIFORM], own)
+    return scenario, schedule, calibration
 
 
 def early_birds_of(sweep: Sweep) -> dict[tuple[float, int], EarlyBirdTraining]:
@@ -163,13 +154,11 @@ def _without_search(plan: MethodPlan) -> MethodPlan:
 
 def _at_equal_cost(method: Method, early_bird: EarlyBirdTraining, schedule: Schedule, budget: int) -> MethodPlan:
     """Plan at the cost of `early_bird`: the same ticket trained with what is left, or a shorter schedule."""
-    search = method.shared_search() if isinstance(method, StartsFromTicket) else None
     plan = plan_method(method, schedule)
-    if search is not None and search.draw_at != "last":
-        left = budget - replace(plan, stages=plan.stages[:1]).training_macs(schedule)
-        theirs = early_bird.plan(schedule).training(schedule).get("retrain", Work()).macs
-        if left > 0 and left >= LEAST_LAST_TRAINING * theirs:
-            return _without_search(_fitted(plan, schedule, budget))
+    left = budget - replace(plan, stages=plan.stages[:1]).training_macs(schedule)
+    theirs = early_bird.plan(schedule).training(schedule).get("retrain", Work()).macs
+    if keeps_search(method, left, theirs):
+        return _without_search(_fitted(plan, schedule, budget))
     share = budget / plan.training_macs(schedule)
     total = max(1, round(share * schedule.total_steps))
     drawn = None if schedule.ticket_step is None else min(total, round(share * schedule.ticket_step))

@@ -26,7 +26,7 @@ from earlybird.runs.folder import read_search
 from earlybird.runs.record import recorded_schedule
 from earlybird.runs.record_file import finished_record, recorded_training_macs
 from earlybird.runs.run import run, run_search
-from earlybird.settings.method import TICKET_FILE, EarlyBirdTraining, Plans, StartsFromTicket, TicketRequest
+from earlybird.settings.method import TICKET_FILE, EarlyBirdTraining, Method, Plans, StartsFromTicket, TicketRequest
 from earlybird.settings.run import RunConfig, TrainingSettings
 from earlybird.training.checkpoint import Checkpoints
 
@@ -34,7 +34,7 @@ State = Literal["open", "done", "failed"]
 FAILED_NAME, EVENTS_NAME, LOCKS_NAME = "failed.json", "events.jsonl", "locks"
 # A search is kept where the last training gets at least this share of what Early-Bird's got, and the last training of a
 # shortened schedule is at least this share of the schedule.
-LEAST_LAST_TRAINING = 0.5
+_LEAST_LAST_TRAINING = 0.5
 ENDS = {"run": "record.json", "search": "search.json"}
 
 
@@ -125,9 +125,9 @@ def _run_at_equal_cost(root: Path, node: RunNode, full: str, early_bird: str, *,
     Raises:
         SweepError: one of the two is not done.
     """
-    training, keeps_search = at_equal_cost(node.config, _record(root, full), _record(root, early_bird))
+    training, is_kept = at_equal_cost(node.config, _record(root, full), _record(root, early_bird))
     # Not the ticket of the search: where the grid has grown since, it was done again.
-    ticket = root / full / TICKET_FILE if keeps_search else None
+    ticket = root / full / TICKET_FILE if is_kept else None
     try:
         run(replace(node.config, training=training), root / node.id, ticket=ticket, quiet=quiet)
     except ConfigError as error:
@@ -154,19 +154,21 @@ def at_equal_cost(
         Its epochs and budget, and whether it starts from the ticket of the run with the full schedule.
     """
     macs = recorded_training_macs(early_bird)
-    keeps_search = _keeps_search(config, full, early_bird)
-    epochs = config.training.epochs if keeps_search else _epochs_at_cost(config, full, macs)
-    return replace(config.training, epochs=epochs, budget_macs=macs), keeps_search
-
-
-def _keeps_search(config: RunConfig, full: Mapping[str, Any], early_bird: Mapping[str, Any]) -> bool:
-    """True if the cost of `early_bird` leaves enough to train the ticket of `full`, drawn before the end."""
-    search = config.method.shared_search() if isinstance(config.method, StartsFromTicket) else None
-    if search is None or search.draw_at == "last":
-        return False
     retrained, theirs = (record["cost"]["phases"].get("retrain", {}).get("macs", 0) for record in (full, early_bird))
-    left = recorded_training_macs(early_bird) - (recorded_training_macs(full) - retrained)
-    return bool(retrained and left > 0 and left >= LEAST_LAST_TRAINING * theirs)
+    left = macs - (recorded_training_macs(full) - retrained)
+    is_kept = bool(retrained) and keeps_search(config.method, left, theirs)
+    epochs = config.training.epochs if is_kept else _epochs_at_cost(config, full, macs)
+    return replace(config.training, epochs=epochs, budget_macs=macs), is_kept
+
+
+def keeps_search(method: Method, left: int, theirs: int) -> bool:
+    """True if a method's ticket, drawn before the end, is trained with the MACs that are `left` after its search.
+
+    theirs: MACs of Early-Bird's last training.
+    """
+    search = method.shared_search() if isinstance(method, StartsFromTicket) else None
+    is_early = search is not None and search.draw_at != "last"
+    return is_early and left > 0 and left >= _LEAST_LAST_TRAINING * theirs
 
 
 def _epochs_at_cost(config: RunConfig, record: Mapping[str, Any], macs: int) -> int:
@@ -178,7 +180,7 @@ def _epochs_at_cost(config: RunConfig, record: Mapping[str, Any], macs: int) -> 
     fixed = recorded_training_macs(record) - config.training.epochs * per_epoch
     last = record["cost"]["phases"].get("retrain", {}).get("macs", 0) / config.training.epochs
     epochs = max(1, round((macs - fixed) / per_epoch))
-    while epochs > 1 and macs - fixed - epochs * (per_epoch - last) < LEAST_LAST_TRAINING * epochs * last:
+    while epochs > 1 and macs - fixed - epochs * (per_epoch - last) < _LEAST_LAST_TRAINING * epochs * last:
         epochs -= 1
     return epochs
 
