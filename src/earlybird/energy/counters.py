@@ -122,12 +122,6 @@ class ZeusCounter(EnergyCounter):
         self._joules = [0.0] * len(self._sources)
         self._lost = False
 
-    def _split(self, stopped: threading.Event) -> None:
-        """Begin a new window within the stretch, unless a `stop` came in between."""
-        with self._lock:
-            if not stopped.is_set():
-                self._advance()
-
     def _advance(self) -> None:
         """Add the open window to the stretch and begin the next one.
 
@@ -175,7 +169,9 @@ def _keep_windows_short(counter: weakref.ref[ZeusCounter], stopped: threading.Ev
         alive = counter()
         if alive is None:  # dropped without a `stop`
             return
-        alive._split(stopped)
+        with alive._lock:
+            if not stopped.is_set():  # no `stop` came in between
+                alive._advance()
         del alive
 
 

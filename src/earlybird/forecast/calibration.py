@@ -180,7 +180,6 @@ class _StepTimer(Hooks):
         self.steps, self.counter = steps, counter
         self.clocks: list[tuple[float, float]] = []
         self.joules: float | None = None
-        self._seen = 0
 
     def after_backward(self, model: nn.Module, step: int) -> None:
         """The subgradient, which costs next to nothing."""
@@ -188,13 +187,10 @@ class _StepTimer(Hooks):
 
     def after_step(self, state: FitState) -> bool:
         """Note when the step ended."""
-        self._seen += 1
-        if self._seen < WARM_UP_STEPS:
-            return False
         self.clocks.append(read_clocks(state.session.compute.device))
-        if len(self.clocks) == 1:
+        if len(self.clocks) == WARM_UP_STEPS:
             self.counter.start()
-        if len(self.clocks) <= self.steps:
+        if len(self.clocks) < WARM_UP_STEPS + self.steps:
             return False
         self.joules = self.counter.take()
         self.counter.stop()
@@ -206,7 +202,8 @@ def _training_steps(session: Session, model: nn.Module, steps: int, counter: Ene
     # What the steps cost is known; here it is asked for nothing.
     fit(session, model, Span("train", 0, session.total_steps), ModelCost(0, 0, 0, 0.0), hooks=timer)
     joules = None if timer.joules is None else timer.joules / steps
-    return [Seconds(cpu=b[1] - a[1], wall=b[0] - a[0], joules=joules) for a, b in pairwise(timer.clocks)]
+    measured = pairwise(timer.clocks[WARM_UP_STEPS - 1 :])
+    return [Seconds(cpu=b[1] - a[1], wall=b[0] - a[0], joules=joules) for a, b in measured]
 
 
 def _evaluation(model: nn.Module, test: Batches, compute: Compute, counter: EnergyCounter) -> Seconds:

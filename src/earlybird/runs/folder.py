@@ -18,7 +18,7 @@ from torch import nn
 
 from earlybird.atomic import write_atomically
 from earlybird.core import ChannelMask
-from earlybird.errors import CheckpointError, MethodError, ModelError, RunFolderError
+from earlybird.errors import CheckpointError, MethodError, ModelError, RunFolderError, first_line
 from earlybird.methods.task import DenseRun
 from earlybird.models import build_model
 from earlybird.models.model_file import DESCRIPTION, load, read_description, save
@@ -214,9 +214,8 @@ class NetworkSpec:
         try:
             logits = model.eval()(example)
         except Exception as error:
-            first = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ModelError(
-                f"model {self.name!r} cannot take images of shape {tuple(example.shape[1:])} ({first}); "
+                f"model {self.name!r} cannot take images of shape {tuple(example.shape[1:])} ({first_line(error)}); "
                 "choose another --data.image_size or another --model"
             ) from error
         finally:

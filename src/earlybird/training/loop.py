@@ -74,7 +74,8 @@ def _close_step(state: FitState) -> None:
         state.close_epoch()
     else:
         state.hooks.settle(state)
-        if state.checkpoint_is_due() or state.session.stop.signal_number is not None:
+        every = state.session.settings.checkpoint_every
+        if (every and state.step % every == 0) or state.session.stop.signal_number is not None:
             state.save()
     if not state.ended:  # An early end is not saved: a signal waits for the next phase's first checkpoint.
         state.session.stop.raise_if_set()

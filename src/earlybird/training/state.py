@@ -229,11 +229,6 @@ class FitState:
         """True once the last step of the phase is done, or a hook has ended it."""
         return self.ended or self.step >= self.span.end_step
 
-    def checkpoint_is_due(self) -> bool:
-        """True at the steps in mid-epoch that `training.checkpoint_every` names."""
-        every = self.session.settings.checkpoint_every
-        return bool(every) and self.step % every == 0
-
     def phase_cost(self) -> PhaseCost:
         """Cost of the phase since it was begun or resumed; the paper does not charge validation."""
         return self.meter.cost(
