@@ -16,8 +16,7 @@ from torch import nn
 
 from earlybird import bn_scale, channel_groups, draw_mask, slim
 from earlybird.cli.main import keep_freed_memory
-from earlybird.cost import count_cost
-from earlybird.cost.meter import step_seconds
+from earlybird.cost import count_cost, step_seconds
 from earlybird.models import build_model
 
 SHAPE = (3, 224, 224)

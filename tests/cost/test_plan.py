@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from earlybird.cost import ModelCost
-from earlybird.cost.plan import MethodPlan, PlannedData, Schedule, price, steps_that_buy, training_macs
+from earlybird.cost import MethodPlan, ModelCost, PlannedData, Schedule, price, steps_that_buy, training_macs
 from earlybird.errors import ConfigError
 from earlybird.methods.pipeline import plan_method
 from earlybird.settings.run import RunConfig

@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from earlybird.cost import meter
-from earlybird.cost.meter import step_seconds
+from earlybird.cost import meter, step_seconds
 from earlybird.errors import ModelError
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from earlybird.cost import ModelCost
-from earlybird.cost.plan import MethodPlan, PlannedData, Schedule, Stage
+from earlybird.cost import MethodPlan, ModelCost, PlannedData, Schedule, Stage
 from earlybird.errors import ConfigError
 from earlybird.forecast import calibration
 from earlybird.forecast.calibration import Calibration, Seconds, calibrate, noise_bundle

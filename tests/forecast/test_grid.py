@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from earlybird.cost import ModelCost
-from earlybird.cost.plan import MethodPlan, PlannedData, Schedule
+from earlybird.cost import MethodPlan, ModelCost, PlannedData, Schedule
 from earlybird.forecast.grid import plan_node, ticket_places
 from earlybird.grids.grid import Block, Grid, nodes_of
 from earlybird.grids.sweep import open_sweep, work

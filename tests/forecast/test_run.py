@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from earlybird.cost.plan import PlannedData
+from earlybird.cost import PlannedData
 from earlybird.data.images import DataSizes
 from earlybird.errors import ConfigError, RunFolderError, SlimError
 from earlybird.forecast.facts import PAPER_METHODS, Prices, forecast_facts, planned_methods

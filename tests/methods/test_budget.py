@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from earlybird.cost import ModelCost
-from earlybird.cost.plan import PlannedData, steps_that_buy, training_macs
+from earlybird.cost import ModelCost, PlannedData, steps_that_buy, training_macs
 from earlybird.runs.record_file import recorded_training_macs
 from earlybird.runs.run import run
 from earlybird.settings.run import RunConfig

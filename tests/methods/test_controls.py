@@ -12,9 +12,8 @@ import torch
 from torch import nn
 
 from earlybird.core import ChannelGroups, Ticket
-from earlybird.cost import ModelCost
-from earlybird.cost.plan import PlannedData, steps_that_buy
-from earlybird.cost.plan import training_macs as training_macs_of
+from earlybird.cost import ModelCost, PlannedData, steps_that_buy
+from earlybird.cost import training_macs as training_macs_of
 from earlybird.errors import ConfigError, MethodError, TicketError
 from earlybird.methods.early_bird import at_random, shuffled
 from earlybird.methods.uniform import uniform_mask

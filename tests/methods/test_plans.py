@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from earlybird.cost import ModelCost
-from earlybird.cost.plan import MethodPlan, PlannedData, Schedule, Stage, price
+from earlybird.cost import MethodPlan, ModelCost, PlannedData, Schedule, Stage, price
 from earlybird.errors import ConfigError, MethodError, RunFolderError
 from earlybird.forecast.facts import forecast_facts, planned_methods
 from earlybird.forecast.grid import plan_node

@@ -12,7 +12,7 @@ import torch
 
 from earlybird.core import ChannelMask, filter_l1
 from earlybird.core.drawing import draw_mask
-from earlybird.cost.plan import MethodPlan, Schedule, Stage
+from earlybird.cost import MethodPlan, Schedule, Stage
 from earlybird.methods.retrain import Retrain, cut, leave_ticket, ticket_in
 from earlybird.methods.task import Candidate, Task
 from earlybird.settings.catalog import METHODS, PRESETS, Dense, method_class, preset_settings

@@ -130,7 +130,7 @@ def _print_paper(parsed: Namespace) -> None:
 
 
 def _scenario(parsed: Namespace, argv: Sequence[str], record: dict[str, Any] | None) -> Scenario:
-    from earlybird.cost.plan import PlannedData
+    from earlybird.cost import PlannedData
     from earlybird.forecast.run import Scenario, settings_of_run
     from earlybird.runs.record import matched_budget
 
@@ -223,8 +223,7 @@ def _facts(parsed: Namespace, argv: Sequence[str]) -> dict[str, Any]:
 
     from earlybird.core import bn_scale, draw_mask, filter_l1
     from earlybird.core.drawing import realised_ratio, scored_groups
-    from earlybird.cost import count_cost
-    from earlybird.cost.meter import step_seconds
+    from earlybird.cost import count_cost, step_seconds
     from earlybird.slimming import channel_groups, slim
     from earlybird.slimming.groups import inspect_groups
 

@@ -20,9 +20,7 @@ from torch import nn
 
 from earlybird.copying import copied
 from earlybird.core import bn_l1_subgradient_
-from earlybird.cost import ModelCost, PhaseMeter, Work
-from earlybird.cost.meter import read_clocks
-from earlybird.cost.plan import MethodPlan, Schedule
+from earlybird.cost import MethodPlan, ModelCost, PhaseMeter, Schedule, Work, read_clocks
 from earlybird.data import Augment, Batches, DataBundle, MemoryImages, eval_batches, train_batches
 from earlybird.data.images import subset
 from earlybird.energy import EnergyCounter, NoCounter

@@ -9,8 +9,7 @@ from typing import Any, get_type_hints
 import torch
 
 from earlybird.core import STOP_RULES
-from earlybird.cost import ModelCost, Work, bit_operations
-from earlybird.cost.plan import MethodPlan, Schedule, price
+from earlybird.cost import MethodPlan, ModelCost, Schedule, Work, bit_operations, price
 from earlybird.energy import estimated_joules, unit_energies
 from earlybird.errors import MethodError, require
 from earlybird.forecast.calibration import Calibration, Seconds

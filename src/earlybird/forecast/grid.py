@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import cast
 
-from earlybird.cost import Work
-from earlybird.cost.plan import MethodPlan, PlannedData, Schedule, Stage, steps_that_buy
+from earlybird.cost import MethodPlan, PlannedData, Schedule, Stage, Work, steps_that_buy
 from earlybird.data import DataBundle
 from earlybird.forecast.calibration import Calibration, calibrate
 from earlybird.forecast.run import UNIFORM, Scenario, cost_of, networks_of

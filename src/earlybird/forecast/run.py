@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from earlybird.core import STOP_RULES, ChannelGroups, ChannelMask, PolicyChoice, Ticket, draw_mask, realised_ratio
-from earlybird.cost import ModelCost, count_cost_and_traffic, layer_macs
-from earlybird.cost.plan import PlannedData
+from earlybird.cost import ModelCost, PlannedData, count_cost_and_traffic, layer_macs
 from earlybird.data.images import DataSizes
 from earlybird.errors import ConfigError, RunFolderError, SlimError, require
 from earlybird.models.model_file import DESCRIPTION

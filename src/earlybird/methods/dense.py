@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from earlybird.cost.plan import MethodPlan, Schedule, Stage
+from earlybird.cost import MethodPlan, Schedule, Stage
 from earlybird.methods.task import Candidate, Task
 from earlybird.settings.catalog import Dense
 

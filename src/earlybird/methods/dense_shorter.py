@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from earlybird.core import Ticket
-from earlybird.cost.plan import MethodPlan, Schedule, Stage, steps_that_buy
+from earlybird.cost import MethodPlan, Schedule, Stage, steps_that_buy
 from earlybird.methods.retrain import early_bird_macs, networks_of_ticket, planned_budget
 from earlybird.methods.task import Candidate, Task
 from earlybird.settings.catalog import DenseShorter

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from earlybird.core import CRITERION_NAMES, ChannelGroups, ChannelMask, Criterion, EarlyBird, Ticket, criteria
 from earlybird.core.drawing import draw_mask, realised_ratio, scored_groups
-from earlybird.cost.plan import MethodPlan, Schedule, Stage
+from earlybird.cost import MethodPlan, Schedule, Stage
 from earlybird.errors import ConfigError, EarlyBirdError, MaskError, SlimError, TicketError
 from earlybird.methods.hooks import SearchHooks, momentum_file
 from earlybird.methods.retrain import Retrain, cut, refuse_foreign_ticket, ticket_in

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from earlybird.core import WeightMask, keep_largest, prunable_weights
-from earlybird.cost.plan import MASKED, MethodPlan, Schedule, Stage
+from earlybird.cost import MASKED, MethodPlan, Schedule, Stage
 from earlybird.errors import require
 from earlybird.methods.hooks import HoldHooks, keep_weights_of_epoch
 from earlybird.methods.retrain import REINIT_SEED_OFFSET, WEIGHT_MASK_FILE, load_weights_of_epoch_, weight_candidate

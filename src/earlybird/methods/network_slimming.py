@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from earlybird.core import Ticket
-from earlybird.cost.plan import MethodPlan, Schedule, Stage
+from earlybird.cost import MethodPlan, Schedule, Stage
 from earlybird.errors import MaskError, TicketError
 from earlybird.methods.early_bird import draw_tickets
 from earlybird.methods.retrain import Retrain, check_notes, cut, ticket_in

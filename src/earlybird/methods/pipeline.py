@@ -8,8 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from earlybird.cost import evaluation_work
-from earlybird.cost.plan import MethodPlan, Schedule, Stage, steps_that_buy
+from earlybird.cost import MethodPlan, Schedule, Stage, evaluation_work, steps_that_buy
 from earlybird.data import Batches
 from earlybird.errors import EarlyBirdError, MaskError, MethodError, SlimError
 from earlybird.methods.hooks import HoldHooks

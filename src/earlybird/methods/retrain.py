@@ -16,8 +16,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from earlybird.core import STOP_RULES, ChannelGroups, ChannelMask, Ticket, WeightMask, mask_weights_, realised_ratio
-from earlybird.cost import CostLedger, ModelCost, Work
-from earlybird.cost.plan import Schedule, training_macs
+from earlybird.cost import CostLedger, ModelCost, Schedule, Work, training_macs
 from earlybird.errors import TicketError
 from earlybird.methods.hooks import momentum_file, rewind_file, ticket_notes
 from earlybird.methods.task import Candidate, Task

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from earlybird.core import Ticket
-from earlybird.cost.plan import MethodPlan, Schedule, Stage, steps_that_buy, training_macs
+from earlybird.cost import MethodPlan, Schedule, Stage, steps_that_buy, training_macs
 from earlybird.methods.retrain import Retrain, cut, networks_of_ticket
 from earlybird.methods.task import Candidate, Task
 from earlybird.settings.catalog import ScratchLonger

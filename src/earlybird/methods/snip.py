@@ -17,8 +17,7 @@ from earlybird.copying import copied, full_name
 from earlybird.core import draw_mask, keep_largest, prunable_weights
 from earlybird.core.criteria import per_filter, weighted_layers
 from earlybird.core.drawing import scored_groups
-from earlybird.cost import training_work
-from earlybird.cost.plan import MASKED, MethodPlan, Schedule, Stage
+from earlybird.cost import MASKED, MethodPlan, Schedule, Stage, training_work
 from earlybird.errors import MethodError, require
 from earlybird.methods.early_bird import refuse_nothing_to_cut
 from earlybird.methods.retrain import WEIGHT_MASK_FILE, Retrain, cut, leave_ticket, ticket_in, weight_candidate

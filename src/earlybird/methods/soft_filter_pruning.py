@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from earlybird.core import ChannelGroups, ChannelMask, draw_mask_per_layer, filter_l2
 from earlybird.core.drawing import scored_groups
-from earlybird.cost.plan import MethodPlan, Schedule, Stage
+from earlybird.cost import MethodPlan, Schedule, Stage
 from earlybird.methods.early_bird import refuse_nothing_to_cut
 from earlybird.methods.retrain import Retrain, cut, leave_ticket, load_ticket_weights, ticket_in
 from earlybird.methods.task import Candidate, Task

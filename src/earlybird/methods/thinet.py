@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from earlybird.copying import copied
 from earlybird.core import ChannelGroups
 from earlybird.core.drawing import nearest_count
-from earlybird.cost import ModelCost, count_cost, count_cost_and_traffic, evaluation_work
-from earlybird.cost.plan import MethodPlan, Schedule, Stage
+from earlybird.cost import MethodPlan, ModelCost, Schedule, Stage, count_cost, count_cost_and_traffic, evaluation_work
 from earlybird.errors import SlimError
 from earlybird.methods.contributions import contributions, least_squares_weights, removed_greedily
 from earlybird.methods.retrain import Retrain, cut, leave_ticket, ticket_in

@@ -10,8 +10,7 @@ from torch import nn
 
 from earlybird.core import ChannelGroups, ChannelMask, Ticket
 from earlybird.core.drawing import Ranking, draw_ranked, rank_units, realised_ratio
-from earlybird.cost import count_cost
-from earlybird.cost.plan import MethodPlan, Schedule, Stage, steps_that_buy
+from earlybird.cost import MethodPlan, Schedule, Stage, count_cost, steps_that_buy
 from earlybird.methods.retrain import Retrain, cut, early_bird_macs, networks_of_ticket, planned_budget
 from earlybird.methods.task import Candidate, Task
 from earlybird.settings.catalog import Uniform

@@ -17,8 +17,7 @@ import torch
 from torch import nn
 
 from earlybird import __version__
-from earlybird.cost import ModelCost, count_cost
-from earlybird.cost.plan import PlannedData, Schedule
+from earlybird.cost import ModelCost, PlannedData, Schedule, count_cost
 from earlybird.errors import RunFolderError
 from earlybird.methods.pipeline import Outcome
 from earlybird.methods.task import Candidate, Task

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from earlybird.core import Ticket
-    from earlybird.cost.plan import MethodPlan, Schedule
+    from earlybird.cost import MethodPlan, Schedule
     from earlybird.methods.task import Candidate, DenseRun, Task
 
 ClockName = Literal["scaled", "epochs"]

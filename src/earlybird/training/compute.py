@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from earlybird.copying import copied
-from earlybird.cost.meter import TrainingStep
+from earlybird.cost import TrainingStep
 from earlybird.data import Batches
 from earlybird.errors import ConfigError, OutOfMemoryError, require
 from earlybird.settings.run import PrecisionChoice

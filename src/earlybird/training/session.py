@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, TextIO
 
-from earlybird.cost import CostLedger, PhaseMeter
-from earlybird.cost.plan import PlannedData
+from earlybird.cost import CostLedger, PhaseMeter, PlannedData
 from earlybird.data import Batches
 from earlybird.energy import EnergyCounter, NoCounter
 from earlybird.errors import Terminated
