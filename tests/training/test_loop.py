@@ -199,10 +199,10 @@ def test_accuracy_is_total_correct_over_total_samples():
 def test_auto_precision_is_one_of_the_two_and_leaves_the_network_alone():
     model = network()
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    chosen = choose_precision("auto", model, torch.randn(4, 3, 8, 8), torch.device("cpu"))
+    chosen = choose_precision("auto", model, (4, 3, 8, 8), torch.device("cpu"))
     assert chosen in ("fp32", "bf16")
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
-    assert choose_precision("bf16", model, torch.zeros(1), torch.device("cpu")) == "bf16"
+    assert choose_precision("bf16", model, (4, 3, 8, 8), torch.device("cpu")) == "bf16"
 
 
 def test_an_absent_device_is_refused():

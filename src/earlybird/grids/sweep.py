@@ -177,9 +177,7 @@ def with_precision(grid: Grid, spec: NetworkSpec, precision: str | None = None) 
         return grid
     if precision is None:
         shape = (settings.batch_size, *spec.example_input().shape[1:])
-        batch = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-        device = choose_device(settings.device)
-        precision = choose_precision("auto", spec.build(0), batch, device)
+        precision = choose_precision("auto", spec.build(0), shape, choose_device(settings.device))
     sections: dict[str, Any] = {name: dict(section) for name, section in grid.settings.items()}
     sections["training"] = {**sections.get("training", {}), "precision": precision}
     return dataclasses.replace(grid, settings=sections)

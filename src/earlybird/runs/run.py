@@ -231,11 +231,8 @@ def prepare(config: RunConfig, folder: RunFolder, resolved: dict[str, Any], stop
     settings = config.training
     spec, bundle, model = network_and_data(config)
     device = choose_device(settings.device)
-    precision = resolved.get("precision")
-    if precision is None:
-        shape = (settings.batch_size, *spec.example_input().shape[1:])
-        batch = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-        precision = choose_precision(settings.precision, model, batch, device)
+    shape = (settings.batch_size, *spec.example_input().shape[1:])
+    precision = resolved.get("precision") or choose_precision(settings.precision, model, shape, device)
     compute = Compute(device, precision)
     session = _session(config, bundle, compute, folder, stop, quiet)
     measure_idle(session.energy)  # now, while nothing runs

@@ -6,7 +6,7 @@ written into the run's configuration and reused when it resumes, because a run m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -78,12 +78,12 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def choose_precision(choice: str, model: nn.Module, batch: Tensor, device: torch.device) -> Precision:
+def choose_precision(choice: str, model: nn.Module, shape: Sequence[int], device: torch.device) -> Precision:
     """Resolve "auto" by timing a training step in fp32 and in bf16; keep any other choice.
 
     Args:
         model: the dense network; it is not changed.
-        batch: float32 `[n, c, h, w]`, a batch like those of the run.
+        shape: (n, c, h, w) of a batch like those of the run.
 
     Raises:
         ConfigError: `choice` is none of these.
@@ -91,6 +91,7 @@ def choose_precision(choice: str, model: nn.Module, batch: Tensor, device: torch
     require("training.precision", choice, choice in get_args(PrecisionChoice), "auto, fp32 or bf16")
     if choice != "auto":
         return "fp32" if choice == "fp32" else "bf16"
+    batch = torch.randn(tuple(shape), generator=torch.Generator().manual_seed(0))
     fp32 = _step_seconds(model, batch, Compute(device, "fp32"))
     return "bf16" if _step_seconds(model, batch, Compute(device, "bf16")) < _WORTHWHILE * fp32 else "fp32"
 
