@@ -9,19 +9,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from earlybird.core import (
-        ChannelGroups,
-        ChannelMask,
-        EarlyBird,
-        Ticket,
-        bn_l1_proximal_,
-        bn_l1_subgradient_,
-        bn_scale,
-        draw_mask,
-        filter_l1,
-        mask_distance,
-        taylor,
-    )
+    from earlybird.core.criteria import bn_scale, filter_l1, taylor
+    from earlybird.core.detector import EarlyBird
+    from earlybird.core.drawing import draw_mask
+    from earlybird.core.groups import ChannelGroups, mask_distance
+    from earlybird.core.mask import ChannelMask
+    from earlybird.core.penalty import bn_l1_proximal_, bn_l1_subgradient_
+    from earlybird.core.ticket import Ticket
     from earlybird.models import load, save
     from earlybird.slimming import channel_groups, masked, slim
 

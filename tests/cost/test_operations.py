@@ -1,4 +1,4 @@
-"""Products by operand width, and the name of what nobody counted."""
+"""Operations: products by operand width, and the name of what nobody counted."""
 
 from __future__ import annotations
 
