@@ -78,10 +78,7 @@ def evaluation_work(cost: ModelCost, images: int, batches: int) -> Work:
 
 def added(*parts: Mapping[str, int]) -> dict[str, int]:
     """Sum of MACs by operand width; widths without any are left out."""
-    total: Counter[str] = Counter()
-    for part in parts:
-        total.update(part)
-    return {width: macs for width, macs in sorted(total.items()) if macs}
+    return dict(sorted(sum(map(Counter, parts), Counter[str]()).items()))
 
 
 def bit_operations(macs_by_width: Mapping[str, int]) -> int:

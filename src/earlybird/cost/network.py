@@ -209,7 +209,8 @@ def _train(model: nn.Module, images: Tensor, counter: AbstractContextManager[obj
     """Run a training step without its optimizer, in train mode, under a counter."""
     with torch.enable_grad(), counter:
         with _autocast(precision):
-            loss = _loss_of_outputs(model.train()(images))
+            outputs = _floating_tensors(model.train()(images))  # logits, and auxiliary heads beside them
+            loss = torch.stack([tensor.sum() for tensor in outputs]).sum()
         if loss.requires_grad:  # otherwise every parameter is frozen, and training costs a forward pass
             loss.backward()
 
@@ -255,15 +256,6 @@ def _empty_images(model: nn.Module, batch: int, input_shape: tuple[int, ...], de
     """Images without values, `[batch, *input_shape]`, in the type that `model` calculates in."""
     floating = (tensor.dtype for tensor in chain(model.parameters(), model.buffers()) if tensor.is_floating_point())
     return torch.empty(batch, *input_shape, device=device, dtype=next(floating, torch.float32))
-
-
-def _loss_of_outputs(output: object) -> Tensor:
-    """Sum of all floating tensors of a network's output: logits, and auxiliary heads in a tuple or mapping beside them.
-
-    Raises:
-        RuntimeError: there is none.
-    """
-    return torch.stack([tensor.sum() for tensor in _floating_tensors(output)]).sum()
 
 
 def _floating_tensors(output: object) -> Iterator[Tensor]:

@@ -175,39 +175,35 @@ def _product_flops(*operands: Tensor, out_val: object, **kwargs: Any) -> int:
     return 2 * operands[-2].numel()
 
 
-def _relu_flops(args: Sequence[Any], output: Tensor) -> int:
-    return output.numel()
+def _window(args: Sequence[Any], output: Tensor) -> int:
+    sides = list(args[1]) if isinstance(args[1], Sequence) else [args[1]]
+    return 0 if _is_global(output) else math.prod(sides if len(sides) > 1 else sides * 2)
 
 
-def _pool_flops(args: Sequence[Any], output: Tensor) -> int:
-    kernel = args[1] if isinstance(args[1], Sequence) else [args[1]]
-    sides = list(kernel) * 2 if len(kernel) == 1 else list(kernel)
-    return 0 if _is_global(output) else math.prod(sides) * output.numel()
-
-
-def _adaptive_pool_flops(args: Sequence[Any], output: Tensor) -> int:
-    windows = (math.ceil(into / out) for into, out in zip(args[0].shape[2:], output.shape[2:], strict=True))
-    return 0 if _is_global(output) else math.prod(windows) * output.numel()
+def _adaptive_window(args: Sequence[Any], output: Tensor) -> int:
+    sizes = zip(args[0].shape[2:], output.shape[2:], strict=True)
+    return 0 if _is_global(output) else math.prod(math.ceil(into / out) for into, out in sizes)
 
 
 def _is_global(output: Tensor) -> bool:
     return output.shape[-2:] == (1, 1)
 
 
-# Operation -> FLOPs of (arguments, output) that the paper (You et al. 2020) charges beyond 2 * MAC: BatchNorm 2 per
-# element, ReLU 1, pooling the window's size per output element; global pooling and residual adds are free.
+# Operation -> FLOPs of (arguments, output) for each element of the output that the paper (You et al. 2020) charges
+# beyond 2 * MAC. Global pooling and residual adds are free.
 PAPER_EXTRA_FLOPS: dict[Any, Callable[[Sequence[Any], Tensor], int]] = {
-    aten.native_batch_norm: lambda args, output: 2 * output.numel(),
-    **dict.fromkeys((aten.relu, aten.relu_, aten.hardtanh, aten.hardtanh_), _relu_flops),  # hardtanh: ReLU6
-    **dict.fromkeys((aten.max_pool2d_with_indices, aten.avg_pool2d), _pool_flops),
-    **dict.fromkeys((aten._adaptive_avg_pool2d, aten.adaptive_max_pool2d), _adaptive_pool_flops),
+    aten.native_batch_norm: lambda args, output: 2,
+    **dict.fromkeys((aten.relu, aten.relu_, aten.hardtanh, aten.hardtanh_), lambda args, output: 1),  # hardtanh: ReLU6
+    **dict.fromkeys((aten.max_pool2d_with_indices, aten.avg_pool2d), _window),
+    **dict.fromkeys((aten._adaptive_avg_pool2d, aten.adaptive_max_pool2d), _adaptive_window),
 }
 
 
 def paper_extra_flops(func: Any, args: Sequence[Any], kwargs: Any, result: Any) -> int:
     """FLOPs that the paper charges for an operation beyond 2 * MAC."""
+    output = result[0] if isinstance(result, tuple) else result
     formula = PAPER_EXTRA_FLOPS.get(func.overloadpacket)
-    return formula(args, result[0] if isinstance(result, tuple) else result) if formula else 0
+    return formula(args, output) * output.numel() if formula else 0
 
 
 _MOVES_NOTHING = frozenset(

@@ -101,7 +101,7 @@ def open_picture(data: bytes | Path, where: str, channels: int) -> Tensor:
     Raises:
         DataError: it cannot be decoded; `where` (a path or a row) is named.
     """
-    with _decoding(where), _opened(data) as image:
+    with _opened(data, where) as image:
         pixels = np.array(image.convert("L" if channels == 1 else "RGB"))
     return torch.from_numpy(pixels.reshape(*pixels.shape[:2], channels)).permute(2, 0, 1)
 
@@ -112,24 +112,22 @@ def is_grey(data: bytes | Path, where: str) -> bool:
     Raises:
         DataError: it cannot be read; `where` is named.
     """
-    with _decoding(where), _opened(data) as image:
+    with _opened(data, where) as image:
         return image.mode in ("1", "L", "I;16")
 
 
 @contextmanager
-def _decoding(where: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError) as error:
-        raise DataError(f"cannot decode picture {where} ({first_line(error)}); repair or remove it") from error
-
-
-def _opened(data: bytes | Path) -> Image.Image:
+def _opened(data: bytes | Path, where: str) -> Iterator[Image.Image]:
     file = data if isinstance(data, Path) else io.BytesIO(data)
     try:
-        return Image.open(file, formats=_COMMON_FORMATS)
-    except UnidentifiedImageError:
-        return Image.open(file)
+        try:
+            image = Image.open(file, formats=_COMMON_FORMATS)
+        except UnidentifiedImageError:
+            image = Image.open(file)
+        with image:
+            yield image
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError) as error:
+        raise DataError(f"cannot decode picture {where} ({first_line(error)}); repair or remove it") from error
 
 
 def fit_square(image: Tensor, size: int) -> Tensor:
