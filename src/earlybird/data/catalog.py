@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from earlybird.data.decode import FolderImages, SourceSplits, cache_root, file_marks, memory_size, prepared
+from earlybird.data.decode import FolderImages, SourceSplits, cache_root, cached, decode_set, file_marks, memory_size
 from earlybird.data.hub import hub_splits, local_folder, parquet_files
 from earlybird.data.images import DataBundle, MemoryImages, channel_moments, subset
 from earlybird.data.randomness import stratified_indices
@@ -157,9 +158,7 @@ def _cifar(name: str, request: _Request) -> DataBundle:
             f"data '{name}' not found at {folder}; fetch it with --data.download true, "
             f"or point --data.root at the folder that holds {folder.name}"
         )
-    return prepared(
-        name, name, file_marks(root, files), lambda: _cifar_splits(name, root), request.image_size, request.cache
-    )
+    return _prepared(name, name, file_marks(root, files), lambda: _cifar_splits(name, root), request)
 
 
 def _cifar_splits(name: str, root: Path) -> SourceSplits:
@@ -190,32 +189,18 @@ def _hub(rest: str, request: _Request) -> DataBundle:
     if folder is None:
         # A hub set changes under its name: the library is asked first, and its answer is the fingerprint.
         splits, fingerprint = hub_splits(rest, request.library_cache)
-        return prepared(name, name, fingerprint, lambda: splits, request.image_size, request.cache)
+        return _prepared(name, name, fingerprint, lambda: splits, request)
     marks, tables = file_marks(folder, parquet_files(folder)), str(request.cache / "datasets")
-    return prepared(
-        name, str(folder.resolve()), marks, lambda: hub_splits(rest, tables)[0], request.image_size, request.cache
-    )
+    return _prepared(name, str(folder.resolve()), marks, lambda: hub_splits(rest, tables)[0], request)
 
 
 def _imagefolder(path: str, request: _Request) -> DataBundle:
+    """PATH/train/CLASS/*.jpg, and PATH/test or PATH/val, as torchvision has them; classes in alphabetical order."""
     name, root = f"imagefolder:{path}", Path(path).expanduser()
-    train, test, class_names = _folder_splits(root)
-    splits = SourceSplits(train, test, class_names)
-    if memory_size(splits, request.image_size) is None:  # a million files need no fingerprint
-        return splits.indexed_bundle(name, request.image_size)
-    marks = file_marks(root, (*train.files, *test.files))
-    return prepared(name, str(root.resolve()), marks, lambda: splits, request.image_size, request.cache)
-
-
-def _folder_splits(root: Path) -> tuple[FolderImages, FolderImages, tuple[str, ...]]:
-    """Train (PATH/train/CLASS/*.jpg), test (PATH/test or PATH/val) and class names below `root`, not yet decoded.
-
-    The layout of torchvision's ImageFolder; classes in alphabetical order of their folders.
-    """
     if not root.is_dir():
         raise DataError(f"no image folder {root}; give the folder that holds train/ and test/ (or val/)")
     train_root = root / "train"
-    test_root = next((root / name for name in TEST_FOLDERS if (root / name).is_dir()), None)
+    test_root = next((root / part for part in TEST_FOLDERS if (root / part).is_dir()), None)
     if not train_root.is_dir() or test_root is None:
         missing = "train" if not train_root.is_dir() else "test or val"
         raise DataError(f"image folder {root} has no folder {missing}; expected {root}/train/CLASS/picture.png")
@@ -223,7 +208,12 @@ def _folder_splits(root: Path) -> tuple[FolderImages, FolderImages, tuple[str, .
     if (others := _class_folders(test_root)) != names:
         odd = ", ".join(sorted(set(names) ^ set(others))[:3])
         raise DataError(f"{train_root} and {test_root} hold different class folders ({odd}); give both the same")
-    return _scan(train_root, names), _scan(test_root, names), tuple(names)
+    train, test = _scan(train_root, names), _scan(test_root, names)
+    splits = SourceSplits(train, test, tuple(names))
+    if memory_size(splits, request.image_size) is None:  # a million files need no fingerprint
+        return splits.indexed_bundle(name, request.image_size)
+    marks = file_marks(root, (*train.files, *test.files))
+    return _prepared(name, str(root.resolve()), marks, lambda: splits, request)
 
 
 def _class_folders(root: Path) -> list[str]:
@@ -257,6 +247,17 @@ def _user_bundle(name: str) -> DataBundle:
         made = getattr(function, "__name__", "it")
         raise DataError(f"data {name!r}: {made}() returned {type(bundle).__name__}; it must return a DataBundle")
     return bundle
+
+
+def _prepared(name: str, place: str, marks: Any, read: Callable[[], SourceSplits], request: _Request) -> DataBundle:
+    """Bundle in memory, through the cache, if the set fits there; else one that decodes as it is read.
+
+    place and marks are the fingerprint of the source.
+    """
+    source = {"place": place, "files": marks, "image_size": request.image_size}
+    read = functools.cache(read)
+    decoded = cached(request.cache, name, source, lambda: decode_set(name, read(), request.image_size))
+    return decoded or read().indexed_bundle(name, request.image_size)
 
 
 def _keep_train_images(bundle: DataBundle, count: int) -> DataBundle:

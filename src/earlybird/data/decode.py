@@ -6,7 +6,6 @@ It appears by one rename: no killed or racing process leaves half of one. One wh
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import io
 import json
@@ -64,19 +63,6 @@ class SourceSplits:
         """Bundle of pictures that are decoded as they are read."""
         grey = self.train[0][0].shape[0] == 1
         return self.bundle(name, image_size or LOADER_SIZE, ((0.5,), (0.5,)) if grey else IMAGENET_MOMENTS)
-
-
-def prepared(
-    name: str, place: str, marks: Any, read: Callable[[], SourceSplits], image_size: int | None, cache: Path
-) -> DataBundle:
-    """Bundle in memory, through the cache, if the set fits there; else one that decodes as it is read.
-
-    place and marks are the fingerprint of the source.
-    """
-    source = {"place": place, "files": marks, "image_size": image_size}
-    read = functools.cache(read)
-    decoded = cached(cache, name, source, lambda: decode_set(name, read(), image_size))
-    return decoded or read().indexed_bundle(name, image_size)
 
 
 @dataclass(frozen=True)
