@@ -31,6 +31,7 @@ def test_what_is_legal_is_said_in_words():
     assert legal_values(int | None) == "an integer or null"
     assert legal_values(Literal["step", "cosine"]) == "step, cosine"
     assert legal_values(tuple[float, ...]) == "a list of numbers such as [0.3,0.5]"
+    assert legal_values(list[str]) == "a list of names such as [stem,layer1*]"
 
 
 @pytest.mark.parametrize(
