@@ -37,6 +37,8 @@ from earlybird.slimming import channel_groups, slim
 from earlybird.slimming.layers import kind_of
 from earlybird.training import loop
 
+__all__ = ["check_criterion", "check_method"]
+
 CLASSES = 3
 # Named by path, as a user's own are.
 NETWORK, DATA = "earlybird.testing:TinyNetwork", "earlybird.testing:data"

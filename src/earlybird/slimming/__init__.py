@@ -6,18 +6,20 @@ applies them, `groups` decides what may go and counts it, `surgery` cuts. Nothin
 
 from earlybird.slimming.check import Difference, difference
 from earlybird.slimming.groups import channel_costs, channel_groups
+from earlybird.slimming.selection import (
+    ScatterBatchNorm1d,
+    ScatterBatchNorm2d,
+    ScatterBatchNorm3d,
+    ScatterSyncBatchNorm,
+    SelectBatchNorm1d,
+    SelectBatchNorm2d,
+    SelectBatchNorm3d,
+    SelectSyncBatchNorm,
+)
 from earlybird.slimming.surgery import certify, expanded, kept_indices, masked, sliced, slim, zero_channels_
 
 __all__ = [
-    "Difference",
-    "certify",
-    "channel_costs",
-    "channel_groups",
-    "difference",
-    "expanded",
-    "kept_indices",
-    "masked",
-    "sliced",
-    "slim",
-    "zero_channels_",
-]
+    "Difference", "ScatterBatchNorm1d", "ScatterBatchNorm2d", "ScatterBatchNorm3d", "ScatterSyncBatchNorm",
+    "SelectBatchNorm1d", "SelectBatchNorm2d", "SelectBatchNorm3d", "SelectSyncBatchNorm", "certify", "channel_costs",
+    "channel_groups", "difference", "expanded", "kept_indices", "masked", "sliced", "slim", "zero_channels_",
+]  # fmt: skip
