@@ -1,4 +1,4 @@
-"""`earlybird compare`: the flags of a grid: sections of every run, settings of methods, methods x ratios x seeds."""
+"""`earlybird compare` and the flags of a grid: sections of every run, settings of methods, methods x ratios x seeds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `earlybird compare` does with its grid: open its folder, run what is not done yet, print and write the tables.
+"""Work of `earlybird compare` on its grid: open its folder, run what is not done yet, print and write the tables.
 
 As a program it is a worker process of one comparison, which starts it. It loads torch; `compare_command` does not.
 """

@@ -1,4 +1,4 @@
-"""What executes a sweep: worker processes of this machine, or Ray tasks on it or on a cluster (extra `ray`).
+"""Engines of a sweep: worker processes of this machine, or Ray tasks on it or on a cluster (extra `ray`).
 
 What a node is, when it is done and who holds it is decided by its folder and its lock, whatever the engine. So several
 may work on one folder at the same time; a cluster must see it under the same path.

@@ -188,7 +188,7 @@ def _network_input(node: fx.Node, table: ChannelTable, mode: str) -> Any:
 
 
 class Aliasing:
-    """Which nodes of a graph may be one tensor in memory, node by node: an in-place operation changes every name of it.
+    """Nodes of a graph that may be one tensor in memory, node by node: an in-place operation changes every name of it.
 
     That an operation may return its input, or a view of it, is read from torch's schema of the operation. Where the
     schema hides it (`dropout` in eval mode), or there is none, the operation's rule says it: `may_return_input`.
