@@ -18,10 +18,10 @@ import pytest
 REPOSITORY = Path(__file__).parents[2]
 PACKAGE = "earlybird"
 
-# cli -> paper, report -> forecast -> grids -> runs -> methods -> training -> (models data precision cost energy)
+# cli -> paper, report -> forecast -> grids -> runs -> methods -> training -> (models data cost energy)
 # -> slimming -> core; settings lie below all but core, whose stop rules they name.
 BELOW: dict[str, set[str]] = {"core": set(), "settings": {"core"}, "slimming": {"core", "settings"}}
-MIDDLE = {"models", "data", "precision", "cost", "energy"}
+MIDDLE = {"models", "data", "cost", "energy"}
 BELOW |= {name: {"slimming", "core", "settings"} for name in MIDDLE}
 BELOW["cost"] |= {"energy"}  # its meters read the counters; energy takes and gives plain numbers
 BELOW["energy"] = set()
@@ -102,11 +102,11 @@ def wrong_imports(source: Path) -> list[str]:
 
 
 def foreign_imports_of_core(source: Path) -> list[str]:
-    """Imports of core beyond torch, numpy, safetensors, the standard library, itself, settings, errors and atomic."""
+    """Imports of core beyond torch, numpy, safetensors, the standard library, itself, errors and atomic."""
     wrong = []
     for path in python_files(source / PACKAGE / "core"):
         for name in sorted(imports(path, source)):
-            own = name == PACKAGE or layer_of(name) in ("core", "settings") or name.startswith(LOWEST)
+            own = name == PACKAGE or layer_of(name) == "core" or name.startswith(LOWEST)
             if not own and name.split(".")[0] not in CORE_MAY_IMPORT:
                 wrong.append(f"{path}: core imports {name}")
     return wrong
