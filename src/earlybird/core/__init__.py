@@ -1,6 +1,6 @@
 """The idea, usable in any training loop: masks, groups, criteria, drawing, detection, penalty, tickets.
 
-Needs torch, safetensors, `earlybird.errors` and `atomic`; the stop rules and the choices below load without torch.
+Needs torch, numpy, safetensors, `earlybird.errors` and `atomic`; stop rules and the choices below load without torch.
 """
 
 from __future__ import annotations

@@ -35,8 +35,8 @@ class EarlyBird:
     Args:
         prune_ratio: fraction of units to remove, in [0, 1), or several.
         groups: channels that are cut together (`earlybird.channel_groups`); without them the net must be a plain chain.
-        rule: a name in `STOP_RULES`: "paper", "authors_code" or "epi".
-        window: distances looked at by "paper", masks looked at by "authors_code".
+        rule: a name in `STOP_RULES`.
+        window: of the stop rule, in distances or masks.
         epsilon: threshold on the mask distance, in (0, 1].
         criterion: scores the channels of a network; `bn_scale` by default.
         min_channels: floor per layer.
