@@ -160,6 +160,7 @@ def test_list_names_models_data_and_methods(capsys):
     assert "preresnet101" in printed
     assert "cifar100" in printed
     assert "early_bird, dense" in printed
+    assert printed.count("file.py:callable") == 2 and printed.count("file.py:Class") == 1
 
 
 def test_list_methods_says_in_a_line_each_what_methods_and_presets_do(capsys):

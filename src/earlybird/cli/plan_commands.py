@@ -316,8 +316,9 @@ def list_command(argv: Sequence[str]) -> None:
         print("\n".join(f"{name:<{width}}  {summary_of(name)}" for name in method_names()))
         return
     from earlybird.data import data_names
-    from earlybird.models import model_names
+    from earlybird.models.catalog import OTHER_FORMS, model_names
 
-    names = {"models": model_names(), "data": data_names(), "methods": METHODS, "presets": PRESETS}
+    methods = [*METHODS, "pkg.mod:Class", "file.py:Class"]
+    names = {"models": [*model_names(), OTHER_FORMS], "data": data_names(), "methods": methods, "presets": PRESETS}
     for what, found in names.items():
         print(f"{what + ':':<8} {', '.join(found)}")

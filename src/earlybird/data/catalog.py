@@ -45,8 +45,9 @@ class _Request:
 
 
 def data_names() -> list[str]:
-    """Names that `load_data` takes; capitals stand for a part that the user fills in."""
-    return ["digits", "cifar10", "cifar100", "hf:NAME", "hf:FOLDER", "imagefolder:PATH", "MODULE:FUNCTION"]
+    """Names that `load_data` takes, and the forms of those that the user fills in."""
+    forms = ["hf:NAME", "hf:FOLDER", "imagefolder:PATH", "pkg.mod:callable", "file.py:callable"]
+    return ["digits", *CIFAR_FOLDERS, *forms]
 
 
 def load_data(

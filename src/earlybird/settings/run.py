@@ -48,7 +48,10 @@ class DataConfig:
         ConfigError: a value is of another type or out of range.
     """
 
-    name: str = setting("cifar10", "digits, cifar10, cifar100, hf:NAME-or-folder, imagefolder:PATH, pkg.mod:callable")
+    name: str = setting(
+        "cifar10",
+        "digits, cifar10, cifar100, hf:NAME, hf:FOLDER, imagefolder:PATH, pkg.mod:callable, file.py:callable",
+    )
     root: str | None = setting(None, "folder of cifar10 / cifar100")
     download: bool = setting(False, "download cifar10 / cifar100 where absent")
     val_fraction: float = setting(0.0, "part of the training images set aside for validation", "[0, 1)")
