@@ -39,7 +39,7 @@ def test_without_widths_both_ends_are_printed(capsys):
 
 
 def test_with_widths_and_draw_there_is_one_cost_and_json_holds_it(capsys):
-    flags = [*SMALL, "--widths", "uniform", "--ticket-epoch", "2", "--method", "[dense,early_bird]"]
+    flags = [*SMALL, "--widths", "uniform", "--ticket-epoch", "2", "--methods", "[dense,early_bird]"]
     text = said(flags, capsys)
     assert " to " not in "".join(line for line in text.splitlines() if "early_bird" in line and "│" in line)
     assert "At the cost of early_bird: dense for" in " ".join(text.split())
@@ -111,6 +111,7 @@ def test_figure_5_is_drawn_the_same_every_time(tmp_path: Path, capsys):
         ("cost --model vgg11 --width 0.1 --watts 90", "--watts is 90, but no seconds are predicted; give"),
         ("cost --model vgg11 --width 0.1 --method dense,magic",
             "method.name is 'magic'; give one of early_bird"),
+        ("cost --methods", "--methods/--method stands without its value"),
         ("cost --model vgg16 --policy some", "residual policy 'some' is unknown; choose auto"),
         ("energy", "--run is missing|the following arguments are required"),
         ("energy export x", "unknown energy command 'export'; give import"),

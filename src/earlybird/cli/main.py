@@ -20,7 +20,7 @@ COMMANDS = {
     "evaluate": ("result_commands", "read the test set with the network a run ended with"),
     "compare": ("compare_command", "a grid of methods, ratios and seeds, each run once, and the tables of it"),
     "report": ("result_commands", "compare finished runs in a table"),
-    "cost": ("plan_commands", "what a training will cost, for every method; the paper's own totals recomputed"),
+    "cost": ("plan_commands", "what a training will cost, by the paper's methods or others; the paper's own totals"),
     "energy": ("result_commands", "`energy import meter.csv --run RUN`: a power meter's log into a run's record"),
     "inspect": ("plan_commands", "what can be cut from a network, what not and why, and what it saves"),
     "export": ("result_commands", "the network a run ended with, as ONNX or .pt2"),

@@ -50,7 +50,7 @@ _OPTION = re.compile(r"--[A-Za-z][\w.\-]*")
 # The sections of a network and its data, for commands that train nothing.
 NETWORK = ("model", "data")
 
-# Flag -> type (or action), default and help.
+# Flag, or several names of one -> type (or action), default and help.
 Flags = Mapping[str, tuple[Any, Any, str]]
 CONFIG: Flags = {"--config": ("config", None, "YAML with any of the settings below; flags win over it")}
 JSON: Flags = {"--json": ("store_true", False, "print JSON")}
@@ -68,10 +68,10 @@ class Parser(ArgumentParser):
         self.kinds: dict[str, Any] = {}  # which say what is legal
         for flag, (kind, default, help) in flags.items():
             if isinstance(kind, str):
-                self.add_argument(flag, action=kind, help=help)
+                self.add_argument(*flag.split(), action=kind, help=help)
                 continue
-            self.kinds[flag.lstrip("-").replace("-", "_")] = kind  # as the parser names it
-            self.add_argument(flag, type=kind, default=default, help=help)
+            self.kinds[flag.split()[0].lstrip("-").replace("-", "_")] = kind  # as the parser names it
+            self.add_argument(*flag.split(), type=kind, default=default, help=help)
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         """Raise instead of printing usage and exiting."""
@@ -234,7 +234,7 @@ def _one_line(message: str, parser: Parser) -> str:
     if wrong and wrong.group(1) in parser.kinds:
         return f"{wrong.group(1)} is {wrong.group(2)!r}; give {legal_values(parser.kinds[wrong.group(1)])}"
     text = re.sub(r"^Parser key \"([\w.]+)\":", r"\1:", text)
-    text = re.sub(r"^argument (--[\w.]+): expected one argument$", r"\1 stands without its value", text)
+    text = re.sub(r"^argument (--\S+): expected one argument$", r"\1 stands without its value", text)
     return f"{text}; `{parser.prog} --help` lists the flags and their legal values"
 
 

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from earlybird.forecast.run import Drawn, Networks, Scenario
 
 _COST = (
-    "What a training will cost before it is run, for every method side by side: MACs as executed, FLOPs in the paper's "
-    "count, energy by a published table, and with --calibrate seconds on this machine."
+    "What a training will cost before it is run, side by side for the paper's methods or those of --methods: MACs as "
+    "executed, FLOPs in the paper's count, energy by a published table, and with --calibrate seconds on this machine."
 )
 PAPER = ("table3", "table2", "figure5")
 # Enough that no turn of a calibration comes to the end of an epoch, where a checkpoint is written.
@@ -49,7 +49,7 @@ _COST_FLAGS: Flags = {
     "--precision": (str | None, None, "fp32 (default) or bf16"),
     "--widths": (str | None, None, _WIDTHS),
     "--ticket-epoch": (float | None, None, "e, when the ticket is drawn; without it bracketed"),
-    "--method": (str | None, None, "only this method, or several, as in `compare`: dense,lottery_ticket:rounds=2"),
+    "--methods --method": (str | None, None, "as in `compare`: dense,lottery_ticket:rounds=2; without it the paper's"),
     "--policy": (str | None, None, "residual policy: auto (default), inner, tie or select"),
     "--round-to": (int | None, None, "kept widths are multiples of this; default 8"),
     "--calibrate": ("store_true", False, "measure steps here; add seconds and kWh"),
@@ -90,7 +90,7 @@ def cost_command(argv: Sequence[str]) -> None:
     _check(parsed, scenario)
     networks = networks_of(scenario)
     calibration = _calibration(parsed, scenario, networks, record) if parsed.calibrate else None
-    names = [name.strip() for name in (parsed.method or "").strip("[]").split(",") if name.strip()]
+    names = [name.strip() for name in (parsed.methods or "").strip("[]").split(",") if name.strip()]
     methods = planned_methods(names, scenario, record)
     facts = forecast_facts(scenario, networks, methods, calibration, prices)
     if record is not None and calibration is not None:
