@@ -78,9 +78,6 @@ def test_rewind_with_restart_is_a_contradiction():
 
 
 def test_an_unknown_method_names_the_legal_ones():
-    assert set(METHODS) == {
-        "dense", "early_bird", "lottery_ticket", "snip", "network_slimming", "thinet", "soft_filter_pruning", "uniform",
-        "scratch_longer", "dense_shorter",
-    }  # fmt: skip
-    with pytest.raises(ConfigError, match="give one of early_bird, dense, lottery_ticket, .*reinit, random, .*file.py"):
+    assert {"early_bird", "dense", "uniform"} < METHODS.keys()
+    with pytest.raises(ConfigError, match=rf"give one of {', '.join(METHODS)}, .*reinit, random, .*file\.py:Class"):
         method_class("magic")
