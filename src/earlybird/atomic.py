@@ -1,9 +1,21 @@
-"""Files that survive a crash: written beside their place, then moved there in one step."""
+"""Files that survive a crash and other processes: written beside their place and moved there, sealed, locked."""
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
+import json
 import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
+from typing import Any
+
+from earlybird.errors import RunFolderError
+
+_SEAL = "seal"
 
 
 def write_atomically(path: Path, data: bytes | memoryview) -> None:
@@ -21,3 +33,82 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sealed_json(values: Mapping[str, Any]) -> bytes:
+    """JSON object with a sha256 of its other entries, in which no change goes unnoticed.
+
+    Raises:
+        TypeError, ValueError: a value is no JSON.
+    """
+    return json.dumps({**values, _SEAL: _digest(values)}, indent=1).encode()
+
+
+def unsealed_json(data: bytes) -> dict[str, Any]:
+    """Entries of an object that `sealed_json` wrote.
+
+    Raises:
+        ValueError: it is no JSON object, has no seal, or was changed.
+    """
+    values = json.loads(data)
+    if not isinstance(values, dict) or values.pop(_SEAL, None) != _digest(values):
+        raise ValueError("its seal does not fit: it was changed")
+    return values
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+@contextmanager
+def file_lock(path: Path, *, wait: bool = True) -> Iterator[str]:
+    """Hold the kernel's lock of a file, which is made for it and removed afterwards.
+
+    The lock is gone with the process, however that ends. Yields "" where it is ours; without `wait` it yields who else
+    holds it instead: process, host, time.
+
+    Raises:
+        RunFolderError: the file cannot be made, or the file system has no locks.
+    """
+    try:
+        file = _locked(path, wait)
+    except OSError as error:
+        raise RunFolderError(
+            f"{path} cannot be locked ({error.strerror}); give --out on a file system with locks"
+        ) from error
+    if isinstance(file, str):
+        yield file
+        return
+    with file:
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S}")
+        file.flush()
+        try:
+            yield ""
+        finally:
+            if _is_at(file, path):  # Somebody may have removed or replaced the folder.
+                path.unlink()
+
+
+def _locked(path: Path, wait: bool) -> Any:
+    """The open file once its lock is ours, or what its holder wrote into it."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):  # Another process has just removed the folder that it had made.
+            file = open(path, "a+")  # noqa: SIM115  # It stays open as long as it is held.
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                with file:
+                    file.seek(0)
+                    return file.read() or "a process that has just begun"
+            if _is_at(file, path):  # Else its holder removed it when it was done: what we hold is no longer there.
+                return file
+            file.close()
+
+
+def _is_at(file: Any, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False

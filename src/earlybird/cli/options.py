@@ -105,6 +105,7 @@ def parse_run(
         "--out": (str | None, None, "run folder; default runs/MODEL-DATA-METHOD-sSEED"),
         "--force": ("store_true", False, "go on in a folder that holds another configuration"),
         "--quiet": ("store_true", False, "print no progress"),
+        "--wait": ("store_true", False, "wait while another process works in the folder"),
         "--method.name": (str, name, methods),
         **section_flags(SECTIONS, {"method": preset_settings(name)}, method_class(name)),
         **(own or {}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -41,7 +42,12 @@ def train_command(argv: Sequence[str]) -> None:
     from earlybird.runs.run import run
 
     out = parsed.out or default_out(config)
-    show_finished_run(run(config, out, dense_run=parsed.dense_run, force=parsed.force, quiet=parsed.quiet), out)
+    show_finished_run(run(config, out, dense_run=parsed.dense_run, **_how(parsed)), out)
+
+
+def _how(parsed: Namespace) -> dict[str, bool]:
+    """Arguments that every command which trains hands on."""
+    return {name: getattr(parsed, name) for name in ("force", "quiet", "wait")}
 
 
 def show_finished_run(record: Mapping[str, Any], out: str) -> None:
@@ -67,7 +73,9 @@ def search_command(argv: Sequence[str]) -> None:
     from earlybird.runs.run import run_search
 
     out = parsed.out or default_out(config) + "-search"
-    for request, path in run_search(config, requests, out, force=parsed.force, quiet=parsed.quiet).items():
+    for request, path in run_search(
+        config, requests, out, force=parsed.force, quiet=parsed.quiet, wait=parsed.wait
+    ).items():
         when = "" if request.draw_at == "rule" else f", draw {request.draw_at}"
         print(f"p = {request.prune_ratio:g}{when}: {path if path else 'ticket: none (the rule never fired)'}")
 
@@ -95,7 +103,7 @@ def retrain_command(argv: Sequence[str]) -> None:
     config, parsed = parse_run("retrain", _RETRAIN, arguments, _TICKET)
     label = "retrain" if name in (None, "early_bird") else name.rpartition(":")[2]
     out = parsed.out or str(path.parent / f"{label}-p{ticket.prune_ratio:g}")
-    show_finished_run(run(config, out, ticket=path, force=parsed.force, quiet=parsed.quiet), out)
+    show_finished_run(run(config, out, ticket=path, **_how(parsed)), out)
 
 
 def _settings_beside(path: Path, arguments: Sequence[str]) -> dict[str, Any]:

@@ -6,19 +6,18 @@ checkpoint that it goes on from there. The lock is the kernel's, so it is gone w
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
 import traceback
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from earlybird.atomic import write_atomically
+from earlybird.atomic import file_lock, write_atomically
 from earlybird.errors import ConfigError, EarlyBirdError, MethodError, SweepError
 from earlybird.grids.grid import RunNode
 from earlybird.methods.pipeline import plan_method
@@ -60,30 +59,9 @@ def error_of(root: Path, node: RunNode) -> str:
     return str((failure_of(root, node) or {}).get("error", ""))
 
 
-def node_lock(root: Path, node: RunNode) -> AbstractContextManager[bool]:
-    """Hold the node's lock; yields False if another process has it (see `file_lock`)."""
-    return file_lock(root / LOCKS_NAME / f"{node.id}.lock", fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-@contextmanager
-def file_lock(path: Path, operation: int = fcntl.LOCK_EX) -> Iterator[bool]:
-    """Wait for the lock of a file and hold it; with `LOCK_NB` yields False instead of waiting.
-
-    Raises:
-        SweepError: the file system has no locks.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as file:
-        try:
-            fcntl.flock(file, operation)
-        except BlockingIOError:
-            yield False
-            return
-        except OSError as error:
-            raise SweepError(
-                f"{path} cannot be locked ({error.strerror}); give --out on a file system with locks"
-            ) from error
-        yield True  # The lock goes with the open file.
+def node_lock(root: Path, node: RunNode) -> AbstractContextManager[str]:
+    """Hold the node's lock; yields who else has it, or "" (see `file_lock`)."""
+    return file_lock(root / LOCKS_NAME / f"{node.id}.lock", wait=False)
 
 
 def execute(root: Path, node: RunNode, token: str, *, quiet: bool = True) -> State:

@@ -18,12 +18,12 @@ from typing import Any
 
 import torch
 
-from earlybird.atomic import write_atomically
+from earlybird.atomic import file_lock, write_atomically
 from earlybird.errors import ConfigError, MethodError, SweepError
 from earlybird.grids.grid import Grid, RunNode, merged, nodes_of, parse_method
-from earlybird.grids.run_node import ENDS, LOCKS_NAME, State, error_of, execute, fail, failure_of, file_lock, node_lock
+from earlybird.grids.run_node import ENDS, LOCKS_NAME, State, error_of, execute, fail, failure_of, node_lock
 from earlybird.methods.pipeline import check_network
-from earlybird.runs.folder import NetworkSpec
+from earlybird.runs.folder import NetworkSpec, refuse_many_processes
 from earlybird.settings.run import CODE_FLAGS, RunConfig, differences, refuse_unnamed_code
 from earlybird.training.compute import choose_device, choose_precision
 from earlybird.user_code import is_code
@@ -89,6 +89,7 @@ def open_sweep(root: Path, grid: Grid, token: str) -> Sweep:
         SweepError: the folder holds a sweep of other settings, or something else.
         ConfigError: the grid is none.
     """
+    refuse_many_processes()
     grown(root, grid)  # which refuses what is wrong before anything is written
     # Several calls may begin at once, each with more methods: none may overwrite what another has added.
     with file_lock(root / LOCKS_NAME / f"{GRID_NAME}.lock"):
@@ -226,8 +227,8 @@ def attempt(
     broken = [name for name, state in states.items() if state == "failed"]
     if not broken and any(state != "done" for state in states.values()):
         return False
-    with node_lock(sweep.root, node) as is_ours:
-        if not is_ours or sweep.state(node) != "open":
+    with node_lock(sweep.root, node) as holder:
+        if holder or sweep.state(node) != "open":
             return False
         if broken:
             fail(sweep.root, node, sweep.token, SweepError(f"{broken[0]} failed, from which it starts"))

@@ -5,9 +5,13 @@ A finished record means done; a checkpoint means go on; another configuration is
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import uuid
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +20,9 @@ import torch
 import yaml
 from torch import nn
 
-from earlybird.atomic import write_atomically
+from earlybird.atomic import file_lock, write_atomically
 from earlybird.core import ChannelMask
-from earlybird.errors import CheckpointError, MethodError, ModelError, RunFolderError, first_line
+from earlybird.errors import CheckpointError, ConfigError, MethodError, ModelError, RunFolderError, first_line
 from earlybird.methods.task import DenseRun
 from earlybird.models import build_model
 from earlybird.models.model_file import DESCRIPTION, load, read_description, save
@@ -29,6 +33,7 @@ from earlybird.settings.run import RunConfig, differences, refuse_unnamed_code, 
 from earlybird.training.checkpoint import Checkpoints
 
 _LINES_OF_DIFF = 6
+_LOCK_NAME = ".lock"
 # What a run or a search leaves when it has ended; then there is nothing to force.
 _ENDS = (RECORD_NAME, "search.json")
 # Settings that what an earlier start resolved depends on.
@@ -55,12 +60,52 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise RunFolderError(f"--out {path} is a file; give a folder")
         self._is_new = not self._holds_anything()
-        self._existed = self.path.is_dir()
+        # Once it is held: the folder itself, which may be removed or replaced under its path.
+        self._held: os.stat_result | None = None
+        self._identity: dict[str, Any] = {}
 
     @property
     def checkpoints(self) -> Checkpoints:
-        """Checkpoints of the run."""
-        return Checkpoints(self.path / "checkpoints")
+        """Checkpoints of the run, which none of another run can be taken for once the folder is open."""
+        return Checkpoints(self.path / "checkpoints", self._identity, self.raise_if_gone)
+
+    @contextmanager
+    def held(self, *, wait: bool = False) -> Iterator[None]:
+        """Hold the folder: no other process writes into it. It is made for that, and removed where nothing was left.
+
+        Raises:
+            RunFolderError: another process holds it, and `wait` is False; or it cannot be made.
+            ConfigError: a launcher has started several processes.
+        """
+        refuse_many_processes()
+        made = [path for path in (self.path, *self.path.parents) if not path.exists()]
+        try:
+            with file_lock(self.path / _LOCK_NAME, wait=wait) as holder:
+                if holder:
+                    raise RunFolderError(
+                        f"{self.path} is in use by {holder}; wait for it (--wait) or give another --out"
+                    )
+                self._is_new, self._held = not self._holds_anything(), self.path.stat()
+                yield
+        finally:
+            self._held = None
+            for path in made:
+                with suppress(OSError):  # It holds something now.
+                    path.rmdir()
+
+    def raise_if_gone(self) -> None:
+        """Raise if the folder that is held lies no longer under its path.
+
+        Raises:
+            RunFolderError: it was removed, moved, or replaced by another.
+        """
+        if self._held is None:
+            return
+        if not self.path.is_dir() or not os.path.samestat(self.path.stat(), self._held):
+            raise RunFolderError(
+                f"{self.path} was removed or replaced while its run went on, and what it held is gone from there; give "
+                "the same command again"
+            )
 
     def open(self, config: RunConfig, *, force: bool = False) -> dict[str, Any]:
         """Check that this configuration may run here, and give what earlier starts resolved (precision, ...), or {}.
@@ -74,11 +119,15 @@ class RunFolder:
         if not path.is_file():
             if self._holds_anything():
                 raise RunFolderError(f"{self.path} is not empty and holds no run (no config.yaml); give another --out")
+            self._identity = _identity(uuid.uuid4().hex, config.to_dict())
             return {}
         stored = self._stored_config()
         resolved = dict(stored.pop("resolved", None) or {})
+        run_id = str(resolved.pop("run_id", "") or uuid.uuid4().hex)  # Those of older versions have none.
         changes = differences(with_younger_settings(stored, config), config.to_dict())
+        known, self._identity = _identity(run_id, stored), _identity(run_id, config.to_dict())
         if not changes:
+            self.checkpoints.adopt(known)  # The same settings, and younger ones at their defaults.
             return resolved
         self._refuse(changes, force)
         self._refuse_another_method(changes)
@@ -86,15 +135,17 @@ class RunFolder:
             file.write(f"forced on: {'; '.join(changes)}\n")
         if any(change.startswith(_DECIDE_RESOLVED) for change in changes):
             resolved = {}
+        self.checkpoints.adopt(known)
         self.write_config(config, resolved)
         return resolved
 
     def write_config(self, config: RunConfig, resolved: dict[str, Any]) -> None:
-        """Write `config.yaml`: the settings, and under `resolved` the value of each "auto"."""
+        """Write `config.yaml`: the settings, and under `resolved` the run's id and the value of each "auto"."""
         self.path.mkdir(parents=True, exist_ok=True)
         for leftover in self.path.glob(".*.tmp-*"):  # of a write that was killed
             leftover.unlink(missing_ok=True)
-        settings = config.to_dict() | ({"resolved": resolved} if resolved else {})
+        run_id = {"run_id": self._identity["run_id"]} if self._identity else {}
+        settings = config.to_dict() | ({"resolved": run_id | resolved} if run_id or resolved else {})
         write_atomically(self.path / "config.yaml", yaml.safe_dump(settings, sort_keys=False).encode())
 
     def discard_failed_start(self) -> None:
@@ -105,11 +156,10 @@ class RunFolder:
         for path in self.path.glob("*"):
             if path.suffix in (".yaml", ".jsonl", ".safetensors", ".npz", ".log") and path.is_file():
                 path.unlink()
-        if not self._existed and self.path.is_dir() and not any(self.path.iterdir()):
-            self.path.rmdir()
 
     def write_rows(self, rows: list[dict[str, Any]]) -> None:
         """Mirror the metrics rows into `metrics.jsonl`; a failed write is a warning only: checkpoints hold them."""
+        self.raise_if_gone()
         text = "".join(json.dumps(row) + "\n" for row in rows)
         path = self.path / "metrics.jsonl"
         try:
@@ -134,8 +184,10 @@ class RunFolder:
             )
 
     def _holds_anything(self) -> bool:
-        """True if there are files, other than temporary ones of a killed write."""
-        return self.path.is_dir() and any(".tmp-" not in path.name for path in self.path.iterdir())
+        """True if there are files, other than the lock and temporary ones of a killed write."""
+        return self.path.is_dir() and any(
+            ".tmp-" not in path.name and path.name != _LOCK_NAME for path in self.path.iterdir()
+        )
 
     def _stored_config(self) -> dict[str, Any]:
         path = self.path / "config.yaml"
@@ -159,6 +211,26 @@ class RunFolder:
                 f"{self.path} holds a run with another configuration ({shown}); give another --out, the same settings, "
                 "or --force to go on with the new ones"
             )
+
+
+def refuse_many_processes() -> None:
+    """Raise where a launcher (torchrun) has started several processes: each would do the whole job.
+
+    Raises:
+        ConfigError: the environment says so.
+    """
+    if (processes := os.environ.get("WORLD_SIZE", "1")) != "1":
+        raise ConfigError(
+            f"a launcher has started {processes} processes (WORLD_SIZE), and a run is done by one; start `earlybird` "
+            "without it (many runs at once: `earlybird compare --workers N`)"
+        )
+
+
+def _identity(run_id: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """What the manifests of a run's checkpoints say of it."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+    training = settings.get("training")
+    return {"run_id": run_id, "config_sha256": digest, "seed": (training or {}).get("seed")}
 
 
 def read_search(folder: Path) -> dict[str, Any]:

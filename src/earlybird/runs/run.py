@@ -46,6 +46,7 @@ def run(
     dense_run: str | Path | None = None,
     force: bool = False,
     quiet: bool = False,
+    wait: bool = False,
 ) -> dict[str, Any]:
     """Train a configuration to its record (`record.json`), which is returned, or resume the run in the folder.
 
@@ -56,6 +57,7 @@ def run(
         dense_run: folder of a finished run of method `dense` to start from, instead of training that again.
         force: go on even if the folder holds another configuration.
         quiet: print no progress.
+        wait: wait for another process that has the folder instead of raising.
 
     Raises:
         EarlyBirdError: anything the user can mend; one line.
@@ -66,32 +68,42 @@ def run(
         raise MethodError("a run starts from a ticket or from a dense run, not from both; leave one out")
     # Read before the folder is made: a wrong ticket must leave nothing behind.
     drawn = None if ticket is None else Ticket.load(ticket)
-    resolved = folder.open(config, force=force)
-    if drawn is not None:
-        _refuse_another_ticket(folder, drawn)
-    if (finished := finished_record(folder.path)) is not None:
-        folder.checkpoints.clear()  # A kill may have come between the record and this.
-        return finished
-    with _started(config, folder, resolved, quiet) as prepared:
-        candidate = trained = None
-        if not folder.checkpoints.exist():  # Else it has what it needs.
-            if ticket is not None and drawn is not None:
-                candidate = _start_from_ticket(config, prepared.task, drawn, Path(ticket))
-            if dense_run is not None:
-                trained = load_dense_run(Path(dense_run), config, prepared.resolved["precision"])
-        outcome = run_method(config.method, prepared.task, prepared.test_batches(), candidate, trained)
-        used = outcome.candidate.ticket
-        save_network(folder.path, outcome.candidate.model, prepared.spec, used.mask if used else None)
-        record = make_record(config, prepared.resolved, prepared.task, outcome)
-        write_record(folder.path, record)
-        folder.checkpoints.clear()
-        return record
+    with folder.held(wait=wait):
+        resolved = folder.open(config, force=force)
+        if drawn is not None:
+            _refuse_another_ticket(folder, drawn)
+        if (finished := finished_record(folder.path)) is not None:
+            folder.checkpoints.clear()  # A kill may have come between the record and this.
+            return finished
+        with _started(config, folder, resolved, quiet) as prepared:
+            candidate = trained = None
+            if not folder.checkpoints.exist():  # Else it has what it needs.
+                if ticket is not None and drawn is not None:
+                    candidate = _start_from_ticket(config, prepared.task, drawn, Path(ticket))
+                if dense_run is not None:
+                    trained = load_dense_run(Path(dense_run), config, prepared.resolved["precision"])
+            outcome = run_method(config.method, prepared.task, prepared.test_batches(), candidate, trained)
+            folder.raise_if_gone()
+            used = outcome.candidate.ticket
+            save_network(folder.path, outcome.candidate.model, prepared.spec, used.mask if used else None)
+            record = make_record(config, prepared.resolved, prepared.task, outcome)
+            write_record(folder.path, record)
+            folder.checkpoints.clear()
+            return record
 
 
 def run_search(
-    config: RunConfig, requests: Sequence[TicketRequest], out: str | Path, *, force: bool = False, quiet: bool = False
+    config: RunConfig,
+    requests: Sequence[TicketRequest],
+    out: str | Path,
+    *,
+    force: bool = False,
+    quiet: bool = False,
+    wait: bool = False,
 ) -> dict[TicketRequest, Path | None]:
     """Write all requested tickets, in one dense training: request -> path, or None where the rule never fired.
+
+    `force`, `quiet` and `wait` are those of `run`.
 
     Raises:
         ConfigError: the method does not search, a ratio or draw is out of range or asked for twice, or the folder holds
@@ -103,27 +115,29 @@ def run_search(
     if not isinstance(method, EarlyBirdTraining):
         raise ConfigError(f"method.name is {method.name!r}, which searches no such ticket; give early_bird")
     folder = RunFolder(out)
-    resolved = folder.open(config, force=force)
-    done = folder.path / "search.json"
-    if not done.is_file():
-        with _started(config, folder, resolved, quiet) as prepared:
-            task = prepared.task
-            resume = task.session.checkpoints.latest()
-            if resume is None:
-                check_network(method, task.build(), task.example_input())
-            # Nobody wants the dense network here: without a ticket the training ends when the draws do.
-            hooks, _ = draw_tickets(method, task, requests, resume, end_step=search_steps(method, task.session))
-            if method.on_no_ticket == "error" and not hooks.has_all_tickets():
-                raise_no_ticket(hooks)
-            summary = {
-                "ratios": list(hooks.detector.prune_ratios),
-                "tickets": [[request.prune_ratio, request.draw_at] for request in requests],
-                "fired": hooks.detector.fired,
-                "distances": hooks.detector.distances,
-                "draw_steps": hooks.draw_steps,
-            }
-            write_atomically(done, json.dumps(summary).encode())
-            folder.checkpoints.clear()
+    with folder.held(wait=wait):
+        resolved = folder.open(config, force=force)
+        done = folder.path / "search.json"
+        if not done.is_file():
+            with _started(config, folder, resolved, quiet) as prepared:
+                task = prepared.task
+                resume = task.session.checkpoints.latest()
+                if resume is None:
+                    check_network(method, task.build(), task.example_input())
+                # Nobody wants the dense network here: without a ticket the training ends when the draws do.
+                hooks, _ = draw_tickets(method, task, requests, resume, end_step=search_steps(method, task.session))
+                if method.on_no_ticket == "error" and not hooks.has_all_tickets():
+                    raise_no_ticket(hooks)
+                summary = {
+                    "ratios": list(hooks.detector.prune_ratios),
+                    "tickets": [[request.prune_ratio, request.draw_at] for request in requests],
+                    "fired": hooks.detector.fired,
+                    "distances": hooks.detector.distances,
+                    "draw_steps": hooks.draw_steps,
+                }
+                folder.raise_if_gone()
+                write_atomically(done, json.dumps(summary).encode())
+                folder.checkpoints.clear()
     _refuse_other_requests(folder, read_search(folder.path), requests)
     paths = {request: folder.path / request.file_name(requests) for request in requests}
     return {request: path if path.is_file() else None for request, path in paths.items()}
@@ -161,11 +175,12 @@ def run_evaluation(out: str | Path, *, device: str = "auto", trusted: Collection
 
 @contextmanager
 def _started(config: RunConfig, folder: RunFolder, resolved: dict[str, Any], quiet: bool) -> Iterator[Prepared]:
-    """Prepare a run and heed signals inside; a start that fails leaves no folder behind."""
+    """Prepare a run and heed signals inside; a start that fails leaves nothing behind."""
     try:
         with stop_on_signals() as stop:
             yield prepare(config, folder, resolved, stop, quiet)
     except BaseException:
+        folder.raise_if_gone()
         folder.discard_failed_start()
         raise
 

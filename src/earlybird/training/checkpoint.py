@@ -12,6 +12,7 @@ import io
 import json
 import pickle
 import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,20 @@ _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFErro
 
 
 class Checkpoints:
-    """The checkpoints of one run, in one folder."""
+    """The checkpoints of one run, in one folder.
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+    Args:
+        run: what their manifests say of the run (id, sha256 of the configuration, seed); empty for nothing.
+        before_save: called before anything is written; raises where that must not be.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        run: Mapping[str, Any] | None = None,
+        before_save: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.folder, self.run, self.before_save = Path(folder), dict(run or {}), before_save
 
     def save(self, state: dict[str, Any]) -> bool:
         """Write a new checkpoint and drop the oldest.
@@ -38,11 +49,13 @@ class Checkpoints:
         Returns:
             False where the disk refused: older checkpoints are intact, the temporary file is gone, a warning says so.
         """
+        self.before_save()
         buffer = io.BytesIO()
         torch.save(state, buffer)
         data = buffer.getbuffer()
         number = max(self._numbers(), default=0) + 1
         manifest = {"format_version": FORMAT_VERSION, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+        manifest |= {"run": self.run} if self.run else {}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_atomically(self.folder / f"{number:08d}.pt", data)
@@ -65,7 +78,7 @@ class Checkpoints:
         """The newest intact checkpoint, or None if there never was one (a first that was never finished is none).
 
         Raises:
-            CheckpointError: checkpoints exist and none is intact, or one has another format version.
+            CheckpointError: checkpoints exist and none is intact; one is of another run or format version.
         """
         broken = []
         for number in reversed(self._numbers()):
@@ -85,6 +98,18 @@ class Checkpoints:
                 "or remove the folder to start again"
             )
         return None
+
+    def adopt(self, known: Mapping[str, Any]) -> None:
+        """Give the checkpoints of the same run under its earlier configuration, `known`, the one it goes on with."""
+        for number in self._numbers():
+            path = self.folder / f"{number:08d}.json"
+            try:
+                manifest = json.loads(path.read_bytes())
+                is_known = manifest.get("run") == known != self.run
+            except (OSError, ValueError, AttributeError):
+                continue  # Damaged: `latest` says so.
+            if is_known:
+                write_atomically(path, json.dumps(manifest | {"run": self.run}).encode())
 
     def exist(self) -> bool:
         """True if there is any checkpoint, intact or not."""
@@ -120,6 +145,13 @@ class Checkpoints:
             raise CheckpointError(
                 f"checkpoint {manifest_path} has format version {manifest['format_version']}, this version reads "
                 f"{FORMAT_VERSION}; finish the run with the version that began it"
+            )
+        # Older versions did not say whose it is.
+        if self.run and (theirs := manifest.get("run", self.run)) != self.run:
+            differing = [key for key in self.run if not isinstance(theirs, dict) or theirs.get(key) != self.run[key]]
+            raise CheckpointError(
+                f"checkpoint {manifest_path} is of another run (its {', '.join(differing)} differ); restore this run's "
+                f"own, or remove {self.folder} to start again"
             )
         data = (self.folder / f"{number:08d}.pt").read_bytes()
         if hashlib.sha256(data).hexdigest() != manifest["sha256"]:

@@ -1,0 +1,128 @@
+"""A run belongs to itself: its folder to one process at a time, its checkpoints to no other run."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from earlybird.errors import CheckpointError, ConfigError, RunFolderError
+from earlybird.runs.folder import RunFolder
+from earlybird.runs.run import run
+from earlybird.settings.run import RunConfig
+
+
+def config(seed: int = 0, method: str = "dense", epochs: int = 2) -> RunConfig:
+    training = {"epochs": epochs, "seed": seed, "batch_size": 64, "checkpoint_every": 2, "precision": "fp32"}
+    return RunConfig.from_dict(
+        {
+            "model": {"name": "vgg16", "width": 0.02},
+            "data": {"name": "digits", "train_images": 256},
+            "method": {"name": method},
+            "training": training,
+        }
+    )
+
+
+class _Killed(Exception):
+    pass
+
+
+def begin(folder: Path, config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train to the first checkpoint in mid-epoch and stop there as a kill would."""
+    from earlybird.training.checkpoint import Checkpoints
+
+    save = Checkpoints.save
+
+    def save_and_die(self: Checkpoints, state: dict) -> bool:
+        save(self, state)
+        if state["step"]:
+            raise _Killed
+        return True
+
+    with monkeypatch.context() as patch, pytest.raises(_Killed):
+        patch.setattr(Checkpoints, "save", save_and_die)
+        run(config, folder, quiet=True)
+
+
+@pytest.mark.parametrize("method", ["dense", "early_bird"])
+def test_checkpoints_of_another_run_are_refused(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for seed in (0, 1):
+        begin(tmp_path / f"s{seed}", config(seed, method), monkeypatch)
+    shutil.rmtree(tmp_path / "s0" / "checkpoints")
+    shutil.copytree(tmp_path / "s1" / "checkpoints", tmp_path / "s0" / "checkpoints")
+    with pytest.raises(CheckpointError, match=r"is of another run \(its run_id, config_sha256, seed differ\); restore"):
+        run(config(0, method), tmp_path / "s0", quiet=True)
+
+
+def test_checkpoints_of_the_same_settings_in_another_folder_are_another_runs(tmp_path: Path, monkeypatch):
+    for name in ("a", "b"):
+        begin(tmp_path / name, config(), monkeypatch)
+    shutil.copytree(tmp_path / "a" / "checkpoints", tmp_path / "b" / "checkpoints", dirs_exist_ok=True)
+    with pytest.raises(CheckpointError, match=r"its run_id differ"):
+        run(config(), tmp_path / "b", quiet=True)
+
+
+def test_a_run_that_was_moved_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    begin(tmp_path / "a", config(), monkeypatch)
+    shutil.move(tmp_path / "a", tmp_path / "b")
+    assert run(config(), tmp_path / "b", quiet=True)["status"] == "finished"
+
+
+def test_checkpoints_of_an_older_version_and_of_forced_settings_are_its_own(tmp_path: Path, monkeypatch):
+    begin(tmp_path / "a", config(), monkeypatch)
+    for manifest in (tmp_path / "a" / "checkpoints").glob("*.json"):
+        said = json.loads(manifest.read_text())
+        del said["run"]
+        manifest.write_text(json.dumps(said))
+    begin(tmp_path / "a", config(), monkeypatch)
+    assert run(config(epochs=1), tmp_path / "a", force=True, quiet=True)["config"]["training"]["epochs"] == 1
+
+
+def test_a_second_process_is_told_who_holds_the_folder_and_can_wait(tmp_path: Path):
+    first = RunFolder(tmp_path / "run")
+    with first.held():
+        with pytest.raises(
+            RunFolderError, match=rf"run is in use by process {os.getpid()} on .*; wait for it \(--wait\)"
+        ):
+            run(config(), tmp_path / "run", quiet=True)
+        waiting = subprocess.Popen(
+            [sys.executable, "-c", "import sys; from pathlib import Path; from earlybird.runs.folder import RunFolder\n"
+             "with RunFolder(Path(sys.argv[1])).held(wait=True): print('held')", str(tmp_path / "run")],
+            stdout=subprocess.PIPE,
+        )  # fmt: skip
+        time.sleep(0.5)
+        assert waiting.poll() is None
+    assert waiting.communicate(timeout=60)[0] == b"held\n"
+    assert not (tmp_path / "run").exists()  # it was made to be held, and nothing came into it
+
+
+def test_a_folder_that_is_removed_or_replaced_ends_its_run_with_a_line(tmp_path: Path, monkeypatch):
+    from earlybird.training.checkpoint import Checkpoints
+
+    save, out = Checkpoints.save, tmp_path / "run"
+
+    def save_and_remove(self: Checkpoints, state: dict) -> bool:
+        saved = save(self, state)
+        if state["step"]:
+            shutil.rmtree(out)
+        return saved
+
+    with monkeypatch.context() as patch, pytest.raises(RunFolderError, match="was removed or replaced while its run"):
+        patch.setattr(Checkpoints, "save", save_and_remove)
+        run(config(), out, quiet=True)
+    assert not out.exists()
+    assert run(config(), out, quiet=True)["status"] == "finished"
+
+
+def test_processes_of_a_launcher_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match=r"a launcher has started 2 processes \(WORLD_SIZE\)"):
+        run(config(), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
