@@ -45,7 +45,7 @@ def train_command(argv: Sequence[str]) -> None:
     show_finished_run(run(config, out, dense_run=parsed.dense_run, **_how(parsed)), out)
 
 
-def _how(parsed: Namespace) -> dict[str, bool]:
+def _how(parsed: Namespace) -> dict[str, Any]:
     """Arguments that every command which trains hands on."""
     return {name: getattr(parsed, name) for name in ("force", "quiet", "wait")}
 

@@ -34,8 +34,9 @@ from earlybird.training.checkpoint import Checkpoints
 
 _LINES_OF_DIFF = 6
 _LOCK_NAME = ".lock"
+SEARCH_NAME = "search.json"
 # What a run or a search leaves when it has ended; then there is nothing to force.
-_ENDS = (RECORD_NAME, "search.json")
+_ENDS = (RECORD_NAME, SEARCH_NAME)
 # Settings that what an earlier start resolved depends on.
 _DECIDE_RESOLVED = ("model.", "data.", "training.precision", "training.device", "training.batch_size")
 # Settings that change no weight: a dense run that differs in them is the same training.
@@ -62,12 +63,14 @@ class RunFolder:
         self._is_new = not self._holds_anything()
         # Once it is held: the folder itself, which may be removed or replaced under its path.
         self._held: os.stat_result | None = None
+        # The run as its checkpoints name it, and digests of configurations that it had before (--force, an upgrade).
         self._identity: dict[str, Any] = {}
+        self._earlier: list[str] = []
 
     @property
     def checkpoints(self) -> Checkpoints:
         """Checkpoints of the run, which none of another run can be taken for once the folder is open."""
-        return Checkpoints(self.path / "checkpoints", self._identity, self.raise_if_gone)
+        return Checkpoints(self.path / "checkpoints", self._identity, self._earlier, self.raise_if_gone)
 
     @contextmanager
     def held(self, *, wait: bool = False) -> Iterator[None]:
@@ -125,9 +128,9 @@ class RunFolder:
         resolved = dict(stored.pop("resolved", None) or {})
         run_id = str(resolved.pop("run_id", "") or uuid.uuid4().hex)  # Those of older versions have none.
         changes = differences(with_younger_settings(stored, config), config.to_dict())
-        known, self._identity = _identity(run_id, stored), _identity(run_id, config.to_dict())
+        self._identity = _identity(run_id, config.to_dict())
+        self._earlier = [*resolved.pop("earlier", ()), _identity(run_id, stored)["config_sha256"]]
         if not changes:
-            self.checkpoints.adopt(known)  # The same settings, and younger ones at their defaults.
             return resolved
         self._refuse(changes, force)
         self._refuse_another_method(changes)
@@ -135,7 +138,6 @@ class RunFolder:
             file.write(f"forced on: {'; '.join(changes)}\n")
         if any(change.startswith(_DECIDE_RESOLVED) for change in changes):
             resolved = {}
-        self.checkpoints.adopt(known)
         self.write_config(config, resolved)
         return resolved
 
@@ -144,8 +146,8 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         for leftover in self.path.glob(".*.tmp-*"):  # of a write that was killed
             leftover.unlink(missing_ok=True)
-        run_id = {"run_id": self._identity["run_id"]} if self._identity else {}
-        settings = config.to_dict() | ({"resolved": run_id | resolved} if run_id or resolved else {})
+        resolved = {"run_id": self._identity.get("run_id"), "earlier": sorted(set(self._earlier))} | resolved
+        settings = config.to_dict() | {"resolved": {key: value for key, value in resolved.items() if value}}
         write_atomically(self.path / "config.yaml", yaml.safe_dump(settings, sort_keys=False).encode())
 
     def discard_failed_start(self) -> None:
@@ -239,7 +241,7 @@ def read_search(folder: Path) -> dict[str, Any]:
     Raises:
         RunFolderError: there is none, or it cannot be read.
     """
-    path = folder / "search.json"
+    path = folder / SEARCH_NAME
     if not path.is_file():
         raise RunFolderError(f"{folder} holds no finished search (no {path.name}); finish it first")
     try:

@@ -29,7 +29,15 @@ from earlybird.methods.pipeline import check_network, run_method, start_from_tic
 from earlybird.methods.retrain import check_notes
 from earlybird.methods.task import Candidate, Task
 from earlybird.models import check_model_name
-from earlybird.runs.folder import NetworkSpec, RunFolder, load_dense_run, load_network, read_search, save_network
+from earlybird.runs.folder import (
+    SEARCH_NAME,
+    NetworkSpec,
+    RunFolder,
+    load_dense_run,
+    load_network,
+    read_search,
+    save_network,
+)
 from earlybird.runs.record import make_record
 from earlybird.runs.record_file import finished_record, record_of, write_record
 from earlybird.settings.method import TICKET_FILE, EarlyBirdTraining, TicketRequest, check_requests
@@ -117,30 +125,33 @@ def run_search(
     folder = RunFolder(out)
     with folder.held(wait=wait):
         resolved = folder.open(config, force=force)
-        done = folder.path / "search.json"
-        if not done.is_file():
+        if not (folder.path / SEARCH_NAME).is_file():
             with _started(config, folder, resolved, quiet) as prepared:
-                task = prepared.task
-                resume = task.session.checkpoints.latest()
-                if resume is None:
-                    check_network(method, task.build(), task.example_input())
-                # Nobody wants the dense network here: without a ticket the training ends when the draws do.
-                hooks, _ = draw_tickets(method, task, requests, resume, end_step=search_steps(method, task.session))
-                if method.on_no_ticket == "error" and not hooks.has_all_tickets():
-                    raise_no_ticket(hooks)
-                summary = {
-                    "ratios": list(hooks.detector.prune_ratios),
-                    "tickets": [[request.prune_ratio, request.draw_at] for request in requests],
-                    "fired": hooks.detector.fired,
-                    "distances": hooks.detector.distances,
-                    "draw_steps": hooks.draw_steps,
-                }
+                summary = _search(method, prepared.task, requests)
                 folder.raise_if_gone()
-                write_atomically(done, json.dumps(summary).encode())
+                write_atomically(folder.path / SEARCH_NAME, json.dumps(summary).encode())
                 folder.checkpoints.clear()
     _refuse_other_requests(folder, read_search(folder.path), requests)
     paths = {request: folder.path / request.file_name(requests) for request in requests}
     return {request: path if path.is_file() else None for request, path in paths.items()}
+
+
+def _search(method: EarlyBirdTraining, task: Task, requests: Sequence[TicketRequest]) -> dict[str, Any]:
+    """Draw the tickets; what `search.json` says of them."""
+    resume = task.session.checkpoints.latest()
+    if resume is None:
+        check_network(method, task.build(), task.example_input())
+    # Nobody wants the dense network here: without a ticket the training ends when the draws do.
+    hooks, _ = draw_tickets(method, task, requests, resume, end_step=search_steps(method, task.session))
+    if method.on_no_ticket == "error" and not hooks.has_all_tickets():
+        raise_no_ticket(hooks)
+    return {
+        "ratios": list(hooks.detector.prune_ratios),
+        "tickets": [[request.prune_ratio, request.draw_at] for request in requests],
+        "fired": hooks.detector.fired,
+        "distances": hooks.detector.distances,
+        "draw_steps": hooks.draw_steps,
+    }
 
 
 def _refuse_other_requests(folder: RunFolder, summary: dict[str, Any], requests: Sequence[TicketRequest]) -> None:

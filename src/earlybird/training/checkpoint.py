@@ -12,7 +12,7 @@ import io
 import json
 import pickle
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ class Checkpoints:
     """The checkpoints of one run, in one folder.
 
     Args:
-        run: what their manifests say of the run (id, sha256 of the configuration, seed); empty for nothing.
+        run: what their manifests say of the run (`run_id`, `config_sha256`, `seed`); empty for nothing.
+        earlier: sha256 of configurations that the same run had before.
         before_save: called before anything is written; raises where that must not be.
     """
 
@@ -39,9 +40,10 @@ class Checkpoints:
         self,
         folder: str | Path,
         run: Mapping[str, Any] | None = None,
+        earlier: Sequence[str] = (),
         before_save: Callable[[], None] = lambda: None,
     ) -> None:
-        self.folder, self.run, self.before_save = Path(folder), dict(run or {}), before_save
+        self.folder, self.run, self.earlier, self.before_save = Path(folder), dict(run or {}), earlier, before_save
 
     def save(self, state: dict[str, Any]) -> bool:
         """Write a new checkpoint and drop the oldest.
@@ -99,18 +101,6 @@ class Checkpoints:
             )
         return None
 
-    def adopt(self, known: Mapping[str, Any]) -> None:
-        """Give the checkpoints of the same run under its earlier configuration, `known`, the one it goes on with."""
-        for number in self._numbers():
-            path = self.folder / f"{number:08d}.json"
-            try:
-                manifest = json.loads(path.read_bytes())
-                is_known = manifest.get("run") == known != self.run
-            except (OSError, ValueError, AttributeError):
-                continue  # Damaged: `latest` says so.
-            if is_known:
-                write_atomically(path, json.dumps(manifest | {"run": self.run}).encode())
-
     def exist(self) -> bool:
         """True if there is any checkpoint, intact or not."""
         return bool(self._numbers())
@@ -146,13 +136,9 @@ class Checkpoints:
                 f"checkpoint {manifest_path} has format version {manifest['format_version']}, this version reads "
                 f"{FORMAT_VERSION}; finish the run with the version that began it"
             )
-        # Older versions did not say whose it is.
-        if self.run and (theirs := manifest.get("run", self.run)) != self.run:
-            differing = [key for key in self.run if not isinstance(theirs, dict) or theirs.get(key) != self.run[key]]
-            raise CheckpointError(
-                f"checkpoint {manifest_path} is of another run (its {', '.join(differing)} differ); restore this run's "
-                f"own, or remove {self.folder} to start again"
-            )
+        self._refuse_another_run(
+            manifest_path, manifest.get("run", self.run)
+        )  # Older versions did not say whose it is.
         data = (self.folder / f"{number:08d}.pt").read_bytes()
         if hashlib.sha256(data).hexdigest() != manifest["sha256"]:
             raise ValueError("sha256 differs from its manifest")
@@ -161,6 +147,16 @@ class Checkpoints:
         if not isinstance(state, dict):
             raise ValueError("it holds no state")
         return state
+
+    def _refuse_another_run(self, path: Path, theirs: Any) -> None:
+        theirs = theirs if isinstance(theirs, dict) else {}
+        if self.run and theirs.get("config_sha256") in self.earlier:  # The seed may have been another then, too.
+            theirs = self.run | {"run_id": theirs.get("run_id")}
+        if differing := [key for key in self.run if theirs.get(key) != self.run[key]]:
+            raise CheckpointError(
+                f"checkpoint {path} is of another run ({', '.join(differing)}); restore this run's own, or remove "
+                f"{self.folder} to start again"
+            )
 
     def _remove(self, number: int) -> None:
         for suffix in (".json", ".pt"):  # The manifest first: half a removal must not look like a checkpoint.
