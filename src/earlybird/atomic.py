@@ -15,7 +15,7 @@ from typing import Any
 
 from earlybird.errors import RunFolderError
 
-_SEAL = "seal"
+SEAL = "seal"
 
 
 def write_atomically(path: Path, data: bytes | memoryview) -> None:
@@ -41,7 +41,7 @@ def sealed_json(values: Mapping[str, Any]) -> bytes:
     Raises:
         TypeError, ValueError: a value is no JSON.
     """
-    return json.dumps({**values, _SEAL: _digest(values)}, indent=1).encode()
+    return json.dumps({**values, SEAL: _digest(values)}, indent=1).encode()
 
 
 def unsealed_json(data: bytes) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def unsealed_json(data: bytes) -> dict[str, Any]:
         ValueError: it is no JSON object, has no seal, or was changed.
     """
     values = json.loads(data)
-    if not isinstance(values, dict) or values.pop(_SEAL, None) != _digest(values):
+    if not isinstance(values, dict) or values.pop(SEAL, None) != _digest(values):
         raise ValueError("its seal does not fit: it was changed")
     return values
 

@@ -237,13 +237,13 @@ def _write(folder: Path, decoded: DataBundle, source: Mapping[str, Any]) -> None
             hashes[f"{split}_{part}"] = hashlib.sha256(array.data).hexdigest()
     facts = {name: getattr(decoded, name) for name in ("class_names", "mean", "std")}
     meta = {"source": dict(source), "sha256": hashes, **facts}
-    (folder / "meta.json").write_text(json.dumps(meta, indent=1))
+    (folder / "meta.json").write_bytes(sealed_json(meta))
 
 
 def _load(folder: Path, name: str) -> DataBundle | None:
     """Bundle of the images in this folder; None if there is none or a file is missing, cut short or altered."""
     try:
-        meta = json.loads((folder / "meta.json").read_text())
+        meta = unsealed_json((folder / "meta.json").read_bytes())
         arrays = {part: _verified(folder / f"{part}.npy", sha256) for part, sha256 in meta["sha256"].items()}
         train, test = (
             MemoryImages(arrays[f"{split}_images"].permute(0, 3, 1, 2), arrays[f"{split}_labels"])

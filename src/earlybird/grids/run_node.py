@@ -21,9 +21,9 @@ from earlybird.atomic import file_lock, write_atomically
 from earlybird.errors import ConfigError, EarlyBirdError, MethodError, SweepError
 from earlybird.grids.grid import RunNode
 from earlybird.methods.pipeline import plan_method
-from earlybird.runs.folder import read_search
+from earlybird.runs.folder import SEARCH_NAME, read_search
 from earlybird.runs.record import recorded_schedule
-from earlybird.runs.record_file import finished_record, recorded_training_macs
+from earlybird.runs.record_file import RECORD_NAME, finished_record, recorded_training_macs
 from earlybird.runs.run import run, run_search
 from earlybird.settings.method import TICKET_FILE, EarlyBirdTraining, Method, Plans, StartsFromTicket, TicketRequest
 from earlybird.settings.run import RunConfig, TrainingSettings
@@ -34,7 +34,7 @@ FAILED_NAME, EVENTS_NAME, LOCKS_NAME = "failed.json", "events.jsonl", "locks"
 # A search is kept where the last training gets at least this share of what Early-Bird's got, and the last training of a
 # shortened schedule is at least this share of the schedule.
 _LEAST_LAST_TRAINING = 0.5
-ENDS = {"run": "record.json", "search": "search.json"}
+ENDS = {"run": RECORD_NAME, "search": SEARCH_NAME}
 
 
 def new_token() -> str:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import earlybird
-from earlybird.atomic import write_atomically
+from earlybird.atomic import SEAL, sealed_json, unsealed_json, write_atomically
 from earlybird.copying import full_name
 from earlybird.core import ChannelMask
 from earlybird.errors import CheckpointError, ConfigError, SlimError
@@ -27,7 +27,8 @@ from earlybird.slimming.layers import LAYER_KINDS, kind_of
 from earlybird.slimming.selection import GATHERING, GATHERING_NORMS, Norm, let_gather_, let_scatter_
 from earlybird.user_code import is_code
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+_UNSEALED_VERSION = 2
 TENSORS, DESCRIPTION = "model.safetensors", "config.json"
 # A file that says it was cut from a network larger than this is not believed: to build that would fill the memory.
 _MOST_DENSE_PARAMS_PER_KEPT = 10_000
@@ -81,13 +82,13 @@ def save(
         "sha256": hashlib.sha256(data).hexdigest(),
     }
     try:
-        text = json.dumps(description, indent=1)
+        text = sealed_json(description)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"kwargs of the factory cannot be written as JSON ({error}); give plain values") from error
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / TENSORS, data)
-    write_atomically(folder / DESCRIPTION, text.encode())
+    write_atomically(folder / DESCRIPTION, text)
 
 
 def load(folder: str | Path, *, into: nn.Module | None = None, factory: Factory | None = None) -> nn.Module:
@@ -155,9 +156,12 @@ def read_description(path: Path) -> dict[str, Any]:
     try:
         description = json.loads(path.read_bytes())
         version = description["format_version"]
+        if version == FORMAT_VERSION:
+            return unsealed_json(path.read_bytes())
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path} is corrupt ({error}); restore the file or save again") from error
-    if version != FORMAT_VERSION:
+    # Version 2 had no seal; a file that has one was changed.
+    if version != _UNSEALED_VERSION or SEAL in description:
         raise CheckpointError(f"{path} has format version {version}, this version reads {FORMAT_VERSION}; save again")
     return dict(description)
 

@@ -25,8 +25,8 @@ from earlybird.core import ChannelMask
 from earlybird.errors import CheckpointError, ConfigError, MethodError, ModelError, RunFolderError, first_line
 from earlybird.methods.task import DenseRun
 from earlybird.models import build_model
-from earlybird.models.model_file import DESCRIPTION, load, read_description, save
-from earlybird.runs.record_file import RECORD_NAME, record_of
+from earlybird.models.model_file import DESCRIPTION, TENSORS, load, read_description, save
+from earlybird.runs.record_file import RECORD_NAME, check_files, record_of
 from earlybird.settings.catalog import Dense
 from earlybird.settings.fields import check_settings
 from earlybird.settings.run import RunConfig, differences, refuse_unnamed_code, with_younger_settings
@@ -314,9 +314,11 @@ def load_network(folder: Path, *, trusted: Collection[str] = ()) -> tuple[nn.Mod
 
     Raises:
         CheckpointError: a file is missing, corrupt, or of another format version.
+        RunFolderError: a file is not the one that the run left.
         ConfigError: the network is code that is not among `trusted`.
     """
     path = folder / DESCRIPTION
+    check_files(folder, DESCRIPTION, TENSORS)
     description = read_description(path)
     try:
         spec = NetworkSpec(name=description["factory"], **description["kwargs"])

@@ -6,6 +6,7 @@ may rely on the keys they use.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -69,6 +70,27 @@ def record_of(folder: Path) -> Record:
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Write the record of a run into its folder, replacing the old one in one step."""
     write_atomically(folder / RECORD_NAME, json.dumps(record, indent=1).encode())
+
+
+def file_digests(folder: Path) -> dict[str, str]:
+    """`files` of a record: sha256 of the tickets, masks and the network that a run left."""
+    paths = sorted([*folder.glob("*.safetensors"), *folder.glob("config.json")])
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+def check_files(folder: Path, *names: str) -> None:
+    """Raise if a file of a finished run is another than it left; records of older versions do not say.
+
+    Raises:
+        RunFolderError: it is, or the record cannot be read.
+    """
+    left: Mapping[str, str] = (finished_record(folder) or {}).get("files") or {}
+    for path in (folder / name for name in names if name in left):
+        if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() != left[path.name]:
+            raise RunFolderError(
+                f"{path} is not the file that this run left (its sha256 is not that of {RECORD_NAME}); restore it or "
+                "run again"
+            )
 
 
 def load_records(paths: Iterable[str | Path]) -> list[Record]:

@@ -25,7 +25,7 @@ from earlybird.energy import find_counter, measure_idle
 from earlybird.errors import ConfigError, MethodError, RunFolderError, TicketError
 from earlybird.methods.early_bird import draw_tickets, raise_no_ticket, search_steps
 from earlybird.methods.hooks import momentum_file, rewind_file
-from earlybird.methods.pipeline import check_network, run_method, start_from_ticket
+from earlybird.methods.pipeline import Outcome, check_network, run_method, start_from_ticket
 from earlybird.methods.retrain import check_notes
 from earlybird.methods.task import Candidate, Task
 from earlybird.models import check_model_name
@@ -39,7 +39,7 @@ from earlybird.runs.folder import (
     save_network,
 )
 from earlybird.runs.record import make_record
-from earlybird.runs.record_file import finished_record, record_of, write_record
+from earlybird.runs.record_file import check_files, file_digests, finished_record, record_of, write_record
 from earlybird.settings.method import TICKET_FILE, EarlyBirdTraining, TicketRequest, check_requests
 from earlybird.settings.run import DataConfig, ModelConfig, RunConfig, refuse_unnamed_code
 from earlybird.training.compute import Compute, Evaluation, choose_device, choose_precision, evaluate
@@ -75,7 +75,10 @@ def run(
     if ticket is not None and dense_run is not None:
         raise MethodError("a run starts from a ticket or from a dense run, not from both; leave one out")
     # Read before the folder is made: a wrong ticket must leave nothing behind.
-    drawn = None if ticket is None else Ticket.load(ticket)
+    drawn = None
+    if ticket is not None:
+        drawn = Ticket.load(ticket)
+        check_files(Path(ticket).parent, Path(ticket).name)
     with folder.held(wait=wait):
         resolved = folder.open(config, force=force)
         if drawn is not None:
@@ -91,13 +94,18 @@ def run(
                 if dense_run is not None:
                     trained = load_dense_run(Path(dense_run), config, prepared.resolved["precision"])
             outcome = run_method(config.method, prepared.task, prepared.test_batches(), candidate, trained)
-            folder.raise_if_gone()
-            used = outcome.candidate.ticket
-            save_network(folder.path, outcome.candidate.model, prepared.spec, used.mask if used else None)
-            record = make_record(config, prepared.resolved, prepared.task, outcome)
-            write_record(folder.path, record)
-            folder.checkpoints.clear()
-            return record
+            return _write_result(folder, config, prepared, outcome)
+
+
+def _write_result(folder: RunFolder, config: RunConfig, prepared: Prepared, outcome: Outcome) -> dict[str, Any]:
+    """Write the network and the record of a run that has ended; its checkpoints go."""
+    folder.raise_if_gone()
+    used = outcome.candidate.ticket
+    save_network(folder.path, outcome.candidate.model, prepared.spec, used.mask if used else None)
+    record = make_record(config, prepared.resolved, prepared.task, outcome) | {"files": file_digests(folder.path)}
+    write_record(folder.path, record)
+    folder.checkpoints.clear()
+    return record
 
 
 def run_search(
