@@ -6,6 +6,7 @@ import time
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -73,6 +74,24 @@ def test_a_damaged_cache_is_decoded_again_and_replaced(tmp_path: Path, harm: str
     assert repaired is not None and int(repaired.train.images.max()) == 7
     assert cached(tmp_path, "toy", SOURCE, never) is not None
     assert [entry.name for entry in tmp_path.iterdir()] == [folder.name]  # nothing is left lying about
+
+
+@pytest.mark.parametrize("file", ["meta.json", "train_images.npy", "test_labels.npy"])
+def test_no_changed_byte_of_a_cache_goes_unnoticed(tmp_path: Path, file: str) -> None:
+    bundle = cached(tmp_path, "toy", SOURCE, decoded)
+    assert bundle is not None
+    (folder,) = tmp_path.iterdir()
+    content = (folder / file).read_bytes()
+    rng = np.random.default_rng(0)
+    for place in rng.choice(len(content), size=60, replace=False):
+        changed = bytearray(content)
+        changed[place] = int(rng.choice([byte for byte in range(32, 127) if byte != content[place]]))
+        (folder / file).write_bytes(changed)
+        again = cached(tmp_path, "toy", SOURCE, decoded)
+        assert again is not None
+        assert (again.mean, again.std, again.class_names) == (bundle.mean, bundle.std, bundle.class_names)
+        for ours, theirs in ((again.train, bundle.train), (again.test, bundle.test)):
+            assert torch.equal(ours.images, theirs.images) and torch.equal(ours.labels, theirs.labels)
 
 
 def test_rivals_for_one_cache_both_end_well(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 import earlybird
+from earlybird.atomic import sealed_json, unsealed_json
 from earlybird.core import ChannelMask
 from earlybird.errors import CheckpointError, ConfigError, EarlyBirdError, ModelError, SlimError
 from earlybird.models import build_model
@@ -180,9 +181,9 @@ def test_arguments_that_are_no_json_are_refused_and_nothing_is_written(tmp_path:
 
 
 def meddle(folder: Path, change) -> None:
-    description = json.loads((folder / "config.json").read_text())
+    description = unsealed_json((folder / "config.json").read_bytes())
     change(description)
-    (folder / "config.json").write_text(json.dumps(description))
+    (folder / "config.json").write_bytes(sealed_json(description))
 
 
 @pytest.mark.parametrize(
@@ -203,7 +204,7 @@ def meddle(folder: Path, change) -> None:
         (lambda d: d["layers"].pop("a"), "describe no network"),
         (lambda d: d.update(layers=[]), "describe no network"),
         (lambda d: d.update(sha256="0" * 64), "is corrupt"),
-        (lambda d: d.update(format_version=3), "format version 3, this version reads 2"),
+        (lambda d: d.update(format_version=4), "format version 4, this version reads 3"),
     ],
 )
 def test_a_meddled_file_is_refused_in_one_line(change, message, tmp_path: Path):

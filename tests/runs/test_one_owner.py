@@ -14,7 +14,7 @@ import pytest
 
 from earlybird.errors import CheckpointError, ConfigError, RunFolderError
 from earlybird.runs.folder import RunFolder
-from earlybird.runs.run import run
+from earlybird.runs.run import run, run_evaluation
 from earlybird.settings.run import RunConfig
 
 
@@ -126,3 +126,22 @@ def test_processes_of_a_launcher_are_refused(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(ConfigError, match=r"a launcher has started 2 processes \(WORLD_SIZE\)"):
         run(config(), tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_network_of_another_run_is_not_evaluated(tmp_path: Path):
+    for seed in (0, 1):
+        run(config(seed, epochs=1), tmp_path / f"s{seed}", quiet=True)
+    for name in ("model.safetensors", "config.json"):
+        shutil.copy(tmp_path / "s1" / name, tmp_path / "s0" / name)
+    with pytest.raises(RunFolderError, match=r"s0/config\.json is not the file that this run left \(its sha256 is not"):
+        run_evaluation(tmp_path / "s0")
+
+
+def test_the_ticket_of_another_run_is_not_retrained(tmp_path: Path):
+    for seed in (0, 1):
+        early = RunConfig.from_dict(config(seed, epochs=1).to_dict() | {"method": {"name": "early_bird", "draw_at": 1}})
+        run(early, tmp_path / f"s{seed}", quiet=True)
+    shutil.copy(tmp_path / "s1" / "ticket.safetensors", tmp_path / "s0" / "ticket.safetensors")
+    with pytest.raises(RunFolderError, match=r"ticket\.safetensors is not the file that this run left"):
+        run(early, tmp_path / "again", ticket=tmp_path / "s0" / "ticket.safetensors", quiet=True)
+    assert not (tmp_path / "again").exists()

@@ -38,6 +38,7 @@ SCHEMA: dict[str, set[str] | None] = {
     "cost": {"phases", "total"},
     "data": {"train_images", "val_images", "test_images", "classes", "image_shape"},
     "energy": {"measured", "reason", "notes", "estimated", "estimate_reason"},
+    "files": {"config.json", "model.safetensors", "ticket.safetensors"},
 }  # fmt: skip
 ROW = {"phase", "epoch", "step", "train_loss", "train_accuracy", "val_accuracy", "lr", "wall_seconds"}
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from earlybird.atomic import sealed_json, unsealed_json
 from earlybird.core import ChannelMask, draw_mask
 from earlybird.core.criteria import bn_scale
 from earlybird.errors import CheckpointError, ConfigError, EarlyBirdError
@@ -39,9 +39,9 @@ def folder(cut, tmp_path: Path) -> Path:
 
 
 def rewrite(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    description = json.loads((folder / "config.json").read_text())
+    description = unsealed_json((folder / "config.json").read_bytes())
     change(description)
-    (folder / "config.json").write_text(json.dumps(description))
+    (folder / "config.json").write_bytes(sealed_json(description))
 
 
 def test_a_cut_network_with_channel_selection_comes_back_to_the_bit(cut, folder: Path):
@@ -73,7 +73,7 @@ def test_damaged_tensors_fail_their_hash(folder: Path, damage: Callable[[bytes],
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d.update(format_version=1), "format version 1, this version reads 2; save again"),
+        (lambda d: d.update(format_version=1), "format version 1, this version reads 3; save again"),
         (lambda d: d.pop("factory"), "describes no network .*factory"),
         (lambda d: d.pop("kwargs"), "describes no network .*kwargs"),
         (lambda d: d.pop("layers"), "describe no network .*layers"),

@@ -25,7 +25,7 @@ from earlybird.core import ChannelMask
 from earlybird.errors import CheckpointError, ConfigError, MethodError, ModelError, RunFolderError, first_line
 from earlybird.methods.task import DenseRun
 from earlybird.models import build_model
-from earlybird.models.model_file import DESCRIPTION, TENSORS, load, read_description, save
+from earlybird.models.model_file import DESCRIPTION, load, read_description, save
 from earlybird.runs.record_file import RECORD_NAME, check_files, record_of
 from earlybird.settings.catalog import Dense
 from earlybird.settings.fields import check_settings
@@ -318,8 +318,8 @@ def load_network(folder: Path, *, trusted: Collection[str] = ()) -> tuple[nn.Mod
         ConfigError: the network is code that is not among `trusted`.
     """
     path = folder / DESCRIPTION
-    check_files(folder, DESCRIPTION, TENSORS)
     description = read_description(path)
+    check_files(folder, DESCRIPTION)  # which holds the sha256 of the tensors
     try:
         spec = NetworkSpec(name=description["factory"], **description["kwargs"])
     except (KeyError, TypeError) as error:
