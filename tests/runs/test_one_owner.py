@@ -145,3 +145,26 @@ def test_the_ticket_of_another_run_is_not_retrained(tmp_path: Path):
     with pytest.raises(RunFolderError, match=r"ticket\.safetensors is not the file that this run left"):
         run(early, tmp_path / "again", ticket=tmp_path / "s0" / "ticket.safetensors", quiet=True)
     assert not (tmp_path / "again").exists()
+
+
+def start(out: Path, seed: int) -> subprocess.Popen[str]:
+    flags = "--model vgg16 --width 0.02 --data digits --data.train_images 128 --method dense --epochs 1 --quiet"
+    command = [sys.executable, "-m", "earlybird", "train", *flags.split(), "--seed", str(seed), "--out", str(out)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("pairs", [1, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seeds", [(0, 0), (0, 1)])
+def test_of_two_commands_at_once_one_finishes_and_the_other_is_told(pairs: int, seeds: tuple[int, int], tmp_path: Path):
+    for number in range(pairs):
+        out = tmp_path / f"run{number}"
+        both = [start(out, seed) for seed in seeds]
+        said = [process.communicate(timeout=300)[1] for process in both]
+        codes = [process.returncode for process in both]
+        finished, told = codes.count(0), [text for text, code in zip(said, codes, strict=True) if code == 2]
+        assert finished + len(told) == 2 and finished >= 1, said
+        for text in told:  # or the other had finished already, with another seed
+            assert "is in use by process" in text or "finished run with another configuration" in text
+        record = json.loads((out / "record.json").read_text())
+        assert record["seeds"]["run"] in [seed for seed, code in zip(seeds, codes, strict=True) if code == 0]
+        assert not (out / ".lock").exists() and not (out / "checkpoints").exists()
