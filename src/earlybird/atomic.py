@@ -41,7 +41,7 @@ def sealed_json(values: Mapping[str, Any]) -> bytes:
     Raises:
         TypeError, ValueError: a value is no JSON.
     """
-    return json.dumps({**values, SEAL: _digest(values)}, indent=1).encode()
+    return json.dumps({**values, SEAL: _digest(values)}, indent=1, allow_nan=False).encode()
 
 
 def unsealed_json(data: bytes) -> dict[str, Any]:

@@ -46,6 +46,36 @@ def kill(state: Any) -> None:
     raise Killed
 
 
+@pytest.mark.parametrize("key", ["running_mean", "running_var"])
+@pytest.mark.parametrize("step", [5, 30])
+def test_a_step_that_breaks_a_buffer_ends_the_run_with_its_name(
+    tiny_settings, tmp_path: Path, monkeypatch, key: str, step: int
+):
+    """One bad batch in bf16 is enough; the loss of the training, which reads the batch's own, is fine."""
+
+    def poison(state: Any) -> None:
+        norm = next(module for module in state.model.modules() if isinstance(module, torch.nn.BatchNorm2d))
+        getattr(norm, key)[0] = float("nan")
+
+    after_step(monkeypatch, step, poison)
+    settings = tiny_settings("dense", training={"epochs": 6})
+    with pytest.raises(NonFiniteError, match=rf"buffer '.*{key}' became NaN or infinite by step {step - 1} "):
+        go(settings, tmp_path / "run")
+    assert not (tmp_path / "run" / "record.json").exists()
+
+
+def test_an_evaluation_that_ends_with_no_number_is_no_result(tiny_settings, tmp_path: Path, monkeypatch):
+    def poison(state: Any) -> None:
+        state.model.register_buffer("mask", torch.tensor(float("-inf")))  # as attention has; it was there before
+        with torch.no_grad():
+            state.model.head.weight.fill_(1e38)
+
+    after_step(monkeypatch, 30, poison)
+    monkeypatch.setattr("earlybird.training.state.not_finite", lambda model: [])
+    with pytest.raises(NonFiniteError, match=r"an evaluation ends with a loss of (inf|nan) \(.*\); train again"):
+        go(tiny_settings("dense", training={"epochs": 6}), tmp_path / "run")
+
+
 @pytest.mark.parametrize("checkpoint_every", [1, 0])
 def test_a_step_that_breaks_the_weights_leaves_no_checkpoint_of_them(
     tiny_settings, tmp_path: Path, monkeypatch, checkpoint_every: int

@@ -162,7 +162,7 @@ class RunFolder:
     def write_rows(self, rows: list[dict[str, Any]]) -> None:
         """Mirror the metrics rows into `metrics.jsonl`; a failed write is a warning only: checkpoints hold them."""
         self.raise_if_gone()
-        text = "".join(json.dumps(row) + "\n" for row in rows)
+        text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
         path = self.path / "metrics.jsonl"
         try:
             write_atomically(path, text.encode())

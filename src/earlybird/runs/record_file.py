@@ -30,8 +30,8 @@ def read_record(path: str | Path) -> Record:
     """
     path = Path(path)
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        record = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except (OSError, ValueError, RecursionError) as error:
         raise RunFolderError(
             f"cannot read record '{path}': {error}; remove it and give the run's command again"
         ) from error
@@ -43,6 +43,10 @@ def read_record(path: str | Path) -> Record:
     if missing := [key for key in REQUIRED_KEYS if key not in record]:
         raise RunFolderError(f"record '{path}' lacks {', '.join(missing)}; remove it and give the run's command again")
     return record
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"it holds {name}, which is no number")
 
 
 def finished_record(folder: Path) -> Record | None:
@@ -69,7 +73,7 @@ def record_of(folder: Path) -> Record:
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Write the record of a run into its folder, replacing the old one in one step."""
-    write_atomically(folder / RECORD_NAME, json.dumps(record, indent=1).encode())
+    write_atomically(folder / RECORD_NAME, json.dumps(record, indent=1, allow_nan=False).encode())
 
 
 def file_digests(folder: Path) -> dict[str, str]:

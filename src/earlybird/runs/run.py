@@ -137,7 +137,7 @@ def run_search(
             with _started(config, folder, resolved, quiet) as prepared:
                 summary = _search(method, prepared.task, requests)
                 folder.raise_if_gone()
-                write_atomically(folder.path / SEARCH_NAME, json.dumps(summary).encode())
+                write_atomically(folder.path / SEARCH_NAME, json.dumps(summary, allow_nan=False).encode())
                 folder.checkpoints.clear()
     _refuse_other_requests(folder, read_search(folder.path), requests)
     paths = {request: folder.path / request.file_name(requests) for request in requests}

@@ -6,6 +6,7 @@ written into the run's configuration and reused when it resumes, because a run m
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from torch.nn import functional
 from earlybird.copying import copied
 from earlybird.cost import TrainingStep
 from earlybird.data import Batches
-from earlybird.errors import ConfigError, OutOfMemoryError, require
+from earlybird.errors import ConfigError, NonFiniteError, OutOfMemoryError, require
 from earlybird.settings.run import PrecisionChoice
 
 Precision = Literal["fp32", "bf16"]
@@ -121,6 +122,9 @@ def evaluate(
     """Run the whole split through the model in eval mode; its mode is restored.
 
     `top5_accuracy` is given from more than 10 classes on. `between_batches` may raise to stop.
+
+    Raises:
+        NonFiniteError: the loss is NaN or infinite, so that the accuracy is one of numbers that are none.
     """
     was_training = model.training
     model.eval()
@@ -141,6 +145,11 @@ def evaluate(
     finally:
         model.train(was_training)
     n = batches.num_samples
+    if not math.isfinite(float(loss_sum)):
+        raise NonFiniteError(
+            f"an evaluation ends with a loss of {float(loss_sum)} ({next(iter(not_finite(model)), 'its logits')} is "
+            "NaN or infinite); train again with a lower --lr or --precision fp32"
+        )
     return Evaluation(
         accuracy=int(correct) / n,
         top5_accuracy=int(top5) / n if classes > _TOP5_FROM_CLASSES else None,
@@ -148,6 +157,12 @@ def evaluate(
         correct=int(correct),
         samples=n,
     )
+
+
+def not_finite(model: nn.Module) -> list[str]:
+    """Weights and buffers that hold NaN or infinity, such as "buffer 'bn.running_var'"."""
+    kinds = {"weight": model.named_parameters(), "buffer": model.named_buffers()}
+    return [f"{kind} {name!r}" for kind, named in kinds.items() for name, x in named if not torch.isfinite(x).all()]
 
 
 @contextmanager

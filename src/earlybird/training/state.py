@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from earlybird.cost import ModelCost, PhaseCost, evaluation_work, training_work
 from earlybird.errors import CheckpointError, NonFiniteError
 from earlybird.settings.run import TrainingSettings
-from earlybird.training.compute import evaluate
+from earlybird.training.compute import evaluate, not_finite
 from earlybird.training.session import Session
 
 _CURE = "lower --lr, add --training.warmup 0.05 or --training.clip_norm 1; the last checkpoint is intact"
@@ -105,6 +105,7 @@ class FitState:
     ) -> None:
         self.session, self.model, self.span, self.cost = session, model, span, cost
         self.hooks, self.carry = hooks, carry
+        self._infinite_by_design = set(not_finite(model))  # as a buffer that masks an attention
         self.optimizer = make_optimizer(model, session.settings)
         self.sums = EpochSums(session.compute.device)
         self.meter = session.meter(span.phase)
@@ -179,15 +180,15 @@ class FitState:
         )
 
     def raise_if_weights_not_finite(self) -> None:
-        """Raise if a weight is NaN or infinite: a step can break the weights after its loss was still fine.
+        """Raise if a weight or buffer is NaN or infinite: a step can break them while its loss is still fine.
 
         Raises:
             NonFiniteError: with the name of the first.
         """
-        for name, weight in self.model.named_parameters():
-            if not torch.isfinite(weight).all():
+        for name in not_finite(self.model):
+            if name not in self._infinite_by_design:
                 where = f"by step {self.step - 1} of phase '{self.span.phase}'"
-                raise NonFiniteError(f"weight {name!r} became NaN or infinite {where}; {_CURE}")
+                raise NonFiniteError(f"{name} became NaN or infinite {where}; {_CURE}")
 
     def close_epoch(self) -> None:
         """Add a row of metrics, with the validation accuracy where there is a split for it, and save.
@@ -199,6 +200,7 @@ class FitState:
         """
         session, (loss, accuracy) = self.session, self.sums.means()
         self.sums.raise_if_not_finite(self.span.phase)
+        self.raise_if_weights_not_finite()
         is_broken_off = self.ended and self.step % session.steps_per_epoch != 0
         val = None if session.val is None or is_broken_off else evaluate(self.model, session.val, session.compute)
         if val is not None and session.val is not None:
