@@ -33,7 +33,7 @@ BELOW["paper"] = BELOW["report"] | {"report"}
 BELOW["integrations"] = BELOW["testing"] = BELOW["paper"] | {"paper"}
 BELOW["cli"] = BELOW["integrations"] | {"integrations"}
 
-LOWEST = (f"{PACKAGE}.errors", f"{PACKAGE}.atomic")
+LOWEST = (f"{PACKAGE}.errors", f"{PACKAGE}.atomic", f"{PACKAGE}.schemas")
 CORE_MAY_IMPORT = set(sys.stdlib_module_names) | {"torch", "numpy", "safetensors"}
 BANNED_NAMES = {"utils", "util", "common", "base", "helpers", "helper", "misc"}
 MOST_FILE_LINES, MOST_FUNCTION_LINES = 400, 50

@@ -14,7 +14,6 @@ from earlybird.energy import NoCounter, estimated_joules
 from earlybird.errors import DataError, RunFolderError
 from earlybird.runs import run as run_module
 from earlybird.runs.energy import MeterReading, energy_facts, import_power_log
-from earlybird.runs.record_file import REQUIRED_KEYS, SCHEMA_VERSION
 from earlybird.runs.run import run
 from earlybird.settings.run import RunConfig
 
@@ -200,13 +199,29 @@ def test_seconds_without_a_moment_lower_the_coverage_of_a_log(finished, tmp_path
     assert facts["phases"]["retrain"]["coverage"] == pytest.approx(1, rel=0.01) and facts["coverage"] < 1
 
 
-@pytest.mark.parametrize("cost", [None, {}, {"phases": {"search": {"images": 1}}}])
-def test_a_record_without_costs_is_refused_in_one_line(tmp_path: Path, cost: object):
-    record = {key: {} for key in REQUIRED_KEYS} | {"schema_version": SCHEMA_VERSION, "cost": cost}
-    (tmp_path / "record.json").write_text(json.dumps(record))
+@pytest.mark.parametrize(
+    ("cost", "message"),
+    [
+        (None, r"cost: None is not of type 'object'"),
+        ({}, "cost: 'phases' is a required property"),
+        ({"phases": {"search": {"images": 1}}, "total": {}}, "is a required property"),
+    ],
+)
+def test_a_record_without_costs_is_refused_in_one_line(finished, tmp_path: Path, cost: object, message: str):
+    record, folder = finished()
+    (folder / "record.json").write_text(json.dumps(record | {"cost": cost}))
     log = write_log(tmp_path / "meter.csv", [(1.0, 1.0), (2.0, 1.0)])
-    with pytest.raises(RunFolderError, match="record.json holds no costs that can be read"):
-        import_power_log(tmp_path, MeterReading(log))
+    with pytest.raises(RunFolderError, match=rf"cannot read record .*{message}"):
+        import_power_log(folder, MeterReading(log))
+
+
+def test_a_phase_with_a_cost_of_a_newer_version_is_refused_in_one_line(finished, tmp_path: Path):
+    record, folder = finished()
+    record["cost"]["phases"]["search"]["photons"] = 1
+    (folder / "record.json").write_text(json.dumps(record))
+    log = write_log(tmp_path / "meter.csv", [(1.0, 1.0), (2.0, 1.0)])
+    with pytest.raises(RunFolderError, match=r"holds no costs that can be read .*photons"):
+        import_power_log(folder, MeterReading(log))
 
 
 def test_two_counters_of_one_run_stand_side_by_side():

@@ -7,13 +7,19 @@ from typing import Any
 import pytest
 
 from earlybird.errors import RunFolderError
-from earlybird.runs.record_file import REQUIRED_KEYS, load_records, read_record
+from earlybird.runs.record_file import load_records, read_record
+
+PHASE = {"images": 1, "macs": 1, "wall_seconds": 1.0, "cpu_seconds": 1.0}
+NETWORK = {"params": 1, "macs": 1, "train_macs": 3, "paper_gflops": 0.1}
 
 
 def made(seed: int = 0) -> dict[str, Any]:
     """A record with the least that one must have."""
-    keys: dict[str, Any] = {key: {} for key in REQUIRED_KEYS}
-    return keys | {"schema_version": 1, "run_id": f"s{seed}", "seeds": {"seed": seed}}
+    return {
+        "schema_version": 1, "run_id": f"s{seed}", "seeds": {"seed": seed}, "config": {"method": {"name": "dense"}},
+        "dense": NETWORK, "final": NETWORK, "metrics": [], "test": {"accuracy": 0.5},
+        "cost": {"phases": {"train": PHASE}, "total": PHASE},
+    }  # fmt: skip
 
 
 def write(folder: Path, record: dict[str, Any]) -> Path:
@@ -49,9 +55,11 @@ def test_a_corrupt_record_is_named(tmp_path, text):
     write(tmp_path / "good", made())
     bad = write(tmp_path / "bad", {})
     bad.write_text(text)
-    with pytest.raises(RunFolderError, match=f"cannot read record '{bad}'") as caught:
-        load_records([tmp_path])
-    assert "\n" not in str(caught.value)
+    with pytest.warns(UserWarning, match=f"left out: cannot read record '{bad}'") as caught:
+        assert load_records([tmp_path]) == [made()]
+    assert "\n" not in str(caught[0].message)
+    with pytest.raises(RunFolderError, match=f"cannot read record '{bad}'"):
+        load_records([bad])
 
 
 def test_bytes_that_are_no_text_are_a_corrupt_record(tmp_path):
@@ -77,5 +85,37 @@ def test_another_schema_version_is_refused(tmp_path):
 def test_a_missing_key_is_named(tmp_path):
     record = made()
     del record["cost"]
-    with pytest.raises(RunFolderError, match="lacks cost"):
+    with pytest.raises(RunFolderError, match="the file: 'cost' is a required property"):
         read_record(write(tmp_path / "a", record))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 900 + "]" * 900, "holds a list|nested too deeply"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"a": NaN}', "it holds NaN, which is no number"),
+    ],
+)
+def test_json_that_is_no_record_is_one_line(tmp_path: Path, text: str, message: str):
+    path = tmp_path / "record.json"
+    path.write_text(text)
+    with pytest.raises(RunFolderError, match=message) as refused:
+        read_record(path)
+    assert "\n" not in str(refused.value) and len(str(refused.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("final", {}, "final: '[a-z_]+' is a required property"),
+        ("ticket", 1, "ticket: 1 is not of type 'object', 'null'"),
+        ("cost", {}, "cost: '[a-z]+' is a required property"),
+        ("test", {"accuracy": 2.5}, "test.accuracy: 2.5 is greater than the maximum of 1"),
+        ("config", {"method": {"name": 1}}, "config.method.name: 1 is not of type 'string'"),
+        ("metrics", [{}], r"metrics\[0\]: 'phase' is a required property"),
+    ],
+)
+def test_a_record_that_is_not_as_its_schema_says_is_one_line(tmp_path: Path, key: str, value: object, message: str):
+    with pytest.raises(RunFolderError, match=f"cannot read record .*{message}"):
+        read_record(write(tmp_path / "a", made() | {key: value}))

@@ -24,6 +24,7 @@ from earlybird.grids.grid import Grid, RunNode, merged, nodes_of, parse_method
 from earlybird.grids.run_node import ENDS, LOCKS_NAME, State, error_of, execute, fail, failure_of, node_lock
 from earlybird.methods.pipeline import check_network
 from earlybird.runs.folder import NetworkSpec, refuse_many_processes
+from earlybird.runs.schema import parse
 from earlybird.settings.run import CODE_FLAGS, RunConfig, differences, refuse_unnamed_code
 from earlybird.training.compute import choose_device, choose_precision
 from earlybird.user_code import is_code
@@ -135,7 +136,7 @@ def read_grid(root: Path) -> Grid:
     """
     path = root / GRID_NAME
     try:
-        return Grid.from_dict(json.loads(path.read_text()))
+        return Grid.from_dict(parse(path.read_bytes(), "grid"))
     except FileNotFoundError as error:
         raise SweepError(
             f"{root} holds no comparison (no {GRID_NAME}); give --methods, --ratios and --seeds"

@@ -27,6 +27,7 @@ from earlybird.methods.task import DenseRun
 from earlybird.models import build_model
 from earlybird.models.model_file import DESCRIPTION, load, read_description, save
 from earlybird.runs.record_file import RECORD_NAME, check_files, record_of
+from earlybird.runs.schema import parse
 from earlybird.settings.catalog import Dense
 from earlybird.settings.fields import check_settings
 from earlybird.settings.run import RunConfig, differences, refuse_unnamed_code, with_younger_settings
@@ -245,9 +246,7 @@ def read_search(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise RunFolderError(f"{folder} holds no finished search (no {path.name}); finish it first")
     try:
-        summary = json.loads(path.read_bytes())
-        if not isinstance(summary, dict):
-            raise ValueError("it holds no object")
+        summary = parse(path.read_bytes(), "search")
     except ValueError as error:
         raise RunFolderError(f"{path} is corrupt ({error}); remove it to finish the search again") from error
     # Searches of older versions drew by the rule alone.

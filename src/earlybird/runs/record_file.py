@@ -1,52 +1,41 @@
 """`record.json`: path, schema version, reading and writing. Loads no torch: reports read it.
 
-A record is a plain dictionary of JSON types; fractions lie in [0, 1]. What is read here is checked once, so that others
-may rely on the keys they use.
+A record is a plain dictionary of JSON types; fractions lie in [0, 1]. What is read here is checked by its schema, so
+that others may rely on the keys they use.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from earlybird.atomic import write_atomically
 from earlybird.errors import RunFolderError
+from earlybird.runs.schema import parse
 
 Record = dict[str, Any]
 
 RECORD_NAME = "record.json"
 SCHEMA_VERSION = 1
-REQUIRED_KEYS = ("run_id", "config", "dense", "final", "metrics", "test", "cost")
 
 
 def read_record(path: str | Path) -> Record:
-    """Read the record in one file.
+    """Read the record in one file, checked by its schema (`record.schema.json`).
 
     Raises:
-        RunFolderError: the file is unreadable, is no JSON object, has another schema version, or lacks a key.
+        RunFolderError: the file is unreadable, no strict JSON, of another schema version, or not as the schema says.
     """
     path = Path(path)
     try:
-        record = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-    except (OSError, ValueError, RecursionError) as error:
+        return parse(path.read_bytes(), "record", SCHEMA_VERSION)
+    except (OSError, ValueError) as error:
         raise RunFolderError(
             f"cannot read record '{path}': {error}; remove it and give the run's command again"
         ) from error
-    if not isinstance(record, dict):
-        raise RunFolderError(f"record '{path}' holds a {type(record).__name__}, not an object; it is no run record")
-    if record.get("schema_version") != SCHEMA_VERSION:
-        version = record.get("schema_version")
-        raise RunFolderError(f"record '{path}' has schema_version {version!r}; this version reads {SCHEMA_VERSION}")
-    if missing := [key for key in REQUIRED_KEYS if key not in record]:
-        raise RunFolderError(f"record '{path}' lacks {', '.join(missing)}; remove it and give the run's command again")
-    return record
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"it holds {name}, which is no number")
 
 
 def finished_record(folder: Path) -> Record | None:
@@ -106,7 +95,10 @@ def load_records(paths: Iterable[str | Path]) -> list[Record]:
         >>> records = load_records(["runs/demo"])  # doctest: +SKIP
 
     Raises:
-        RunFolderError: a path does not exist, no finished run lies below it, or a record cannot be read.
+        RunFolderError: a path does not exist, no finished run lies below it, or no record can be read.
+
+    Warns:
+        UserWarning: a record cannot be read; the others are.
     """
     found: dict[Path, Path] = {}
     for given in map(Path, paths):
@@ -116,7 +108,17 @@ def load_records(paths: Iterable[str | Path]) -> list[Record]:
         if not below:
             raise RunFolderError(f"no {RECORD_NAME} below '{given}'; only finished runs have one")
         found.update({path.resolve(): path for path in below if path.resolve() not in found})
-    return [read_record(path) for path in found.values()]
+    records, refused = [], []
+    for path in found.values():
+        try:
+            records.append(read_record(path))
+        except RunFolderError as error:
+            refused.append(error)
+    if not records:
+        raise refused[0]
+    for refusal in refused:
+        warnings.warn(f"left out: {refusal}", stacklevel=2)
+    return records
 
 
 def recorded_training_macs(record: Mapping[str, Any]) -> int:

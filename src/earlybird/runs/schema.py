@@ -1,0 +1,57 @@
+"""JSON schemas of the files that runs leave, and the one check of such a file when it is read. Loads no torch."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from importlib.resources import files
+from typing import Any, NoReturn
+
+_LONGEST = 160
+
+
+def parse(text: str | bytes, schema: str, version: int | None = None) -> dict[str, Any]:
+    """Object in a JSON file, as its schema ("record", "grid" or "search") wants it.
+
+    Args:
+        version: its `schema_version`, where it has one.
+
+    Raises:
+        ValueError: it is no strict JSON object, or not as the schema wants it; one line with the place.
+    """
+    try:
+        values = json.loads(text, parse_constant=_refuse)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"it holds a {type(values).__name__}, not an object")
+    if version is not None and values.get("schema_version") != version:
+        raise ValueError(f"it has schema_version {values.get('schema_version')!r}; this version reads {version}")
+    check(values, schema)
+    return values
+
+
+def check(values: dict[str, Any], schema: str) -> None:
+    """Raise `ValueError` with the place and what is expected there, unless `values` are as the schema wants them."""
+    from jsonschema.exceptions import best_match
+
+    try:
+        error = best_match(_validator(schema).iter_errors(values))
+    except RecursionError as deep:
+        raise ValueError("it is nested too deeply") from deep
+    if error is not None:
+        what = " ".join(error.message.split())
+        what = what if len(what) <= _LONGEST else f"{what[:_LONGEST]}..."
+        raise ValueError(f"{error.json_path.removeprefix('$.').removeprefix('$') or 'the file'}: {what}")
+
+
+@cache
+def _validator(schema: str) -> Any:
+    from jsonschema import Draft202012Validator
+
+    text = files("earlybird.runs").joinpath(f"{schema}.schema.json").read_text(encoding="utf-8")
+    return Draft202012Validator(json.loads(text))
+
+
+def _refuse(name: str) -> NoReturn:
+    raise ValueError(f"it holds {name}, which is no number")
