@@ -9,14 +9,18 @@ import pytest
 from earlybird.errors import RunFolderError
 from earlybird.runs.record_file import load_records, read_record
 
-PHASE = {"images": 1, "macs": 1, "wall_seconds": 1.0, "cpu_seconds": 1.0}
+PHASE = {"images": 1, "macs": 1, "paper_flops": None, "wall_seconds": 1.0, "cpu_seconds": 1.0, "peak_bytes": 1}
+CONFIG = {
+    "model": {"name": "vgg16"}, "data": {"name": "digits"}, "method": {"name": "dense"},
+    "training": {"epochs": 1, "batch_size": 8, "seed": 0},
+}  # fmt: skip
 NETWORK = {"params": 1, "macs": 1, "train_macs": 3, "paper_gflops": 0.1}
 
 
 def made(seed: int = 0) -> dict[str, Any]:
     """A record with the least that one must have."""
     return {
-        "schema_version": 1, "run_id": f"s{seed}", "seeds": {"seed": seed}, "config": {"method": {"name": "dense"}},
+        "schema_version": 1, "run_id": f"s{seed}", "seeds": {"seed": seed}, "config": CONFIG,
         "dense": NETWORK, "final": NETWORK, "metrics": [], "test": {"accuracy": 0.5},
         "cost": {"phases": {"train": PHASE}, "total": PHASE},
     }  # fmt: skip
@@ -112,7 +116,7 @@ def test_json_that_is_no_record_is_one_line(tmp_path: Path, text: str, message: 
         ("ticket", 1, "ticket: 1 is not of type 'object', 'null'"),
         ("cost", {}, "cost: '[a-z]+' is a required property"),
         ("test", {"accuracy": 2.5}, "test.accuracy: 2.5 is greater than the maximum of 1"),
-        ("config", {"method": {"name": 1}}, "config.method.name: 1 is not of type 'string'"),
+        ("config", {**CONFIG, "method": {"name": 1}}, "config.method.name: 1 is not of type 'string'"),
         ("metrics", [{}], r"metrics\[0\]: 'phase' is a required property"),
     ],
 )

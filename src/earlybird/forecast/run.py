@@ -195,7 +195,7 @@ def sizes_of_run(record: Mapping[str, Any]) -> DataSizes | None:
     if not data:
         return None
     channels, height, width = data["image_shape"]
-    images = data["train_images"], data["val_images"], record["test"]["samples"]
+    images = data["train_images"], data.get("val_images") or 0, record["test"]["samples"]
     return DataSizes((channels, height, width), data["classes"], *images)
 
 

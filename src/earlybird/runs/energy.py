@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +154,12 @@ def _phases(record: Mapping[str, Any], folder: Path) -> dict[str, PhaseCost]:
     """
     path = folder / "record.json"
     try:
-        phases = {name: PhaseCost(**cost) for name, cost in record["cost"]["phases"].items()}
+        # Of a newer version it may hold more.
+        known = {field.name for field in fields(PhaseCost)}
+        phases = {
+            name: PhaseCost(**{key: value for key, value in cost.items() if key in known})
+            for name, cost in record["cost"]["phases"].items()
+        }
     except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
         raise RunFolderError(f"{path} holds no costs that can be read ({error}); run it again") from error
     if missing := [name for name, phase in phases.items() if not phase.spans]:

@@ -200,6 +200,10 @@ class RunFolder:
             raise RunFolderError(f"{path} is corrupt ({error}); restore it or give another --out") from error
         if not isinstance(stored, dict):
             raise RunFolderError(f"{path} is corrupt (it holds no settings); restore it or give another --out")
+        resolved = stored.get("resolved") or {}
+        kinds = {"precision": str, "run_id": str, "earlier": list}
+        if not isinstance(resolved, dict) or any(not isinstance(resolved.get(k, t()), t) for k, t in kinds.items()):
+            raise RunFolderError(f"{path} is corrupt (resolved: {resolved!r:.80}); restore it or give another --out")
         return stored
 
     def _refuse(self, changes: list[str], force: bool) -> None:

@@ -183,7 +183,8 @@ def run_evaluation(out: str | Path, *, device: str = "auto", trusted: Collection
     folder = Path(out)
     record = record_of(folder)
     # Not all of the configuration: its method may be code that an evaluation has no use for.
-    data, training = DataConfig(**record["config"]["data"]), record["config"]["training"]
+    training = record["config"]["training"]
+    data = RunConfig.from_dict({"data": record["config"]["data"]}).data
     refuse_unnamed_code("--data", data.name, trusted)
     model, _ = load_network(folder, trusted=trusted)
     compute = Compute(choose_device(device), record["resolved"]["precision"])

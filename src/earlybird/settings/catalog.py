@@ -243,11 +243,11 @@ def method_class(name: str) -> type[Method]:
     Raises:
         ConfigError: no method has this name, or code of the user's is no method.
     """
-    if name in PRESETS:
+    if isinstance(name, str) and name in PRESETS:
         name = PRESETS[name][0]
-    if name in METHODS:
+    if isinstance(name, str) and name in METHODS:
         return METHODS[name]
-    if not is_code(name, "method"):
+    if not isinstance(name, str) or not is_code(name, "method"):
         legal = f"{', '.join(method_names())}, pkg.mod:Class or file.py:Class"
         raise ConfigError(f"method.name is {name!r}; give one of {legal}")
     if name not in _IMPORTED:
