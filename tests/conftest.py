@@ -172,6 +172,8 @@ def finished_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[
 @pytest.fixture
 def run_once(tiny: Path, finished_runs: Any) -> Callable[[dict[str, Any], Path], dict[str, Any]]:
     """`run`, or a copy of what it left when a test of this process asked for the same of the same source."""
+    from earlybird.atomic import SEAL, sealed_json
+    from earlybird.runs.record_file import file_digests
     from earlybird.runs.run import run
     from earlybird.settings.run import RunConfig
 
@@ -188,6 +190,11 @@ def run_once(tiny: Path, finished_runs: Any) -> Callable[[dict[str, Any], Path],
             shutil.copytree(folder, out)
             for path in (*out.glob("*.json"), *out.glob("*.yaml")):
                 path.write_text(path.read_text().replace(str(source), str(tiny)))
+            description = json.loads((out / "config.json").read_text())
+            del description[SEAL]
+            (out / "config.json").write_bytes(sealed_json(description))
+            moved = json.loads((out / "record.json").read_text())
+            (out / "record.json").write_text(json.dumps(moved | {"files": file_digests(out)}))
         record: dict[str, Any] = json.loads((out / "record.json").read_text())
         return record
 
