@@ -64,6 +64,7 @@ GRID = (
 VOLATILE = {
     "created_at", "versions", "wall_seconds", "cpu_seconds", "peak_bytes", "joules", "spans", "energy", "seconds",
     "energy_coverage", "draw_wall_seconds", "draw_cpu_seconds", "draw_seconds", "images_per_second", "preset",
+    "files", "seal", "format_version",
 }  # fmt: skip
 
 

@@ -74,15 +74,17 @@ def file_lock(path: Path, *, wait: bool = True) -> Iterator[str]:
         file = _locked(path, wait)
     except OSError as error:
         raise RunFolderError(
-            f"{path} cannot be locked ({error.strerror}); give --out on a file system with locks"
+            f"{path} cannot be made and locked ({error.strerror}); give --out on a file system that can be written and "
+            "has locks"
         ) from error
     if isinstance(file, str):
         yield file
         return
     with file:
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S}")
-        file.flush()
+        holder = f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S}"
+        with suppress(OSError):  # A full disk: it is held all the same.
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), holder.encode())
         try:
             yield ""
         finally:

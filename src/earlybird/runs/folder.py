@@ -114,8 +114,6 @@ class RunFolder:
     def open(self, config: RunConfig, *, force: bool = False) -> dict[str, Any]:
         """Check that this configuration may run here, and give what earlier starts resolved (precision, ...), or {}.
 
-        The folder is not made yet, so that a wrong model leaves none.
-
         Raises:
             RunFolderError: the folder holds another configuration, or files that are no run.
         """
@@ -147,7 +145,10 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         for leftover in self.path.glob(".*.tmp-*"):  # of a write that was killed
             leftover.unlink(missing_ok=True)
-        resolved = {"run_id": self._identity.get("run_id"), "earlier": sorted(set(self._earlier))} | resolved
+        resolved = {
+            "run_id": self._identity.get("run_id"),
+            "earlier": sorted({*self._earlier} - {*self._identity.values()}),
+        } | resolved
         settings = config.to_dict() | {"resolved": {key: value for key, value in resolved.items() if value}}
         write_atomically(self.path / "config.yaml", yaml.safe_dump(settings, sort_keys=False).encode())
 
