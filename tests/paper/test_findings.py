@@ -15,9 +15,8 @@ from earlybird.cost import count_cost
 from earlybird.cost.ledger import FORWARDS_PER_TRAINING_STEP
 from earlybird.data.images import PUBLISHED
 from earlybird.models import build_model
-from earlybird.paper.claims import Setting, by_setting, find, findings, published
+from earlybird.paper.claims import Setting, by_setting, dense_gflops, find, findings, published
 from earlybird.paper.table3 import early_bird_fits, table3_rows
-from earlybird.paper.totals import dense_gflops
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "paper-flops.md"
 BASELINES = ("lottery_ticket", "snip", "network_slimming", "thinet")

@@ -6,9 +6,8 @@ from decimal import Decimal
 
 import pytest
 
-from earlybird.paper.claims import Claim, published
+from earlybird.paper.claims import Claim, DrawFit, published
 from earlybird.paper.table3 import Table3Row, early_bird_fits, slimming_fits, table3_rows
-from earlybird.paper.totals import DrawFit
 
 # model, method, p, printed, recomputed, status, sum. Recomputed by hand: 3 * 1,281,167 * GFLOP-epochs / 10^6.
 EXPECTED = [

@@ -7,8 +7,8 @@ from decimal import Decimal
 import pytest
 
 from earlybird.errors import ConfigError
+from earlybird.paper.claims import DrawFit, dense_gflops, draw_fits, petaflops, slim_grid, to_hundredths
 from earlybird.paper.table2 import may_print, printed_round, rounded_like
-from earlybird.paper.totals import DrawFit, dense_gflops, draw_fits, petaflops, slim_grid, to_hundredths
 
 
 @pytest.mark.parametrize(

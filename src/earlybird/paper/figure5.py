@@ -14,9 +14,8 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
-from earlybird.paper.claims import Recomputed, Setting, published
+from earlybird.paper.claims import DrawFit, Recomputed, Setting, petaflops, published, to_hundredths
 from earlybird.paper.table2 import DATASET, EPOCHS, Table2Row, drawn_petaflops, table2_rows, three_digits
-from earlybird.paper.totals import DrawFit, petaflops, to_hundredths
 from earlybird.report.plots import CUT, DENSE_INK, HALO, INK, SLIM, figure_file
 from earlybird.report.table import Table, named_columns
 

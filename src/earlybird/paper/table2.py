@@ -17,8 +17,8 @@ from torch import nn
 
 from earlybird.cost import count_cost
 from earlybird.models.cifar import CONVS_PER_STAGE, VGG_STAGE_CHANNELS
-from earlybird.paper.claims import Claim, Recomputed, Setting, by_setting
-from earlybird.paper.totals import DrawFit, dense_gflops, draw_fits, petaflops, slim_grid
+from earlybird.paper import claims
+from earlybird.paper.claims import Claim, DrawFit, Recomputed, Setting, petaflops, slim_grid
 from earlybird.report.table import Column, Table
 
 EPOCHS = 160
@@ -66,7 +66,7 @@ def recompute() -> Recomputed:
 @cache
 def table2_rows() -> tuple[Table2Row, ...]:
     """The 12 settings of Table 2 in the order of print. Counting and searching take seconds the first time."""
-    return tuple(_row(setting, printed) for setting, printed in by_setting("Table 2", "training_flops").items())
+    return tuple(_row(setting, printed) for setting, printed in claims.by_setting("Table 2", "training_flops").items())
 
 
 @cache
@@ -125,7 +125,7 @@ def implied_slim_gflops(dense: Decimal, printed: Decimal) -> tuple[Decimal, ...]
 
 
 def _row(setting: Setting, printed: Mapping[str, Claim]) -> Table2Row:
-    dense = dense_gflops(setting.model)
+    dense = claims.dense_gflops(setting.model)
     fits = _fits(printed, dense)
     cells = tuple(_cell(claim, dense, fits) for claim in printed.values())
     return Table2Row(setting.model, setting.dataset, setting.prune_ratio, dense, cells, fits)
@@ -139,7 +139,7 @@ def _fits(printed: Mapping[str, Claim], dense: Decimal) -> tuple[DrawFit, ...]:
         return lambda epoch, slim: all(prints(cell, drawn_petaflops(of, dense, slim, epoch)) for of, cell in cells)
 
     half_up = both(lambda cell, total: rounded_like(cell, total) == cell)
-    fits = draw_fits(slim_grid(dense), EPOCHS, both(may_print))
+    fits = claims.draw_fits(slim_grid(dense), EPOCHS, both(may_print))
     return tuple(replace(fit, is_half_up=half_up(fit.draw_epoch, fit.slim_gflops)) for fit in fits)
 
 

@@ -13,8 +13,8 @@ from decimal import Decimal
 from functools import cache
 from itertools import groupby
 
-from earlybird.paper.claims import Claim, Derivation, Recomputed, find, findings, published
-from earlybird.paper.totals import DrawFit, dense_gflops, draw_fits, petaflops, slim_grid, to_hundredths
+from earlybird.paper import claims
+from earlybird.paper.claims import Claim, Derivation, DrawFit, Recomputed, draw_fits, find
 from earlybird.report.table import Column, Table
 
 EPOCHS = 90
@@ -57,20 +57,20 @@ def table3_rows() -> tuple[Table3Row, ...]:
 
 def slimming_fits(claim: Claim) -> tuple[Decimal, ...]:
     """All slim F (GFLOP per image) for which 90 dense and 90 slim epochs cost the claimed total."""
-    dense = dense_gflops(claim.model)
-    return tuple(slim for slim in slim_grid(dense) if _total(EPOCHS * (dense + slim)) == claim.value)
+    dense = claims.dense_gflops(claim.model)
+    return tuple(slim for slim in claims.slim_grid(dense) if _total(EPOCHS * (dense + slim)) == claim.value)
 
 
 def early_bird_fits(
     claim: Claim, dense: Decimal, epochs: int, slims: Iterable[Decimal] | None = None
 ) -> tuple[DrawFit, ...]:
     """All pairs of draw epoch and slim F (of `slims` if given) for which `epochs` in all cost the claimed total."""
-    slims = slim_grid(dense) if slims is None else slims
+    slims = claims.slim_grid(dense) if slims is None else slims
     return draw_fits(slims, epochs, lambda epoch, slim: _total(epoch * dense + (epochs - epoch) * slim) == claim.value)
 
 
 def _total(gflop_epochs: Decimal) -> Decimal:
-    return to_hundredths(petaflops(gflop_epochs, "imagenet"))
+    return claims.to_hundredths(claims.petaflops(gflop_epochs, "imagenet"))
 
 
 def _row(claim: Claim) -> Table3Row:
@@ -79,13 +79,13 @@ def _row(claim: Claim) -> Table3Row:
     recomputed = None if gflop_epochs is None else _total(gflop_epochs)
     difference = None if recomputed is None else recomputed - claim.value
     formula = f"3*N*{formula} G" if formula else ""
-    note = findings()["table3"]["notes"].get(_label(claim), "")
+    note = claims.findings()["table3"]["notes"].get(_label(claim), "")
     return Table3Row(*claim.row, claim.value, recomputed, difference, claim.derivation, formula, note, fits)
 
 
 def _sum(claim: Claim, fits: Sequence[DrawFit]) -> tuple[Decimal | None, str]:
     """Sum over epochs of F in GFLOP, and the same in words; None and "" if it cannot be recomputed."""
-    dense = dense_gflops(claim.model)
+    dense = claims.dense_gflops(claim.model)
     if claim.method == "unpruned":
         return EPOCHS * dense, f"{EPOCHS}*{dense}"
     if claim.method == "early_bird_ff":
@@ -96,11 +96,11 @@ def _sum(claim: Claim, fits: Sequence[DrawFit]) -> tuple[Decimal | None, str]:
         slim, retrained = shown.slim_gflops, shown.epochs - shown.draw_epoch
         return shown.draw_epoch * dense + retrained * slim, f"({shown.draw_epoch}*{dense} + {retrained}*{slim})"
     if claim.method == "soft_filter_pruning":
-        cut = published("He et al. 2018", "forward_flops_cut", *claim.row).value
+        cut = claims.published("He et al. 2018", "forward_flops_cut", *claim.row).value
         return EPOCHS * (dense + dense * (1 - cut)), f"{EPOCHS}*({dense} + {dense}*(1 - {cut}))"
     if claim.method == "thinet":
-        dense = published("Luo et al. 2017", "forward_flops", claim.model, "unpruned").value
-        slim = published("Luo et al. 2017", "forward_flops", *claim.row).value
+        dense = claims.published("Luo et al. 2017", "forward_flops", claim.model, "unpruned").value
+        slim = claims.published("Luo et al. 2017", "forward_flops", *claim.row).value
     else:
         (slim,) = slimming_fits(claim)
     return EPOCHS * (dense + slim), f"{EPOCHS}*({dense} + {slim})"
@@ -109,7 +109,7 @@ def _sum(claim: Claim, fits: Sequence[DrawFit]) -> tuple[Decimal | None, str]:
 @cache
 def _fits(claim: Claim) -> tuple[DrawFit, ...]:
     """All fits at the counted dense F, with the whole schedule and, if no other row tells slim F, one epoch lost."""
-    dense = dense_gflops(claim.model)
+    dense = claims.dense_gflops(claim.model)
     for other in find("Table 3", "training_flops"):
         # Network slimming cuts by the same rule to the same ratio: where it is printed, it tells the ticket's slim F.
         if (other.method, other.setting) == ("network_slimming", claim.setting):
