@@ -57,7 +57,8 @@ def find_callable(name: str, kind: Kind, error: type[EarlyBirdError], *, other_f
                 f"{kind} {name!r}: importing {source!r} raised {one_line(raised)}; expected {legal} or file.py:callable"
             ) from raised
     if not hasattr(module, attribute):
-        own = [key for key, value in vars(module).items() if _is_defined_in(module, value)]
+        defined_here = {k: v for k, v in vars(module).items() if getattr(v, "__module__", None) == module.__name__}
+        own = [key for key, value in defined_here.items() if callable(value)]
         raise error(
             f"{kind} {name!r}: there is no {attribute!r} in it; its own callables: {', '.join(own[:9]) or 'none'}"
         )
@@ -84,7 +85,3 @@ def _load_file(path: Path, kind: Kind, error: type[EarlyBirdError]) -> ModuleTyp
         del sys.modules[module_name]
         raise error(f"{str(path)!r} raised {one_line(raised)} while it was loaded") from raised
     return module
-
-
-def _is_defined_in(module: ModuleType, value: object) -> bool:
-    return callable(value) and getattr(value, "__module__", None) == module.__name__

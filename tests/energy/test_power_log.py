@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from earlybird.energy.power_log import PowerLog, idle_watts, integrate, read_power_log
+from earlybird.energy import power_log
+from earlybird.energy.power_log import MeterReading, PowerLog, idle_watts, integrate
 from earlybird.errors import ConfigError, DataError
 
 START = 1_600_000_000.0
@@ -22,6 +24,10 @@ def write(tmp_path):
         return path
 
     return written
+
+
+def read_power_log(path: Path, **named) -> PowerLog:
+    return power_log.read_power_log(MeterReading(path, **named))
 
 
 def log_of(times, watts) -> PowerLog:

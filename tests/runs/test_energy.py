@@ -11,9 +11,10 @@ import pytest
 
 from earlybird.cost import CostLedger, PhaseCost, meter
 from earlybird.energy import NoCounter, estimated_joules
+from earlybird.energy.power_log import MeterReading
 from earlybird.errors import DataError, RunFolderError
 from earlybird.runs import run as run_module
-from earlybird.runs.energy import MeterReading, energy_facts, import_power_log
+from earlybird.runs.energy import energy_facts, import_power_log
 from earlybird.runs.run import run
 from earlybird.settings.run import RunConfig
 

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from earlybird.atomic import SEAL, sealed_json
+from earlybird.energy.power_log import MeterReading
 from earlybird.errors import EarlyBirdError
 from earlybird.forecast.run import drawn_by, settings_of_run, sizes_of_run
 from earlybird.grids.grid import Block, Grid
@@ -22,7 +23,7 @@ from earlybird.grids.sweep import Sweep, open_sweep, read_grid
 from earlybird.report.comparison import comparison_tables
 from earlybird.report.plots import plot_run
 from earlybird.report.table import to_markdown
-from earlybird.runs.energy import MeterReading, import_power_log
+from earlybird.runs.energy import import_power_log
 from earlybird.runs.folder import RunFolder, load_dense_run, load_network, read_search
 from earlybird.runs.record import recorded_schedule
 from earlybird.runs.record_file import load_records, read_record

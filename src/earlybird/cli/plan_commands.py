@@ -124,9 +124,7 @@ def _print_paper(parsed: Namespace) -> None:
     if parsed.json:
         print(recomputed.as_json())
     else:
-        from rich.console import Console
-
-        recomputed.show(Console())
+        recomputed.show()
 
 
 def _scenario(parsed: Namespace, argv: Sequence[str], record: dict[str, Any] | None) -> Scenario:
@@ -284,12 +282,7 @@ def _groups_table(facts: dict[str, Any]) -> Table:
         more = f" and {len(row['layers']) - 3} more" if len(row["layers"]) > 3 else ""
         why = "; ".join(f"{count}: {reason}" for reason, count in row["protected"].items())
         rows.append((", ".join(row["layers"][:3]) + more, row["channels"], row["units"], why))
-    columns = [
-        Column("layers cut together", "left"),
-        Column("channels"),
-        Column("units"),
-        Column("stay, and why", "left"),
-    ]
+    columns = [*named_columns("layers cut together", "channels", "units"), Column("stay, and why", "left")]
     title = f"{facts['model']} on {shape}, policy {facts['policy']}: {facts['units']} units can go"
     return Table(columns, rows, title)
 

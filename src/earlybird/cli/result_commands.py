@@ -102,7 +102,8 @@ def energy_command(argv: Sequence[str]) -> None:
     parsed = parser.parse_args(["--help"] if is_help else list(argv[1:]))
     if parsed.run is None:
         raise ConfigError("--run is missing; give the folder of the finished run, e.g. --run runs/x")
-    from earlybird.runs.energy import MeterReading, import_power_log
+    from earlybird.energy.power_log import MeterReading
+    from earlybird.runs.energy import import_power_log
 
     columns = parsed.time_column, parsed.power_column, parsed.power_unit
     reading = MeterReading(Path(parsed.log), parsed.device, *columns, parsed.offset, parsed.max_gap)

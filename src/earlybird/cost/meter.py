@@ -98,10 +98,7 @@ class PhaseMeter:
         self._peak_bytes = max(self._peak_bytes, _peak_bytes(self._device))
         # The clock of the day may be set back while we run; a span has the length that was measured.
         self._spans[-1] = (self._spans[-1][0], self._spans[-1][1] + seconds)
-        self._add_joules(seconds)
         self._started = (wall, cpu)
-
-    def _add_joules(self, seconds: float) -> None:
         self._open_seconds += seconds
         joules = self._counter.take()
         if joules is not None:
@@ -125,9 +122,7 @@ def read_clocks(device: torch.device) -> tuple[float, float]:
     return time.perf_counter(), time.process_time()
 
 
-def step_seconds(
-    networks: Mapping[str, nn.Module], images: Tensor, *, rounds: int = 5, device: str | torch.device = "cpu"
-) -> dict[str, float]:
+def step_seconds(networks: Mapping[str, nn.Module], images: Tensor, *, rounds: int = 5) -> dict[str, float]:
     """Median seconds of forward, backward and SGD step of each network, on `images` `[n, c, h, w]`, in float32.
 
     Runs on copies, in train mode, in turns, so that what else the machine does falls on all. The first round warms up
@@ -136,9 +131,7 @@ def step_seconds(
     Raises:
         ModelError: a network does not run on these images.
     """
-    steps = {
-        name: TrainingStep(copied(model).to(device).train(), images.to(device)) for name, model in networks.items()
-    }
+    steps = {name: TrainingStep(copied(model).to(images.device).train(), images) for name, model in networks.items()}
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for round_number in range(rounds + 1):
         for name, step in steps.items():

@@ -7,7 +7,7 @@ MAC plus BatchNorm, ReLU and pooling (`docs/method.md` section 6). Copies withou
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -183,10 +183,18 @@ def count_traffic(model: nn.Module, input_shape: tuple[int, ...], precision: str
     Raises:
         ModelError: the network does not run on fake tensors with this shape.
     """
+
+    def moved(run: Callable[[nn.Module, Tensor, Watch[int], str], None], batch: int) -> int:
+        watch = Watch(moved_bytes)
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            run(_fake_copy(model), _empty_images(model, batch, input_shape), watch, precision)
+        return sum(watch.found)
+
     with _dry_run(f"the memory traffic of {type(model).__name__} cannot be counted for images of shape {input_shape}"):
         # The same twice, with two sizes of batch: a line through two points has an exact slope.
-        forward = [_forward_bytes(model, batch, input_shape, precision) for batch in (1, 2)]
-        training = [_training_bytes(model, batch, input_shape, precision) for batch in (2, 4)]
+        forward = [moved(_infer, batch) for batch in (1, 2)]
+        trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+        training = [moved(_train, batch) + SGD_PASSES * trained for batch in (2, 4)]
     return ModelTraffic(_line(forward, (1, 2)), _line(training, (2, 4)))
 
 
@@ -215,6 +223,11 @@ def _train(model: nn.Module, images: Tensor, counter: AbstractContextManager[obj
             loss.backward()
 
 
+def _infer(model: nn.Module, images: Tensor, counter: AbstractContextManager[object], precision: str) -> None:
+    with torch.no_grad(), counter, _autocast(precision):
+        model.eval()(images)
+
+
 def _autocast(precision: str) -> torch.autocast:
     return torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16")
 
@@ -222,23 +235,6 @@ def _autocast(precision: str) -> torch.autocast:
 def _line(total: list[int], batches: tuple[int, int]) -> Traffic:
     slope = (total[1] - total[0]) // (batches[1] - batches[0])
     return Traffic(image_bytes=slope, batch_bytes=max(0, total[0] - batches[0] * slope))
-
-
-def _forward_bytes(model: nn.Module, batch: int, input_shape: tuple[int, ...], precision: str) -> int:
-    moved = Watch(moved_bytes)
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        duplicate, images = _fake_copy(model).eval(), _empty_images(model, batch, input_shape)
-        with torch.no_grad(), moved, _autocast(precision):
-            duplicate(images)
-    return sum(moved.found)
-
-
-def _training_bytes(model: nn.Module, batch: int, input_shape: tuple[int, ...], precision: str) -> int:
-    moved = Watch(moved_bytes)
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        _train(_fake_copy(model), _empty_images(model, batch, input_shape), moved, precision)
-    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-    return sum(moved.found) + SGD_PASSES * trained
 
 
 def _fake_copy(model: nn.Module) -> nn.Module:

@@ -81,7 +81,7 @@ class MacCounter:
         mapping = {op: self._watched(op, formula) for op, formula in _formulas().items()}
         self._flops = FlopCounterMode(display=False, custom_mapping=mapping)
         # Outside the counter, which takes composite operations apart: what is seen here was really run.
-        self._seen = Watch(_unknown)
+        self._seen = Watch(lambda func, *_: "" if _is_known(func) else str(func.overloadpacket))
 
     @property
     def macs(self) -> int:
@@ -107,14 +107,12 @@ class MacCounter:
 
         def count(*args: Any, out_val: Any = None, **kwargs: Any) -> int:
             flops = formula(*args, out_val=out_val, **kwargs)
-            self.by_width[self._width(args[first : first + 2])] += flops // 2
+            bits = sorted(self._bits(operand.dtype) for operand in args[first : first + 2])
+            self.by_width["x".join(map(str, bits))] += flops // 2
             return flops
 
         count._get_raw = True  # type: ignore[attr-defined]  # FlopCounterMode then hands over tensors, not shapes
         return count
-
-    def _width(self, operands: Sequence[Tensor]) -> str:
-        return "x".join(str(bits) for bits in sorted(self._bits(operand.dtype) for operand in operands))
 
     def _bits(self, dtype: torch.dtype) -> int:
         bits = dtype.itemsize * 8
@@ -125,13 +123,9 @@ class MacCounter:
 _BIAS_FIRST = frozenset({aten.addmm, aten.baddbmm, aten.addmv})
 
 
-def _unknown(func: Any, *_: Any) -> str:
-    """Name of an operation that has no formula and may hide products; "" of others."""
-    return "" if _is_known(func) else str(func.overloadpacket)
-
-
 @cache
 def _is_known(func: Any) -> bool:
+    """True of an operation that has a formula, or that cannot hide products."""
     if func.overloadpacket in _formulas() or func.is_view or _is_tagged(func):
         return True
     if func.namespace not in ("aten", "prim"):
@@ -154,10 +148,7 @@ def _formulas() -> dict[Any, Callable[..., int]]:
     """Operation -> FLOPs of its raw arguments."""
     return {op: formula for op, formula in flop_registry.items() if hasattr(op, "overloads")} | {
         aten.convolution_backward: _conv_backward_flops,
-        aten.mv: _product_flops,
-        aten.addmv: _product_flops,
-        aten.dot: _product_flops,
-        aten.vdot: _product_flops,
+        **dict.fromkeys((aten.mv, aten.addmv, aten.dot, aten.vdot), _product_flops),
     }
 
 
@@ -218,12 +209,7 @@ def moved_bytes(func: Any, args: Any, kwargs: Any, result: Any) -> int:
         return 0
     # In-place operations on lists return nothing, and yet write their first argument.
     written = args[0] if result is None and name.endswith("_") else result
-    return sum(map(_nbytes, pytree.tree_leaves((args, kwargs, written))))
-
-
-def _nbytes(value: object) -> int:
-    if not isinstance(value, Tensor) or value.layout != torch.strided:
-        return 0
+    tensors = (value for value in pytree.tree_leaves((args, kwargs, written)) if isinstance(value, Tensor))
+    dense = (tensor for tensor in tensors if tensor.layout == torch.strided)
     # What was expanded is read once.
-    size: int = value.numel() * value.element_size()
-    return min(size, value.untyped_storage().nbytes())
+    return sum(min(tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()) for tensor in dense)

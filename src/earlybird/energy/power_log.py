@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -27,6 +27,22 @@ Span = tuple[float, float]
 WATTS_PER_UNIT = {"W": 1.0, "kW": 1e3, "mW": 1e-3}
 NO_READING = ("", "n/a", "na", "-")
 FARTHEST_TIME = 1e11  # the year 5138; milliseconds since 1970 lie beyond it
+
+
+@dataclass(frozen=True)
+class MeterReading:
+    """CSV of a power meter, and how to read it (see `read_power_log`; `max_gap_seconds`: see `integrate`).
+
+    device: what the meter stood before, in the user's words.
+    """
+
+    path: Path
+    device: str = "the whole machine, at the plug"
+    time_column: str | None = None
+    power_column: str | None = None
+    power_unit: str = "W"
+    offset_seconds: float = 0.0
+    max_gap_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -69,14 +85,7 @@ class MeteredEnergy:
     gaps: tuple[Span, ...]
 
 
-def read_power_log(
-    path: str | Path,
-    *,
-    time_column: str | None = None,
-    power_column: str | None = None,
-    power_unit: str = "W",
-    offset_seconds: float = 0.0,
-) -> PowerLog:
+def read_power_log(reading: MeterReading) -> PowerLog:
     """Read a meter's CSV, separated by comma, semicolon or tab.
 
     The header names both columns, exactly; without names a file of two columns is time, then power, with or without a
@@ -89,9 +98,9 @@ def read_power_log(
         DataError: no such file, no rows, columns that are not named or not there, a time without an offset or before
             the last one, or power that is not a number of 0 or more; with row and value.
     """
+    path, time_column, power_unit = reading.path, reading.time_column, reading.power_unit
     if power_unit not in WATTS_PER_UNIT:
         raise ConfigError(f"power_unit (--power-unit) is {power_unit!r}; give one of {', '.join(WATTS_PER_UNIT)}")
-    path = Path(path)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             line = next((line for line in file if line.strip()), "")
@@ -99,7 +108,7 @@ def read_power_log(
             # A file with semicolons or tabs may hold commas within a header's words.
             rows = csv.reader(file, delimiter=next((sign for sign in ";\t" if sign in line), ","))
             first = [cell.strip() for cell in next((row for row in rows if row), [])]
-            places = _places(path, first, time_column, power_column)
+            places = _places(path, first, time_column, reading.power_column)
             is_header = time_column is not None or all(_moment(cell) is None for cell in first)
             times, watts = _samples(path, rows, [] if is_header else [first], places)
     except OSError as error:
@@ -108,7 +117,11 @@ def read_power_log(
         raise DataError(f"power log {path} is not a CSV file in UTF-8: {error}; export it as such") from error
     time_at, power_at = (f"{place + 1} ({first[place]!r})" if is_header else f"{place + 1}" for place in places)
     columns = f"time in column {time_at}, power in column {power_at}, in {power_unit}"
-    return _mean_of_equal_times(times + offset_seconds, watts * WATTS_PER_UNIT[power_unit], columns)
+    moments, starts = np.unique(times + reading.offset_seconds, return_index=True)
+    watts = watts * WATTS_PER_UNIT[power_unit]
+    count = np.add.reduceat((~np.isnan(watts)).astype(np.float64), starts)
+    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN.
+        return PowerLog(moments, np.add.reduceat(np.nan_to_num(watts), starts) / count, columns)
 
 
 def integrate(log: PowerLog, spans: Sequence[Span], *, max_gap_seconds: float | None = None) -> MeteredEnergy:
@@ -121,8 +134,13 @@ def integrate(log: PowerLog, spans: Sequence[Span], *, max_gap_seconds: float | 
     Raises:
         ConfigError: a span that is not finite or ends before it begins; a maximal gap that is not positive.
     """
-    edges = _union(spans)
-    known = np.concatenate([[False], _known_intervals(log, max_gap_seconds), [False]])  # and before and after them
+    edges, intervals, blank = _union(spans), np.diff(log.times), np.isnan(log.watts)
+    if max_gap_seconds is None:
+        max_gap_seconds = max(2.0, 5.0 * float(np.median(intervals))) if len(intervals) else 2.0
+    if not max_gap_seconds > 0:
+        raise ConfigError(f"max_gap_seconds (--max-gap) is {max_gap_seconds}; give a positive number of seconds")
+    known = (intervals <= max_gap_seconds) & ~blank[:-1] & ~blank[1:]
+    known = np.concatenate([[False], known, [False]])  # and before and after the samples
     # Between two neighbours of the grid there is neither a sample nor an edge.
     grid = np.union1d(log.times, edges)
     inside = np.searchsorted(edges.ravel(), grid[:-1], side="right") % 2 == 1
@@ -165,17 +183,6 @@ def _union(spans: Sequence[Span]) -> Floats:
     return np.array(merged, dtype=np.float64).reshape(-1, 2)
 
 
-def _known_intervals(log: PowerLog, max_gap_seconds: float | None) -> npt.NDArray[np.bool_]:
-    """True if power is known between a sample and the next one, shape [samples - 1]."""
-    intervals = np.diff(log.times)
-    if max_gap_seconds is None:
-        max_gap_seconds = max(2.0, 5.0 * float(np.median(intervals))) if len(intervals) else 2.0
-    if not max_gap_seconds > 0:
-        raise ConfigError(f"max_gap_seconds (--max-gap) is {max_gap_seconds}; give a positive number of seconds")
-    blank = np.isnan(log.watts)
-    return (intervals <= max_gap_seconds) & ~blank[:-1] & ~blank[1:]
-
-
 def _places(path: Path, first: list[str], time_column: str | None, power_column: str | None) -> tuple[int, int]:
     """Places of time and power in a row; `first` is the file's first row, [] of an empty file."""
     if not first:
@@ -195,10 +202,10 @@ def _places(path: Path, first: list[str], time_column: str | None, power_column:
 
 def _moment(cell: str) -> float | datetime | None:
     """Number or date in a cell, if it holds one."""
-    readers: tuple[Callable[[str], float | datetime], ...] = (float, datetime.fromisoformat)
-    for read in readers:
-        with suppress(ValueError):
-            return read(cell)
+    with suppress(ValueError):
+        return float(cell)
+    with suppress(ValueError):
+        return datetime.fromisoformat(cell)
     return None
 
 
@@ -249,11 +256,3 @@ def _power(cell: str) -> float:
             return power
     cure = "write a finite number of 0 or more, with a decimal point, or an empty cell for no reading"
     raise ValueError(f"power {cell!r}; {cure}")
-
-
-def _mean_of_equal_times(times: Floats, watts: Floats, columns: str) -> PowerLog:
-    """One sample per time, the mean of its readings; NaN where it has none."""
-    moments, first = np.unique(times, return_index=True)
-    count = np.add.reduceat((~np.isnan(watts)).astype(np.float64), first)
-    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN.
-        return PowerLog(moments, np.add.reduceat(np.nan_to_num(watts), first) / count, columns)

@@ -111,13 +111,21 @@ def networks_of(scenario: Scenario) -> Networks:
     if not groups.num_units:
         raise SlimError(f"nothing can be cut from {scenario.spec.name}; `earlybird inspect` says why, layer by layer")
     if path is None:
-        masks = _masks(scenario, dense, groups, example)
+        alike = {name: torch.ones(units.numel()) for name, units in groups.unit_of.items()}
+        scores = {UNIFORM: alike}
+        if scenario.widths is None:  # Both extremes, too.
+            costs = channel_costs(dense, example, groups, layer_macs(dense, scenario.image_shape))
+            highest = max(float(cost.max()) for cost in costs.values())
+            dearest_first = {name: highest - cost for name, cost in costs.items()}
+            scores = {LEAST: dearest_first, UNIFORM: alike, MOST: costs}
+        ratio, round_to = scenario.prune_ratio, scenario.round_to
+        masks = {label: draw_mask(score, ratio, groups, round_to=round_to) for label, score in scores.items()}
     elif ticket is not None:
         masks = {f"ticket {path.name}": ticket.mask}
     elif path.is_dir():
-        model, ratio = _network_of_run(scenario, path, dense, groups, example)
+        model, realised = _network_of_run(scenario, path, dense, groups, example)
         label = f"widths of {path.name}"
-        return Networks(dense, {label: model}, {label: ratio})
+        return Networks(dense, {label: model}, {label: realised})
     else:
         raise ConfigError(f"--widths is {scenario.widths!r}; give uniform, a run folder or a ticket file")
     small = {label: slim(dense, mask, example, groups, check=False) for label, mask in masks.items()}
@@ -127,21 +135,6 @@ def networks_of(scenario: Scenario) -> Networks:
 def cost_of(model: nn.Module, scenario: Scenario) -> ModelCost:
     """Cost of one image, with its traffic where that can be counted."""
     return count_cost_and_traffic(model, scenario.image_shape, scenario.precision)
-
-
-def _masks(scenario: Scenario, dense: nn.Module, groups: ChannelGroups, example: Tensor) -> dict[str, ChannelMask]:
-    """Masks of uniform widths and, where the widths are not known, of both extremes, by label."""
-    alike = {name: torch.ones(units.numel()) for name, units in groups.unit_of.items()}
-    scores = {UNIFORM: alike}
-    if scenario.widths is None:
-        costs = channel_costs(dense, example, groups, layer_macs(dense, scenario.image_shape))
-        highest = max(float(cost.max()) for cost in costs.values())
-        dearest_first = {name: highest - cost for name, cost in costs.items()}
-        scores = {LEAST: dearest_first, UNIFORM: alike, MOST: costs}
-    return {
-        label: draw_mask(score, scenario.prune_ratio, groups, round_to=scenario.round_to)
-        for label, score in scores.items()
-    }
 
 
 def _network_of_run(

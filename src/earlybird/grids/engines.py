@@ -103,10 +103,7 @@ class RaySettings:
 
 
 def run_on_ray(
-    sweep: Sweep,
-    settings: RaySettings,
-    on_event: Callable[[RunNode, str], None],
-    before: Callable[[], Any],
+    sweep: Sweep, settings: RaySettings, on_event: Callable[[RunNode, str], None], before: Callable[[], Any]
 ) -> None:
     """Execute all nodes as tasks, each after those it starts from; failures are written down, not raised.
 
@@ -151,24 +148,18 @@ def _started(address: str | None) -> Any:
             f"Ray cannot be imported ({one_line(error)}); pip install 'earlybird[ray]' brings one that can be, or give "
             "--engine local"
         ) from error
-    _refuse_unreachable(address)
+    host, colon, port = (address or "").rpartition(":")
+    try:
+        if colon and port.isdecimal() and "/" not in host:  # Where nobody listens Ray would end the whole process.
+            socket.create_connection((host, int(port)), timeout=_SECONDS_TO_CONNECT).close()
+    except OSError as error:
+        raise ConfigError(f"--ray-address {address!r} cannot be joined ({error}); start a cluster there") from error
     try:
         ray.init(address=address or "local", include_dashboard=False if address is None else None, log_to_driver=False)
     except Exception as error:
         told = f"--ray-address {address!r} cannot be joined ({first_line(error)}); start a cluster there"
         raise ConfigError(told) from error
     return ray
-
-
-def _refuse_unreachable(address: str | None) -> None:
-    """Raise if nobody listens at HOST:PORT, where Ray would end the whole process."""
-    host, colon, port = (address or "").rpartition(":")
-    if not colon or not port.isdecimal() or "/" in host:
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=_SECONDS_TO_CONNECT).close()
-    except OSError as error:
-        raise ConfigError(f"--ray-address {address!r} cannot be joined ({error}); start a cluster there") from error
 
 
 def _state_of_task(ray: Any, task: Any, sweep: Sweep, node: RunNode, retries: int) -> str:

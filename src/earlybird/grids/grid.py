@@ -213,7 +213,11 @@ class _Planner:
             method = config.method.shared_search()
             if method is None:  # A control of the early_bird beside it.
                 method = self._config(EARLY_BIRD, ratio, seed).method.shared_search()  # type: ignore[attr-defined]
-            search, request = self._ask_for_ticket(method, seed)
+            request = TicketRequest(method.prune_ratio, method.draw_at)
+            shared = dataclasses.asdict(method)
+            del shared["prune_ratio"], shared["draw_at"]
+            search = json.dumps([shared, seed])
+            self.searches.setdefault(search, (shared, seed, {}))[2][request] = None
         elif isinstance(config.method, StartsFromDense) and config.method.starts_from_dense() and not has_budget:
             dense_run = self._add_run(Dense.name, None, seed, is_asked=False).id
         node = RunNode(
@@ -223,14 +227,6 @@ class _Planner:
         )  # fmt: skip
         self.runs[node_id] = node
         return node
-
-    def _ask_for_ticket(self, method: EarlyBirdTraining, seed: int) -> tuple[str, TicketRequest]:
-        request = TicketRequest(method.prune_ratio, method.draw_at)
-        shared = dataclasses.asdict(method)
-        del shared["prune_ratio"], shared["draw_at"]
-        key = json.dumps([shared, seed])
-        self.searches.setdefault(key, (shared, seed, {}))[2][request] = None
-        return key, request
 
     def _search(self, shared: dict[str, Any], seed: int, asked: dict[TicketRequest, None]) -> RunNode:
         requests = tuple(sorted(asked, key=lambda request: (request.prune_ratio, str(request.draw_at))))

@@ -91,25 +91,18 @@ def run_node(root: Path, node: RunNode, *, quiet: bool = True) -> None:
     if node.kind == "search":
         run_search(node.config, node.requests, root / node.id, quiet=quiet)
     elif node.equal_to is not None:
-        _run_at_equal_cost(root, node, *node.equal_to, quiet=quiet)
+        full, early_bird = node.equal_to
+        training, is_kept = at_equal_cost(node.config, _record(root, full), _record(root, early_bird))
+        # Not the ticket of the search: where the grid has grown since, it was done again.
+        ticket = root / full / TICKET_FILE if is_kept else None
+        try:
+            run(replace(node.config, training=training), root / node.id, ticket=ticket, quiet=quiet)
+        except ConfigError as error:
+            told = f"its schedule at the cost of {early_bird} is {training.epochs} epochs: {error}"
+            raise ConfigError(told) from error
     else:
         dense_run = None if node.dense_run is None else root / node.dense_run
         run(node.config, root / node.id, ticket=_ticket_of(root, node), dense_run=dense_run, quiet=quiet)
-
-
-def _run_at_equal_cost(root: Path, node: RunNode, full: str, early_bird: str, *, quiet: bool) -> None:
-    """Run a node at the cost of one Early-Bird run, from what the full run of the same method was.
-
-    Raises:
-        SweepError: one of the two is not done.
-    """
-    training, is_kept = at_equal_cost(node.config, _record(root, full), _record(root, early_bird))
-    # Not the ticket of the search: where the grid has grown since, it was done again.
-    ticket = root / full / TICKET_FILE if is_kept else None
-    try:
-        run(replace(node.config, training=training), root / node.id, ticket=ticket, quiet=quiet)
-    except ConfigError as error:
-        raise ConfigError(f"its schedule at the cost of {early_bird} is {training.epochs} epochs: {error}") from error
 
 
 def _record(root: Path, name: str) -> dict[str, Any]:

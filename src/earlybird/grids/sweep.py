@@ -116,8 +116,11 @@ def grown(root: Path, grid: Grid) -> Grid:
         trusted = [name for name, _ in code_names(grid)]
         for name, flag in code_names(known):
             refuse_unnamed_code(flag, name, trusted)
-        changes = _differences(known, grid)
-        if changes:
+        plain = []
+        for one in (known, grid):  # Through a configuration: one of an older version lacks the younger settings.
+            sections = RunConfig.from_dict({name: dict(section) for name, section in one.settings.items()}).to_dict()
+            plain.append(sections | {"method": dict(one.method_settings)})
+        if changes := differences(*plain):
             raise SweepError(
                 f"{root} holds a comparison with other settings ({'; '.join(changes[:4])}); give another --out"
             )
@@ -248,12 +251,3 @@ def failures(sweep: Sweep) -> dict[str, str]:
 def unfinished(sweep: Sweep) -> list[str]:
     """Ids of nodes that were asked for and are neither done nor failed."""
     return [node.id for node in sweep.nodes if node.is_asked and sweep.state(node) == "open"]
-
-
-def _differences(known: Grid, grid: Grid) -> list[str]:
-    def plain(one: Grid) -> dict[str, Any]:
-        # Through a configuration: a grid of an older version lacks the settings that are younger.
-        sections = RunConfig.from_dict({name: dict(section) for name, section in one.settings.items()}).to_dict()
-        return sections | {"method": dict(one.method_settings)}
-
-    return differences(plain(known), plain(grid))

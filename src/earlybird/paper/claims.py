@@ -139,7 +139,7 @@ class Recomputed:
     notes: Sequence[str] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
 
-    def show(self, console: Console) -> None:
+    def show(self, console: Console | None = None) -> None:
         """Print tables, reading, notes and contradictions."""
         found = findings()[self.name]
         for table in self.tables:

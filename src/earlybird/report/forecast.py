@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from earlybird.report.quantities import percent, si
 from earlybird.report.table import MISSING, Column, Table, named_columns, print_lines, to_terminal
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from earlybird.forecast.grid import GridForecast
 
 KEPT_BY_GLOBAL_RANKING = (
@@ -23,7 +23,6 @@ _NAME_WIDTH = 30
 
 def print_forecast(facts: Mapping[str, Any], console: Console | None = None) -> None:
     """Print the plan, the networks, and a row for each method."""
-    console = console or Console()
     shape, width = "x".join(map(str, facts["image_shape"])), facts["width"]
     plan = (
         f"{facts['model']}{'' if width == 1 else f' (width {width:g})'}, {facts['train_images']:,} images of {shape}, "

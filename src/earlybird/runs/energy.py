@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from earlybird.cost import CostLedger, PhaseCost
 from earlybird.energy import EnergyCounter, estimated_joules, unit_energies
-from earlybird.energy.power_log import MeteredEnergy, PowerLog, idle_watts, integrate, read_power_log
+from earlybird.energy.power_log import MeteredEnergy, MeterReading, PowerLog, idle_watts, integrate, read_power_log
 from earlybird.errors import ConfigError, DataError, RunFolderError
 from earlybird.runs.record_file import record_of, write_record
 
@@ -87,22 +87,6 @@ def _estimated(cost: PhaseCost) -> float | None:
     return estimated_joules(cost.macs_by_width, cost.traffic_bytes)
 
 
-@dataclass(frozen=True)
-class MeterReading:
-    """CSV of a power meter, and how to read it (see `read_power_log` and `integrate`).
-
-    device: what the meter stood before, in the user's words.
-    """
-
-    path: Path
-    device: str = "the whole machine, at the plug"
-    time_column: str | None = None
-    power_column: str | None = None
-    power_unit: str = "W"
-    offset_seconds: float = 0.0
-    max_gap_seconds: float | None = None
-
-
 def import_power_log(folder: Path, reading: MeterReading) -> dict[str, Any]:
     """Integrate a power meter's log over the phases of a finished run and write the joules into its record.
 
@@ -117,8 +101,7 @@ def import_power_log(folder: Path, reading: MeterReading) -> dict[str, Any]:
     """
     record = record_of(folder)
     phases_of_run = _phases(record, folder)
-    columns = {"time_column": reading.time_column, "power_column": reading.power_column}
-    log = read_power_log(reading.path, **columns, power_unit=reading.power_unit, offset_seconds=reading.offset_seconds)
+    log = read_power_log(reading)
     phases = {name: _integrated(log, [phase], reading) for name, phase in phases_of_run.items()}
     total = _integrated(log, list(phases_of_run.values()), reading)
     everything = [span for phase in phases_of_run.values() for span in phase.spans]

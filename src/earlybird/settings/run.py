@@ -49,8 +49,7 @@ class DataConfig:
     """
 
     name: str = setting(
-        "cifar10",
-        "digits, cifar10, cifar100, hf:NAME, hf:FOLDER, imagefolder:PATH, pkg.mod:callable, file.py:callable",
+        "cifar10", "digits, cifar10, cifar100, hf:NAME, hf:FOLDER, imagefolder:PATH, pkg.mod:callable, file.py:callable"
     )
     root: str | None = setting(None, "folder of cifar10 / cifar100")
     download: bool = setting(False, "download cifar10 / cifar100 where absent")

@@ -30,18 +30,13 @@ def propagate_(network: TracedNetwork, table: ChannelTable) -> None:
     after the first, and decides in the second what is zero when masked. Ids and ties stay, the rest is found again.
     """
     _propagate_graphs(network, table)
-    table.keyed = _layers_without_norm(table)
+    classes, has_norm = table.classes(), np.zeros(table.size, dtype=bool)
+    for name in table.norms:
+        has_norm[classes[table.outputs[name]]] = True
+    table.keyed = frozenset(name for name in table.producers if not has_norm[classes[table.outputs[name]]].all())
     for found in (table.readings, table.kept, table.adds, table.streams_into_norms):
         found.clear()
     _propagate_graphs(network, table)
-
-
-def _layers_without_norm(table: ChannelTable) -> frozenset[str]:
-    classes = table.classes()
-    has_norm = np.zeros(table.size, dtype=bool)
-    for name in table.norms:
-        has_norm[classes[table.outputs[name]]] = True
-    return frozenset(name for name in table.producers if not has_norm[classes[table.outputs[name]]].all())
 
 
 def _propagate_graphs(network: TracedNetwork, table: ChannelTable) -> None:
@@ -57,7 +52,10 @@ def _propagate_graphs(network: TracedNetwork, table: ChannelTable) -> None:
                 _give_out(fx.map_arg(node.args, values.__getitem__), table)
             elif node.op == "get_attr":
                 path, _, name = str(node.target).rpartition(".")
-                values[node] = _own_tensor(network.modules[path], path, name, tuple(traced_value(node).shape))
+                module, shape = network.modules[path], tuple(traced_value(node).shape)
+                is_layer = kind_of(module) is not None or type(module).__module__.startswith("torch.nn")
+                is_free = name in module._parameters and not is_layer
+                values[node] = OwnTensor(path, name, shape, tuple(range(len(shape))) if is_free else None)
             else:
                 values[node] = _applied(_call_of(node, network, values, mode, aliasing), node, network, table)
 
@@ -152,12 +150,6 @@ def _keep_inside_whole(call: Call, network: TracedNetwork, table: ChannelTable, 
         table.whole.setdefault(network.path_of[id(module)], reason)
 
 
-def _own_tensor(module: nn.Module, path: str, name: str, shape: tuple[int, ...]) -> OwnTensor:
-    is_layer = kind_of(module) is not None or type(module).__module__.startswith("torch.nn")
-    is_free = name in module._parameters and not is_layer
-    return OwnTensor(path, name, shape, tuple(range(len(shape))) if is_free else None)
-
-
 def _keep_owners_whole(call: Call, table: ChannelTable, reason: str, *, is_unfollowed: bool = True) -> None:
     for tensor in call.values_of(OwnTensor):
         if tensor.along is not None:  # Of no layer: what else its module holds is not touched.
@@ -208,7 +200,9 @@ class Aliasing:
         owners: set[fx.Node] = set()
         in_place = is_in_place(node, module)
         if in_place or may_return_input or _is_view(_operation_name(node, module)):
-            owners.update(*(self.owners(source) for source in _first_tensors(node)))
+            # Of its first argument; of several tensors where that is a tuple.
+            first = node.args[0] if node.args else node.kwargs.get("input", node.kwargs.get("tensor"))
+            fx.map_arg(first, lambda source: owners.update(self.owners(source)) or source)  # type: ignore[func-returns-value]
         owners = owners or {node}
         self._owners[node] = owners
         names = [name for owner in owners for name in self._names.setdefault(owner, [owner])]
@@ -224,14 +218,6 @@ def is_in_place(node: fx.Node, module: nn.Module | None) -> bool:
     name = _operation_name(node, module)
     is_named_so = name.endswith("_") and not name.startswith("_")
     return bool(node.kwargs.get("inplace")) or node.target in IN_PLACE_OPERATORS or is_named_so
-
-
-def _first_tensors(node: fx.Node) -> list[fx.Node]:
-    """The argument that a view is of; several where it is a tuple of tensors."""
-    first = node.args[0] if node.args else node.kwargs.get("input", node.kwargs.get("tensor"))
-    found: list[fx.Node] = []
-    fx.map_arg(first, lambda each: found.append(each) or each)  # type: ignore[func-returns-value]
-    return found
 
 
 def _operation_name(node: fx.Node, module: nn.Module | None) -> str:

@@ -245,15 +245,12 @@ def _cuts(
         if name in table.outputs:  # Else a layer that never runs.
             removed[classes[table.outputs[name][~keep.numpy()]]] = True
     kept = ~removed[classes]
-    cuts = {name: _cut_of(table, name, kept) for name in table.outputs}
+    cuts: dict[str, _Cut] = {}
+    for name, outputs in table.outputs.items():
+        cuts[name] = _Cut(kept[table.inputs[name]], kept[outputs], kept[table.wide.get(name, outputs)])
+        if not kept[outputs].any():
+            raise MaskError(f"layer {name!r} would keep no channel; draw the mask with min_channels=1 or more")
     return cuts, _kept_indices(model, table, cuts, kept)
-
-
-def _cut_of(table: ChannelTable, name: str, kept: Flags) -> _Cut:
-    keep_in, keep_out = kept[table.inputs[name]], kept[table.outputs[name]]
-    if not keep_out.any():
-        raise MaskError(f"layer {name!r} would keep no channel; draw the mask with min_channels=1 or more")
-    return _Cut(keep_in, keep_out, kept[table.wide[name]] if name in table.wide else keep_out)
 
 
 def _restricts(groups: ChannelGroups, fresh: ChannelGroups) -> bool:

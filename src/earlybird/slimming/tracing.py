@@ -41,7 +41,7 @@ class TracedNetwork:
         graphs: mode -> graph; `traced_value(node)` gives what each node's output was, tensors on `meta`.
         whole: path -> why this module's tensors cannot be narrowed (it shares a parameter with another).
         untraced: class -> why tracing could not enter modules of this class.
-        hooked: paths of modules with forward hooks of the user's.
+        hooked: paths of modules below the root with forward hooks of the user's, or with a forward replaced.
     """
 
     modules: dict[str, nn.Module]
@@ -71,7 +71,8 @@ def trace(model: nn.Module, example_input: ExampleInput) -> TracedNetwork:
             raise SlimError("the network has lazy modules that have not run yet; call it once on the example first")
         _refuse_wrappers(model)
         # Found before the copy: a move to `meta` makes two of a shared tensor.
-        network = TracedNetwork({}, {}, _sharing_modules(model), {}, _hooked_paths(model))
+        hooked = {path for path, module in model.named_modules() if _user_hooks(module) or "forward" in vars(module)}
+        network = TracedNetwork({}, {}, _sharing_modules(model), {}, frozenset(hooked - {""}))
         copy = _copied(model, empty_tensors(model)).to("meta")
         remove_user_hooks_(copy)
         inputs, listings = as_tuple(example_input), set()
@@ -156,12 +157,6 @@ def _note_values(tracer: Tracer, model: nn.Module, original: nn.Module, inputs: 
 def doubled(x: Any) -> Any:
     """BatchNorm on [n, c] refuses a batch of 1 in train mode."""
     return torch.cat([x, x]) if isinstance(x, Tensor) and x.dim() and x.shape[0] == 1 else x
-
-
-def _hooked_paths(model: nn.Module) -> frozenset[str]:
-    """Paths of modules below the root that do more than their class: the user's forward hooks, a forward replaced."""
-    changed = {path for path, module in model.named_modules() if _user_hooks(module) or "forward" in vars(module)}
-    return frozenset(changed - {""})
 
 
 def _user_hooks(module: nn.Module) -> list[tuple[dict[int, Any], int]]:
