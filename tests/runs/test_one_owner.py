@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from earlybird.errors import CheckpointError, ConfigError, RunFolderError
+from earlybird.runs.energy import MeterReading, import_power_log
 from earlybird.runs.folder import RunFolder
 from earlybird.runs.run import run, run_evaluation
 from earlybird.settings.run import RunConfig
@@ -101,6 +102,17 @@ def test_a_second_process_is_told_who_holds_the_folder_and_can_wait(tmp_path: Pa
         assert waiting.poll() is None
     assert waiting.communicate(timeout=60)[0] == b"held\n"
     assert not (tmp_path / "run").exists()  # it was made to be held, and nothing came into it
+
+
+def test_an_energy_log_is_not_written_into_a_folder_that_another_process_holds(tmp_path: Path):
+    record = run(config(epochs=1), tmp_path / "run", quiet=True)
+    began = record["cost"]["total"]["spans"][0][0]
+    log = tmp_path / "log.csv"
+    log.write_text("time,power\n" + "".join(f"{began - 2 + second},10\n" for second in range(60)))
+    reading = MeterReading(log, time_column="time", power_column="power")
+    with RunFolder(tmp_path / "run").held(), pytest.raises(RunFolderError, match="run is in use by process"):
+        import_power_log(tmp_path / "run", reading)
+    assert import_power_log(tmp_path / "run", reading)["joules"] > 0
 
 
 def test_a_folder_that_is_removed_or_replaced_ends_its_run_with_a_line(tmp_path: Path, monkeypatch):

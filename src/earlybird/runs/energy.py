@@ -16,6 +16,7 @@ from earlybird.cost import CostLedger, PhaseCost
 from earlybird.energy import EnergyCounter, estimated_joules, unit_energies
 from earlybird.energy.power_log import MeteredEnergy, MeterReading, PowerLog, idle_watts, integrate, read_power_log
 from earlybird.errors import ConfigError, DataError, RunFolderError
+from earlybird.runs.folder import folder_lock
 from earlybird.runs.record_file import record_of, write_record
 
 EXTERNAL_METER = "external_meter"
@@ -123,9 +124,11 @@ def import_power_log(folder: Path, reading: MeterReading) -> dict[str, Any]:
             "max_gap_seconds": reading.max_gap_seconds,
         },
     }
-    energy = record.get("energy") or {"reason": None, "notes": [], "estimated": None, "estimate_reason": None}
-    record["energy"] = energy | {"measured": (energy.get("measured") or {}) | {EXTERNAL_METER: facts}}
-    write_record(folder, record)
+    with folder_lock(folder):
+        record = record_of(folder)  # As it stands now: another log may have been imported meanwhile.
+        energy = record.get("energy") or {"reason": None, "notes": [], "estimated": None, "estimate_reason": None}
+        record["energy"] = energy | {"measured": (energy.get("measured") or {}) | {EXTERNAL_METER: facts}}
+        write_record(folder, record)
     return facts
 
 

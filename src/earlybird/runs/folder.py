@@ -84,11 +84,7 @@ class RunFolder:
         refuse_many_processes()
         made = [path for path in (self.path, *self.path.parents) if not path.exists()]
         try:
-            with file_lock(self.path / _LOCK_NAME, wait=wait) as holder:
-                if holder:
-                    raise RunFolderError(
-                        f"{self.path} is in use by {holder}; wait for it (--wait) or give another --out"
-                    )
+            with folder_lock(self.path, wait=wait):
                 self._is_new, self._held = not self._holds_anything(), self.path.stat()
                 yield
         finally:
@@ -219,6 +215,19 @@ class RunFolder:
                 f"{self.path} holds a run with another configuration ({shown}); give another --out, the same settings, "
                 "or --force to go on with the new ones"
             )
+
+
+@contextmanager
+def folder_lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold the lock of a run folder, which every command that writes into it needs.
+
+    Raises:
+        RunFolderError: another process has it, and `wait` is False; or it cannot be locked.
+    """
+    with file_lock(folder / _LOCK_NAME, wait=wait) as holder:
+        if holder:
+            raise RunFolderError(f"{folder} is in use by {holder}; wait for it (--wait) or give another --out")
+        yield
 
 
 def refuse_many_processes() -> None:
