@@ -17,13 +17,13 @@ COMMANDS = {
     "train": ("run_commands", "search, cut, retrain and evaluate in one run folder"),
     "search": ("run_commands", "search only: one dense training, a ticket file for each ratio"),
     "retrain": ("run_commands", "cut by a ticket file and train the small network"),
-    "evaluate": ("result_commands", "read the test set with the network a run ended with"),
+    "evaluate": ("run_commands", "read the test set with the network a run ended with"),
     "compare": ("compare_command", "a grid of methods, ratios and seeds, each run once, and the tables of it"),
-    "report": ("result_commands", "compare finished runs in a table"),
+    "report": ("run_commands", "compare finished runs in a table"),
     "cost": ("plan_commands", "what a training will cost, by the paper's methods or others; the paper's own totals"),
-    "energy": ("result_commands", "`energy import meter.csv --run RUN`: a power meter's log into a run's record"),
+    "energy": ("run_commands", "`energy import meter.csv --run RUN`: a power meter's log into a run's record"),
     "inspect": ("plan_commands", "what can be cut from a network, what not and why, and what it saves"),
-    "export": ("result_commands", "the network a run ended with, as ONNX or .pt2"),
+    "export": ("run_commands", "the network a run ended with, as ONNX or .pt2"),
     "list": ("plan_commands", "models, data sets, methods and presets; `list methods` says what each does"),
 }
 
