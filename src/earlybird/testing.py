@@ -58,7 +58,13 @@ def check_criterion(criterion: Criterion) -> None:
         scores = _scores_that_leave_alone(criterion, model)
         _check_scores(scores, model)
         assert _same(criterion(model), scores), "the criterion gives other scores for the same network the second time"
-        _check_scores_draw(scores, model, images)
+        groups = channel_groups(model, images)
+        assert scores.keys() & groups.units_of_layer.keys(), (
+            "the criterion scores no layer that channels may be cut from; key scores by BatchNorm, conv or linear"
+        )
+        mask = draw_mask(scores, 0.4, groups)
+        assert sum(mask.kept_counts().values()) < sum(mask.widths().values()), "a mask of these scores cuts nothing"
+        slim(model, mask, images, groups)  # which compares the small network with the masked one
 
 
 def check_method(method: Method | type[Method]) -> None:
@@ -127,16 +133,6 @@ def _scores_that_leave_alone(criterion: Criterion, model: nn.Module) -> dict[str
     assert model.training == mode, "the criterion leaves the network in another mode than it found it in"
     assert torch.equal(torch.get_rng_state(), random_state), "the criterion draws from the global random generator"
     return scores
-
-
-def _check_scores_draw(scores: dict[str, Tensor], model: nn.Module, images: Tensor) -> None:
-    groups = channel_groups(model, images)
-    assert scores.keys() & groups.units_of_layer.keys(), (
-        "the criterion scores no layer that channels may be cut from; key scores by BatchNorm, conv or linear"
-    )
-    mask = draw_mask(scores, 0.4, groups)
-    assert sum(mask.kept_counts().values()) < sum(mask.widths().values()), "a mask of these scores cuts nothing"
-    slim(model, mask, images, groups)  # which compares the small network with the masked one
 
 
 @dataclasses.dataclass(frozen=True)

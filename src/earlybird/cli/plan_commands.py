@@ -140,9 +140,8 @@ def _scenario(parsed: Namespace, argv: Sequence[str], record: dict[str, Any] | N
     settings |= {name: value for name in settings if (value := getattr(parsed, name)) is not None}
     require("--precision", settings["precision"], settings["precision"] in ("fp32", "bf16"), "fp32 or bf16")
     spec, sizes = options.planned_network(parsed, argv, record)
-    evaluated = (record["config"]["training"] if record else {}).get(
-        "eval_batch_size", TrainingSettings().eval_batch_size
-    )
+    trained = record["config"]["training"] if record else {}
+    evaluated = trained.get("eval_batch_size", TrainingSettings().eval_batch_size)
     images = sizes.train_images, sizes.test_images, settings.pop("batch_size"), sizes.val_images
     return Scenario(
         spec,
@@ -212,8 +211,21 @@ def inspect_command(argv: Sequence[str]) -> None:
     facts = _facts(parsed, arguments)
     if parsed.json:
         print(json.dumps(facts, indent=1))
+        return
+    to_terminal(_groups_table(facts))
+    if not facts["units"]:
+        said = "Nothing can be cut: the table says why, layer by layer."
+    elif facts["after"] is None:
+        said = f"{facts['criterion']} scores none of the {facts['units']} units that can go; try another criterion."
     else:
-        _print(facts)
+        said = (
+            f"At ratio {facts['requested_ratio']:g} (realised {facts['realised_ratio']:.3f} of the "
+            f"{facts['scored_units']} units that {facts['criterion']} scores), untrained, which says little about a "
+            "trained network's widths:"
+        )
+    print_lines([said])
+    if facts["after"] is not None:
+        to_terminal(_savings_table(facts))
 
 
 def _facts(parsed: Namespace, argv: Sequence[str]) -> dict[str, Any]:
@@ -255,23 +267,6 @@ def _facts(parsed: Namespace, argv: Sequence[str]) -> dict[str, Any]:
         images = torch.randn(parsed.batch_size, *shape)
         facts["step_seconds"] = step_seconds({"before": model, "after": small}, images)
     return facts
-
-
-def _print(facts: dict[str, Any]) -> None:
-    to_terminal(_groups_table(facts))
-    if not facts["units"]:
-        said = "Nothing can be cut: the table says why, layer by layer."
-    elif facts["after"] is None:
-        said = f"{facts['criterion']} scores none of the {facts['units']} units that can go; try another criterion."
-    else:
-        said = (
-            f"At ratio {facts['requested_ratio']:g} (realised {facts['realised_ratio']:.3f} of the "
-            f"{facts['scored_units']} units that {facts['criterion']} scores), untrained, which says little about a "
-            "trained network's widths:"
-        )
-    print_lines([said])
-    if facts["after"] is not None:
-        to_terminal(_savings_table(facts))
 
 
 def _groups_table(facts: dict[str, Any]) -> Table:

@@ -58,22 +58,15 @@ class Work:
 
 def training_work(cost: ModelCost, images: int, batches: int) -> Work:
     """Work of training on `images` images in `batches` steps; the paper charges three forward passes an image."""
-    return Work(
-        images=images,
-        macs_by_width={width: images * macs for width, macs in cost.train_macs_by_width.items()},
-        paper_flops=FORWARDS_PER_TRAINING_STEP * images * cost.paper_flops,
-        traffic_bytes=cost.traffic.training.of(images, batches) if cost.traffic else None,
-    )
+    macs = {width: images * macs for width, macs in cost.train_macs_by_width.items()}
+    traffic = cost.traffic.training.of(images, batches) if cost.traffic else None
+    return Work(images, macs, FORWARDS_PER_TRAINING_STEP * images * cost.paper_flops, traffic)
 
 
 def evaluation_work(cost: ModelCost, images: int, batches: int) -> Work:
     """Work of forward passes in eval mode; the paper charges training only."""
-    return Work(
-        images=images,
-        macs_by_width={width: images * macs for width, macs in cost.macs_by_width.items()},
-        paper_flops=0.0,
-        traffic_bytes=cost.traffic.forward.of(images, batches) if cost.traffic else None,
-    )
+    macs = {width: images * macs for width, macs in cost.macs_by_width.items()}
+    return Work(images, macs, traffic_bytes=cost.traffic.forward.of(images, batches) if cost.traffic else None)
 
 
 def added(*parts: Mapping[str, int]) -> dict[str, int]:

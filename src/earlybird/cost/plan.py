@@ -1,9 +1,8 @@
 """Plans: the stages of a run, and what they cost, before anything is run.
 
-A method's file says what it would execute as a list of stages: which network, over which steps. From the stages follow
-both counts: ours, as executed, with the evaluation; and the paper's, by what the paper charges, which for some methods
-is not what is executed (`docs/method.md` sections 5 and 6). `cost`, `compare --dry-run`, runs at equal cost and the
-controls' budgets all read the same plans, and a finished run's ledger agrees with them.
+A method's file lists its stages: which network, over which steps. From them follow both counts (`docs/method.md`
+sections 5 and 6): ours, as executed, and the paper's, by what it charges. `cost`, `compare --dry-run`, runs at equal
+cost and the controls' budgets all read the same plans, and a finished run's ledger agrees with them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Energy counters of the machine, read through zeus: NVML, AMD SMI, RAPL, Jetson and Apple silicon.
 
-`find_counter` gives the counter that covers a run's device, or a `NoCounter` that says why there is none. What no
-counter measured is None, never zero and never a guess from a data sheet. zeus is optional (`pip install
+What no counter measured is None, never zero and never a guess from a data sheet. zeus is optional (`pip install
 'earlybird[energy]'`) and takes two seconds to import, so that it is imported by `find_counter` alone.
 """
 

@@ -203,18 +203,12 @@ def _schedules(
     scenario: Scenario, networks: Networks, dense: ModelCost, slim: Mapping[str, ModelCost]
 ) -> dict[str, Schedule]:
     """Label -> schedule: one where widths and e are known, else the cheapest and the dearest that may come."""
-    data, (first, last) = scenario.data, scenario.ticket_epochs
-
-    def schedule(cost: ModelCost, epoch: float) -> Schedule:
-        return Schedule(
-            data.steps(scenario.epochs), data, dense, cost, data.steps(epoch), scenario.spec.num_classes,
-            networks.dense, scenario.image_shape, scenario.precision, scenario.budget_macs,
-        )  # fmt: skip
-
-    if len(slim) == 1 and first == last:
-        return {"planned": schedule(next(iter(slim.values())), first)}
-    by_macs = sorted(slim.values(), key=lambda cost: cost.train_macs)
-    return {"least": schedule(by_macs[0], first), "most": schedule(by_macs[-1], last)}
+    by_macs, (first, last) = sorted(slim.values(), key=lambda cost: cost.train_macs), scenario.ticket_epochs
+    least, most = (
+        scenario.schedule(networks.dense, dense, cost, epoch)
+        for cost, epoch in ((by_macs[0], first), (by_macs[-1], last))
+    )
+    return {"planned": least} if len(slim) == 1 and first == last else {"least": least, "most": most}
 
 
 def _network(cost: ModelCost, dense: ModelCost) -> dict[str, Any]:
@@ -252,11 +246,8 @@ def _equal_cost(schedules: Mapping[str, Schedule]) -> dict[str, float] | None:
     if "planned" not in schedules:
         return None
     schedule = schedules["planned"]
-    plans = {
-        method.name: plan_method(method, schedule)
-        for method in (catalog.DenseShorter(), catalog.Uniform(), catalog.ScratchLonger())
-    }
-    return {name: sum(_epochs(plan, schedule).values()) for name, plan in plans.items()}
+    controls = (catalog.DenseShorter(), catalog.Uniform(), catalog.ScratchLonger())
+    return {control.name: sum(_epochs(plan_method(control, schedule), schedule).values()) for control in controls}
 
 
 def check_against(record: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -271,9 +262,8 @@ def check_against(record: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[s
     planned = facts["methods"][method]["cases"]["planned"]
     off = planned["macs"] / total["macs"] - 1 if total["macs"] else float("inf")
     if record["config"]["training"].get("budget_macs"):
-        return found | {
-            "reason": "it was trained for as long as its training.budget_macs allowed, which is not planned"
-        }
+        reason = "it was trained for as long as its training.budget_macs allowed, which is not planned"
+        return found | {"reason": reason}
     if abs(off) > _SAME_MACS:
         reason = f"the plan is of another training than the run: {100 * off:+.1f} % of its MACs; leave its settings out"
         return found | {"reason": reason}

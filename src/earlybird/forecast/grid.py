@@ -96,11 +96,7 @@ def _measured(
         {"dense": dense, "slim": slim}, bundle, settings, compute, augment=resolve_augment(config.data, bundle),
         workers=config.data.workers, steps=CALIBRATION_STEPS,
     )  # fmt: skip
-    schedule = Schedule(
-        settings.epochs * data.steps_per_epoch, data, cost_of(dense, scenario), cost_of(slim, scenario), 0,
-        spec.num_classes, dense, scenario.image_shape, scenario.precision,
-    )  # fmt: skip
-    return scenario, schedule, calibration
+    return scenario, scenario.schedule(dense, cost_of(dense, scenario), cost_of(slim, scenario), 0), calibration
 
 
 def early_birds_of(sweep: Sweep) -> dict[tuple[float, int], EarlyBirdTraining]:
@@ -144,11 +140,7 @@ def plan_node(node: RunNode, schedule: Schedule, early_bird: EarlyBirdTraining |
         return _at_equal_cost(method, matched, schedule, budget)
     plan = plan_method(method, schedule)
     is_shared = node.request is not None or node.dense_run is not None
-    return _without_search(plan) if is_shared and plan.stages[0].phase == "search" else plan
-
-
-def _without_search(plan: MethodPlan) -> MethodPlan:
-    return replace(plan, stages=plan.stages[1:])
+    return replace(plan, stages=plan.stages[1:]) if is_shared and plan.stages[0].phase == "search" else plan
 
 
 def _at_equal_cost(method: Method, early_bird: EarlyBirdTraining, schedule: Schedule, budget: int) -> MethodPlan:
@@ -157,7 +149,8 @@ def _at_equal_cost(method: Method, early_bird: EarlyBirdTraining, schedule: Sche
     left = budget - replace(plan, stages=plan.stages[:1]).training_macs(schedule)
     theirs = early_bird.plan(schedule).training(schedule).get("retrain", Work()).macs
     if keeps_search(method, left, theirs):
-        return _without_search(_fitted(plan, schedule, budget))
+        fitted = _fitted(plan, schedule, budget)
+        return replace(fitted, stages=fitted.stages[1:])  # without its search
     share = budget / plan.training_macs(schedule)
     total = max(1, round(share * schedule.total_steps))
     drawn = None if schedule.ticket_step is None else min(total, round(share * schedule.ticket_step))

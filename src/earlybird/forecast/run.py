@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from earlybird.core import STOP_RULES, ChannelGroups, ChannelMask, PolicyChoice, Ticket, draw_mask, realised_ratio
-from earlybird.cost import ModelCost, PlannedData, count_cost_and_traffic, layer_macs
+from earlybird.cost import ModelCost, PlannedData, Schedule, count_cost_and_traffic, layer_macs
 from earlybird.data.images import DataSizes
 from earlybird.errors import ConfigError, RunFolderError, SlimError, require
 from earlybird.models.model_file import DESCRIPTION
@@ -78,6 +78,13 @@ class Scenario:
             return self.ticket_epoch, self.ticket_epoch
         usual = EarlyBirdTraining()
         return self.epochs * STOP_RULES[usual.rule].earliest(usual.window) / DRAWS, self.epochs
+
+    def schedule(self, network: nn.Module, dense: ModelCost, slim: ModelCost, ticket_epoch: float) -> Schedule:
+        """Schedule of the dense network and a slim one by their costs, with a ticket drawn after `ticket_epoch`."""
+        return Schedule(
+            self.data.steps(self.epochs), self.data, dense, slim, self.data.steps(ticket_epoch), self.spec.num_classes,
+            network, self.image_shape, self.precision, self.budget_macs,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -153,17 +160,13 @@ def _network_of_run(
         model, spec = load_network(folder, trusted=(scenario.spec.name,))  # the user has named it
         if spec != scenario.spec:
             theirs, ours = asdict(spec), asdict(scenario.spec)
-            differing = ", ".join(
-                f"{key} {value}, not {ours[key]}" for key, value in theirs.items() if value != ours[key]
-            )
+            differing = ", ".join(f"{key} {theirs[key]}, not {ours[key]}" for key in theirs if theirs[key] != ours[key])
             raise RunFolderError(
                 f"run {folder} is of another network ({differing}); leave --model, --width and --data out"
             )
         return model, ratio
     kept = {layer["name"]: layer["kept"] for layer in record["layers"]}
-    flags = {
-        name: torch.arange(units.numel()) < kept.get(name, units.numel()) for name, units in groups.unit_of.items()
-    }
+    flags = {name: torch.arange(width) < kept.get(name, width) for name, width in groups.widths().items()}
     return slim(dense, ChannelMask(flags), example, groups, check=False), ratio
 
 

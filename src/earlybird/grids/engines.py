@@ -132,7 +132,13 @@ def run_on_ray(
         while waiting:
             ended, waiting = ray.wait(waiting)
             for task in ended:
-                on_event(nodes[task], _state_of_task(ray, task, sweep, nodes[task], settings.retries))
+                try:
+                    state = "finished" if ray.get(task) == "done" else "failed"
+                except ray.exceptions.RayError as error:
+                    died = f"its process died {settings.retries + 1} times or could not be started"
+                    fail(sweep.root, nodes[task], sweep.token, SweepError(f"{died} ({first_line(error)})"))
+                    state = "failed"
+                on_event(nodes[task], state)
     finally:
         ray.shutdown()
 
@@ -160,15 +166,6 @@ def _started(address: str | None) -> Any:
         told = f"--ray-address {address!r} cannot be joined ({first_line(error)}); start a cluster there"
         raise ConfigError(told) from error
     return ray
-
-
-def _state_of_task(ray: Any, task: Any, sweep: Sweep, node: RunNode, retries: int) -> str:
-    try:
-        return "finished" if ray.get(task) == "done" else "failed"
-    except ray.exceptions.RayError as error:
-        died = SweepError(f"its process died {retries + 1} times or could not be started ({first_line(error)})")
-        fail(sweep.root, node, sweep.token, died)
-        return "failed"
 
 
 def _do_node(root: str, token: str, node_id: str, before: Callable[[], Any], *needs: str) -> str:

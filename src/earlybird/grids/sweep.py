@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -183,9 +182,8 @@ def with_precision(grid: Grid, spec: NetworkSpec, precision: str | None = None) 
     if precision is None:
         shape = (settings.batch_size, *spec.example_input().shape[1:])
         precision = choose_precision("auto", spec.build(0), shape, choose_device(settings.device))
-    sections: dict[str, Any] = {name: dict(section) for name, section in grid.settings.items()}
-    sections["training"] = {**sections.get("training", {}), "precision": precision}
-    return dataclasses.replace(grid, settings=sections)
+    training = {**grid.settings.get("training", {}), "precision": precision}
+    return dataclasses.replace(grid, settings={**grid.settings, "training": training})
 
 
 def any_config(grid: Grid) -> RunConfig:

@@ -152,10 +152,13 @@ def cut_layers(method: ThiNet, task: Task, dense: nn.Module | None, resume: dict
     indices = kept_indices(shape, mask, task.example_input(), groups)
     trained = model.state_dict()
     weights = {name: expanded(trained[name], old.shape, indices[name]) for name, old in shape.state_dict().items()}
-    end = task.session.total_steps
+    images = min(method.images_per_class * task.classes, task.session.train.num_samples)
+    samples, widest = images * method.locations, max(len(layer.units) for layer in layers)
+    flag = f"{samples} samples for layers of up to {widest} channels: the least squares have many solutions"
     leave_ticket(
-        task, mask, groups, weights, rule=method.name, prune_ratio=method.prune_ratio, step=end, criterion="thinet",
-        flags=_flags(method, task, layers), min_channels=method.min_channels, round_to=method.round_to,
+        task, mask, groups, weights, rule=method.name, prune_ratio=method.prune_ratio, step=task.session.total_steps,
+        criterion="thinet", flags=() if samples >= widest else (flag,), min_channels=method.min_channels,
+        round_to=method.round_to,
     )  # fmt: skip
 
 
@@ -231,14 +234,6 @@ def _finetune(
     end = session.total_steps + done * method.finetune_steps
     span = Span("search", end - method.finetune_steps, end)
     fit(session, model, span, task.cost(model), carry={"layers_done": done, "keep": keep.clone()}, resume=resume)
-
-
-def _flags(method: ThiNet, task: Task, layers: list[ReadLayer]) -> tuple[str, ...]:
-    images = min(method.images_per_class * task.classes, task.session.train.num_samples)
-    samples, widest = images * method.locations, max(len(layer.units) for layer in layers)
-    if samples >= widest:
-        return ()
-    return (f"{samples} samples for layers of up to {widest} channels: the least squares have many solutions",)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,8 @@
 """Numbers as published, sums of training FLOPs to set beside them, and the form of a recomputed table.
 
 A row of `claims.csv` says where a number is printed (`source`, then network, data set, method, pruning ratio,
-condition), its quantity, value and unit, and how it comes about: `derivation` and what that takes, `inputs`. F is the
-GFLOP of one forward pass. Sums are decimal: they decide whether a number equals a printed one, and the last bit of a
-float must not. `docs/method.md` section 6 has the rules.
+condition), its quantity, value and unit, and how it comes about: `derivation` and what that takes, `inputs`. F is GFLOP
+of one forward pass. Sums are decimal: the last bit of a float must not decide whether a number equals a printed one.
 """
 
 from __future__ import annotations

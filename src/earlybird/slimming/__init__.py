@@ -1,8 +1,7 @@
 """Exact structured slimming on `torch.fx`: what may be cut (`channel_groups`), the cut (`slim`), the check (`certify`).
 
 `tracing` records what a network runs, `rules` and `layers` say what each operation means for channels, `propagation`
-applies them, `groups` decides what may go and counts it, `surgery` cuts, into norms of `selection` where a stream keeps
-its width. Nothing here trains.
+applies them, `groups` decides what may go and counts it, `surgery` cuts. Nothing here trains.
 """
 
 from earlybird.slimming.check import Difference, difference

@@ -67,6 +67,8 @@ def conv(call: Call, table: ChannelTable) -> Channels:
     call.refuse_other_ranks(x)
     if module.groups == 1:
         return _dense(call, table, x, module.out_channels)
+    if isinstance(module, TRANSPOSED_CONVS):
+        raise Unfollowed("no rule for a grouped transposed convolution")
     if module.groups < module.in_channels:  # One weight holds all groups side by side: each loses the same places.
         table.tie_places(x.ids, module.groups)
         result = _dense(call, table, x, module.out_channels)
@@ -83,15 +85,6 @@ def conv(call: Call, table: ChannelTable) -> Channels:
     elif module.bias is not None:  # Nothing takes the bias out of a removed channel.
         zero = np.zeros_like(zero)
     return replace(x, ids=ids, zero=zero, shape=call.shape, is_stream=False)
-
-
-def transposed_conv(call: Call, table: ChannelTable) -> Channels:
-    """As a full conv."""
-    module, x = _weighted(call), _input_on(call, 1)
-    call.refuse_other_ranks(x)
-    if module.groups != 1:
-        raise Unfollowed("no rule for a grouped transposed convolution")
-    return _dense(call, table, x, module.out_channels)
 
 
 def linear(call: Call, table: ChannelTable) -> Channels:
@@ -211,7 +204,7 @@ LAYER_KINDS = (
     ),
     LayerKind("instance_norm", instance_norm, _INSTANCE_NORMS, "num_features", tensors=_STATISTICS),
     LayerKind("conv", conv, CONVS, **_CHANNELS, functions=_CONV_FUNCTIONS),
-    LayerKind("transposed_conv", transposed_conv, TRANSPOSED_CONVS, **_CHANNELS, is_transposed=True),
+    LayerKind("transposed_conv", conv, TRANSPOSED_CONVS, **_CHANNELS, is_transposed=True),
     LayerKind(
         "linear", linear, (nn.Linear,), "out_features", "in_features", channel_dim=-1, functions={F.linear: nn.Linear}
     ),

@@ -49,7 +49,14 @@ def _propagate_graphs(network: TracedNetwork, table: ChannelTable) -> None:
             if node.op == "placeholder":
                 values[node] = _network_input(node, table, mode)
             elif node.op == "output":
-                _give_out(fx.map_arg(node.args, values.__getitem__), table)
+                outputs = fx.map_arg(node.args, values.__getitem__)
+                for x in values_of(Channels, outputs):
+                    table.keep(x.ids, "it is a network output")
+                for size in values_of(Size, outputs):
+                    if size.ids is not None:
+                        table.keep(size.ids, "its width is a network output")
+                for tensor in values_of(OwnTensor, outputs):
+                    table.whole.setdefault(tensor.path, "its tensor is a network output")
             elif node.op == "get_attr":
                 path, _, name = str(node.target).rpartition(".")
                 module, shape = network.modules[path], tuple(traced_value(node).shape)
@@ -114,16 +121,6 @@ def _applied(call: Call, node: fx.Node, network: TracedNetwork, table: ChannelTa
         for ids in call.counted():
             table.keep(ids, f"{call.name} takes its width as a number")
     return value
-
-
-def _give_out(outputs: Any, table: ChannelTable) -> None:
-    for x in values_of(Channels, outputs):
-        table.keep(x.ids, "it is a network output")
-    for size in values_of(Size, outputs):
-        if size.ids is not None:
-            table.keep(size.ids, "its width is a network output")
-    for tensor in values_of(OwnTensor, outputs):
-        table.whole.setdefault(tensor.path, "its tensor is a network output")
 
 
 def _with_channels(call: Call, kind: LayerKind, table: ChannelTable) -> Call:

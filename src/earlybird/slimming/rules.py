@@ -241,10 +241,8 @@ RULES: dict[type[nn.Module] | Callable[..., Any] | str, Rule] = {
     **dict.fromkeys([F.relu6, nn.LeakyReLU, F.leaky_relu, nn.RReLU, nn.ELU, F.elu, nn.CELU, F.celu], keeps_zero),
     **dict.fromkeys([nn.GELU, F.gelu, nn.SiLU, F.silu, nn.Mish, F.mish, nn.Hardswish, F.hardswish], keeps_zero),
     **dict.fromkeys([nn.Tanh, F.tanh, torch.tanh, "tanh", "tanh_", nn.Tanhshrink, F.tanhshrink], keeps_zero),
-    **dict.fromkeys(
-        [nn.SELU, F.selu, nn.Softsign, F.softsign, nn.Hardshrink, nn.Softshrink, torch.sin, torch.erf], keeps_zero
-    ),
-    **dict.fromkeys([torch.abs, operator.abs, "abs", torch.neg, operator.neg, "neg"], keeps_zero),
+    **dict.fromkeys([nn.SELU, F.selu, nn.Softsign, F.softsign, nn.Hardshrink, nn.Softshrink], keeps_zero),
+    **dict.fromkeys([torch.abs, operator.abs, "abs", torch.neg, operator.neg, "neg", torch.sin, torch.erf], keeps_zero),
     **dict.fromkeys([torch.sqrt, "sqrt", torch.square, "square", torch.clone, "clone"], keeps_zero),
     # The same values, often the very tensor.
     **dict.fromkeys([nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, torch.dropout], passes_on),

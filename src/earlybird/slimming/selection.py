@@ -2,8 +2,7 @@
 
 A BatchNorm on a stream cannot narrow it, since other layers use it at full width. A *gathering* one reads only the
 channels it keeps (Liu et al. 2017, pre-activation networks); a *scattering* one writes its channels to their places in
-a tensor of zeros, which an add then brings to the stream. `slim` puts these classes in place of such a BatchNorm, and
-only where channels are really dropped.
+zeros, which an add brings to the stream. `slim` puts them in place of BatchNorms that really drop channels.
 """
 
 from __future__ import annotations

@@ -196,15 +196,11 @@ def item(call: Call, table: ChannelTable) -> Any:
     indices = index if isinstance(index, tuple) else (index,)
     if not all(isinstance(each, slice) for each in indices) or not isinstance(call.result, Tensor):
         raise Unfollowed("no rule for indexing a tensor other than by slices")
-    if len(indices) > x.dim and not _takes_all(indices[x.dim], len(x.ids)):
+    part = indices[x.dim] if len(indices) > x.dim else slice(None)
+    is_open = part.stop is None or (isinstance(part.stop, int) and part.stop >= len(x.ids))
+    if not (is_open and part.start in (None, 0) and part.step in (None, 1)):  # All, and all of any smaller width too.
         raise Unfollowed("no rule for taking a part of the channels by number")
     return replace(x, shape=call.shape)
-
-
-def _takes_all(part: slice, width: int) -> bool:
-    """All of `width`, and all of any smaller width too."""
-    is_open = part.stop is None or (isinstance(part.stop, int) and part.stop >= width)
-    return is_open and part.start in (None, 0) and part.step in (None, 1)
 
 
 def part_of_own_size(call: Call) -> Any:

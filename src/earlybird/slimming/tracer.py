@@ -238,14 +238,11 @@ def _comes_from_shapes(node: fx.Node, batch_is_known: bool) -> bool:
         return name in ("ndim", "dim", "ndimension") or (
             name in ("shape", "size", "numel") and (batch_is_known or (bool(dims) and _is_past_batch(dims[0], x)))
         )
-    if node.target is operator.getitem and isinstance(x, fx.Node) and not batch_is_known and _is_shape(x):
-        return _is_past_batch(node.args[1], x.args[0])
+    if node.target is operator.getitem and isinstance(x, fx.Node) and not batch_is_known:
+        is_attribute = x.target is getattr and str(x.args[1]) == "shape"
+        if is_attribute or (x.op == "call_method" and x.target == "size" and len(x.args) == 1):
+            return _is_past_batch(node.args[1], x.args[0])
     return bool(node.all_input_nodes) and all(comes_from_shapes(n, batch_is_known) for n in node.all_input_nodes)
-
-
-def _is_shape(node: fx.Node) -> bool:
-    is_attribute = node.target is getattr and str(node.args[1]) == "shape"
-    return is_attribute or (node.op == "call_method" and node.target == "size" and len(node.args) == 1)
 
 
 def _is_past_batch(index: Any, tensor: Any) -> bool:
