@@ -59,9 +59,8 @@ def find_callable(name: str, kind: Kind, error: type[EarlyBirdError], *, other_f
     if not hasattr(module, attribute):
         defined_here = {k: v for k, v in vars(module).items() if getattr(v, "__module__", None) == module.__name__}
         own = [key for key, value in defined_here.items() if callable(value)]
-        raise error(
-            f"{kind} {name!r}: there is no {attribute!r} in it; its own callables: {', '.join(own[:9]) or 'none'}"
-        )
+        listed = ", ".join(own[:9]) or "none"
+        raise error(f"{kind} {name!r}: there is no {attribute!r} in it; its own callables: {listed}")
     found = getattr(module, attribute)
     if not callable(found):
         raise error(f"{kind} {name!r} is a {type(found).__name__}, which cannot be called")

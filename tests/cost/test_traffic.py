@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from earlybird.cost import Traffic, count_cost_and_traffic, count_traffic
-from earlybird.cost.network import SGD_PASSES
+from earlybird.cost.network import SGD_PASSES, Traffic, count_cost_and_traffic, count_traffic
 from earlybird.cost.operations import Watch, moved_bytes
 from earlybird.errors import ModelError
 

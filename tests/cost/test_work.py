@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from earlybird.cost import ModelCost, Traffic, Work, bit_operations, evaluation_work, training_work
-from earlybird.cost.network import ModelTraffic
+from earlybird.cost import ModelCost, Work, bit_operations, evaluation_work, training_work
+from earlybird.cost.network import ModelTraffic, Traffic
 from earlybird.errors import ModelError
 
 COST = ModelCost(

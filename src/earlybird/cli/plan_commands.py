@@ -185,16 +185,14 @@ def _drawn(parsed: Namespace) -> Drawn:
     if parsed.widths in (None, UNIFORM) or not Path(parsed.widths).exists():
         return Drawn(None, None, None)
     drawn = drawn_by(parsed.widths)
-    _refuse_another("--ratio", parsed.ratio, drawn.prune_ratio, parsed.widths, "leave it out")
+    told = [("--ratio", parsed.ratio, drawn.prune_ratio, "leave it out")]
     if parsed.ticket_epoch is None:
         cure = "leave it out, or say with --ticket-epoch when it is drawn"
-        _refuse_another("--epochs", parsed.epochs, drawn.epochs, parsed.widths, cure)
+        told.append(("--epochs", parsed.epochs, drawn.epochs, cure))
+    for flag, given, theirs, cure in told:
+        if given is not None and theirs is not None and given != theirs:
+            raise ConfigError(f"{flag} is {given:g}, but the ticket of {parsed.widths} is of {theirs:g}; {cure}")
     return drawn
-
-
-def _refuse_another(flag: str, given: float | None, theirs: float | None, widths: str, cure: str) -> None:
-    if given is not None and theirs is not None and given != theirs:
-        raise ConfigError(f"{flag} is {given:g}, but the ticket of {widths} is of {theirs:g}; {cure}")
 
 
 def inspect_command(argv: Sequence[str]) -> None:

@@ -96,9 +96,7 @@ def search_command(argv: Sequence[str]) -> None:
     from earlybird.runs.run import run_search
 
     out = parsed.out or default_out(config) + "-search"
-    for request, path in run_search(
-        config, requests, out, force=parsed.force, quiet=parsed.quiet, wait=parsed.wait
-    ).items():
+    for request, path in run_search(config, requests, out, **_how(parsed)).items():
         when = "" if request.draw_at == "rule" else f", draw {request.draw_at}"
         print(f"p = {request.prune_ratio:g}{when}: {path if path else 'ticket: none (the rule never fired)'}")
 

@@ -2,20 +2,11 @@
 
 from earlybird.cost.ledger import PHASES, CostLedger, PhaseCost, Work, bit_operations, evaluation_work, training_work
 from earlybird.cost.meter import PhaseMeter, TrainingStep, read_clocks, step_seconds
-from earlybird.cost.network import (
-    ModelCost,
-    ModelTraffic,
-    Traffic,
-    count_cost,
-    count_cost_and_traffic,
-    count_traffic,
-    layer_macs,
-)
+from earlybird.cost.network import ModelCost, count_cost, count_cost_and_traffic, layer_macs
 from earlybird.cost.plan import MASKED, MethodPlan, PlannedData, Schedule, Stage, price, steps_that_buy, training_macs
 
 __all__ = [
-    "MASKED", "PHASES", "CostLedger", "MethodPlan", "ModelCost", "ModelTraffic", "PhaseCost", "PhaseMeter",
-    "PlannedData", "Schedule", "Stage", "Traffic", "TrainingStep", "Work", "bit_operations", "count_cost",
-    "count_cost_and_traffic", "count_traffic", "evaluation_work", "layer_macs", "price", "read_clocks", "step_seconds",
-    "steps_that_buy", "training_macs", "training_work",
+    "MASKED", "PHASES", "CostLedger", "MethodPlan", "ModelCost", "PhaseCost", "PhaseMeter", "PlannedData", "Schedule",
+    "Stage", "TrainingStep", "Work", "bit_operations", "count_cost", "count_cost_and_traffic", "evaluation_work",
+    "layer_macs", "price", "read_clocks", "step_seconds", "steps_that_buy", "training_macs", "training_work",
 ]  # fmt: skip

@@ -196,15 +196,13 @@ class CostLedger:
         ledger = cls()
         names = {field.name for field in fields(PhaseCost)}
         needed = {f.name for f in fields(PhaseCost) if f.default is MISSING and f.default_factory is MISSING}
-        for position, entry in enumerate(state):
+        for place, entry in enumerate(state):
             if wrong := (needed - set(entry)) | (set(entry) - names):
-                raise CheckpointError(
-                    f"cost entry {position} has missing or unknown fields: {', '.join(sorted(wrong))}"
-                )
+                raise CheckpointError(f"cost entry {place} has missing or unknown fields: {', '.join(sorted(wrong))}")
             try:
                 ledger.add(PhaseCost(**entry))
             except (ConfigError, TypeError, ValueError) as error:
-                raise CheckpointError(f"cost entry {position} cannot be read: {error}") from error
+                raise CheckpointError(f"cost entry {place} cannot be read: {error}") from error
         return ledger
 
 

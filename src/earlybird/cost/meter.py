@@ -95,7 +95,11 @@ class PhaseMeter:
         seconds = wall - self._started[0]
         self._wall_seconds += seconds
         self._cpu_seconds += cpu - self._started[1]
-        self._peak_bytes = max(self._peak_bytes, _peak_bytes(self._device))
+        if self._device.type == "cuda":
+            peak_bytes = int(torch.cuda.max_memory_allocated(self._device))
+        else:  # ru_maxrss counts bytes on macOS and KiB on Linux
+            peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        self._peak_bytes = max(self._peak_bytes, peak_bytes)
         # The clock of the day may be set back while we run; a span has the length that was measured.
         self._spans[-1] = (self._spans[-1][0], self._spans[-1][1] + seconds)
         self._started = (wall, cpu)
@@ -106,13 +110,6 @@ class PhaseMeter:
             self._metered_seconds += self._open_seconds
         if not self._counter.pending:  # Otherwise the next reading's joules are of these seconds too.
             self._open_seconds = 0.0
-
-
-def _peak_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss counts bytes on macOS and KiB on Linux
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def read_clocks(device: torch.device) -> tuple[float, float]:

@@ -107,16 +107,13 @@ class MacCounter:
 
         def count(*args: Any, out_val: Any = None, **kwargs: Any) -> int:
             flops = formula(*args, out_val=out_val, **kwargs)
-            bits = sorted(self._bits(operand.dtype) for operand in args[first : first + 2])
+            types = (operand.dtype for operand in args[first : first + 2])
+            bits = sorted(self._autocast_bits if dtype == torch.float32 else 8 * dtype.itemsize for dtype in types)
             self.by_width["x".join(map(str, bits))] += flops // 2
             return flops
 
         count._get_raw = True  # type: ignore[attr-defined]  # FlopCounterMode then hands over tensors, not shapes
         return count
-
-    def _bits(self, dtype: torch.dtype) -> int:
-        bits = dtype.itemsize * 8
-        return min(bits, self._autocast_bits) if dtype == torch.float32 else bits
 
 
 # Of these the first argument is added, not multiplied.

@@ -60,10 +60,8 @@ class Scenario:
         require("--ratio", self.prune_ratio, 0 <= self.prune_ratio < 1, "a number in [0, 1)")
         one_step = math.isfinite(self.epochs) and self.data.steps(self.epochs) >= 1
         require("--epochs", self.epochs, one_step, "a number > 0, of one step or more")
-        drawn = self.ticket_epoch
-        require(
-            "--ticket-epoch", drawn, drawn is None or 0 <= drawn <= self.epochs, f"a number in [0, {self.epochs:g}]"
-        )
+        draw = self.ticket_epoch
+        require("--ticket-epoch", draw, draw is None or 0 <= draw <= self.epochs, f"a number in [0, {self.epochs:g}]")
         require("--round-to", self.round_to, self.round_to >= 1, "an integer >= 1")
 
     @property
@@ -161,9 +159,8 @@ def _network_of_run(
         if spec != scenario.spec:
             theirs, ours = asdict(spec), asdict(scenario.spec)
             differing = ", ".join(f"{key} {theirs[key]}, not {ours[key]}" for key in theirs if theirs[key] != ours[key])
-            raise RunFolderError(
-                f"run {folder} is of another network ({differing}); leave --model, --width and --data out"
-            )
+            told = f"run {folder} is of another network ({differing}); leave --model, --width and --data out"
+            raise RunFolderError(told)
         return model, ratio
     kept = {layer["name"]: layer["kept"] for layer in record["layers"]}
     flags = {name: torch.arange(width) < kept.get(name, width) for name, width in groups.widths().items()}

@@ -45,9 +45,8 @@ def run_workers(
     threads = max(1, cores // workers)  # With more threads than cores they spin while they wait.
     environment = {"OMP_NUM_THREADS": str(threads)} | os.environ
     with stop_on_signals() as stop:
-        processes = [
-            subprocess.Popen([*command, str(sweep.root), sweep.token], env=environment) for _ in range(workers)
-        ]
+        whole = [*command, str(sweep.root), sweep.token]
+        processes = [subprocess.Popen(whole, env=environment) for _ in range(workers)]
         try:
             _wait(processes, stop, said, look)
         finally:

@@ -120,9 +120,8 @@ def grown(root: Path, grid: Grid) -> Grid:
             sections = RunConfig.from_dict({name: dict(section) for name, section in one.settings.items()}).to_dict()
             plain.append(sections | {"method": dict(one.method_settings)})
         if changes := differences(*plain):
-            raise SweepError(
-                f"{root} holds a comparison with other settings ({'; '.join(changes[:4])}); give another --out"
-            )
+            told = "; ".join(changes[:4])
+            raise SweepError(f"{root} holds a comparison with other settings ({told}); give another --out")
         grid = merged([known, grid])
         nodes_of(grid)
     elif any(name != LOCKS_NAME and ".tmp-" not in name for name in held):
@@ -140,9 +139,8 @@ def read_grid(root: Path) -> Grid:
     try:
         return Grid.from_dict(parse(path.read_bytes(), "grid"))
     except FileNotFoundError as error:
-        raise SweepError(
-            f"{root} holds no comparison (no {GRID_NAME}); give --methods, --ratios and --seeds"
-        ) from error
+        told = f"{root} holds no comparison (no {GRID_NAME}); give --methods, --ratios and --seeds"
+        raise SweepError(told) from error
     except (ValueError, KeyError, TypeError) as error:
         raise SweepError(f"{path} is corrupt ({error}); remove it and give the same command again") from error
 

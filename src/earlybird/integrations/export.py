@@ -36,9 +36,8 @@ def export_onnx(model: nn.Module, example_input: Tensor, path: Path) -> float:
         import onnxruntime
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise ModelError(
-            f"ONNX needs more packages ({error}); install them with pip install 'earlybird[export]'"
-        ) from error
+        told = f"ONNX needs more packages ({error}); install them with pip install 'earlybird[export]'"
+        raise ModelError(told) from error
 
     def write(source: nn.Module, temporary: Path) -> None:
         batch = torch.export.Dim("batch")
@@ -92,9 +91,8 @@ def _exported(
                 raise ModelError(f"{path.name} could not be written: {type(error).__name__}: {reason}") from error
         found = float((actual - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
         if not found <= TOLERANCE:
-            raise ModelError(
-                f"{path.name} differs from its source by {found:.1e}, at most {TOLERANCE:g} is right; not kept"
-            )
+            told = f"differs from its source by {found:.1e}, at most {TOLERANCE:g} is right; not kept"
+            raise ModelError(f"{path.name} {told}")
         temporary.replace(path)
         return found
     finally:

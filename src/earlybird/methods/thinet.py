@@ -273,9 +273,7 @@ def prunable_layers(model: nn.Module, groups: ChannelGroups, example_input: Tens
         SlimError: there is none; the message says why.
     """
     modules = dict(model.named_modules())
-    readers_of = Counter(
-        unit for units in groups.reader_unit_of.values() for unit in units[units >= 0].unique().tolist()
-    )
+    readers = Counter(unit for units in groups.reader_unit_of.values() for unit in units[units >= 0].unique().tolist())
     evaluation, evaluated = copied(model).eval(), set[str]()
     for path, module in evaluation.named_modules():
         module.register_forward_pre_hook(lambda _, __, path=path: evaluated.add(path))
@@ -285,7 +283,7 @@ def prunable_layers(model: nn.Module, groups: ChannelGroups, example_input: Tens
         mine = units[units >= 0].unique().tolist()
         if not mine:
             continue
-        if any(readers_of[unit] > 1 for unit in mine):
+        if any(readers[unit] > 1 for unit in mine):
             refused.append(f"what {name!r} reads is read by another layer too")
         elif name not in evaluated:
             refused.append(f"{name!r} runs in training only")

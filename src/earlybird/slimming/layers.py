@@ -190,19 +190,17 @@ def _input_on(call: Call, dim: int) -> Channels:
     return x
 
 
-_STATISTICS = ("running_mean", "running_var", "weight", "bias")
+_STATS = ("running_mean", "running_var", "weight", "bias")
 _INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 _CONV_FUNCTIONS = dict(zip((F.conv1d, F.conv2d, F.conv3d), CONVS, strict=True))
 _CHANNELS: dict[str, Any] = {"inputs": "in_channels", "outputs": "out_channels", "other_sizes": ("groups",)}
 
 # The first kind that fits counts.
 LAYER_KINDS = (
-    LayerKind("gather", batch_norm, GATHERING_NORMS, "num_features", tensors=(*_STATISTICS, "index")),
-    LayerKind("scatter", batch_norm, SCATTERING_NORMS, "num_features", None, ("width",), (*_STATISTICS, "index")),
-    LayerKind(
-        "norm", batch_norm, (*GATHERING, Norm), "num_features", tensors=_STATISTICS, functions={F.batch_norm: Norm}
-    ),
-    LayerKind("instance_norm", instance_norm, _INSTANCE_NORMS, "num_features", tensors=_STATISTICS),
+    LayerKind("gather", batch_norm, GATHERING_NORMS, "num_features", tensors=(*_STATS, "index")),
+    LayerKind("scatter", batch_norm, SCATTERING_NORMS, "num_features", None, ("width",), (*_STATS, "index")),
+    LayerKind("norm", batch_norm, (*GATHERING, Norm), "num_features", tensors=_STATS, functions={F.batch_norm: Norm}),
+    LayerKind("instance_norm", instance_norm, _INSTANCE_NORMS, "num_features", tensors=_STATS),
     LayerKind("conv", conv, CONVS, **_CHANNELS, functions=_CONV_FUNCTIONS),
     LayerKind("transposed_conv", conv, TRANSPOSED_CONVS, **_CHANNELS, is_transposed=True),
     LayerKind(

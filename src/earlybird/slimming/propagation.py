@@ -70,6 +70,7 @@ def _propagate_graphs(network: TracedNetwork, table: ChannelTable) -> None:
 def _call_of(node: fx.Node, network: TracedNetwork, values: dict[fx.Node, Any], mode: str, aliasing: Aliasing) -> Call:
     module = network.modules[str(node.target)] if node.op == "call_module" else None
     target = node.target if module is None else type(module)
+    may_return_input = getattr(rule_of(target), "may_return_input", False)
     return Call(
         key=f"{mode}:{node.name}",
         where=module_path(node),
@@ -79,9 +80,7 @@ def _call_of(node: fx.Node, network: TracedNetwork, values: dict[fx.Node, Any], 
         result=traced_value(node),
         module=module,
         is_in_place=is_in_place(node, module),
-        mutates_live_value=aliasing.overwrites_live_value(
-            node, module, getattr(rule_of(target), "may_return_input", False)
-        ),
+        mutates_live_value=aliasing.overwrites_live_value(node, module, may_return_input),
     )
 
 

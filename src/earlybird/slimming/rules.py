@@ -131,9 +131,8 @@ def _uniform(call: Call, table: ChannelTable, x: Channels, other: Any) -> int | 
         place = x.dim - (len(x.shape) - len(other.shape))
         if place < 0 or other.shape[place] == 1:
             if isinstance(other, OwnTensor) and max(other.shape, default=1) > 1:
-                table.fixed.setdefault(
-                    (other.path, other.name), f"{call.name} reads '{other.name}' across the channels"
-                )
+                why = f"{call.name} reads '{other.name}' across the channels"
+                table.fixed.setdefault((other.path, other.name), why)
             return None
         is_overwritten = call.is_in_place and other is call.args[0]
         along = other.along if isinstance(other, OwnTensor) and not is_overwritten else None

@@ -250,9 +250,7 @@ def _is_past_batch(index: Any, tensor: Any) -> bool:
     places = range(traced_value(tensor).dim())
     if isinstance(index, slice):
         bounds = (index.start, index.stop, index.step)
-        return not any(isinstance(bound, fx.Node) for bound in bounds) and not any(
-            place == 0 for place in places[index]
-        )
+        return not any(isinstance(bound, fx.Node) for bound in bounds) and 0 not in places[index]
     return isinstance(index, int) and bool(places[index])
 
 
