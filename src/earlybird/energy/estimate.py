@@ -49,18 +49,15 @@ def unit_energies(name: str | None = None) -> UnitEnergies:
     return UnitEnergies(name, table["source"], table["device"], macs, dram)
 
 
-def estimated_joules(
-    macs_by_width: Mapping[str, int], traffic_bytes: int | None, table: UnitEnergies | None = None
-) -> float | None:
-    """Joules of products and memory traffic; None where the traffic is unknown or the table has no such width.
+def estimated_joules(macs_by_width: Mapping[str, int], traffic_bytes: int | None) -> float | None:
+    """Joules of products and memory traffic by `unit_energies()`; None for unknown traffic or a width it lacks.
 
     macs_by_width: bits of the two operands, such as "16x16" -> multiply-accumulates; the wider one decides.
-    table: by default `unit_energies()`.
 
     Example:
         estimated_joules({"32x32": 10**12}, 0)   # 4.6
     """
-    table = table or unit_energies()
+    table = unit_energies()
     wider = {width: max(map(int, width.split("x"))) for width in macs_by_width}
     if traffic_bytes is None or not set(wider.values()) <= set(table.mac_picojoules):
         return None

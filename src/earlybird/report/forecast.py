@@ -9,8 +9,6 @@ from earlybird.report.quantities import percent, si
 from earlybird.report.table import MISSING, Column, Table, named_columns, print_lines, to_terminal
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from earlybird.forecast.grid import GridForecast
 
 KEPT_BY_GLOBAL_RANKING = (
@@ -21,14 +19,14 @@ KEPT_BY_GLOBAL_RANKING = (
 _NAME_WIDTH = 30
 
 
-def print_forecast(facts: Mapping[str, Any], console: Console | None = None) -> None:
+def print_forecast(facts: Mapping[str, Any]) -> None:
     """Print the plan, the networks, and a row for each method."""
     shape, width = "x".join(map(str, facts["image_shape"])), facts["width"]
     plan = (
         f"{facts['model']}{'' if width == 1 else f' (width {width:g})'}, {facts['train_images']:,} images of {shape}, "
         f"{facts['epochs']:g} epochs, batch {facts['batch_size']}, p = {facts['prune_ratio']:g}, {facts['precision']}"
     )
-    print_lines([plan], console, style="bold")
+    print_lines([plan], style="bold")
     first, last = facts["ticket_epochs"]
     drawn = f"epoch {first:.4g}" if first == last else f"epoch {first:.4g} at the earliest, {last:.4g} at the latest"
     networks = [f"dense: {_network(facts['dense'])}; ticket drawn at {drawn}"]
@@ -36,11 +34,11 @@ def print_forecast(facts: Mapping[str, Any], console: Console | None = None) -> 
         networks.append(f"slim, {label}: {_network(network)}, {percent(network['macs_ratio'])} of the MACs")
     if len(facts["slim"]) > 1:
         networks.append(KEPT_BY_GLOBAL_RANKING)
-    print_lines(networks, console)
-    to_terminal(_costs_table(facts), console)
+    print_lines(networks)
+    to_terminal(_costs_table(facts))
     if facts["calibration"] is not None:
-        to_terminal(_seconds_table(facts), console)
-    print_lines(_notes(facts), console, style="dim")
+        to_terminal(_seconds_table(facts))
+    print_lines(_notes(facts), style="dim")
 
 
 def _network(network: Mapping[str, Any]) -> str:
