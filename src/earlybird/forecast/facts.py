@@ -108,12 +108,10 @@ def forecast_facts(
         "uncounted": sorted({*dense.uncounted, *(name for cost in slim.values() for name in cost.uncounted)}),
         "methods": {
             name: {
-                "note": next(iter(by_label.values())).note,
-                "cases": {
-                    label: _case(plan, schedules[label], base, calibration, prices) for label, plan in by_label.items()
-                },
+                "note": next(iter(ends.values())).note,
+                "cases": {end: _case(plan, schedules[end], base, calibration, prices) for end, plan in ends.items()},
             }
-            for name, by_label in plans.items()
+            for name, ends in plans.items()
         },
         "left_out": left_out,
         "traffic_reason": next((cost.traffic_reason for cost in (dense, *slim.values()) if cost.traffic_reason), None),

@@ -117,9 +117,8 @@ def run_on_ray(
     """
     ray = _started(settings.address)
     try:
-        remote = ray.remote(_do_node).options(
-            num_cpus=settings.cpus_per_run, num_gpus=settings.gpus_per_run, max_retries=settings.retries
-        )
+        cpus, gpus = settings.cpus_per_run, settings.gpus_per_run
+        remote = ray.remote(_do_node).options(num_cpus=cpus, num_gpus=gpus, max_retries=settings.retries)
         root = sweep.root.resolve()
         tasks: dict[str, Any] = {}
         nodes: dict[Any, RunNode] = {}

@@ -91,8 +91,8 @@ def within_rounding(found: Difference, network: nn.Module) -> bool:
     return found.eval_error <= eval_tolerance and (found.train_error is None or found.train_error <= train_tolerance)
 
 
-def check_cut(expected: nn.Module, actual: nn.Module, example_input: ExampleInput) -> Difference:
-    """`difference`, and an error where rounding does not explain it.
+def check_cut(expected: nn.Module, actual: nn.Module, example_input: ExampleInput) -> None:
+    """Raise where rounding does not explain `difference`.
 
     Raises:
         SlimError: the networks differ, or the slim one does not run.
@@ -104,7 +104,6 @@ def check_cut(expected: nn.Module, actual: nn.Module, example_input: ExampleInpu
             f"{found.train_error if found.train_error is None else format(found.train_error, '.1e')} in train mode "
             f"({found.dtype}); {_REPORT}"
         )
-    return found
 
 
 def _difference(expected: nn.Module, actual: nn.Module, inputs: tuple[Any, ...]) -> Difference:

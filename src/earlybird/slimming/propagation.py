@@ -104,9 +104,8 @@ def _applied(call: Call, node: fx.Node, network: TracedNetwork, table: ChannelTa
     rule = kind.rule if kind is not None else rule_of(call.target)
     try:
         if call.where in network.hooked and call.module is not None:
-            raise Unfollowed(
-                "a forward hook or a replaced forward of yours may change what it reads or gives; remove it to cut here"
-            )
+            changed = "a forward hook or a replaced forward of yours may change what it reads or gives"
+            raise Unfollowed(f"{changed}; remove it to cut here")
         if rule is None:
             entry = network.untraced.get(call.target)
             raise Unfollowed(f"tracing cannot enter it ({entry})" if entry else "slimming has no rule for it")
