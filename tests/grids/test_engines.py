@@ -21,7 +21,7 @@ from earlybird.grids.run_node import events_since
 # What differs between two executions of one run: when it ran, and how long.
 TIMED = {
     "wall_seconds", "cpu_seconds", "spans", "peak_bytes", "draw_wall_seconds", "draw_cpu_seconds", "created_at",
-    "energy",
+    "energy", "ticket.safetensors",  # the digest of the ticket, which holds the seconds of its draws
 }  # fmt: skip
 
 
