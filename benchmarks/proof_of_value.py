@@ -34,11 +34,11 @@ TRAINED = {
     "authors_code": "--method.rule authors_code",
     "epi": "--method.rule epi",
     "clock_epochs": "--clock epochs --method.window 2 --method.epsilon 0.6",
-    "rewind": "--weights rewind --method.rewind_epoch 1 --method.draw_at 30",
+    "rewind": "--weights rewind --method.rewind_epoch 1 --method.draw_at 8",
     "momentum": "--method.carry_momentum true --round-to 1",
     "proximal": "--method.penalty_form proximal --method.retrain_penalty 1e-4",
     "filter_l1": "--method.criterion filter_l1",
-    "taylor": "--method.criterion taylor --method.draw_at 30",
+    "taylor": "--method.criterion taylor --method.draw_at 8",
     "no_ticket": "--method.epsilon 1e-6 --round-to 1",
     "drawn_anyway": "--method.epsilon 1e-6 --round-to 1 --on-no-ticket draw",
     "budget": "--training.budget_macs 2e9",
@@ -73,7 +73,7 @@ def commands(out: Path) -> dict[str, str]:
     found = {name: f"train {BASE} {flags} --out {out / name}" for name, flags in TRAINED.items()}
     found["preresnet"] = f"train {RESIDUAL} --ratio 0.4 --out {out / 'preresnet'}"
     found["from_dense"] = f"train {BASE} --method lottery_ticket --dense-run {out / 'dense'} --out {out / 'from_dense'}"
-    found["search"] = f"search {BASE} --ratios [0.3,0.6] --draws [rule,0,20] --out {out / 'search'}"
+    found["search"] = f"search {BASE} --ratios [0.3,0.6] --draws [rule,0,8] --out {out / 'search'}"
     for name in CONTROLS:
         ticket = out / "early_bird" / "ticket.safetensors"
         found[name] = f"retrain {BASE} --ticket {ticket} --method {name} --out {out / name}"

@@ -152,7 +152,7 @@ def tiny_settings(tiny: Path) -> Callable[..., dict[str, Any]]:
     """Nested settings of a tiny run; `method`, `training` and `data` take what should differ."""
 
     def settings(method: str = "early_bird", training: Any = None, data: Any = None, **values: Any) -> dict[str, Any]:
-        hyper = {"round_to": 1, "penalty": 1e-4} if method == "early_bird" else {}
+        hyper = {"round_to": 1, "penalty": 1e-4, "min_draw_steps": 1} if method == "early_bird" else {}
         return {
             "model": {"name": f"{tiny}:network"},
             "data": {"name": f"{tiny}:data", "augment": "flip", **(data or {})},

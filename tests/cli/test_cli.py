@@ -20,7 +20,7 @@ from earlybird.settings.catalog import method_names
 def flags(tiny: Path) -> list[str]:
     return (
         f"--model {tiny}:network --data {tiny}:data --epochs 4 --batch-size 20 --lr 0.05 --precision fp32 "
-        "--round-to 1 --quiet"
+        "--round-to 1 --method.min_draw_steps 1 --quiet"
     ).split()
 
 
@@ -105,7 +105,7 @@ def test_train_draws_its_pictures_prints_the_table_and_report_reads_it(capsys, t
     printed = capsys.readouterr().out
     assert "p asked / realised" in printed
     assert str(tmp_path / "eb") in printed
-    dense = [f for f in flags if f not in ("--round-to", "1")]
+    dense = [f for f in flags if f not in ("--round-to", "1", "--method.min_draw_steps")]
     assert main(["train", *dense, "--method", "dense", "--out", str(tmp_path / "dense")]) == 0
     for name in ("accuracy.svg", "mask_distance.svg", "kept_channels.svg"):
         assert (tmp_path / "eb" / name).read_text().lstrip().startswith("<?xml")

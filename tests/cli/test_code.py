@@ -26,8 +26,8 @@ def code(tiny: Path) -> list[str]:
 
 @pytest.fixture
 def flags(code: list[str]) -> list[str]:
-    settings = "--epochs 3 --batch-size 20 --lr 0.05 --precision fp32 --round-to 1 --method.epsilon 1.0 --quiet"
-    return [*code, *settings.split()]
+    settings = "--epochs 3 --batch-size 20 --lr 0.05 --precision fp32 --round-to 1 --method.epsilon 1.0 "
+    return [*code, *settings.split(), "--method.min_draw_steps", "1", "--quiet"]
 
 
 def complaint(arguments: list[str], capsys: pytest.CaptureFixture[str], code: int = 2) -> str:
@@ -208,7 +208,12 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(capsys, tmp_path: 
 
 def test_a_diverged_run_exits_with_1_and_names_the_step(capsys, tmp_path: Path, flags):
     for method in ("early_bird", "dense"):
-        rest = [f for f in flags if method == "early_bird" or f not in ("--round-to", "1", "--method.epsilon", "1.0")]
+        rest = [
+            f
+            for f in flags
+            if method == "early_bird"
+            or f not in ("--round-to", "1", "--method.epsilon", "1.0", "--method.min_draw_steps")
+        ]
         code = main(["train", *rest, "--method", method, "--lr", "1e30", "--out", str(tmp_path / method)])
         said = capsys.readouterr().err.splitlines()[-1]
         assert code == 1

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 def flags(tiny: Path) -> list[str]:
     return [
         "compare", "--model", f"{tiny}:network", "--data", f"{tiny}:data", "--data.augment", "flip", "--epochs", "6",
-        "--batch-size", "20", "--lr", "0.05", "--precision", "fp32", "--round-to", "1",
+        "--batch-size", "20", "--lr", "0.05", "--precision", "fp32", "--round-to", "1", "--method.min_draw_steps", "1",
     ]  # fmt: skip
 
 

@@ -42,7 +42,7 @@ def test_unknown_widths_and_draw_are_bracketed(bracketed):
     assert all(network["realised_ratio"] == pytest.approx(0.5, abs=0.01) for network in slim.values())
     cases = bracketed["methods"]["early_bird"]["cases"]
     assert list(cases) == ["least", "most"]
-    first = round(200 * 6 / 160)  # of the 200 steps: the sixth of 160 draws
+    first = 6 * 5  # of the 200 steps: the sixth of 40 draws
     assert cases["least"]["epochs"] == {"dense": first / 20, "slim": (200 - first) / 20}
     assert cases["most"]["epochs"] == {"dense": 10, "slim": 0}
     assert cases["least"]["macs_ratio"] < 0.3 < 0.99 < cases["most"]["macs_ratio"] <= 1
@@ -112,7 +112,7 @@ def finished(tmp_path_factory) -> Path:
     settings = {
         "model": {"name": "vgg11", "width": 0.125},
         "data": {"name": f"{source}:data"},
-        "method": {"name": "early_bird", "round_to": 1, "epsilon": 1.0},  # fires at the rule's minimum
+        "method": {"name": "early_bird", "round_to": 1, "epsilon": 1.0, "min_draw_steps": 1},  # fires at the minimum
         "training": {"epochs": 4, "batch_size": 50, "lr": 0.01, "precision": "fp32"},
     }
     run(RunConfig.from_dict(settings), folder, quiet=True)

@@ -32,8 +32,23 @@ def test_scaled_strengthens_the_penalty_by_the_ratio_of_steps():
     assert Clock("scaled", 10, PAPER_STEPS // 4).penalty(1e-4) == pytest.approx(4e-4)
 
 
-def test_a_run_of_fewer_steps_than_draws_draws_after_every_step():
-    assert draws(Clock("scaled", 5, 50)) == list(range(1, 51))
+def test_a_short_run_draws_every_five_steps_and_at_least_once():
+    assert draws(Clock("scaled", 5, 50)) == list(range(5, 51, 5))
+    assert draws(Clock("scaled", 5, 228)) == [-(-draw * 228 // 45) for draw in range(1, 46)]
+    assert draws(Clock("scaled", 5, 3)) == [3]
+    assert draws(Clock("scaled", 5, 50, min_draw_steps=1)) == list(range(1, 51))
+
+
+@pytest.mark.parametrize("total", [1, 4, 5, 9, 10, 59, 228, 640, 799, 800, 801, 15_640, PAPER_STEPS])
+@pytest.mark.parametrize("least", [1, 5, 7])
+def test_draws_are_never_nearer_than_the_floor_and_the_clock_agrees_with_itself(total: int, least: int):
+    clock = Clock("scaled", 5, total, least)
+    steps = draws(clock)
+    assert len(steps) == clock.draws == clock.draws_by(total) <= DRAWS and steps[-1] == total
+    assert all(b - a >= least for a, b in pairwise([0, *steps])) or steps == [total]
+    assert [clock.step_of(draw) for draw in range(1, clock.draws + 2)] == [*steps, total]
+    if total >= DRAWS * least:  # as it was without a floor, to the step
+        assert steps == [-(-draw * total // DRAWS) for draw in range(1, DRAWS + 1)]
 
 
 def test_epochs_draws_after_each_epoch_and_takes_s_as_given():

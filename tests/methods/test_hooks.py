@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from earlybird.core import Ticket
 from earlybird.errors import NonFiniteError, TicketError
 from earlybird.methods import early_bird
 from earlybird.methods.hooks import rewind_file
+from earlybird.report.comparison import comparison_rows
 from earlybird.runs.run import run
 from earlybird.settings.method import PAPER_STEPS, Clock
 from earlybird.settings.run import RunConfig
@@ -65,6 +67,28 @@ def test_a_ticket_soon_after_a_drop_of_the_learning_rate_is_flagged(tiny_setting
     record = go(settings, tmp_path / "run")
     assert record["ticket"]["epoch"] == 5
     assert any("drawn 2 draws after a learning-rate drop" in flag for flag in record["ticket"]["flags"])
+
+
+@pytest.mark.parametrize("draw_at", ["rule", 3, "last"])
+def test_a_ticket_of_a_network_that_has_not_learnt_is_flagged_and_said(
+    draw_at: Any, tiny_settings, tmp_path: Path, capsys
+):
+    settings = tiny_settings(draw_at=draw_at, training={"lr": 1e-7, "epochs": 3})
+    record = run(RunConfig.from_dict(settings), tmp_path / "run")
+    assert set(record["ticket"]["distances"]) == {0.0}
+    moved, chance = record["ticket"]["flags"][-2:]
+    assert re.fullmatch(r"channel scores have hardly moved since the first draw \(\S+ %\)", moved)
+    assert re.fullmatch(r"training accuracy near chance when drawn \(\d+ %, chance 33 %\)", chance)
+    assert {moved, chance} <= {*record["flags"]}
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ticket p = 0.5 at step ")]
+    assert [line.partition(": ")[2] for line in said] == [moved, chance]
+    assert {moved, chance} <= {*comparison_rows([record])[0]["flags"]}  # the footnotes of tables
+
+
+@pytest.mark.parametrize(("lr", "draw_at"), [(0.05, 30), (1e-7, 0), (1e-7, 1)])
+def test_scores_that_moved_and_draws_before_any_are_not_called_still(lr: float, draw_at: int, tiny_settings, tmp_path):
+    record = go(tiny_settings(draw_at=draw_at, training={"lr": lr}), tmp_path / "run")
+    assert not any("hardly moved" in flag for flag in record["ticket"]["flags"])
 
 
 def test_ratio_0_without_penalty_and_momentum_is_dense_training_to_the_bit(tiny: Path, tiny_settings, tmp_path: Path):

@@ -54,7 +54,8 @@ def settings(tiny_settings: Any, chain: Path) -> Any:
     def make(**method: Any) -> dict[str, Any]:
         found = tiny_settings("dense", data={"val_fraction": 0.1}, training={"epochs": 4})
         found["model"] = {"name": f"{chain}:network"}
-        return found | {"method": {"round_to": 1, **method} if "round_to" in _fields(method["name"]) else method}
+        shared = {name: 1 for name in ("round_to", "min_draw_steps") if name in _fields(method["name"])}
+        return found | {"method": shared | method}
 
     return make
 

@@ -79,12 +79,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Finished runs of three kinds, and a search."""
     root = tmp_path_factory.mktemp("finished")
     for name, method in {
-        "early_bird": {"name": "early_bird", "draw_at": 2},
+        "early_bird": {"name": "early_bird", "draw_at": 2, "min_draw_steps": 1},
         "dense": {"name": "dense"},
         "lottery_ticket": {"name": "lottery_ticket"},
     }.items():
         run(config(method), root / name, quiet=True)
-    run_search(config({"name": "early_bird"}), [TicketRequest(0.5, 2)], root / "search", quiet=True)
+    run_search(
+        config({"name": "early_bird", "min_draw_steps": 1}), [TicketRequest(0.5, 2)], root / "search", quiet=True
+    )
     return {path.name: path for path in root.iterdir()}
 
 
@@ -150,7 +152,7 @@ def test_a_configuration_a_grid_a_search_and_a_network_that_are_not_what_they_sh
         folder = tmp_path_factory.mktemp("run")
         stored = mutant(yaml.safe_load((finished["early_bird"] / "config.yaml").read_text()), draw)
         (folder / "config.yaml").write_text(yaml.safe_dump(stored))
-        read(lambda: RunFolder(folder).open(config({"name": "early_bird", "draw_at": 2})))
+        read(lambda: RunFolder(folder).open(config({"name": "early_bird", "draw_at": 2, "min_draw_steps": 1})))
         read(lambda: RunConfig.from_dict({key: value for key, value in stored.items() if key != "resolved"}))
 
         grid = Grid({"training": {"epochs": 1}}, (Block(("dense", "early_bird:draw_at=3"), (0.3,), (0, 1)),))

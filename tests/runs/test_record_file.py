@@ -15,6 +15,7 @@ CONFIG = {
     "training": {"epochs": 1, "batch_size": 8, "seed": 0},
 }  # fmt: skip
 NETWORK = {"params": 1, "macs": 1, "train_macs": 3, "paper_gflops": 0.1}
+TICKET = {"prune_ratio": 0.5, "realised_ratio": 0.5, "epoch": 1, "fraction_of_schedule": 0.5}
 
 
 def made(seed: int = 0) -> dict[str, Any]:
@@ -117,6 +118,17 @@ def test_json_that_is_no_record_is_one_line(tmp_path: Path, text: str, message: 
         ("cost", {}, "cost: '[a-z]+' is a required property"),
         ("test", {"accuracy": 2.5}, "test.accuracy: 2.5 is greater than the maximum of 1"),
         ("config", {**CONFIG, "method": {"name": 1}}, "config.method.name: 1 is not of type 'string'"),
+        ("test", {"accuracy": 0.5, "loss": -1.0}, "test.loss: -1.0 is less than the minimum of 0"),
+        ("test", {"accuracy": 0.5, "correct": 9, "samples": 8}, "test.correct: 9 is more than test.samples, 8"),
+        ("uncut_test", {"accuracy": 0.5, "correct": 9, "samples": 8}, "uncut_test.correct: 9 is more than"),
+        ("weight_mask", {"realised_ratio": 0.5, "kept": 3, "weights": 2}, "weight_mask.kept: 3 is more than"),
+        ("layers", [{"name": "a", "dense": 8, "kept": 9}], r"layers\[0\].kept: 9 is more than layers\[0\].dense, 8"),
+        ("ticket", TICKET | {"realised_ratio": 1.5}, "ticket.realised_ratio: 1.5 is greater than the maximum of 1"),
+        ("ticket", TICKET | {"fraction_of_schedule": 1.5}, "ticket.fraction_of_schedule: 1.5 is greater than"),
+        ("ticket", TICKET | {"epoch": -1}, "ticket.epoch: -1 is less than the minimum of 0"),
+        ("ticket", TICKET | {"epoch": 7, "total_epochs": 6}, "ticket.epoch: 7 is more than ticket.total_epochs, 6"),
+        ("metrics", [{"phase": "train", "epoch": -1}], r"metrics\[0\].epoch: -1 is less than the minimum of 0"),
+        ("metrics", [{"phase": "train", "epoch": 1, "val_accuracy": 2}], r"metrics\[0\].val_accuracy: 2 is greater"),
         ("metrics", [{}], r"metrics\[0\]: 'phase' is a required property"),
     ],
 )

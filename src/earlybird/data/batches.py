@@ -6,6 +6,7 @@ augmentation, whose crops differ in size, go through a DataLoader with torchvisi
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -47,6 +48,9 @@ def train_batches(
     Raises:
         DataError: a setting out of range.
 
+    Warns:
+        UserWarning: a batch holds more images than there are.
+
     Example:
         >>> batches = train_batches(bundle, batch_size=128, seed=0, augment="crop_flip", device="cpu")  # doctest: +SKIP
         >>> for images, labels in batches.epoch(0): ...  # doctest: +SKIP
@@ -54,6 +58,9 @@ def train_batches(
     if augment not in get_args(Augment):
         raise DataError(f"unknown augmentation '{augment}'; choose one of {', '.join(get_args(Augment))}")
     normalise = _normalise(bundle, batch_size, workers, memory_format, device)
+    if batch_size > len(bundle.train):
+        told = f"batch_size {batch_size} is more than the {len(bundle.train)} training images: an epoch is one step"
+        warnings.warn(told, stacklevel=2)
     if isinstance(bundle.train, MemoryImages) and augment != "imagenet":
         return MemoryBatches(bundle.train, normalise, batch_size, augment=augment, seed=seed)
     transforms = train_transforms(augment, bundle.image_size)
@@ -106,6 +113,8 @@ class Batches(ABC):
     def __init__(self, images: ImageSet, normalise: Normalise, batch_size: int, seed: int | None) -> None:
         """Seed None keeps the stored order (evaluation); a number shuffles each epoch anew."""
         self.num_samples = len(images)
+        # Accuracy of always naming the commonest class, in (0, 1].
+        self.chance = float(images.labels.bincount().max()) / len(images)
         self.batch_size = batch_size
         self._normalise = normalise
         self._seed = seed

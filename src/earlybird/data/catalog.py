@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -73,6 +74,9 @@ def load_data(
     Raises:
         DataError: unknown name, data missing or damaged, or a setting out of range; the message says the cure.
 
+    Warns:
+        UserWarning: a class has no training image, all images are the same (seen of images in memory), or are 1x1.
+
     Example:
         >>> bundle = load_data("cifar10", download=True, val_fraction=0.1)  # doctest: +SKIP
     """
@@ -83,7 +87,28 @@ def load_data(
     bundle = _find(name, _Request(data_root, download, image_size, cache, library_cache))
     if train_images is not None:
         bundle = _keep_train_images(bundle, train_images)
-    return _split_validation(bundle, val_fraction, seed) if val_fraction else bundle
+    bundle = _split_validation(bundle, val_fraction, seed) if val_fraction else bundle
+    _warn_of_what_cannot_be_learnt(bundle)
+    return bundle
+
+
+def _warn_of_what_cannot_be_learnt(bundle: DataBundle) -> None:
+    unseen = bundle.train.labels.bincount(minlength=bundle.num_classes) == 0
+    told = []
+    if lacking := int(unseen.sum()):
+        tested, names = (
+            int(unseen[bundle.test.labels].sum()),
+            [bundle.class_names[i] for i in unseen.nonzero().flatten()[:3]],
+        )
+        which = f"{lacking} of {bundle.num_classes} classes ({', '.join(names)}{', ...' * (lacking > 3)})"
+        told.append(f"{which} and so {tested} of {len(bundle.test)} test images have no training image of their class")
+    if bundle.image_size == 1:
+        told.append("in images of 1x1 pixels no convolution sees a neighbour")
+    # Images on disk would have to be decoded, all of them.
+    if isinstance(bundle.train, MemoryImages) and torch.equal(*(x := bundle.train.images)[[0, -1]]) and len(x) > 1:
+        told += ["all training images are the same: nothing tells their classes apart"] * bool((x == x[0]).all())
+    for what in told:
+        warnings.warn(f"data '{bundle.name}': {what}", stacklevel=3)
 
 
 def _check_settings(image_size: int | None, val_fraction: float, train_images: int | None) -> None:

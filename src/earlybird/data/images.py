@@ -106,7 +106,7 @@ class DataBundle:
     class_names[i] names label i.
 
     Raises:
-        DataError: a field disagrees with another (channels, classes, image size, labels out of range).
+        DataError: fewer than two classes, or a field disagrees with another (channels, classes, image size, labels).
     """
 
     name: str
@@ -121,6 +121,10 @@ class DataBundle:
     class_names: tuple[str, ...]
 
     def __post_init__(self) -> None:
+        if self.num_classes < 2:
+            raise DataError(
+                f"data '{self.name}' has {self.num_classes} class, so that every accuracy is 1; give two or more"
+            )
         if len(self.class_names) != self.num_classes:
             raise DataError(
                 f"data '{self.name}' names {len(self.class_names)} classes but num_classes is {self.num_classes}; "

@@ -18,7 +18,7 @@ from earlybird.grids.grid import parse_method
 from earlybird.methods.pipeline import check_network, plan_method
 from earlybird.settings import catalog
 from earlybird.settings.fields import fits
-from earlybird.settings.method import Clock, EarlyBirdTraining, Method
+from earlybird.settings.method import EarlyBirdTraining, Method
 from earlybird.settings.run import RunConfig
 from earlybird.user_code import is_code
 
@@ -173,9 +173,9 @@ def _from_its_first_draw(method: Method, schedules: Mapping[str, Schedule]) -> d
     if not isinstance(method, EarlyBirdTraining) or "least" not in schedules:
         return dict(schedules)
     least = schedules["least"]
-    clock = Clock(method.clock, least.data.steps_per_epoch, least.total_steps)
+    clock = method.clock_of(least.data.steps_per_epoch, least.total_steps)
     first = STOP_RULES[method.rule].earliest(method.window)
-    step = clock.step_of(first) if first <= clock.draws_within(least.total_steps) else None
+    step = clock.step_of(first) if first <= clock.draws else None
     return {**schedules, "least": replace(least, ticket_step=step)}
 
 
@@ -206,7 +206,9 @@ def _schedules(
         scenario.schedule(networks.dense, dense, cost, epoch)
         for cost, epoch in ((by_macs[0], first), (by_macs[-1], last))
     )
-    return {"planned": least} if len(slim) == 1 and first == last else {"least": least, "most": most}
+    return (
+        {"planned": least} if len(slim) == 1 and scenario.ticket_epoch is not None else {"least": least, "most": most}
+    )
 
 
 def _network(cost: ModelCost, dense: ModelCost) -> dict[str, Any]:

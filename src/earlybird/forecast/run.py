@@ -22,7 +22,7 @@ from earlybird.errors import ConfigError, RunFolderError, SlimError, require
 from earlybird.models.model_file import DESCRIPTION
 from earlybird.runs.folder import NetworkSpec, load_network
 from earlybird.runs.record_file import record_of
-from earlybird.settings.method import DRAWS, EarlyBirdTraining
+from earlybird.settings.method import EarlyBirdTraining
 from earlybird.slimming import channel_costs, channel_groups, slim
 
 UNIFORM, LEAST, MOST = "uniform", "dearest channels removed first", "cheapest channels removed first"
@@ -75,7 +75,8 @@ class Scenario:
         if self.ticket_epoch is not None:
             return self.ticket_epoch, self.ticket_epoch
         usual = EarlyBirdTraining()
-        return self.epochs * STOP_RULES[usual.rule].earliest(usual.window) / DRAWS, self.epochs
+        draws = usual.clock_of(self.data.steps_per_epoch, self.data.steps(self.epochs)).draws
+        return self.epochs * min(1, STOP_RULES[usual.rule].earliest(usual.window) / draws), self.epochs
 
     def schedule(self, network: nn.Module, dense: ModelCost, slim: ModelCost, ticket_epoch: float) -> Schedule:
         """Schedule of the dense network and a slim one by their costs, with a ticket drawn after `ticket_epoch`."""

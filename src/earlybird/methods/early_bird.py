@@ -126,7 +126,7 @@ def draw_tickets(
         tie_score=method.tie_score,
         round_to=method.round_to,
     )
-    clock = Clock(method.clock, session.steps_per_epoch, session.total_steps)
+    clock = method.clock_of(session.steps_per_epoch, session.total_steps)
     hooks = SearchHooks(method, detector, clock, search_steps(method, session), task.folder, requests)
     _refuse_draws_past_the_end(requests, clock, hooks.max_steps)
     if resume is None:
@@ -141,7 +141,7 @@ def draw_tickets(
 
 
 def _refuse_draws_past_the_end(requests: Sequence[TicketRequest], clock: Clock, max_steps: int) -> None:
-    last = clock.draws_within(max_steps)
+    last = clock.draws_by(max_steps)
     for request in requests:
         if isinstance(request.draw_at, int) and request.draw_at > last:
             raise ConfigError(f"method.draw_at is {request.draw_at}; this search has {last} draws: give 0 to {last}")
@@ -166,7 +166,7 @@ def planned_draw(method: EarlyBirdTraining, schedule: Schedule) -> int | None:
     per_epoch, total = schedule.data.steps_per_epoch, schedule.total_steps
     most = min(method.max_search_epochs * per_epoch or total, total)
     if isinstance(method.draw_at, int):
-        clock = Clock(method.clock, per_epoch, total)
+        clock = method.clock_of(per_epoch, total)
         _refuse_draws_past_the_end([TicketRequest(method.prune_ratio, method.draw_at)], clock, most)
         return clock.step_of(method.draw_at)
     if method.draw_at == "rule" and (schedule.ticket_step is None or schedule.ticket_step > most):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +24,10 @@ from earlybird.settings.method import Clock, DrawAt, EarlyBirdTraining, TicketRe
 from earlybird.training.loop import drop_steps
 from earlybird.training.session import Session
 from earlybird.training.state import FitState, Hooks
+
+# Below these a mask says nothing of what was learnt (`docs/decisions.md`, "Detector"): the mean change of a score since
+# the first draw, relative to the mean score; the way of the training accuracy from chance to 1.
+_HARDLY_MOVED, _NEAR_CHANCE = 0.01, 0.1
 
 
 @dataclass(eq=False)
@@ -112,7 +116,10 @@ class SearchHooks(Hooks):
         notes = {"clock": self.clock.name, **drawn}
         forced = ("no mask was stable: drawn because the search was over",) if ticket.rule == "forced" else ()
         about_the_schedule = self._flags_about_the_schedule(state) if request.draw_at == "rule" else ()
-        flags = (*ticket.flags, *forced, *about_the_schedule)
+        about_learning = self._flags_about_learning(state, journal["rows"])
+        for flag in about_learning:
+            state.session.progress.say(f"ticket p = {ticket.prune_ratio:g} at step {state.step}: {flag}")
+        flags = (*ticket.flags, *forced, *about_the_schedule, *about_learning)
         path = self.folder / request.file_name(self.requests)
         try:
             if self.method.carry_momentum:  # Before the ticket: what finds a ticket finds its momentum.
@@ -197,6 +204,21 @@ class SearchHooks(Hooks):
         if since > self.method.window:
             return ()
         return (f"drawn {since} draws after a learning-rate drop, which freezes masks by itself",)
+
+    def _flags_about_learning(self, state: FitState, rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+        """Signs of a network that has not learnt, whose masks are alike by themselves."""
+        flags, chance = [], state.session.train.chance
+        if len(self._scores) > 1:
+            first, newest = self._scores[0], self._scores[-1]
+            moved = float((newest - first).abs().mean() / first.abs().mean())
+            if moved < _HARDLY_MOVED:
+                flags.append(f"channel scores have hardly moved since the first draw ({100 * moved:.2g} %)")
+        accuracy = rows[-1]["train_accuracy"] if rows else 1.0
+        if accuracy < chance + _NEAR_CHANCE * (1 - chance):
+            flags.append(
+                f"training accuracy near chance when drawn ({100 * accuracy:.0f} %, chance {100 * chance:.0f} %)"
+            )
+        return tuple(flags)
 
 
 class HoldHooks(Hooks):

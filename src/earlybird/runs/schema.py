@@ -8,6 +8,7 @@ from importlib.resources import files
 from typing import Any, NoReturn
 
 _LONGEST = 160
+_PARTS = (("correct", "samples"), ("kept", "weights"), ("kept", "dense"), ("epoch", "total_epochs"))
 
 
 def parse(text: str | bytes, schema: str, version: int | None = None) -> dict[str, Any]:
@@ -43,6 +44,18 @@ def check(values: dict[str, Any], schema: str) -> None:
         what = " ".join(error.message.split())
         what = what if len(what) <= _LONGEST else f"{what[:_LONGEST]}..."
         raise ValueError(f"{error.json_path.removeprefix('$.').removeprefix('$') or 'the file'}: {what}")
+    if schema == "record":
+        _check_parts(values)
+
+
+def _check_parts(record: dict[str, Any]) -> None:
+    """Raise `ValueError` where a part of a record is more than its whole, which no schema can say."""
+    places = {name: record.get(name) or {} for name in ("test", "uncut_test", "weight_mask", "ticket")}
+    places |= {f"layers[{i}]": layer for i, layer in enumerate(record.get("layers") or ())}
+    for place, found in places.items():
+        for part, whole in _PARTS:
+            if part in found and whole in found and found[part] > found[whole]:
+                raise ValueError(f"{place}.{part}: {found[part]} is more than {place}.{whole}, {found[whole]}")
 
 
 @cache

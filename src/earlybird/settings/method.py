@@ -29,6 +29,7 @@ DrawAt = int | Literal["rule", "last"]
 PenaltyForm = Literal["subgradient", "proximal"]
 
 DRAWS = 160
+MIN_DRAW_STEPS = 5  # Masks of fewer steps are always alike, whatever has been learnt (`docs/decisions.md`, "Detector").
 PAPER_STEPS = 31_360  # 160 epochs of 196 steps: 50,000 images in batches of 256
 # What runs without a paper preset snap widths to: odd channel counts are slow (`docs/method.md` section 9).
 DEFAULT_ROUND_TO = 8
@@ -145,33 +146,33 @@ class Clock:
             BatchNorm scale shrinks over the same fraction of the schedule; its own CIFAR run is its protocol.
         steps_per_epoch: optimizer steps in an epoch.
         total_steps: optimizer steps of the whole schedule.
+        min_draw_steps: of "scaled", least steps from draw to draw; a shorter schedule has fewer draws, at least one.
     """
 
     name: ClockName
     steps_per_epoch: int
     total_steps: int
+    min_draw_steps: int = MIN_DRAW_STEPS
+
+    @property
+    def draws(self) -> int:
+        """Draws over the whole schedule."""
+        if self.name == "epochs":
+            return self.total_steps // self.steps_per_epoch
+        return min(DRAWS, max(1, self.total_steps // self.min_draw_steps))
 
     def draws_by(self, step: int) -> int:
         """Draws that lie at or before `step` completed steps."""
-        return step * DRAWS // self.total_steps if self.name == "scaled" else step // self.steps_per_epoch
+        return step * self.draws // self.total_steps if self.name == "scaled" else step // self.steps_per_epoch
 
     def is_draw(self, step: int) -> bool:
-        """True if a mask is drawn when `step` steps are completed.
-
-        A run of fewer than 160 steps draws once per step under `scaled`.
-        """
+        """True if a mask is drawn when `step` steps are completed."""
         return self.draws_by(step) > self.draws_by(step - 1)
 
     def step_of(self, draw: int) -> int:
-        """The step after which a draw (1-based) is made; 0 for draw 0, before the first step."""
-        if self.name == "epochs":
-            return min(draw * self.steps_per_epoch, self.total_steps)
-        # Short runs draw once per step, however many draws would fall on it.
-        return min(max(draw, -(-draw * self.total_steps // DRAWS)), self.total_steps)
-
-    def draws_within(self, steps: int) -> int:
-        """Masks that are really drawn within the first `steps` steps: at most one after each."""
-        return min(self.draws_by(steps), steps)
+        """The step after which a draw (1-based) is made, at most the last; 0 for draw 0, before the first step."""
+        step = -(-draw * self.total_steps // self.draws) if self.name == "scaled" else draw * self.steps_per_epoch
+        return min(step, self.total_steps)
 
     def penalty(self, strength: float) -> float:
         """The L1 strength to apply at each step, from the paper's s."""
@@ -245,6 +246,7 @@ class EarlyBirdTraining(MethodSettings):
         False, "with inherit: the retrain starts with the search's momentum, cut like the weights"
     )
     clock: ClockName = setting("scaled", "scaled: 160 draws over the schedule; epochs: one draw per epoch")
+    min_draw_steps: int = setting(MIN_DRAW_STEPS, "clock scaled: least steps from draw to draw", ">= 1")
     rule: str = setting("paper", "; ".join(f"{name}: {rule.summary}" for name, rule in STOP_RULES.items()))
     window: int = setting(5, "window of the stop rule, in distances or masks")
     epsilon: float = setting(0.1, "threshold on the mask distance", "(0, 1]")
@@ -303,6 +305,10 @@ class EarlyBirdTraining(MethodSettings):
         if self.weights == "rewind":
             return self.rewind_epoch
         return 0 if self.resolved_schedule == "restart" else "ticket"
+
+    def clock_of(self, steps_per_epoch: int, total_steps: int) -> Clock:
+        """Clock of the search over a schedule."""
+        return Clock(self.clock, steps_per_epoch, total_steps, self.min_draw_steps)
 
     def shared_search(self) -> EarlyBirdTraining:
         """This method as far as its search goes."""
