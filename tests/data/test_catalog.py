@@ -172,7 +172,11 @@ def test_a_file_with_a_function_gives_the_bundle(tmp_path: Path) -> None:
         ({"num_classes": 3}, "names 2 classes but num_classes is 3"),
         ({"std": (0.0,)}, "std above 0"),
         ({"image_size": 5}, r"expected \(channels, height, width\) = \(1, 5, 5\)"),
-        ({"num_classes": 1, "class_names": ("a",)}, r"labels 0\.\.1; expected 0\.\.0"),
+        ({"num_classes": 1, "class_names": ("a",)}, r"'x' has 1 class, so that every accuracy is 1; give two or more"),
+        (
+            {"test": MemoryImages(torch.zeros(1, 1, 4, 4, dtype=torch.uint8), torch.tensor([2]))},
+            r"split 'test' has labels 2\.\.2; expected 0\.\.1",
+        ),
     ],
 )
 def test_a_bundle_refuses_what_disagrees(change: dict[str, object], message: str) -> None:

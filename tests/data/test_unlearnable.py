@@ -29,9 +29,9 @@ def test_one_class_is_refused():
 @pytest.mark.parametrize(
     ("train", "test", "classes", "said"),
     [
-        ([0, 1, 0], [0, 1, 2], 3, r"1 of 3 classes \(c\) and so 1 of 3 test images have no training image"),
-        ([1, 1, 1], [0, 1, 2], 3, r"2 of 3 classes \(a, c\) and so 2 of 3 test images have no training image"),
-        ([0, 1], [0, 1], 8, r"6 of 8 classes \(c, d, e, \.\.\.\) and so 0 of 2 test images have no training image"),
+        ([0, 1, 0], [0, 1, 2], 3, r"1 of 3 classes \(c\) have no training image; 1 of 3 test images are of these"),
+        ([1, 1, 1], [0, 1, 2], 3, r"2 of 3 classes \(a, c\) have no training image; 2 of 3 test images are of these"),
+        ([0, 1], [0, 1], 8, r"6 of 8 classes \(c, d, e, \.\.\.\) have no training image; 0 of 2 test images are of"),
     ],
 )
 def test_classes_without_a_training_image_are_named(monkeypatch, train, test, classes, said):

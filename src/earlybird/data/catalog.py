@@ -96,12 +96,10 @@ def _warn_of_what_cannot_be_learnt(bundle: DataBundle) -> None:
     unseen = bundle.train.labels.bincount(minlength=bundle.num_classes) == 0
     told = []
     if lacking := int(unseen.sum()):
-        tested, names = (
-            int(unseen[bundle.test.labels].sum()),
-            [bundle.class_names[i] for i in unseen.nonzero().flatten()[:3]],
-        )
-        which = f"{lacking} of {bundle.num_classes} classes ({', '.join(names)}{', ...' * (lacking > 3)})"
-        told.append(f"{which} and so {tested} of {len(bundle.test)} test images have no training image of their class")
+        names = ", ".join(bundle.class_names[label] for label in unseen.nonzero().flatten()[:3])
+        shown = f"{int(unseen[bundle.test.labels].sum())} of {len(bundle.test)} test images are of these"
+        classes = f"{lacking} of {bundle.num_classes} classes ({names}{', ...' * (lacking > 3)})"
+        told.append(f"{classes} have no training image; {shown}")
     if bundle.image_size == 1:
         told.append("in images of 1x1 pixels no convolution sees a neighbour")
     # Images on disk would have to be decoded, all of them.
