@@ -27,6 +27,12 @@ def searches(one: Grid) -> list[RunNode]:
     return [node for node in nodes_of(one) if node.kind == "search"]
 
 
+def test_a_search_keeps_the_name_that_it_had_before_draws_had_a_floor():
+    assert searches(grid("early_bird", "network_slimming"))[0].id == "search-20dcba-s0"
+    (other,) = searches(grid("early_bird", min_draw_steps=1))
+    assert other.id != "search-20dcba-s0" and other.config.to_dict()["method"]["min_draw_steps"] == 1
+
+
 def test_one_search_serves_every_ratio_draw_and_control_of_a_seed():
     methods = ("early_bird", "reinit", "random", "shuffled", "draw_0", "draw_last", "network_slimming", "uniform")
     found = searches(grid(*methods, ratios=(0.3, 0.5), seeds=(0, 1)))

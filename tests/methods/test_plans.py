@@ -107,7 +107,7 @@ def test_plan_cost_dry_run_and_ledger_agree_to_the_last_product(
 
 def grid(settings: Any, method: dict[str, Any], text: str) -> Grid:
     sections = settings(**method)
-    shared = {key: value for key, value in sections.pop("method").items() if key == "round_to"}
+    shared = {key: value for key, value in sections.pop("method").items() if key in ("round_to", "min_draw_steps")}
     ratio = 0.5
     return Grid(sections, (Block((text,), (ratio,), (sections["training"].get("seed", 0),)),), shared, ())
 

@@ -127,13 +127,16 @@ def test_runs_of_other_settings_are_not_averaged_and_the_name_says_what_differs(
     assert names == ["early_bird (lr=0.1)", "early_bird (lr=0.5)"]
 
 
-def test_a_record_that_is_older_than_budgets_is_averaged_with_one_that_has_none(make_record):
-    older, none, one = make_record(), make_record(seed=1), make_record(seed=2)
-    none["config"]["training"]["budget_macs"] = 0.0
-    assert [len(group.rows) for group in only_group([older, none])] == [2]
-    one["config"]["training"]["budget_macs"] = 7e9
-    names = [group.name for group in only_group([older, none, one])]
-    assert names == ["early_bird", "early_bird (budget_macs=7000000000.0)"]
+@pytest.mark.parametrize(
+    ("section", "key", "default", "other"), [("training", "budget_macs", 0.0, 7e9), ("method", "min_draw_steps", 5, 1)]
+)
+def test_a_record_that_is_older_than_a_setting_is_averaged_with_its_default(make_record, section, key, default, other):
+    older, same, one = make_record(), make_record(seed=1), make_record(seed=2)
+    same["config"][section][key] = default
+    assert [len(group.rows) for group in only_group([older, same])] == [2]
+    one["config"][section][key] = other
+    names = [group.name for group in only_group([older, same, one])]
+    assert names == ["early_bird", f"early_bird ({key}={other})"]
 
 
 def test_a_dense_run_with_a_budget_is_no_partner(make_record):

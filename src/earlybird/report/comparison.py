@@ -14,14 +14,15 @@ from earlybird.report import quantities
 from earlybird.report.quantities import Row, RunGroup, rows_of
 from earlybird.report.table import Table, to_terminal
 from earlybird.settings.catalog import own_name, preset_of
+from earlybird.settings.method import MIN_DRAW_STEPS
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 # The seed, where data lie and how often to save change no result in kind: such runs are one experiment.
 NOT_A_SETTING = frozenset({"seed", "root", "cache", "download", "workers", "checkpoint_every", "eval_batch_size"})
-# Settings that are off at 0, and that records of older versions lack.
-ABSENT_IF_ZERO = frozenset({"budget_macs"})
+# Settings that records of older versions lack, and the value as which that counts.
+YOUNGER = {"budget_macs": 0, "min_draw_steps": MIN_DRAW_STEPS}
 
 _HOW_TO_READ = (
     "Mean ± sample standard deviation over n seeds (no ± where all agree). In brackets: divided by the dense run of "
@@ -177,7 +178,7 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key in sorted(config):
         if isinstance(config[key], Mapping):
             flat.update(_flat(config[key], f"{prefix}{key}."))
-        elif key not in NOT_A_SETTING and (config[key] or key not in ABSENT_IF_ZERO):
+        elif key not in NOT_A_SETTING and (key not in YOUNGER or config[key] != YOUNGER[key]):
             flat[prefix + key] = config[key]
     return flat
 
