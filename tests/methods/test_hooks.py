@@ -69,6 +69,14 @@ def test_a_ticket_soon_after_a_drop_of_the_learning_rate_is_flagged(tiny_setting
     assert any("drawn 2 draws after a learning-rate drop" in flag for flag in record["ticket"]["flags"])
 
 
+def test_a_search_with_too_few_draws_for_its_rule_says_so_before_it_trains(tiny_settings, tmp_path: Path):
+    settings = tiny_settings(min_draw_steps=5, training={"epochs": 5})
+    with pytest.warns(
+        UserWarning, match=r"rule 'paper' needs 6 draws and this search has 5: it cannot fire; raise --ep"
+    ):
+        assert go(settings, tmp_path / "run")["ticket"]["none"]
+
+
 @pytest.mark.parametrize("draw_at", ["rule", 3, "last"])
 def test_a_ticket_of_a_network_that_has_not_learnt_is_flagged_and_said(
     draw_at: Any, tiny_settings, tmp_path: Path, capsys

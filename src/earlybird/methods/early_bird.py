@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from earlybird.core import CRITERION_NAMES, ChannelGroups, ChannelMask, Criterion, EarlyBird, Ticket, criteria
 from earlybird.core.drawing import draw_mask, realised_ratio, scored_groups
+from earlybird.core.stop_rules import STOP_RULES
 from earlybird.cost import MethodPlan, Schedule, Stage
 from earlybird.errors import ConfigError, EarlyBirdError, MaskError, SlimError, TicketError
 from earlybird.methods.hooks import SearchHooks, momentum_file
@@ -111,6 +113,9 @@ def draw_tickets(
 
     Raises:
         ConfigError: a draw is asked for that the search does not come to.
+
+    Warns:
+        UserWarning: the search has too few draws for the stop rule to fire.
     """
     session = task.session
     model = task.build()
@@ -128,7 +133,7 @@ def draw_tickets(
     )
     clock = method.clock_of(session.steps_per_epoch, session.total_steps)
     hooks = SearchHooks(method, detector, clock, search_steps(method, session), task.folder, requests)
-    _refuse_draws_past_the_end(requests, clock, hooks.max_steps)
+    _check_draws(method, requests, clock, hooks.max_steps)
     if resume is None:
         # Tickets that another configuration left here (--force), and what belongs to them.
         tickets = [task.folder / request.file_name(requests) for request in requests]
@@ -140,11 +145,14 @@ def draw_tickets(
     return hooks, model
 
 
-def _refuse_draws_past_the_end(requests: Sequence[TicketRequest], clock: Clock, max_steps: int) -> None:
-    last = clock.draws_by(max_steps)
+def _check_draws(method: EarlyBirdTraining, requests: Sequence[TicketRequest], clock: Clock, max_steps: int) -> None:
+    last, needed = clock.draws_by(max_steps), STOP_RULES[method.rule].earliest(method.window)
     for request in requests:
         if isinstance(request.draw_at, int) and request.draw_at > last:
             raise ConfigError(f"method.draw_at is {request.draw_at}; this search has {last} draws: give 0 to {last}")
+    if last < needed and any(request.draw_at == "rule" for request in requests):
+        told = f"rule {method.rule!r} needs {needed} draws and this search has {last}: it cannot fire"
+        warnings.warn(f"{told}; raise --epochs, or lower --method.window or --method.min_draw_steps", stacklevel=3)
 
 
 def plan(method: EarlyBirdTraining, schedule: Schedule) -> MethodPlan:
@@ -167,7 +175,7 @@ def planned_draw(method: EarlyBirdTraining, schedule: Schedule) -> int | None:
     most = min(method.max_search_epochs * per_epoch or total, total)
     if isinstance(method.draw_at, int):
         clock = method.clock_of(per_epoch, total)
-        _refuse_draws_past_the_end([TicketRequest(method.prune_ratio, method.draw_at)], clock, most)
+        _check_draws(method, [TicketRequest(method.prune_ratio, method.draw_at)], clock, most)
         return clock.step_of(method.draw_at)
     if method.draw_at == "rule" and (schedule.ticket_step is None or schedule.ticket_step > most):
         return most if method.on_no_ticket == "draw" else None
