@@ -67,7 +67,20 @@ def test_both_appear_in_a_comparison_on_the_network_and_the_data_of_the_page(fil
     out, bird = files / "cmp", f"early_bird:criterion={files}/criterion.py:far_from_others"
     methods = f"dense,early_bird,{bird},{files}/method.py:WarmUpCut"
     flags = ["--model", f"{files}/network.py:Widening", "--data", f"{files}/dataset.py:stripes", "--epochs", "8"]
-    flags += ["--batch-size", "20", "--lr", "0.05", "--precision", "fp32", "--seeds", "0", "--round-to", "1"]
+    flags += [
+        "--batch-size",
+        "20",
+        "--lr",
+        "0.05",
+        "--precision",
+        "fp32",
+        "--seeds",
+        "0",
+        "--round-to",
+        "1",
+        "--method.min_draw_steps",
+        "1",
+    ]
     assert main(["compare", *flags, "--methods", methods, "--equal-cost", "all", "--out", str(out)]) == 0
     table = capsys.readouterr().out
     assert "WarmUpCut" in table and "far_from_others" in "".join(table.split())

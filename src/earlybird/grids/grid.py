@@ -20,14 +20,7 @@ import yaml
 
 from earlybird.errors import ConfigError, require
 from earlybird.settings.catalog import Dense, MatchedToCost, MatchedToTicket, method_class, preset_settings
-from earlybird.settings.method import (
-    MIN_DRAW_STEPS,
-    EarlyBirdTraining,
-    Method,
-    StartsFromDense,
-    StartsFromTicket,
-    TicketRequest,
-)
+from earlybird.settings.method import EarlyBirdTraining, Method, StartsFromDense, StartsFromTicket, TicketRequest
 from earlybird.settings.run import RunConfig
 
 EARLY_BIRD = EarlyBirdTraining.name
@@ -223,7 +216,7 @@ class _Planner:
             request = TicketRequest(method.prune_ratio, method.draw_at)
             shared = dataclasses.asdict(method)
             del shared["prune_ratio"], shared["draw_at"]
-            if shared["min_draw_steps"] == MIN_DRAW_STEPS:  # Younger than grids that may be going on.
+            if shared["min_draw_steps"] == EarlyBirdTraining.min_draw_steps:  # Younger than grids that may be going on.
                 del shared["min_draw_steps"]
             search = json.dumps([shared, seed])
             self.searches.setdefault(search, (shared, seed, {}))[2][request] = None
