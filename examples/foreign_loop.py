@@ -53,7 +53,7 @@ def main():
         if ticket := detector.update(model):
             break
     else:
-        raise SystemExit(f"no stable mask; last distances {detector.distances}")
+        raise SystemExit(f"no stable mask: train longer or raise epsilon; distances {detector.distances}")
     small = slim(model, ticket.mask, example_input, groups)
     optimizer = make_optimizer(small)  # the old one holds the old tensors
 

@@ -4,6 +4,9 @@ One small hierarchy. Each message is one line: what is wrong, where, the legal v
 it as it stands and exits with code 2.
 """
 
+import re
+from collections.abc import Iterable
+
 
 class EarlyBirdError(Exception):
     """Root of all deliberate errors; catch this one to catch them all."""
@@ -72,7 +75,53 @@ def require(name: str, value: object, holds: bool, expected: str) -> None:
         ConfigError: `holds` is False; the message has the name, the value and what is expected.
     """
     if not holds:
-        raise ConfigError(f"{name} is {value!r}; give {expected}")
+        raise ConfigError(wrong_value(name, value, expected))
+
+
+def wrong_value(name: str, value: object, expected: str) -> str:
+    """Words for a wrong value, with the nearest of the choices that `expected` lists ("one of fp32, bf16")."""
+    choices = [choice for choice in re.split(", | or ", expected.removeprefix("one of ")) if " " not in choice]
+    return f"{name} is {value!r}; {did_you_mean(value, choices)}give {expected}"
+
+
+def did_you_mean(given: object, legal: Iterable[str]) -> str:
+    """Hint at no more than four names that a slip of typing turns into `given`, such as "did you mean 'x'? "; else "".
+
+    One letter is too many, missing, wrong or swapped with its neighbour; from eight letters on two are, if all digits
+    are there. Case, dashes and underscores do not count. A flag or key given without its section is looked for in each.
+    Names of up to three letters get none: no suggestion is better than a false one.
+    """
+    bare, slips = _bare(str(given)), {}
+    for name in legal:
+        forms = {_bare(name)} if "." in bare else {_bare(name), _bare(name.rpartition(".")[2])}
+        slips[name] = min((_slips(bare, form), _digits(bare) != _digits(form)) for form in forms)
+    nearest = min(slips.values(), default=(9, True))
+    word = bare.rpartition(".")[2]
+    most = -1 if len(word) < 4 else 1 if nearest[1] or sum(map(str.isalpha, word)) < 8 else 2
+    names = [name for name, distance in slips.items() if distance == nearest and distance[0] <= most]
+    shown = " or ".join(name if name.startswith("-") else repr(name) for name in names)
+    return f"did you mean {shown}? " if 0 < len(names) <= 4 else ""
+
+
+def _bare(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")
+
+
+def _digits(name: str) -> list[str]:
+    return sorted(filter(str.isdigit, name))
+
+
+def _slips(a: str, b: str) -> int:
+    """Letters that are too many, missing, wrong, or swapped with their neighbour (Damerau 1964)."""
+    rows = [list(range(len(b) + 1))]
+    for i, letter in enumerate(a, 1):
+        row = [i]
+        for j, other in enumerate(b, 1):
+            least = min(rows[-1][j] + 1, row[-1] + 1, rows[-1][j - 1] + (letter != other))
+            swapped = i > 1 and j > 1 and (letter, a[i - 2]) == (b[j - 2], other)
+            row.append(min(least, rows[-2][j - 2] + 1) if swapped else least)
+        rows.append(row)
+    return rows[-1][-1]
 
 
 def one_line(error: Exception) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
-from earlybird.errors import EarlyBirdError, one_line
+from earlybird.errors import EarlyBirdError, did_you_mean, one_line
 
 Kind = Literal["model", "data", "criterion", "method"]
 
@@ -53,8 +53,10 @@ def find_callable(name: str, kind: Kind, error: type[EarlyBirdError], *, other_f
             module = importlib.import_module(source)
         except Exception as raised:
             legal = ", ".join(filter(None, [other_forms, "pkg.mod:callable (installed or on PYTHONPATH)"]))
+            hint = did_you_mean(source, _LIBRARIES[kind])
             raise error(
-                f"{kind} {name!r}: importing {source!r} raised {one_line(raised)}; expected {legal} or file.py:callable"
+                f"{kind} {name!r}: importing {source!r} raised {one_line(raised)}; {hint}expected {legal} or "
+                "file.py:callable"
             ) from raised
     if not hasattr(module, attribute):
         defined_here = {k: v for k, v in vars(module).items() if getattr(v, "__module__", None) == module.__name__}

@@ -85,7 +85,7 @@ def test_a_file_beside_a_ticket_that_is_no_runs_config_is_read_no_further(
     beside.write_text(text.format(code=f"{evil}:network", file=tmp_path / "more.yaml"))
     ticket = str(tmp_path / "s" / "ticket.safetensors")
     said = complaint(["retrain", "--ticket", ticket, "--data", f"{tiny}:data", "--out", str(tmp_path / "r")], capsys)
-    assert str(beside) in said and "give --config" in said
+    assert str(beside) in said and re.search("give --config|give another file", said)
     assert not trace.exists() and not (tmp_path / "r").exists()
 
 

@@ -93,7 +93,7 @@ def test_figure_5_is_drawn_the_same_every_time(tmp_path: Path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("cost --paper table9", "--paper is 'table9'; give one of table3, table2, figure5"),
+        ("cost --paper table9", "--paper is 'table9'; did you mean 'table3' or 'table2'? give one of"),
         ("cost --paper table3 --picture x.svg", "--picture is 'x.svg'; give it with --paper figure5"),
         ("cost --paper figure5 --picture x.doc", "--picture is 'x.doc'; give a file that ends in .svg, .png or .pdf"),
         ("cost --model vgg61", "unknown model 'vgg61'"),
@@ -112,7 +112,7 @@ def test_figure_5_is_drawn_the_same_every_time(tmp_path: Path, capsys):
         ("cost --model vgg11 --width 0.1 --method dense,magic",
             "method.name is 'magic'; give one of early_bird"),
         ("cost --methods", "--methods/--method stands without its value"),
-        ("cost --model vgg16 --policy some", "residual policy 'some' is unknown; choose auto"),
+        ("cost --model vgg16 --policy some", "residual policy is 'some'; give auto"),
         ("energy", "--run is missing|the following arguments are required"),
         ("energy export x", "unknown energy command 'export'; give import"),
         ("energy import x.csv", "--run is missing; give the folder of the finished run"),

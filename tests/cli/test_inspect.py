@@ -46,7 +46,7 @@ def test_a_network_that_nothing_can_be_cut_from_is_shown_with_its_reasons(capsys
         ("inspect --data cifar11", "unknown data 'cifar11'"),
         ("inspect --model vgg99", "unknown model 'vgg99'"),
         ("inspect --model vgg11 --ratio 1", r"--ratio is 1.0; give a number in [0, 1)"),
-        ("inspect --model vgg11 --policy both", "residual policy 'both' is unknown; choose auto, inner, tie or select"),
+        ("inspect --model vgg11 --policy both", "residual policy is 'both'; give auto, inner, tie or select"),
         ("inspect --model vgg11 --criterion taylor", "--criterion is 'taylor'; give bn_scale or filter_l1"),
         ("inspect --model vgg11 --batch-size 1", "--batch-size is 1; give 2 or more, or 0 for no timing"),
         ("inspect --model vgg11 --keep [nothing*]", "keep pattern 'nothing*' matches no norm, conv or linear"),

@@ -223,3 +223,7 @@ def test_a_tie_is_scored_through_any_of_its_members():
 
 def test_no_scores_protect_everything():
     assert restrict_to_scored(groups(), {}).num_units == 0
+
+
+def test_groups_print_as_one_line():
+    assert repr(groups("inner")) == ("ChannelGroups(4 units of 7 channels in 3 layers, 1 protected, policy inner)")

@@ -293,3 +293,10 @@ def test_a_file_from_before_the_tie_score_reads_as_the_mean(tmp_path):
     blank = data.replace(digest, b"0" * 64)
     path.write_bytes(data.replace(digest, hashlib.sha256(blank).hexdigest().encode()))
     assert Ticket.load(path).tie_score == "mean"
+
+
+def test_a_ticket_prints_as_one_line():
+    assert repr(ticket(flags=("a", "b"), prune_ratio=0.5, realised_ratio=0.4, drawn_after=7, rule="paper")) == (
+        "Ticket(keeps 3 of 5 channels in 2 layers, prune ratio 0.5 (realised 0.400), draw 7, rule paper, 2 flags)"
+    )
+    assert "flags" not in str(ticket(flags=()))

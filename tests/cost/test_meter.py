@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from earlybird.cost import PhaseMeter, Work
@@ -83,3 +85,23 @@ def test_spans_say_when_it_ran(clock) -> None:
     cost = meter.cost(Work())
     assert cost.spans == ((1e9, 1e9 + 2), (1e9 + 5, 1e9 + 7))
     assert cost.wall_seconds == 4.0
+
+
+def test_seconds_between_two_phases_are_of_the_later_one():
+    with PhaseMeter("search") as search:
+        pass
+    time.sleep(0.05)
+    with PhaseMeter("slim", after=search) as slim:
+        pass
+    cost, before = slim.cost(Work()), search.cost(Work())
+    assert 0.05 <= cost.wall_seconds < 0.5 and before.wall_seconds < 0.05
+    (start, end), (_, end_before) = cost.spans[0], before.spans[-1]
+    assert end - start == pytest.approx(cost.wall_seconds, abs=1e-3) and start == pytest.approx(end_before, abs=0.01)
+
+
+def test_a_meter_after_one_that_never_ran_or_still_runs_begins_when_it_is_entered():
+    idle = PhaseMeter("search")
+    time.sleep(0.05)
+    with PhaseMeter("slim", after=idle) as slim:
+        pass
+    assert slim.cost(Work()).wall_seconds < 0.05

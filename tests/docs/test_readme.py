@@ -111,7 +111,7 @@ def test_the_snippet_imports_only_the_four_names_that_design_names():
 def test_the_snippet_says_so_when_no_mask_is_stable():
     scope = plain_loop()
     never = snippet().replace("range(160)", "range(3)")  # the rule needs six draws
-    with pytest.raises(SystemExit, match="no stable mask"), warnings.catch_warnings():
+    with pytest.raises(SystemExit, match="no stable mask: train longer or raise epsilon"), warnings.catch_warnings():
         exec(compile(never, "README.md", "exec"), scope)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from earlybird.errors import CheckpointError, ConfigError, EarlyBirdError, RunFo
 from earlybird.methods import pipeline, retrain
 from earlybird.runs.folder import load_network
 from earlybird.runs.run import run, run_evaluation, run_search
-from earlybird.settings.method import requests_of
+from earlybird.settings.method import NO_TICKET_CURE, requests_of
 from earlybird.settings.run import RunConfig
 from earlybird.training import loop
 
@@ -134,7 +135,21 @@ def test_a_search_that_never_fires_finishes_the_dense_training_and_says_so(tiny_
     assert len(record["ticket"]["last_distances"]) == 5
     assert record["final"]["params"] == record["dense"]["params"]
     assert record["cost"]["total"]["images"] == 12 * 90 + 30
-    assert "ticket: none (last mask distances 0." in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "ticket: none (last mask distances 0." in said and NO_TICKET_CURE in said
+    assert any(NO_TICKET_CURE in flag for flag in record["flags"])
+
+
+@pytest.mark.parametrize("method", ["early_bird", "lottery_ticket", "network_slimming", "snip", "dense"])
+def test_no_second_lies_between_two_phases(method: str, tiny_settings, tmp_path: Path):
+    settings = tiny_settings()
+    settings = settings if method == "early_bird" else settings | {"method": {"name": method}}
+    phases = go(settings, tmp_path / "run")["cost"]["phases"]
+    spans = sorted(tuple(span) for phase in phases.values() for span in phase["spans"])
+    assert len(spans) > 1
+    assert max(after[0] - before[1] for before, after in pairwise(spans)) < 0.005
+    whole = spans[-1][1] - spans[0][0]
+    assert sum(phase["wall_seconds"] for phase in phases.values()) == pytest.approx(whole, abs=0.02)
 
 
 def test_on_no_ticket_error_names_the_last_distances(tiny_settings, tmp_path: Path):

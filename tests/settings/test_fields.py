@@ -41,7 +41,11 @@ def test_what_is_legal_is_said_in_words():
         (TrainingSettings, {"epochs": 1.5}, r"training\.epochs is 1\.5; give an integer"),
         (TrainingSettings, {"batch_size": True}, r"training\.batch_size is True; give an integer"),
         (TrainingSettings, {"milestones": 0.5}, r"training\.milestones is 0\.5; give a list of numbers"),
-        (EarlyBirdTraining, {"weights": "rewnd"}, r"method\.weights is 'rewnd'; give inherit, rewind, reinit"),
+        (
+            EarlyBirdTraining,
+            {"weights": "rewnd"},
+            r"method\.weights is 'rewnd'; did you mean 'rewind'\? give inherit, rewind, reinit",
+        ),
         (EarlyBirdTraining, {"rule": "authors_code", "window": 1}, r"method\.window is 1; give an integer >= 2"),
         (ModelConfig, {"width": "wide"}, r"model\.width is 'wide'; give a number"),
         (ModelConfig, {"width": 0.0}, r"model\.width is 0\.0; give a number in \(0, 100\)"),

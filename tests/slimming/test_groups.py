@@ -140,7 +140,7 @@ def test_a_keep_pattern_that_matches_nothing_is_refused():
 
 
 def test_an_unknown_policy_is_refused():
-    with pytest.raises(SlimError, match="policy 'both' is unknown; choose auto, inner, tie or select"):
+    with pytest.raises(SlimError, match="policy is 'both'; give auto, inner, tie or select"):
         channel_groups(nn.Sequential(nn.Conv2d(3, 2, 1)), IMAGES, "both")
 
 

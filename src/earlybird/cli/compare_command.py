@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import Namespace
 
 from earlybird.cli.options import CONFIG, Flags, Parser, expand_short_flags, section_flags
 from earlybird.errors import ConfigError, require
 from earlybird.grids.grid import Block, Grid, at_early_birds_cost, read_value
 from earlybird.settings.fields import fits
+from earlybird.settings.run import read_yaml, refuse_unknown
 
 _DESCRIPTION = (
     "Compare methods over ratios and seeds. Each run is a folder below --out and is done once, also when workers are "
@@ -126,20 +125,14 @@ def _blocks(parsed: Namespace) -> list[Block]:
         return [_block({"methods": methods, "ratios": parsed.ratios, "seeds": parsed.seeds})] if methods else []
     if methods:
         raise ConfigError("--grid and --methods both say what to compare; give one of them")
-    path = Path(parsed.grid)
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"--grid {path} cannot be read ({reason}); give a YAML list") from error
+    path, content = parsed.grid, read_yaml(parsed.grid)
     if not isinstance(content, list) or not all(isinstance(block, dict) for block in content):
         raise ConfigError(f"--grid {path} holds no list of blocks; give entries of methods, ratios, seeds")
     return [_block(block) for block in content]
 
 
 def _block(plain: dict[str, Any]) -> Block:
-    if unknown := set(plain) - {"methods", "ratios", "seeds"}:
-        raise ConfigError(f"unknown key {sorted(unknown)[0]!r} in a block of --grid; legal: methods, ratios, seeds")
+    refuse_unknown("key in a block of --grid", plain, ("methods", "ratios", "seeds"))
     methods = [str(method) for method in listed(plain.get("methods"))]
     ratios, seeds = listed(plain.get("ratios", 0.5)), listed(plain.get("seeds", 0))
     require("--ratios", ratios, fits(ratios, list[float]), "numbers in [0, 1), such as 0.3,0.5")

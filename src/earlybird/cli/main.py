@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
-from earlybird.errors import ConfigError, EarlyBirdError, NonFiniteError, Terminated
+from earlybird.errors import ConfigError, EarlyBirdError, NonFiniteError, Terminated, did_you_mean
 
 # File that holds the command, and what it does.
 COMMANDS = {
@@ -93,7 +93,8 @@ def usage() -> str:
 
 def _command(name: str) -> Callable[[list[str]], int | None]:
     if name not in COMMANDS:
-        raise ConfigError(f"unknown command {name!r}; give one of {', '.join(COMMANDS)}")
+        hint = did_you_mean(name, COMMANDS)
+        raise ConfigError(f"unknown command {name!r}; {hint}give one of {', '.join(COMMANDS)}")
     if name in _TRAINING:
         keep_freed_memory()
     module = import_module(f"earlybird.cli.{COMMANDS[name][0]}")

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -19,11 +17,11 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-from earlybird.errors import ConfigError
+from earlybird.errors import ConfigError, did_you_mean, wrong_value
 from earlybird.settings.catalog import METHODS, PRESETS, method_class, method_label, preset_settings
 from earlybird.settings.fields import fits, legal_values
 from earlybird.settings.method import EarlyBirdTraining, Method
-from earlybird.settings.run import SECTIONS, DataConfig, ModelConfig, RunConfig, refuse_unnamed_code
+from earlybird.settings.run import SECTIONS, DataConfig, ModelConfig, RunConfig, read_yaml, refuse_unnamed_code
 
 if TYPE_CHECKING:
     from earlybird.data.images import DataSizes
@@ -65,6 +63,7 @@ class Parser(ArgumentParser):
             prog=f"earlybird {command}", description=description, exit_on_error=False, default_env=False,
             allow_abbrev=False,
         )  # fmt: skip
+        self.takes_config = "--config" in flags
         self.kinds: dict[str, Any] = {}  # which say what is legal
         for flag, (kind, default, help) in flags.items():
             if isinstance(kind, str):
@@ -77,12 +76,32 @@ class Parser(ArgumentParser):
         """Raise instead of printing usage and exiting."""
         raise ConfigError(_one_line(message, self))
 
-    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+    def parse_args(self, args: Sequence[str], **kwargs: Any) -> Any:  # type: ignore[override]
         """Parse, with every complaint as a `ConfigError`."""
+        if self.takes_config and (file := value_of("--config", args)):
+            self._check_config(file)
         try:
-            return super().parse_args(*args, **kwargs)
+            return super().parse_args(args, **kwargs)
         except argparse.ArgumentError as error:
             self.error(str(error))
+
+    def _check_config(self, file: str) -> None:
+        """Raise unless a YAML file (or text) holds settings that there are flags for, in their sections."""
+        content, where = read_yaml(file), "--config" if "\n" in file else file
+        legal = [action.dest for action in self._actions if action.help != argparse.SUPPRESS]
+        if not isinstance(content, dict):
+            raise ConfigError(
+                f"{where} holds no settings but {content!r:.60}; give keys and values, such as model.name"
+            )
+        for section, values in content.items():
+            is_section = any(key.startswith(f"{section}.") for key in legal)
+            if is_section and not isinstance(values, dict | None):
+                raise ConfigError(f"{where}: section {section!r} is {values!r:.60}; give keys and values below it")
+            inner = values or {} if is_section else values if isinstance(values, dict) and values else {"": None}
+            for key in (f"{section}.{key}".rstrip(".") for key in inner):
+                if key not in legal and section != "resolved":
+                    hint = _nearest(key, legal)
+                    raise ConfigError(f"{where}: unknown key {key!r}; {hint}`{self.prog} --help` lists all")
 
 
 def parse_run(
@@ -209,10 +228,9 @@ def _named_method(argv: Sequence[str]) -> tuple[str, list[str]]:
     no preset changes them.
     """
     flags, name, file = list(argv), value_of("--method.name", argv), value_of("--config", argv)
-    content: Any = None
-    with suppress(OSError, ValueError, yaml.YAMLError):  # The parser itself says what is wrong with the file.
-        content = yaml.safe_load(file if "\n" in file else Path(file).read_text()) if file else None
-    theirs = content.get("method") if isinstance(content, dict) else None
+    content = read_yaml(file) if file else None
+    content = content if isinstance(content, dict) else {}  # The parser says what is wrong with it.
+    theirs = content.get("method")
     of_file = str(theirs["name"]) if isinstance(theirs, dict) and "name" in theirs else EarlyBirdTraining.name
     kind = method_class(of_file if name is None else name)
     if name is None or not isinstance(theirs, dict):
@@ -228,12 +246,11 @@ def _named_method(argv: Sequence[str]) -> tuple[str, list[str]]:
 
 def _one_line(message: str, parser: Parser) -> str:
     text = " ".join(message.split())
-    unknown = re.search(r"(?:unrecognized arguments?: (\S+)|[Oo]ption '([\w.]+)' is not accepted)", text)
-    if unknown:
-        return _unknown_setting(unknown.group(1) or f"--{unknown.group(2)}", parser)
+    if unknown := re.search(r"unrecognized arguments?: (\S+)", text):
+        return _unknown_setting(unknown.group(1), parser)
     wrong = re.search(r"Parser key \"([\w.]+)\":.*(?:Got value|Given value): (.*)$", text)
     if wrong and wrong.group(1) in parser.kinds:
-        return f"{wrong.group(1)} is {wrong.group(2)!r}; give {legal_values(parser.kinds[wrong.group(1)])}"
+        return wrong_value(wrong.group(1), wrong.group(2), legal_values(parser.kinds[wrong.group(1)]))
     text = re.sub(r"^Parser key \"([\w.]+)\":", r"\1:", text)
     text = re.sub(r"^argument (--\S+): expected one argument$", r"\1 stands without its value", text)
     return f"{text}; `{parser.prog} --help` lists the flags and their legal values"
@@ -242,8 +259,15 @@ def _one_line(message: str, parser: Parser) -> str:
 def _unknown_setting(given: str, parser: Parser) -> str:
     if not given.startswith("-"):
         return f"{given!r} belongs to no flag; `{parser.prog} --help` lists them"
-    legal = [option for action in parser._actions for option in action.option_strings if _OPTION.fullmatch(option)]
+    shown = [action for action in parser._actions if action.help != argparse.SUPPRESS]
+    legal = [option for action in shown for option in action.option_strings if _OPTION.fullmatch(option)]
     legal += [short for short, long in SHORT_FLAGS.items() if long in legal]
-    close = difflib.get_close_matches(given.split("=")[0], legal, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(close)}? " if close else ""
-    return f"unknown setting {given}; {hint}`{parser.prog} --help` lists all"
+    return f"unknown setting {given}; {_nearest(given.split('=')[0], legal)}`{parser.prog} --help` lists all"
+
+
+def _nearest(given: str, legal: Sequence[str]) -> str:
+    """Hint at the names that are near: short ones first, then those of a section, then those of another section."""
+    short = [name for name in legal if "." not in name]
+    bare = given.rpartition(".")[2]
+    hints = (did_you_mean(name, names) for name in (given, bare) for names in (short, legal))
+    return next(filter(None, hints), "")

@@ -14,8 +14,8 @@ import yaml
 from earlybird.cli.options import JSON, SHORT_FLAGS, Flags, Parser, default_out, expand_short_flags, parse_run, value_of
 from earlybird.errors import ConfigError
 from earlybird.settings.catalog import method_class
-from earlybird.settings.method import EarlyBirdTraining, check_requests, requests_of
-from earlybird.settings.run import CODE_FLAGS, SECTIONS, refuse_unnamed_code
+from earlybird.settings.method import NO_TICKET_CURE, EarlyBirdTraining, check_requests, requests_of
+from earlybird.settings.run import CODE_FLAGS, SECTIONS, read_yaml, refuse_unnamed_code
 
 _TRAIN = (
     "Train a network as an Early-Bird ticket, dense, or by any other method. Give the same command again after a kill: "
@@ -74,12 +74,12 @@ def _how(parsed: Namespace) -> dict[str, Any]:
 
 
 def show_finished_run(record: Mapping[str, Any], out: str) -> None:
-    """Draw the figures, print the table and name the folder."""
-    from earlybird.report.comparison import print_comparison
+    """Draw the figures, print the run's row and name the folder."""
+    from earlybird.report.comparison import print_run
     from earlybird.report.plots import plot_run
 
     pictures = plot_run(record, out)
-    print_comparison([record])
+    print_run(record)
     print(f"{out}: record.json, model.safetensors, {', '.join(picture.name for picture in pictures)}")
 
 
@@ -98,7 +98,7 @@ def search_command(argv: Sequence[str]) -> None:
     out = parsed.out or default_out(config) + "-search"
     for request, path in run_search(config, requests, out, **_how(parsed)).items():
         when = "" if request.draw_at == "rule" else f", draw {request.draw_at}"
-        print(f"p = {request.prune_ratio:g}{when}: {path if path else 'ticket: none (the rule never fired)'}")
+        print(f"p = {request.prune_ratio:g}{when}: {path or f'ticket: none; {NO_TICKET_CURE}'}")
 
 
 def retrain_command(argv: Sequence[str]) -> None:
@@ -133,10 +133,7 @@ def _settings_beside(path: Path, arguments: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigError: it holds something else than plain sections, or names code that the arguments do not.
     """
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} cannot be read ({' '.join(str(error).split())}); give --config") from error
+    content = read_yaml(path)
     known = {*SECTIONS, "resolved"}
     # Dotted keys and a `config` of its own would be read by the parser, past what is looked at here.
     plain = isinstance(content, dict) and set(content) <= known

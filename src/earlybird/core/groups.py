@@ -61,6 +61,11 @@ class ChannelGroups:
             if missing:
                 raise MaskError(f"layer {name!r}: protected channels {sorted(missing)[:5]} carry no reason")
 
+    def __repr__(self) -> str:
+        protected = int((self.flat_units < 0).sum())
+        channels = f"{self.flat_units.size} channels in {len(self.unit_of)} layers, {protected} protected"
+        return f"ChannelGroups({self.num_units} units of {channels}, policy {self.policy})"
+
     @cached_property
     def num_units(self) -> int:
         """Number of units that may be cut (N of `docs/method.md` section 1)."""

@@ -166,6 +166,12 @@ class Ticket:
     flags: tuple[str, ...] = ()
     notes: Mapping[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        kept = f"keeps {sum(self.mask.kept_counts().values())} of {sum(self.mask.widths().values())} channels"
+        ratio = f"prune ratio {self.prune_ratio:g} (realised {self.realised_ratio:.3f})"
+        flags = f", {len(self.flags)} flags" if self.flags else ""
+        return f"Ticket({kept} in {len(self.mask)} layers, {ratio}, draw {self.drawn_after}, rule {self.rule}{flags})"
+
     def save(self, path: str | Path) -> None:
         """Write the ticket to `path` (safetensors), replacing an older one in one step that survives a crash.
 

@@ -31,12 +31,20 @@ class PhaseMeter:
 
     Args:
         phase: one of `PHASES`.
+        after: the meter of the phase before: the seconds between the two are of this one.
 
     Raises:
         ConfigError: an unknown phase, or the meter is entered twice without being left.
     """
 
-    def __init__(self, phase: str, device: torch.device | str = "cpu", counter: EnergyCounter | None = None) -> None:
+    def __init__(
+        self,
+        phase: str,
+        device: torch.device | str = "cpu",
+        counter: EnergyCounter | None = None,
+        *,
+        after: PhaseMeter | None = None,
+    ) -> None:
         require("cost phase", phase, phase in PHASES, f"one of {', '.join(PHASES)}")
         self.phase = phase
         self._device = torch.device(device)
@@ -47,6 +55,8 @@ class PhaseMeter:
         # Seconds that the joules are of, and seconds whose joules are still to come.
         self._metered_seconds, self._open_seconds = 0.0, 0.0
         self._spans: list[tuple[float, float]] = []
+        self._after = after
+        self._left: tuple[float, float] | None = None  # clocks when it was left
 
     def __enter__(self) -> Self:
         if self._started is not None:
@@ -55,16 +65,22 @@ class PhaseMeter:
             torch.cuda.synchronize(self._device)  # work queued before belongs to the phase before
             torch.cuda.reset_peak_memory_stats(self._device)
         self._counter.start()
+        self._left = None
         self._open_seconds = 0.0
         self._started = read_clocks(self._device)
-        now = time.time()
-        self._spans.append((now, now))
+        between = 0.0
+        if self._after is not None and self._after._left is not None:
+            between = self._started[0] - self._after._left[0]
+            self._wall_seconds += between
+            self._cpu_seconds += self._started[1] - self._after._left[1]
+        self._after, now = None, time.time()
+        self._spans.append((now - between, now))
         return self
 
     def __exit__(self, *_: object) -> None:
         self._read()
         self._counter.stop()
-        self._started = None
+        self._left, self._started = self._started, None
 
     def cost(self, work: Work) -> PhaseCost:
         """The phase's cost up to now, with the counted work given by the caller; allowed while the meter runs.

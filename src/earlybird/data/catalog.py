@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import warnings
 from collections.abc import Callable, Iterable
@@ -19,7 +18,7 @@ from earlybird.data.decode import FolderImages, SourceSplits, cache_root, cached
 from earlybird.data.hub import hub_splits, local_folder, parquet_files
 from earlybird.data.images import DataBundle, MemoryImages, channel_moments, subset
 from earlybird.data.randomness import stratified_indices
-from earlybird.errors import DataError
+from earlybird.errors import DataError, did_you_mean
 from earlybird.user_code import find_callable
 
 CIFAR_FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
@@ -132,9 +131,7 @@ def _find(name: str, request: _Request) -> DataBundle:
         return _imagefolder(rest, request)
     if colon:
         return _user_bundle(name)
-    close = difflib.get_close_matches(name, data_names(), n=1, cutoff=0.5)
-    hint = f"did you mean '{close[0]}'? " if close else ""
-    raise DataError(f"unknown data '{name}'; {hint}expected {', '.join(data_names())}")
+    raise DataError(f"unknown data '{name}'; {did_you_mean(name, data_names())}expected {', '.join(data_names())}")
 
 
 def _digits(image_size: int) -> DataBundle:

@@ -18,7 +18,7 @@ from typing import Any, Literal, cast
 
 import yaml
 
-from earlybird.errors import ConfigError, require
+from earlybird.errors import ConfigError, did_you_mean, require
 from earlybird.settings.catalog import Dense, MatchedToCost, MatchedToTicket, method_class, preset_settings
 from earlybird.settings.method import EarlyBirdTraining, Method, StartsFromDense, StartsFromTicket, TicketRequest
 from earlybird.settings.run import RunConfig
@@ -279,10 +279,14 @@ class _Planner:
         known = _fields(EarlyBirdTraining).union(*(_fields(_class_of(text)) for text in self.grid.methods))
         for key in self.grid.method_settings:
             if key not in known:
-                raise ConfigError(f"no method of the grid has a setting {key!r}; theirs: {', '.join(sorted(known))}")
+                hint = did_you_mean(key, known)
+                raise ConfigError(
+                    f"no method of the grid has a setting {key!r}; {hint}theirs: {', '.join(sorted(known))}"
+                )
         for text in self.grid.equal_cost:
             if text not in self.grid.methods:
-                raise ConfigError(f"--equal-cost names {text!r}, which is not compared; give some of --methods")
+                hint = did_you_mean(text, self.grid.methods)
+                raise ConfigError(f"--equal-cost names {text!r}, which is not compared; {hint}give some of --methods")
             if issubclass(_class_of(text), MatchedToTicket):
                 raise ConfigError(f"--equal-cost names {text!r}, whose ticket decides its cost; leave it out")
 

@@ -24,7 +24,7 @@ from earlybird.errors import ConfigError, EarlyBirdError, MaskError, SlimError, 
 from earlybird.methods.hooks import SearchHooks, momentum_file
 from earlybird.methods.retrain import Retrain, cut, refuse_foreign_ticket, ticket_in
 from earlybird.methods.task import Candidate, Task
-from earlybird.settings.method import Clock, EarlyBirdTraining, TicketRequest
+from earlybird.settings.method import NO_TICKET_CURE, Clock, EarlyBirdTraining, TicketRequest
 from earlybird.slimming import channel_groups
 from earlybird.training.loop import fit
 from earlybird.training.session import Session
@@ -57,10 +57,11 @@ def search(method: EarlyBirdTraining, task: Task, resume: dict[str, Any] | None)
         raise_no_ticket(hooks)
     session, distances = task.session, tuple(hooks.detector.distances[method.prune_ratio])
     last = _shown(distances[-method.window :])
-    session.progress.say(f"ticket: none (last mask distances {last}, epsilon {method.epsilon:g})")
-    total, why = session.total_steps, "the rule never fired"
+    total, why = session.total_steps, f"the rule never fired; {NO_TICKET_CURE}"
     if method.draw_at != "rule":
-        why = f"only {hooks.detector.draws} draws told channels apart, draw {method.draw_at} was asked for"
+        draws = hooks.detector.draws
+        why = f"only {draws} draws told channels apart, not {method.draw_at}; give more --epochs, or an earlier draw"
+    session.progress.say(f"ticket: none (last mask distances {last}, epsilon {method.epsilon:g}): {why}")
     flags, draw_steps = (f"no ticket: {why}",), tuple(hooks.draw_steps)
     return Candidate(model, "retrain", total, total, distances=distances, draw_steps=draw_steps, flags=flags)
 
@@ -209,8 +210,7 @@ def raise_no_ticket(hooks: SearchHooks) -> NoReturn:
     last = _shown(detector.distances[missing[0]][-detector.window :])
     raise EarlyBirdError(
         f"no ticket for ratio {', '.join(f'{ratio:g}' for ratio in missing)}: the search never fired, its last mask "
-        f"distances are {last} against epsilon {detector.epsilon:g}; raise --method.epsilon or --epochs, or give "
-        "--on-no-ticket finish or draw"
+        f"distances are {last} against epsilon {detector.epsilon:g}; {NO_TICKET_CURE} or finish"
     )
 
 

@@ -130,6 +130,7 @@ def cut(task: Task, ticket: Ticket, retrain: Retrain) -> Candidate:
         momentum = _cut_momentum(task, dense, ticket, groups) if retrain.carry_momentum else {}
         if retrain.weights in ("reinit", "initial"):
             _initialise(small, ticket, task.seed + (REINIT_SEED_OFFSET if retrain.weights == "reinit" else 0))
+        task.cost(session.compute.place(small))  # What the next phase counts with.
     session.journal.ledger.add(meter.cost(Work()))
     starts_anew = retrain.schedule == "restart" or (retrain.weights == "rewind" and not retrain.rewind_epoch)
     return Candidate(

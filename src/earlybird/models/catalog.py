@@ -7,7 +7,6 @@ training that starts at random weights.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from earlybird.errors import ModelError, one_line
+from earlybird.errors import ModelError, did_you_mean, one_line
 from earlybird.models.cifar import BLOCKS_PER_STAGE, CONVS_PER_STAGE, VGG, PreResNet, ResNet
 from earlybird.user_code import find_callable, is_code
 
@@ -84,7 +83,7 @@ def build_model(
         if name in BUILT_IN:
             if image_size != CIFAR_IMAGE_SIZE:
                 raise ModelError(
-                    f"{name} takes 32x32 images, image_size is {image_size}; resize the data to 32 "
+                    f"{name} takes 32x32 images, image_size is {image_size}; resize the data (--data.image_size 32) "
                     f"or choose a network for other sizes, such as torchvision:resnet18"
                 )
             return BUILT_IN[name](num_classes=num_classes, in_channels=in_channels, width=width)
@@ -182,6 +181,5 @@ def _accepted(factory: Callable[..., Any], name: str, settings: Mapping[str, Any
 
 
 def _unknown_name(full_name: str, choices: Sequence[str], legal: str) -> ModelError:
-    close = difflib.get_close_matches(full_name.rpartition(":")[2].lower(), choices)
-    hint = f" Did you mean {' or '.join(close)}?" if close else ""
-    return ModelError(f"unknown model {full_name!r}.{hint} Expected: {legal}")
+    hint = did_you_mean(full_name.rpartition(":")[2], choices)
+    return ModelError(f"unknown model {full_name!r}; {hint}expected {legal}")

@@ -41,6 +41,26 @@ def print_comparison(records: Sequence[Mapping[str, Any]], console: Console | No
         console.print()
 
 
+def print_run(record: Mapping[str, Any], console: Console | None = None) -> None:
+    """Print one run as a row, and at most two notes, each cut to a line of the terminal."""
+    from rich.console import Console
+
+    console = console or Console()
+    [((model, data, epochs), [group])] = group_rows(comparison_rows([record])).items()
+    pruned = "" if group.rows[0]["prune_ratio"] is None else f", p {quantities.prune_ratio_cell(group)}"
+    cells: quantities.Cells = {
+        "method": lambda group: group.name,
+        "test accuracy %": quantities.accuracy_cell,
+        "ticket at epoch": quantities.emergence_cell,
+        **{name: cell for name, cell in quantities.COST_CELLS.items() if "FLOPs" not in name},
+    }
+    table = quantities.table_of(cells, [group], f"{model} on {data}, {epochs} epochs{pruned}", ())
+    to_terminal(table, console, frame="rule")
+    brackets = "In brackets: divided by the dense network's. `earlybird report` says more."
+    for note in (*quantities.flag_notes(group), brackets):
+        console.print(note, style="dim", markup=False, highlight=False, no_wrap=True, overflow="ellipsis")
+
+
 def comparison_tables(records: Sequence[Mapping[str, Any]]) -> list[Table]:
     """One table per model, data set and schedule, a row for each method; the records may be any mixture."""
     tables = []

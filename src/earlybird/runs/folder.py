@@ -30,7 +30,7 @@ from earlybird.runs.record_file import RECORD_NAME, check_files, record_of
 from earlybird.runs.schema import parse
 from earlybird.settings.catalog import Dense
 from earlybird.settings.fields import check_settings
-from earlybird.settings.run import RunConfig, differences, refuse_unnamed_code, with_younger_settings
+from earlybird.settings.run import RunConfig, differences, read_yaml, refuse_unnamed_code, with_younger_settings
 from earlybird.training.checkpoint import Checkpoints
 
 _LINES_OF_DIFF = 6
@@ -192,8 +192,8 @@ class RunFolder:
     def _stored_config(self) -> dict[str, Any]:
         path = self.path / "config.yaml"
         try:
-            stored = yaml.safe_load(path.read_text())
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            stored = read_yaml(path)
+        except ConfigError as error:
             raise RunFolderError(f"{path} is corrupt ({error}); restore it or give another --out") from error
         if not isinstance(stored, dict):
             raise RunFolderError(f"{path} is corrupt (it holds no settings); restore it or give another --out")

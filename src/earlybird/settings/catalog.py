@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
 
 from earlybird.core import PolicyChoice, TieScore
-from earlybird.errors import ConfigError, MethodError
+from earlybird.errors import ConfigError, MethodError, wrong_value
 from earlybird.settings.fields import setting
 from earlybird.settings.method import (
     DEFAULT_ROUND_TO,
@@ -248,8 +248,8 @@ def method_class(name: str) -> type[Method]:
     if isinstance(name, str) and name in METHODS:
         return METHODS[name]
     if not isinstance(name, str) or not is_code(name, "method"):
-        legal = f"{', '.join(method_names())}, pkg.mod:Class or file.py:Class"
-        raise ConfigError(f"method.name is {name!r}; give one of {legal}")
+        legal = f"one of {', '.join(method_names())}, pkg.mod:Class or file.py:Class"
+        raise ConfigError(wrong_value("method.name", name, legal))
     if name not in _IMPORTED:
         _IMPORTED[name] = _checked(name, find_callable(name, "method", ConfigError))
     return _IMPORTED[name]

@@ -30,6 +30,7 @@ PenaltyForm = Literal["subgradient", "proximal"]
 
 DRAWS = 160
 MIN_DRAW_STEPS = 5  # Masks of fewer steps are always alike, whatever has been learnt (`docs/decisions.md`, "Detector").
+NO_TICKET_CURE = "raise --method.epsilon or --epochs, or give --on-no-ticket draw"
 PAPER_STEPS = 31_360  # 160 epochs of 196 steps: 50,000 images in batches of 256
 # What runs without a paper preset snap widths to: odd channel counts are slow (`docs/method.md` section 9).
 DEFAULT_ROUND_TO = 8

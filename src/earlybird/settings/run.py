@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import difflib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
-from earlybird.errors import ConfigError, require
+import yaml
+
+from earlybird.errors import ConfigError, did_you_mean, one_line, require
 from earlybird.settings.catalog import method_class, name_of, preset_settings
 from earlybird.settings.fields import check_ranges, check_settings, setting
 from earlybird.settings.method import EarlyBirdTraining, Method
@@ -127,7 +129,7 @@ class RunConfig:
         Raises:
             ConfigError: a section or key is unknown, or a value is refused.
         """
-        _refuse_unknown("section", plain, SECTIONS)
+        refuse_unknown("section", plain, SECTIONS)
         given = {section: _section(plain, section) for section in SECTIONS}
         name = given["method"].pop("name", EarlyBirdTraining.name)
         kinds = {"model": ModelConfig, "data": DataConfig, "method": method_class(name), "training": TrainingSettings}
@@ -135,6 +137,24 @@ class RunConfig:
         if isinstance(given["training"].get("milestones"), list):
             given["training"]["milestones"] = tuple(given["training"]["milestones"])
         return cls(**{section: _build(kinds[section], section, given[section]) for section in SECTIONS})
+
+
+def read_yaml(file: str | Path) -> Any:
+    """Content of a YAML file, or of a text of several lines.
+
+    Raises:
+        ConfigError: it cannot be read; the message has the file, the line and the reason.
+    """
+    is_text = "\n" in str(file)
+    try:
+        return yaml.safe_load(str(file) if is_text else Path(file).read_text())
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        mark, why = (
+            getattr(error, "problem_mark", None),
+            getattr(error, "problem", None) or getattr(error, "strerror", None),
+        )
+        place = ("the YAML text" if is_text else str(file)) + (f", line {mark.line + 1}," if mark else "")
+        raise ConfigError(f"{place} cannot be read ({why or one_line(error)}); mend it or give another file") from error
 
 
 def refuse_unnamed_code(flag: str, name: str, trusted: Collection[str]) -> None:
@@ -181,15 +201,14 @@ def _section(plain: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _build(kind: Any, section: str, values: dict[str, Any]) -> Any:
-    _refuse_unknown(f"key in {section!r}", values, [f.name for f in dataclasses.fields(kind)])
+    refuse_unknown(f"key in {section!r}", values, [f.name for f in dataclasses.fields(kind)])
     built = kind(**values)
     check_ranges(section, built)  # Those of the user's own methods too, which need not look at them.
     return built
 
 
-def _refuse_unknown(what: str, given: dict[str, Any], legal: Any) -> None:
+def refuse_unknown(what: str, given: Mapping[str, Any], legal: Collection[str]) -> None:
+    """Raise `ConfigError` unless all keys are legal; `what` they are, for the message."""
     for key in given:
         if key not in legal:
-            close = difflib.get_close_matches(str(key), legal, n=1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            raise ConfigError(f"unknown {what}: {key!r}; {hint}expected one of {', '.join(legal)}")
+            raise ConfigError(f"unknown {what}: {key!r}; {did_you_mean(key, legal)}expected one of {', '.join(legal)}")

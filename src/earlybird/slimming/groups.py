@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from earlybird.core import ChannelGroups, Policy, PolicyChoice
-from earlybird.errors import MaskError, SlimError
+from earlybird.errors import MaskError, SlimError, wrong_value
 from earlybird.slimming.channels import ChannelIds, ChannelTable, Flags, Kept, connected
 from earlybird.slimming.propagation import propagate_
 from earlybird.slimming.selection import GATHERING, Norm
@@ -189,7 +189,7 @@ def protect_channels(model: nn.Module, example_input: ExampleInput, policy: Poli
         SlimError: the network cannot be traced, or the policy is unknown.
     """
     if policy not in ("auto", "inner", "tie", "select"):
-        raise SlimError(f"residual policy {policy!r} is unknown; choose auto, inner, tie or select")
+        raise SlimError(wrong_value("residual policy", policy, "auto, inner, tie or select"))
     network = trace(model, example_input)
     if policy != "select":
         tied = _verdict(network, "inner" if policy == "inner" else "tie", ChannelTable())

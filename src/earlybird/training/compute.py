@@ -19,7 +19,7 @@ from torch.nn import functional
 from earlybird.copying import copied
 from earlybird.cost import TrainingStep
 from earlybird.data import Batches
-from earlybird.errors import ConfigError, NonFiniteError, OutOfMemoryError, require
+from earlybird.errors import ConfigError, NonFiniteError, OutOfMemoryError, require, wrong_value
 from earlybird.settings.run import PrecisionChoice
 
 Precision = Literal["fp32", "bf16"]
@@ -72,7 +72,7 @@ def choose_device(name: str) -> torch.device:
     except RuntimeError:
         device = None
     if device is None or device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"training.device is {name!r}; give auto, cpu, cuda or cuda:N")
+        raise ConfigError(wrong_value("training.device", name, "auto, cpu, cuda or cuda:N"))
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
         raise ConfigError(f"training.device is {name!r}, but {count} CUDA devices are visible; give cpu")

@@ -53,9 +53,9 @@ def fit(
         Terminated: a signal asked to stop; the state is saved.
     """
     state = FitState(session, model, span, cost, hooks or Hooks(), carry or {})
-    state.start(resume, momentum or {})
-    model.train()
     with state.meter:
+        state.start(resume, momentum or {})
+        model.train()
         while not state.is_over():
             epoch, done = divmod(state.step, session.steps_per_epoch)
             for x, y in session.train.epoch(epoch, done):

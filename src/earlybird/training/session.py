@@ -167,6 +167,7 @@ class Session:
     progress: Progress
     stop: StopFlag = field(default_factory=StopFlag)
     energy: EnergyCounter = field(default_factory=lambda: NoCounter("none was asked for"))
+    _meter: PhaseMeter | None = field(default=None, repr=False)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -185,5 +186,6 @@ class Session:
         return PlannedData(self.train.num_samples, 0, self.train.batch_size, *val)
 
     def meter(self, phase: str) -> PhaseMeter:
-        """A meter for one phase, with the run's energy counter."""
-        return PhaseMeter(phase, self.compute.device, self.energy)
+        """A meter for one phase, with the run's energy counter; it has the seconds since the phase before too."""
+        self._meter = PhaseMeter(phase, self.compute.device, self.energy, after=self._meter)
+        return self._meter
