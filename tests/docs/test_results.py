@@ -32,6 +32,17 @@ def test_the_page_of_a_comparison_has_the_tables_of_its_records(tmp_path: Path):
     assert (RESULTS / COMPARISON / "runs.csv").read_text() == to_csv(runs_table(entries))
 
 
+def test_the_page_of_a_comparison_has_the_differences_of_its_runs_and_what_holm_leaves():
+    compared = runpy.run_path(str(REPOSITORY / "benchmarks" / "compare_seeds.py"))
+    table, page = compared["table"](), (RESULTS / f"{COMPARISON}.md").read_text()
+    assert table in page
+    # Student's t of 4.303 is the 5 % point at two degrees of freedom; by hand, three differences with that t.
+    assert compared["probability"]([4.303 - 3**0.5, 4.303, 4.303 + 3**0.5]) == pytest.approx(0.05, abs=1e-4)
+    assert compared["holm"]([0.03, 0.01, 0.04]) == pytest.approx([0.06, 0.03, 0.06])
+    lowest = min(float(row.split("|")[6]) for row in table.splitlines()[2:])
+    assert lowest >= 0.05 and "No difference stands at 5 %" in page
+
+
 def test_there_is_a_comparison_and_its_records_are_of_finished_runs(tmp_path: Path):
     paths = list(unpack(COMPARISON, tmp_path).glob("*/record.json"))
     assert len(paths) == 78

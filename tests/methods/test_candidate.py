@@ -39,7 +39,7 @@ def candidate_of(tiny_settings, tmp_path: Path, monkeypatch) -> Callable[..., tu
     monkeypatch.setattr(pipeline, "train_candidate", catch)
 
     def candidate_of(**values: Any) -> tuple[Candidate, Any]:
-        settings = RunConfig.from_dict(tiny_settings(clock="epochs", **values))
+        settings = RunConfig.from_dict(tiny_settings(**{"clock": "epochs", **values}))
         with pytest.raises(Seen):
             run(settings, tmp_path / f"run{len(found)}", quiet=True)
         return found[-1]
@@ -87,6 +87,26 @@ def test_inherit_restart_trains_the_same_weights_over_the_whole_schedule(candida
     candidate, _ = candidate_of(schedule="restart")
     assert_cut_from(candidate, dict(candidate.ticket.weights))
     assert (candidate.start_step, candidate.end_step) == (0, 60)
+
+
+@pytest.mark.parametrize(
+    ("clock", "retrain_penalty", "expected"),
+    [
+        ("epochs", 2e-4, 2e-4),
+        ("scaled", 2e-4, 2e-4),
+        ("epochs", "search", 1e-4),
+        ("scaled", "search", 1e-4 * 31360 / 60),
+    ],
+)
+def test_the_retrain_is_penalised_as_it_is_told_or_as_the_search_was(candidate_of, clock, retrain_penalty, expected):
+    candidate, _ = candidate_of(clock=clock, retrain_penalty=retrain_penalty, penalty=1e-4, draw_at=1)
+    assert candidate.penalty == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_preset_of_the_released_code_stops_by_its_rule_and_penalises_the_retrain(candidate_of):
+    candidate, _ = candidate_of(method="early_bird_as_released", penalty=1e-4)
+    assert candidate.ticket.rule == "authors_code"
+    assert candidate.penalty == 1e-4  # by epochs nothing is scaled
 
 
 def test_rewind_to_0_takes_the_initial_weights(candidate_of):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from earlybird.core import ChannelGroups, Ticket, filter_l2
 from earlybird.errors import ConfigError
-from earlybird.methods.soft_filter_pruning import filter_mask, zero_filters_
+from earlybird.methods.soft_filter_pruning import ZeroingHooks, filter_mask, zero_filters_
 from earlybird.runs.run import run
 from earlybird.settings.catalog import SoftFilterPruning
 from earlybird.settings.run import RunConfig
@@ -82,6 +82,46 @@ def test_filters_that_are_zero_before_the_first_epoch_stay_zero(tiny_settings, t
     assert len(zeros[0]) == 6 and all(found == zeros[0] for found in zeros)
 
 
+STATIC = ["the final mask is the first one: no filter that was zeroed came back"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "flags"),
+    [
+        ({"policy": "inner"}, STATIC),  # the stem alone, in front of a norm and ReLU
+        ({"policy": "inner", "every_epochs": 99}, STATIC),
+        ({"policy": "select"}, []),  # what writes to the add comes back
+        ({"policy": "inner", "prune_ratio": 0.0}, []),  # nothing was zeroed
+        ({"policy": "inner", "zero_at_start": False}, []),
+        ({"policy": "inner", "zero_at_start": False, "every_epochs": 99}, []),  # the one mask of the end
+    ],
+)
+def test_a_run_whose_final_mask_is_its_first_is_flagged(tiny_settings, tmp_path: Path, changed: dict[str, Any], flags):
+    record = go(tiny_settings("soft_filter_pruning", round_to=1, **changed), tmp_path / "run")
+    assert record["ticket"]["flags"] == flags
+
+
+@pytest.mark.parametrize("is_older", [False, True])
+def test_a_resumed_run_is_flagged_too_unless_its_checkpoint_knows_no_first_mask(
+    tiny_settings, tmp_path: Path, monkeypatch, is_older: bool
+):
+    settings, original = tiny_settings("soft_filter_pruning", round_to=1, policy="inner"), loop._train_step
+
+    def dies(state: Any, x: Tensor, y: Tensor) -> None:
+        if state.step == 32:
+            raise KeyboardInterrupt
+        original(state, x, y)
+
+    monkeypatch.setattr(loop, "_train_step", dies)
+    if is_older:
+        monkeypatch.setattr(ZeroingHooks, "state_dict", lambda self: {})
+    with pytest.raises(KeyboardInterrupt):
+        go(settings, tmp_path / "run")
+    monkeypatch.setattr(loop, "_train_step", original)
+    record = go(settings, tmp_path / "run")
+    assert record["ticket"]["flags"] == ([] if is_older else STATIC)
+
+
 def test_linear_layers_are_never_zeroed(tiny_settings, tiny: Path, tmp_path: Path):
     net = nn.Sequential(nn.Conv2d(1, 4, 1), nn.ReLU(), nn.Flatten(), nn.Linear(16, 6), nn.ReLU(), nn.Linear(6, 2))
     groups = channel_groups(net, torch.zeros(2, 1, 2, 2))
@@ -93,7 +133,7 @@ def test_linear_layers_are_never_zeroed(tiny_settings, tiny: Path, tmp_path: Pat
     tiny.write_text(tiny.read_text().replace(head, deeper))
     record = go(tiny_settings("soft_filter_pruning", round_to=1, policy="tie"), tmp_path / "run")
     assert record["ticket"]["realised_ratio"] == 0.5
-    assert record["ticket"]["flags"] == ["10 of 38 units have no score: they stay, and the ratio leaves them out"]
+    assert record["ticket"]["flags"][1:] == ["10 of 38 units have no score: they stay, and the ratio leaves them out"]
 
 
 def test_between_zeroings_lies_the_period_that_is_asked_for(tiny_settings, tmp_path: Path, watched):

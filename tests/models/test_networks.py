@@ -75,6 +75,17 @@ def test_no_convolution_has_a_bias_and_every_scale_starts_at_one_half(name: str)
     assert all(torch.all(norm.weight == 0.5) and torch.all(norm.bias == 0) for norm in norms(model))
 
 
+@pytest.mark.parametrize("name", ["vgg11", "resnet18", "preresnet20"])
+def test_convolutions_start_by_what_they_write_and_not_by_what_they_read(name: str) -> None:
+    """He's variance of the fan out; most layers read another number of channels than they write."""
+    model = build_model(name, num_classes=10)
+    for conv in convs(model):
+        expected = math.sqrt(2 / (math.prod(conv.kernel_size) * conv.out_channels))
+        spread = 5 / math.sqrt(2 * conv.weight.numel())  # five standard errors
+        assert conv.weight.std().item() == pytest.approx(expected, rel=spread)
+    assert sum(conv.in_channels != conv.out_channels for conv in convs(model)) >= 4
+
+
 def test_vgg_weights_have_the_spread_of_the_method() -> None:
     model = VGG(16, num_classes=100)
     last = convs(model)[-1].weight

@@ -18,7 +18,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from earlybird.core import TieScore
 from earlybird.core.criteria import Criterion, bn_scale
-from earlybird.core.drawing import Ranking, draw_ranked, rank_units, realised_ratio, scored_groups
+from earlybird.core.drawing import Ranking, draw_ranked, rank_units, realised_ratio, scored_groups, shortfall
 from earlybird.core.groups import ChannelGroups, mask_distance
 from earlybird.core.mask import ChannelMask
 from earlybird.core.stop_rules import MaskHistory, checked_stop_rule
@@ -106,8 +106,8 @@ class EarlyBird:
             MaskError: the criterion's scores do not fit the groups, or no unit may be cut.
 
         Warns:
-            UserWarning: all scores are equal (nothing is recorded), some units have no score, or no groups were given
-                and the network may be no plain chain.
+            UserWarning: all scores are equal (nothing is recorded), some units have no score or must stay, or no groups
+                were given and the network may be no plain chain.
         """
         scores = self.criterion(model)
         ranking = self._rank(model, scores)
@@ -177,6 +177,7 @@ class EarlyBird:
         self, model: nn.Module, ranking: Ranking, prune_ratio: float, rule: str, flags: tuple[str, ...]
     ) -> Ticket:
         mask = draw_ranked(ranking, prune_ratio, min_channels=self.min_channels, round_to=self.round_to)
+        flags = (*flags, *filter(None, [shortfall(ranking.groups, prune_ratio)]))
         history = self._histories.get(prune_ratio)
         return Ticket(
             mask=mask,
@@ -224,6 +225,8 @@ class EarlyBird:
             )
         if missing := self.groups.num_units - scored.num_units:
             warnings.warn(f"the criterion gives {missing} units no score; they stay and are not counted", stacklevel=4)
+        for told in filter(None, (shortfall(scored, ratio) for ratio in self.prune_ratios)):
+            warnings.warn(told, stacklevel=4)
 
 
 def why_not_a_plain_chain(model: nn.Module) -> str | None:

@@ -50,7 +50,7 @@ def draw_mask(
         NonFiniteError: a score is NaN or infinite.
 
     Warns:
-        UserWarning: the floors leave fewer units to remove than requested.
+        UserWarning: the floors, or channels that must stay, leave fewer to remove than requested; the reason is named.
 
     Example:
         >>> mask = draw_mask({"bn": torch.tensor([0.1, 0.9, 0.5, 0.7])}, 0.5)
@@ -58,7 +58,10 @@ def draw_mask(
         [False, True, False, True]
     """
     ranking = rank_units(scores, scored_groups(scores, groups), tie_score)
-    return draw_ranked(ranking, prune_ratio, min_channels=min_channels, round_to=round_to)
+    mask = draw_ranked(ranking, prune_ratio, min_channels=min_channels, round_to=round_to)
+    if told := shortfall(ranking.groups, prune_ratio):
+        warnings.warn(told, stacklevel=2)
+    return mask
 
 
 def draw_mask_per_layer(
@@ -85,6 +88,8 @@ def draw_mask_per_layer(
     ranking = rank_units(scores, scored_groups(scores, groups), tie_score)
     sizes = (block.size for block in ranking.groups.blocks)
     counts = [size - removed_count(size, prune_ratio, min_channels, round_to) for size in sizes]
+    if told := shortfall(ranking.groups, prune_ratio):
+        warnings.warn(told, stacklevel=2)
     return ranking.groups.mask_of(torch.from_numpy(_highest_of_blocks(ranking, counts)))
 
 
@@ -115,6 +120,19 @@ def draw_ranked(ranking: Ranking, prune_ratio: float, *, min_channels: int = 1, 
     if round_to > 1:
         keep = snap_widths(keep, ranking, round_to=round_to, min_channels=min_channels)
     return ranking.groups.mask_of(torch.from_numpy(keep))
+
+
+def shortfall(groups: ChannelGroups, prune_ratio: float) -> str:
+    """Requested and realised ratio where channels that must stay part them, with the reason; else empty."""
+    reasons, units = groups.reasons_to_stay(), groups.num_units
+    stay = reasons.total()
+    if prune_ratio * stay < 1:  # No more than rounding.
+        return ""
+    (reason, count), realised = reasons.most_common(1)[0], round(prune_ratio * units) / (units + stay)
+    return (
+        f"prune_ratio={prune_ratio:g} is taken of the {units} units that may go and removes {realised:.3f} of all: "
+        f"{stay} channels stay, {count} of them because {reason}"
+    )
 
 
 def realised_ratio(mask: ChannelMask, groups: ChannelGroups | None = None) -> float:
@@ -233,6 +251,8 @@ def scored_groups(scores: Mapping[str, Tensor], groups: ChannelGroups | None) ->
     if groups is None:
         return one_unit_per_channel({name: score.numel() for name, score in scores.items()})
     if scores.keys().isdisjoint(groups.units_of_layer):
+        if reasons := groups.reasons_to_stay():
+            raise MaskError(f"no scored layer may be cut: {reasons.most_common(1)[0][0]}")
         raise MaskError(f"no scored layer belongs to the groups, not even {next(iter(scores))!r}; score this network")
     return restrict_to_scored(groups, scores)
 

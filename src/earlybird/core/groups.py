@@ -7,6 +7,7 @@ at one index otherwise. Ratios and distances count units. `earlybird.slimming` f
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,6 +19,11 @@ from torch import Tensor
 
 from earlybird.core.mask import ChannelMask, check_same_layers
 from earlybird.errors import MaskError
+
+UNREACHED = "the network never runs this layer on the example input"
+UNSCORED = "the criterion gives it no score"
+# How the reasons begin that the caller chose (a `keep` pattern, policy `inner`), or that concern nothing that runs.
+_CHOSEN = ("keep=", "crosses an add", UNREACHED, UNSCORED)
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +119,11 @@ class ChannelGroups:
         for unit, layers in enumerate(self.layers_of):
             members.setdefault(layers, []).append(unit)
         return [np.asarray(units, dtype=np.int64) for units in members.values()]
+
+    def reasons_to_stay(self) -> Counter[str]:
+        """Reason -> channels that are protected for it; policy `inner`, `keep` and missing scores are left out."""
+        reasons = Counter(reason for channels in self.protected.values() for reason in channels.values())
+        return Counter({reason: count for reason, count in reasons.items() if not reason.startswith(_CHOSEN)})
 
     def widths(self) -> dict[str, int]:
         """Channels of each mask key."""
@@ -245,9 +256,9 @@ def restrict_to_scored(groups: ChannelGroups, scored: Mapping[str, Tensor]) -> C
     number = torch.full((reached.size,), -1, dtype=torch.int64)
     number[torch.from_numpy(reached)] = torch.arange(int(reached.sum()))
     unit_of = {name: number[units] for name, units in groups.unit_of.items()}
-    protected = {
+    protected = dict(groups.protected) | {
         name: {
-            channel: groups.protected.get(name, {}).get(channel, "the criterion gives it no score")
+            channel: groups.protected.get(name, {}).get(channel, UNSCORED)
             for channel in torch.nonzero(units < 0).flatten().tolist()
         }
         for name, units in unit_of.items()

@@ -1,7 +1,8 @@
 """Stop rules of the search, one value each, and the history of masks that they read; nothing here loads torch or numpy.
 
-`paper` is Algorithm 1 of You et al. 2020, `authors_code` what their released code does, `epi` the Early Pruning
-Indicator of Shen et al. (CVPR 2022), on kept counts instead of identities. Whoever must know a rule asks its value.
+`paper` is Algorithm 1 of You et al. 2020, `epi` the Early Pruning Indicator of Shen et al. (CVPR 2022), on kept counts
+instead of identities. `authors_code` is the condition of their released code, read on our masks: theirs cut int(pN) + 1
+channels and every tie, without a floor, which on small networks moves the draw of firing (`docs/method.md` section 1).
 """
 
 from __future__ import annotations

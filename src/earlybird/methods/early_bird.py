@@ -68,13 +68,15 @@ def search(method: EarlyBirdTraining, task: Task, resume: dict[str, Any] | None)
 
 def restore(method: EarlyBirdTraining, task: Task) -> Candidate:
     """Rebuild the candidate from the ticket in the run folder."""
-    ticket = with_random_mask(task, ticket_in(task.folder), method)
+    ticket, penalty = with_random_mask(task, ticket_in(task.folder), method), method.retrain_penalty
+    if penalty == "search":
+        penalty = method.clock_of(task.session.steps_per_epoch, task.session.total_steps).penalty(method.penalty)
     retrain = Retrain(
         weights=method.weights,
         schedule=method.resolved_schedule,
         rewind_epoch=method.rewind_epoch,
         carry_momentum=method.carry_momentum,
-        penalty=method.retrain_penalty,
+        penalty=penalty,
         policy=method.policy,
     )
     candidate = cut(task, ticket, retrain)

@@ -2,8 +2,8 @@
 
 In each layer the same share of filters is zeroed, by Euclidean norm. The BatchNorm behind a zeroed filter still shifts
 it; at the end that goes too, which changes what the network computes, so it is evaluated before and after. The authors'
-code zeroes before the first epoch too, and such filters stay zero; as the paper is written (`zero_at_start` false) they
-grow back, which can break the training (docs/decisions.md, docs/log.md).
+code zeroes before the first epoch too; in a chain such filters stay zero (pruning at initialisation, flagged). As the
+paper is written (`zero_at_start` false) they grow back, which can break the training (docs/decisions.md, docs/log.md).
 """
 
 from __future__ import annotations
@@ -40,10 +40,12 @@ def search(method: SoftFilterPruning, task: Task, resume: dict[str, Any] | None)
     hooks = ZeroingHooks(method, groups, session.total_steps)
     fit(session, model, Span("search", 0, session.total_steps), task.cost(model), hooks=hooks, resume=resume)
     mask = filter_mask(method, model, groups)  # the same once more: zeros are the smallest filters there are
+    is_static = mask == hooks.first and not mask.flat().all()
+    flags = ("the final mask is the first one: no filter that was zeroed came back",) if is_static else ()
     leave_ticket(
         task, mask, groups, model.state_dict(), scored=scored_groups(conv_norms(model), groups), rule=method.name,
         prune_ratio=method.prune_ratio, step=session.total_steps, criterion="filter_l2",
-        min_channels=method.min_channels, round_to=method.round_to,
+        min_channels=method.min_channels, round_to=method.round_to, flags=flags,
     )  # fmt: skip
     return restore(method, task)
 
@@ -90,6 +92,7 @@ class ZeroingHooks(Hooks):
 
     def __init__(self, method: SoftFilterPruning, groups: ChannelGroups, total_steps: int) -> None:
         self.method, self.groups, self.total_steps = method, groups, total_steps
+        self.first: ChannelMask | None = None  # mask of the first zeroing that another one follows
 
     def at_start(self, state: FitState) -> bool:
         """Zero before the first step, where the method says so."""
@@ -104,5 +107,17 @@ class ZeroingHooks(Hooks):
             self._zero(state)
         return False
 
+    def state_dict(self) -> dict[str, Any]:
+        """The first mask."""
+        return {"first": None if self.first is None else dict(self.first)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take it back; older checkpoints have none, and their runs get no flag."""
+        first = state.get("first", {})
+        self.first = None if first is None else ChannelMask(first)
+
     def _zero(self, state: FitState) -> None:
-        zero_filters_(state.model, filter_mask(self.method, state.model, self.groups), self.groups)
+        mask = filter_mask(self.method, state.model, self.groups)
+        if self.first is None and state.step < self.total_steps:
+            self.first = mask
+        zero_filters_(state.model, mask, self.groups)

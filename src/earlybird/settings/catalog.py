@@ -124,7 +124,7 @@ class ThiNet(MethodSettings):
 
 @dataclass(frozen=True)
 class SoftFilterPruning(MethodSettings):
-    """Zero the smallest filters after each epoch, go on updating all, cut at the end."""
+    """Zero the smallest filters after each epoch, cut last; on a chain = pruning at initialisation by filter norm."""
 
     name: ClassVar[str] = "soft_filter_pruning"
 
@@ -225,6 +225,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "draw_5": ("early_bird", {"draw_at": 5}),
     "draw_last": ("early_bird", {"draw_at": "last"}),
     "early_bird_restart": ("early_bird", {"schedule": "restart"}),
+    "early_bird_as_released": ("early_bird", {"rule": "authors_code", "retrain_penalty": "search"}),
     "lottery_ticket_reinit": ("lottery_ticket", {"weights": "reinit"}),
     "lottery_ticket_iterative": ("lottery_ticket", {"rounds": 3}),
     "soft_filter_pruning_as_written": ("soft_filter_pruning", {"zero_at_start": False}),

@@ -253,7 +253,7 @@ class EarlyBirdTraining(MethodSettings):
     epsilon: float = setting(0.1, "threshold on the mask distance", "(0, 1]")
     penalty: float = setting(1e-4, "L1 strength s on BatchNorm scales; scaled by the clock", ">= 0")
     penalty_form: PenaltyForm = setting("subgradient", "form of the L1")
-    retrain_penalty: float = setting(0.0, "L1 strength in the retrain, as it stands", ">= 0")
+    retrain_penalty: float | Literal["search"] = setting(0.0, "L1 in the retrain, unscaled; search: as there", ">= 0")
     criterion: str = setting(
         "bn_scale", f"channel score: {', '.join(CRITERION_NAMES)}, pkg.mod:function, file.py:function"
     )

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from earlybird.core import ChannelGroups, Policy, PolicyChoice
+from earlybird.core.groups import UNREACHED
 from earlybird.errors import MaskError, SlimError, wrong_value
 from earlybird.slimming.channels import ChannelIds, ChannelTable, Flags, Kept, connected
+from earlybird.slimming.layers import kind_of
 from earlybird.slimming.propagation import propagate_
 from earlybird.slimming.selection import GATHERING, Norm
-from earlybird.slimming.tracing import ExampleInput, TracedNetwork, trace
-
-UNREACHED = "the network never runs this layer on the example input"
+from earlybird.slimming.tracing import REMOVE_HOOK, ExampleInput, TracedNetwork, trace
 
 
 def channel_groups(
@@ -132,15 +132,24 @@ def groups_of(protection: Protection, keep: Sequence[str] = ()) -> ChannelGroups
     unit_of: dict[str, Tensor] = {}
     producer_unit_of: dict[str, Tensor] = {}
     protected: dict[str, dict[int, str]] = {}
+    unkeyed: dict[str, dict[int, str]] = {}  # What a hook keeps where no norm follows is no key, and to be told.
+    norms = [module for module in protection.network.modules.values() if isinstance(module, Norm)]
     for name, module in protection.network.modules.items():
         if name in table.outputs and (name in keys or name in table.producers):
             roots = protection.classes[table.outputs[name]]
             (unit_of if name in keys else producer_unit_of)[name] = torch.from_numpy(number[roots])
+            stay = {i: reasons[root] for i, root in enumerate(roots.tolist()) if root in reasons}
             if name in keys:
-                protected[name] = {i: reasons[root] for i, root in enumerate(roots.tolist()) if root in reasons}
+                protected[name] = stay
+            elif name in table.keyed and all(why.endswith(REMOVE_HOOK) for why in stay.values()):
+                unkeyed[name] = stay
         elif isinstance(module, Norm) and module.affine:
             unit_of[name] = torch.full((module.num_features,), -1)
             protected[name] = dict.fromkeys(range(module.num_features), table.whole.get(name, UNREACHED))
+        elif (why := table.whole.get(name, "")).endswith(REMOVE_HOOK) and (kind := kind_of(module)) and not norms:
+            unkeyed[name] = dict.fromkeys(range(getattr(module, kind.outputs)), why)
+    told = {why for channels in protected.values() for why in channels.values()}
+    protected |= {name: stay for name, stay in unkeyed.items() if told.isdisjoint(stay.values())}
     protected = {name: channels for name, channels in protected.items() if channels}
     readers = {reading.reader: torch.from_numpy(number[protection.classes[reading.ids]]) for reading in table.readings}
     return ChannelGroups(unit_of, producer_unit_of, protected, protection.policy, readers)

@@ -20,7 +20,7 @@ from earlybird.slimming.layers import LayerKind, kind_of, layer_of
 from earlybird.slimming.rules import add, divide, multiply, rule_of, unfollowed_channels
 from earlybird.slimming.shape_rules import WIDTHLESS_ATTRIBUTES, expand, item, part_of_own_size, reshape, view_of_own
 from earlybird.slimming.tracer import IN_PLACE_OPERATORS, module_path, traced_value
-from earlybird.slimming.tracing import TracedNetwork
+from earlybird.slimming.tracing import REMOVE_HOOK, TracedNetwork
 
 
 def propagate_(network: TracedNetwork, table: ChannelTable) -> None:
@@ -104,8 +104,7 @@ def _applied(call: Call, node: fx.Node, network: TracedNetwork, table: ChannelTa
     rule = kind.rule if kind is not None else rule_of(call.target)
     try:
         if call.where in network.hooked and call.module is not None:
-            changed = "a forward hook or a replaced forward of yours may change what it reads or gives"
-            raise Unfollowed(f"{changed}; remove it to cut here")
+            raise Unfollowed(f"{network.hooked[call.where]}; {REMOVE_HOOK}")
         if rule is None:
             entry = network.untraced.get(call.target)
             raise Unfollowed(f"tracing cannot enter it ({entry})" if entry else "slimming has no rule for it")

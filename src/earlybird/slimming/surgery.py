@@ -6,6 +6,7 @@ Modules are narrowed in place in a deep copy, so the result is of the caller's o
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,14 +15,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from earlybird.copying import copied, full_name, own_tensors
-from earlybird.core import ChannelGroups, ChannelMask
+from earlybird.core import ChannelGroups, ChannelMask, realised_ratio
 from earlybird.errors import MaskError, SlimError
 from earlybird.slimming.channels import ChannelTable, Flags
 from earlybird.slimming.check import check_cut, difference
 from earlybird.slimming.groups import groups_of, policy_of, protect_channels
 from earlybird.slimming.layers import kind_of
 from earlybird.slimming.selection import SELECTING_NORMS, Norm, let_gather_, let_scatter_
-from earlybird.slimming.tracing import ExampleInput
+from earlybird.slimming.tracing import REMOVE_HOOK, ExampleInput
 
 KeptIndices = dict[str, tuple[Tensor | None, ...]]
 
@@ -51,6 +52,9 @@ def slim(
         SlimError: the network cannot be traced, or the check found a difference.
         MaskError: the mask cuts a protected channel, disagrees inside a tie, leaves a layer no channel, or names other
             layers or widths; or `groups` belong to another network.
+
+    Warns:
+        UserWarning: a forward hook or a replaced forward of yours keeps channels from being cut.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3))
@@ -233,12 +237,16 @@ def _cuts(
     """Kept channels of each layer, and with them kept indices of each tensor."""
     protection = protect_channels(model, example_input, "auto" if groups is None else policy_of(groups))
     fresh = groups_of(protection)
+    hooks = [reason for reason in fresh.reasons_to_stay() if reason.endswith(REMOVE_HOOK)]
     if groups is not None and not _restricts(groups, fresh):
         raise MaskError(
-            "the channel groups belong to another network or policy; "
+            f"the channel groups belong to another network or policy{', or: '.join(['', *hooks[:1]])}; "
             f"make them with channel_groups(model, example_input, {groups.policy!r})"
         )
     (groups or fresh).check(mask)
+    if hooks:
+        told = f"the mask removes {realised_ratio(mask):.3f} of its channels; others stay: {hooks[0]}"
+        warnings.warn(told, stacklevel=3)
     table, classes = protection.table, protection.classes
     removed = np.zeros(table.size, dtype=bool)
     for name, keep in mask.items():

@@ -29,6 +29,7 @@ from earlybird.errors import SlimError, first_line
 from earlybird.slimming.tracer import ShapePropagation, Tracer, target_name
 
 ExampleInput = Tensor | tuple[Any, ...]
+REMOVE_HOOK = "remove it to cut here"  # ends each reason that is a hook or a replaced forward
 _CONSTANT = "_tensor_constant"  # fx keeps the constants of a graph under such names in the root.
 
 
@@ -41,14 +42,14 @@ class TracedNetwork:
         graphs: mode -> graph; `traced_value(node)` gives what each node's output was, tensors on `meta`.
         whole: path -> why this module's tensors cannot be narrowed (it shares a parameter with another).
         untraced: class -> why tracing could not enter modules of this class.
-        hooked: paths of modules below the root with forward hooks of the user's, or with a forward replaced.
+        hooked: path -> what the user hung on this module: a forward hook and its name, or another forward.
     """
 
     modules: dict[str, nn.Module]
     graphs: dict[str, fx.Graph]
     whole: dict[str, str]
     untraced: dict[type[nn.Module], str]
-    hooked: frozenset[str]
+    hooked: dict[str, str]
 
     @cached_property
     def path_of(self) -> dict[int, str]:
@@ -71,8 +72,7 @@ def trace(model: nn.Module, example_input: ExampleInput) -> TracedNetwork:
             raise SlimError("the network has lazy modules that have not run yet; call it once on the example first")
         _refuse_wrappers(model)
         # Found before the copy: a move to `meta` makes two of a shared tensor.
-        hooked = {path for path, module in model.named_modules() if _user_hooks(module) or "forward" in vars(module)}
-        network = TracedNetwork({}, {}, _sharing_modules(model), {}, frozenset(hooked - {""}))
+        network = TracedNetwork({}, {}, _sharing_modules(model), {}, _hooked_paths(model))
         copy = _copied(model, empty_tensors(model)).to("meta")
         remove_user_hooks_(copy)
         inputs, listings = as_tuple(example_input), set()
@@ -157,6 +157,18 @@ def _note_values(tracer: Tracer, model: nn.Module, original: nn.Module, inputs: 
 def doubled(x: Any) -> Any:
     """BatchNorm on [n, c] refuses a batch of 1 in train mode."""
     return torch.cat([x, x]) if isinstance(x, Tensor) and x.dim() and x.shape[0] == 1 else x
+
+
+def _hooked_paths(model: nn.Module) -> dict[str, str]:
+    """What makes modules below the root do more than their class: the user's forward hooks, a forward replaced."""
+    changed = {}
+    for path, module in model.named_modules():
+        if "forward" in vars(module):
+            changed[path] = "its replaced forward"
+        for hooks, key in _user_hooks(module):
+            hook = getattr(hooks[key], "func", hooks[key])  # of a partial
+            changed[path] = f"forward hook {getattr(hook, '__qualname__', type(hook).__name__)!r}"
+    return {path: f"{what} may change what it reads or gives" for path, what in changed.items() if path}
 
 
 def _user_hooks(module: nn.Module) -> list[tuple[dict[int, Any], int]]:
