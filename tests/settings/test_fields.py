@@ -47,6 +47,8 @@ def test_what_is_legal_is_said_in_words():
             r"method\.weights is 'rewnd'; did you mean 'rewind'\? give inherit, rewind, reinit",
         ),
         (EarlyBirdTraining, {"rule": "authors_code", "window": 1}, r"method\.window is 1; give an integer >= 2"),
+        (EarlyBirdTraining, {"retrain_penalty": "on"}, r"method\.retrain_penalty is 'on'; give a number or search$"),
+        (EarlyBirdTraining, {"retrain_penalty": -1.0}, r"retrain_penalty is -1\.0; give a number >= 0, or search$"),
         (ModelConfig, {"width": "wide"}, r"model\.width is 'wide'; give a number"),
         (ModelConfig, {"width": 0.0}, r"model\.width is 0\.0; give a number in \(0, 100\)"),
         (DataConfig, {"train_images": 0}, r"data\.train_images is 0; give an integer >= 1"),

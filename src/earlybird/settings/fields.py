@@ -107,12 +107,12 @@ def legal_values(kind: Any) -> str:
     """Words for what a setting of this annotation may be.
 
     Example:
-        >>> legal_values(int | None), legal_values(Literal["step", "cosine"])
-        ('an integer or null', 'step, cosine')
+        >>> legal_values(int | None), legal_values(float | Literal["search"]), legal_values(Literal["step", "cosine"])
+        ('an integer or null', 'a number or search', 'step, cosine')
     """
     if get_origin(kind) in (Union, types.UnionType):
         options = [legal_values(option) for option in get_args(kind) if option is not types.NoneType]
-        return " or ".join([*options, "null"])
+        return " or ".join([*options, *(["null"] if types.NoneType in get_args(kind) else [])])
     if get_origin(kind) is Literal:
         return ", ".join(str(choice) for choice in get_args(kind))
     if get_origin(kind) in (list, tuple):
