@@ -91,7 +91,14 @@ def test_a_dry_run_of_what_is_done_says_so_and_one_of_other_settings_is_refused(
     assert main([*flags, "--methods", "dense", "--lr", "0.01", "--out", out, "--dry-run"]) == 2
     assert "holds a comparison with other settings (training.lr: 0.05 -> 0.01)" in capsys.readouterr().err
     assert main([*flags, "--methods", "snip", "--out", out, "--dry-run"]) == 0
-    assert "1 of 2 runs and searches are left" in capsys.readouterr().out
+    captured = capsys.readouterr()
+    assert "1 of 2 runs and searches are left" in captured.out
+    # The finished run knows the seconds: nothing is measured.
+    assert "as recorded by dense-s0" in " ".join(captured.out.split()) and captured.err == ""
+    assert main([*flags, "--methods", "snip", "--out", str(tmp_path / "other"), "--dry-run"]) == 0
+    captured = capsys.readouterr()
+    assert "20 steps measured of each network" in " ".join(captured.out.split())
+    assert captured.err.startswith("measuring training steps here") and captured.err.count("\n") == 1
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "cmp").rglob("*")} == before
 
 

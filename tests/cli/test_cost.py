@@ -93,7 +93,7 @@ def test_figure_5_is_drawn_the_same_every_time(tmp_path: Path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("cost --paper table9", "--paper is 'table9'; did you mean 'table3' or 'table2'? give one of"),
+        ("cost --paper table9", "--paper is 'table9'; did you mean 'table3' or 'table2'"),
         ("cost --paper table3 --picture x.svg", "--picture is 'x.svg'; give it with --paper figure5"),
         ("cost --paper figure5 --picture x.doc", "--picture is 'x.doc'; give a file that ends in .svg, .png or .pdf"),
         ("cost --model vgg61", "unknown model 'vgg61'"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 
@@ -108,3 +110,17 @@ def test_too_few_steps_and_odd_images_are_refused():
         calibrate(networks(), noise_bundle((3, 32, 32), 10, 64), TrainingSettings(), CPU, augment="none", steps=2)
     with pytest.raises(ConfigError, match="images of 32x16 cannot be calibrated on"):
         noise_bundle((3, 32, 16), 10, 64)
+
+
+@pytest.mark.parametrize(("seconds", "fewest", "most"), [(0.0, 1, 1), (0.5, 1, 20)])
+def test_a_calibration_ends_in_its_seconds_with_one_step_of_each_network_at_least(seconds, fewest, most, capsys):
+    nets = networks()
+    for net in nets.values():
+        net.register_forward_pre_hook(lambda *_: time.sleep(0.1))
+    settings, bundle = TrainingSettings(batch_size=8), noise_bundle((3, 32, 32), 10, 64)
+    begun = time.monotonic()
+    found = calibrate(nets, bundle, settings, CPU, augment="none", steps=1000, seconds=seconds)
+    assert time.monotonic() - begun < seconds + 2.0
+    assert fewest <= found.measured_steps <= most
+    assert all(0.1 < step.wall < 0.5 for step in found.step.values())
+    assert capsys.readouterr().err.startswith("measuring training steps here")

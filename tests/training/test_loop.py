@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -203,6 +204,28 @@ def test_auto_precision_is_one_of_the_two_and_leaves_the_network_alone():
     assert chosen in ("fp32", "bf16")
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
     assert choose_precision("bf16", model, (4, 3, 8, 8), torch.device("cpu")) == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("ratio", "chosen", "warns"), [(15.0, "fp32", True), (2.0, "fp32", False), (0.5, "bf16", False)]
+)
+def test_bf16_on_a_cpu_that_is_slow_at_it_is_warned_of_and_never_chosen(ratio, chosen, warns, monkeypatch):
+    images = []
+
+    def seconds(model, batch, compute):
+        images.append(len(batch))
+        return ratio if compute.precision == "bf16" else 1.0
+
+    monkeypatch.setattr("earlybird.training.compute._step_seconds", seconds)
+    cpu = torch.device("cpu")
+    assert choose_precision("auto", network(), (64, 3, 8, 8), cpu) == chosen
+    assert (64 in images) == (not warns)  # A whole batch is not tried where a few images tell.
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        assert choose_precision("bf16", network(), (64, 3, 8, 8), cpu) == "bf16"
+        assert choose_precision("fp32", network(), (64, 3, 8, 8), cpu) == "fp32"
+    expected = ["bf16 takes 15 times the seconds of fp32 on this CPU; leave --precision out or give fp32"]
+    assert [str(warning.message) for warning in said] == (expected if warns else [])
 
 
 def test_an_absent_device_is_refused():

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 import statistics
+import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -26,7 +28,8 @@ from earlybird.data.images import subset
 from earlybird.energy import EnergyCounter, NoCounter
 from earlybird.errors import ConfigError, require
 from earlybird.runs.record import device_facts
-from earlybird.settings.run import TrainingSettings
+from earlybird.settings.method import EarlyBirdTraining
+from earlybird.settings.run import RunConfig, TrainingSettings
 from earlybird.training.checkpoint import Checkpoints
 from earlybird.training.compute import Compute, evaluate
 from earlybird.training.loop import fit
@@ -38,6 +41,7 @@ Network = Literal["dense", "slim"]
 WARM_UP_STEPS = 2
 ROUNDS = 5
 TEST_IMAGES = 1000
+SECONDS = 20.0
 _PENALTY = 1e-4
 
 
@@ -65,7 +69,7 @@ class Calibration:
     Attributes:
         device: where, with how many threads and at what precision, in words.
         machine: the same as a record has it.
-        measured_steps: steps of each network behind the medians.
+        measured_steps: steps of each network behind the medians; 0 where finished runs told.
         energy_method: the counter, or why no joules were measured.
         step: network -> one training step.
         tested_image: network -> one image of an evaluation.
@@ -107,9 +111,10 @@ def calibrate(
     augment: Augment,
     workers: int = 0,
     steps: int = 60,
+    seconds: float = SECONDS,
     counter: EnergyCounter | None = None,
 ) -> Calibration:
-    """Measure training steps and evaluation of both networks.
+    """Measure training steps and evaluation of both networks, and say so on stderr.
 
     Args:
         networks: "dense" and "slim"; copies are trained.
@@ -118,6 +123,7 @@ def calibrate(
         augment: what is done to the images.
         workers: data processes, for sets too large for memory.
         steps: measured steps of each network, in `ROUNDS` turns.
+        seconds: time for all of it; where it does not suffice steps are fewer, but one at least of each network.
         counter: measures joules; by default none does.
 
     Raises:
@@ -127,25 +133,83 @@ def calibrate(
     counter = counter or NoCounter("none was asked for")
     place: dict[str, Any] = {"device": compute.device, "workers": workers, "memory_format": compute.memory_format}
     train = train_batches(bundle, batch_size=settings.batch_size, seed=settings.seed, augment=augment, **place)
-    tested_images = subset(bundle.test, torch.arange(min(TEST_IMAGES, len(bundle.test))))
-    test = eval_batches(replace(bundle, test=tested_images), "test", batch_size=settings.eval_batch_size, **place)
+    sizes = [min(images, len(bundle.test)) for images in (TEST_IMAGES, settings.batch_size)]
+    splits = [replace(bundle, test=subset(bundle.test, torch.arange(images))) for images in sizes]
+    tests = [eval_batches(split, "test", batch_size=settings.eval_batch_size, **place) for split in splits]
     placed = {name: compute.place(copied(networks[name])) for name in get_args(Network)}
     each = math.ceil(steps / ROUNDS)
-    measured: dict[Network, list[Seconds]] = {name: [] for name in placed}
-    tested: dict[Network, list[Seconds]] = {name: [] for name in placed}
+    print(f"measuring training steps here, for about {seconds:.0f} s at most", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory() as folder:
         session = _session(train, settings, compute, Path(folder), each)
-        for _ in range(ROUNDS):
-            for name, model in placed.items():
-                measured[name] += _training_steps(session, model, each, counter)
-                tested[name].append(_evaluation(model, test, compute, counter))
+        measured, tested = _in_turns(session, placed, tests, each, seconds, counter)
     return Calibration(
         device=f"{compute.device}, {torch.get_num_threads()} threads, {compute.precision}",
         machine=device_facts(compute.device),
-        measured_steps=each * ROUNDS,
+        measured_steps=min(map(len, measured.values())),
         energy_method=counter.method,
         step={name: _median(pieces) for name, pieces in measured.items()},
         tested_image={name: _median(pieces) for name, pieces in tested.items()},
+    )
+
+
+def _in_turns(
+    session: Session,
+    placed: Mapping[Network, nn.Module],
+    tests: Sequence[Batches],
+    each: int,
+    seconds: float,
+    counter: EnergyCounter,
+) -> tuple[dict[Network, list[Seconds]], dict[Network, list[Seconds]]]:
+    """Training steps and tested images of the networks in turns; few images where there was no time for all steps."""
+    measured: dict[Network, list[Seconds]] = {name: [] for name in placed}
+    tested: dict[Network, list[Seconds]] = {name: [] for name in placed}
+    end, turns = time.monotonic() + seconds, ROUNDS * len(placed)
+    for turn, (name, model) in enumerate(ROUNDS * list(placed.items())):
+        if (left := end - time.monotonic()) <= 0 and turn >= len(placed):
+            break
+        timed = _training_steps(session, model, each, time.monotonic() + left / (turns - turn), counter)
+        measured[name] += timed
+        tested[name].append(_evaluation(model, tests[len(timed) < each], session.compute, counter))
+    return measured, tested
+
+
+def recorded(
+    records: Iterable[Mapping[str, Any]],
+    config: RunConfig,
+    compute: Compute,
+    costs: Mapping[Network, ModelCost],
+    prune_ratio: float,
+) -> Calibration | None:
+    """Calibration from finished runs of this machine, network, data and batch; None without one.
+
+    Seconds for each multiply-accumulate of a dense training and, where one of this ratio is there, of a retraining,
+    times those of the networks.
+    """  # fmt: skip
+    machine, wanted = device_facts(compute.device), config.to_dict()
+    found: dict[str, list[tuple[str, Seconds]]] = {"dense": [], "slim": [], "evaluate": []}
+    for record in records:
+        theirs, method = record["config"], record["config"]["method"]
+        training = [[part["training"].get(key) for key in ("batch_size", "micro_batches")] for part in (theirs, wanted)]
+        alike = theirs["model"] == wanted["model"] and theirs["data"] == wanted["data"] and training[0] == training[1]
+        if not alike or record["device"] != machine or record["resolved"].get("precision") != compute.precision:
+            continue
+        for phase, cost in record["cost"]["phases"].items():
+            kind = {"train": "dense", "search": "dense", "retrain": "slim", "evaluate": "evaluate"}.get(phase)
+            other = kind == "slim" and method.get("prune_ratio") != prune_ratio
+            if kind and cost["macs"] and not other and method["name"] in ("dense", EarlyBirdTraining.name):
+                rate = Seconds(cost["cpu_seconds"], cost["wall_seconds"]).times(1 / cost["macs"])
+                found[kind].append((record["run_id"], rate))
+    if not (found["dense"] and found["evaluate"]):
+        return None
+    rates = {kind: _median([rate for _, rate in runs or found["dense"]]) for kind, runs in found.items()}
+    runs = ", ".join(sorted({run for kind in found.values() for run, _ in kind}))
+    return Calibration(
+        device=f"{compute.device}, {torch.get_num_threads()} threads, {compute.precision}, as recorded by {runs}",
+        machine=machine,
+        measured_steps=0,
+        energy_method="not measured",
+        step={name: rates[name].times(cost.train_macs * config.training.batch_size) for name, cost in costs.items()},
+        tested_image={name: rates["evaluate"].times(cost.macs) for name, cost in costs.items()},
     )
 
 
@@ -172,12 +236,20 @@ def noise_bundle(image_shape: tuple[int, int, int], num_classes: int, images: in
 
 
 class _StepTimer(Hooks):
-    """Penalises as a search does, reads the clocks after every step, and ends the phase after enough of them."""
+    """Penalises as a search does, reads the clocks after every step, and ends the phase after enough of them.
 
-    def __init__(self, steps: int, counter: EnergyCounter) -> None:
-        self.steps, self.counter = steps, counter
-        self.clocks: list[tuple[float, float]] = []
+    Past `end`, by `time.monotonic`, the step that is done is the last.
+    """
+
+    def __init__(self, steps: int, end: float, counter: EnergyCounter) -> None:
+        self.steps, self.end, self.counter = steps, end, counter
+        self.clocks: list[tuple[float, float]] = []  # at the start, and after each step
         self.joules: float | None = None
+
+    def at_start(self, state: FitState) -> bool:
+        """Note when the first step began."""
+        self.clocks.append(read_clocks(state.session.compute.device))
+        return False
 
     def after_backward(self, model: nn.Module, step: int) -> None:
         """The subgradient, which costs next to nothing."""
@@ -186,21 +258,25 @@ class _StepTimer(Hooks):
     def after_step(self, state: FitState) -> bool:
         """Note when the step ended."""
         self.clocks.append(read_clocks(state.session.compute.device))
-        if len(self.clocks) == WARM_UP_STEPS:
+        done = len(self.clocks) - 1
+        if done == WARM_UP_STEPS:
             self.counter.start()
-        if len(self.clocks) < WARM_UP_STEPS + self.steps:
+        if done < WARM_UP_STEPS + self.steps and time.monotonic() < self.end:
             return False
-        self.joules = self.counter.take()
-        self.counter.stop()
+        if done >= WARM_UP_STEPS:
+            self.joules = self.counter.take() if done > WARM_UP_STEPS else None
+            self.counter.stop()
         return True
 
 
-def _training_steps(session: Session, model: nn.Module, steps: int, counter: EnergyCounter) -> list[Seconds]:
-    timer = _StepTimer(steps, counter)
+def _training_steps(
+    session: Session, model: nn.Module, steps: int, end: float, counter: EnergyCounter
+) -> list[Seconds]:
+    timer = _StepTimer(steps, end, counter)
     # What the steps cost is known; here it is asked for nothing.
     fit(session, model, Span("train", 0, session.total_steps), ModelCost(0, 0, 0, 0.0), hooks=timer)
-    joules = None if timer.joules is None else timer.joules / steps
-    measured = pairwise(timer.clocks[WARM_UP_STEPS - 1 :])
+    clocks = timer.clocks[min(WARM_UP_STEPS, len(timer.clocks) - 2) :]  # Where steps are dear, the first counts.
+    joules, measured = None if timer.joules is None else timer.joules / (len(clocks) - 1), pairwise(clocks)
     return [Seconds(cpu=b[1] - a[1], wall=b[0] - a[0], joules=joules) for a, b in measured]
 
 

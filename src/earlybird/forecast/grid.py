@@ -6,12 +6,13 @@ where the paper found it; real ones differ. What runs share is counted once.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
-from earlybird.cost import MethodPlan, PlannedData, Schedule, Stage, Work, steps_that_buy
+from earlybird.cost import MethodPlan, ModelCost, PlannedData, Schedule, Stage, Work, steps_that_buy
 from earlybird.data import DataBundle
-from earlybird.forecast.calibration import Calibration, calibrate
+from earlybird.forecast.calibration import SECONDS, Calibration, Network, calibrate, recorded
 from earlybird.forecast.run import UNIFORM, Scenario, cost_of, networks_of
 from earlybird.grids.grid import RunNode
 from earlybird.grids.run_node import keeps_search
@@ -19,7 +20,7 @@ from earlybird.grids.sweep import Sweep
 from earlybird.methods.early_bird import planned_draw
 from earlybird.methods.pipeline import plan_method
 from earlybird.runs.folder import NetworkSpec
-from earlybird.runs.record_file import finished_record
+from earlybird.runs.record_file import RECORD_NAME, Record, finished_record, load_records
 from earlybird.runs.run import resolve_augment
 from earlybird.settings.method import EarlyBirdTraining, Method
 from earlybird.settings.run import RunConfig
@@ -37,7 +38,7 @@ class GridForecast:
         rows: method (with "at equal cost" where it is run so), p, number of runs, training MACs and hours.
         nodes: run nodes of the sweep, done ones included.
         device: device, threads and precision of the measured steps.
-        steps: measured steps of each network.
+        steps: measured steps of each network, 0 where finished runs told their seconds.
         ticket_at: share of the schedule after which a ticket is taken to be drawn, in [0, 1].
     """
 
@@ -58,7 +59,9 @@ def forecast_grid(sweep: Sweep, spec: NetworkSpec, bundle: DataBundle) -> GridFo
     if not left:
         return None
     ratios = sorted({node.prune_ratio for node in left if node.prune_ratio is not None}) or [0.5]
-    measured = {ratio: _measured(config, spec, bundle, ratio) for ratio in ratios}
+    records = load_records([sweep.root]) if next(sweep.root.rglob(RECORD_NAME), None) else []
+    seconds = SECONDS / len(ratios)
+    measured = {ratio: _measured(config, spec, bundle, ratio, records, seconds) for ratio in ratios}
     slim_costs = {scenario: full.slim for scenario, full, _ in measured.values()}
     drawn, early_birds = ticket_places(sweep), early_birds_of(sweep)
     costs: dict[tuple[str, float | None], list[tuple[int, float]]] = {}
@@ -78,13 +81,18 @@ def forecast_grid(sweep: Sweep, spec: NetworkSpec, bundle: DataBundle) -> GridFo
         (name, ratio, len(each), sum(macs for macs, _ in each), sum(hours for _, hours in each))
         for (name, ratio), each in costs.items()
     ]
-    return GridForecast(rows, len(sweep.nodes), measured[ratios[0]][2].device)
+    calibrations = [calibration for _, _, calibration in measured.values()]
+    steps = min(calibration.measured_steps for calibration in calibrations)
+    return GridForecast(rows, len(sweep.nodes), calibrations[0].device, steps)
 
 
 def _measured(
-    config: RunConfig, spec: NetworkSpec, bundle: DataBundle, ratio: float
+    config: RunConfig, spec: NetworkSpec, bundle: DataBundle, ratio: float, records: Sequence[Record], seconds: float
 ) -> tuple[Scenario, Schedule, Calibration]:
-    """Networks of uniform widths for a ratio, the schedule with their cost, and the measured seconds of their steps."""
+    """Networks of uniform widths for a ratio, the schedule with their cost, and the seconds of their steps.
+
+    These are recorded ones, where there are records of such runs, else measured in about as many seconds as given.
+    """
     settings = config.training
     compute = Compute(choose_device(settings.device), "bf16" if settings.precision == "bf16" else "fp32")
     val_images = 0 if bundle.val is None else len(bundle.val)
@@ -92,11 +100,12 @@ def _measured(
     scenario = Scenario(spec, data, settings.epochs, ratio, compute.precision, UNIFORM)
     networks = networks_of(scenario)
     dense, slim = networks.dense, networks.slim[UNIFORM]
-    calibration = calibrate(
+    costs: dict[Network, ModelCost] = {"dense": cost_of(dense, scenario), "slim": cost_of(slim, scenario)}
+    calibration = recorded(records, config, compute, costs, ratio) or calibrate(
         {"dense": dense, "slim": slim}, bundle, settings, compute, augment=resolve_augment(config.data, bundle),
-        workers=config.data.workers, steps=CALIBRATION_STEPS,
+        workers=config.data.workers, steps=CALIBRATION_STEPS, seconds=seconds,
     )  # fmt: skip
-    return scenario, scenario.schedule(dense, cost_of(dense, scenario), cost_of(slim, scenario), 0), calibration
+    return scenario, scenario.schedule(dense, costs["dense"], costs["slim"], 0), calibration
 
 
 def early_birds_of(sweep: Sweep) -> dict[tuple[float, int], EarlyBirdTraining]:

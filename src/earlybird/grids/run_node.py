@@ -25,15 +25,7 @@ from earlybird.runs.folder import SEARCH_NAME, read_search
 from earlybird.runs.record import recorded_schedule
 from earlybird.runs.record_file import RECORD_NAME, finished_record, recorded_training_macs
 from earlybird.runs.run import run, run_search
-from earlybird.settings.method import (
-    NO_TICKET_CURE,
-    TICKET_FILE,
-    EarlyBirdTraining,
-    Method,
-    Plans,
-    StartsFromTicket,
-    TicketRequest,
-)
+from earlybird.settings.method import TICKET_FILE, EarlyBirdTraining, Method, Plans, StartsFromTicket, TicketRequest
 from earlybird.settings.run import RunConfig, TrainingSettings
 from earlybird.training.checkpoint import Checkpoints
 
@@ -231,7 +223,8 @@ def _ticket_of(root: Path, node: RunNode) -> Path | None:
     if isinstance(method, EarlyBirdTraining) and method.on_no_ticket == "finish":
         return None  # It searches by itself: in vain, and ends with the dense network, as it would alone.
     raise SweepError(
-        f"no ticket of p = {node.request.prune_ratio:g}: the rule never fired in {node.search}; {NO_TICKET_CURE}"
+        f"no ticket of p = {node.request.prune_ratio:g}: the rule never fired in {node.search}; raise "
+        "--method.epsilon or --epochs"
     )
 
 

@@ -122,9 +122,10 @@ def grid_forecast_table(forecast: GridForecast, workers: int) -> Table:
     """Remaining runs of a grid, method by method, with the hours of so many workers."""
     runs, hours = sum(row[2] for row in forecast.rows), sum(row[4] for row in forecast.rows)
     at_once = f", at best {hours / workers:.1f} with {workers} workers of as many threads" if workers > 1 else ""
+    steps = f", {forecast.steps} steps measured of each network" if forecast.steps else ""
     notes = [
         f"{runs} of {forecast.nodes} runs and searches are left, {hours:.2f} hours one after another "
-        f"({forecast.device}, {forecast.steps} steps measured of each network){at_once}.",
+        f"({forecast.device}{steps}){at_once}.",
         f"Taken as: slim networks of uniform widths, tickets not drawn yet at {percent(forecast.ticket_at)} of the "
         "schedule, a method without a plan as one dense training. The evaluation is in the hours, not in the MACs; "
         "searches and dense runs that several start from stand once.",

@@ -7,6 +7,8 @@ written into the run's configuration and reused when it resumes, because a run m
 from __future__ import annotations
 
 import math
+import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -27,6 +29,10 @@ Precision = Literal["fp32", "bf16"]
 # A gain below this is not worth other numerics than the reference's.
 _WORTHWHILE = 0.95
 _TRIALS = 3
+_SECONDS_OF_TRIALS = 3.0
+# A CPU without bf16 units takes 10 to 20 times the seconds of fp32; a few images tell.
+_SLOW = 3.0
+_FEW_IMAGES = 4
 _TOP5_FROM_CLASSES = 10
 
 # How PyTorch's CPU allocator words it; it raises a plain RuntimeError.
@@ -80,7 +86,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_precision(choice: str, model: nn.Module, shape: Sequence[int], device: torch.device) -> Precision:
-    """Resolve "auto" by timing a training step in fp32 and in bf16; keep any other choice.
+    """Resolve "auto" by timing a training step in fp32 and in bf16, bounded in seconds; keep any other choice.
 
     Args:
         model: the dense network; it is not changed.
@@ -88,20 +94,38 @@ def choose_precision(choice: str, model: nn.Module, shape: Sequence[int], device
 
     Raises:
         ConfigError: `choice` is none of these.
+
+    Warns:
+        UserWarning: bf16 is asked for on a CPU where its steps take several times the seconds of fp32.
     """
     require("training.precision", choice, choice in get_args(PrecisionChoice), "auto, fp32 or bf16")
-    if choice != "auto":
-        return "fp32" if choice == "fp32" else "bf16"
+    if choice == "fp32":
+        return "fp32"
     batch = torch.randn(tuple(shape), generator=torch.Generator().manual_seed(0))
+    slower = _bf16_ratio(model, batch[:_FEW_IMAGES], device) if device.type == "cpu" else 1.0
+    if choice == "bf16":
+        if slower > _SLOW:
+            told = f"bf16 takes {slower:.0f} times the seconds of fp32 on this CPU; leave --precision out or give fp32"
+            warnings.warn(told, stacklevel=2)
+        return "bf16"
+    return "bf16" if slower <= _SLOW and _bf16_ratio(model, batch, device) < _WORTHWHILE else "fp32"
+
+
+def _bf16_ratio(model: nn.Module, batch: Tensor, device: torch.device) -> float:
     fp32 = _step_seconds(model, batch, Compute(device, "fp32"))
-    return "bf16" if _step_seconds(model, batch, Compute(device, "bf16")) < _WORTHWHILE * fp32 else "fp32"
+    return _step_seconds(model, batch, Compute(device, "bf16")) / fp32
 
 
 def _step_seconds(model: nn.Module, batch: Tensor, compute: Compute) -> float:
-    """Best of a few training steps, after one that warms up."""
+    """Best of a few training steps, after one that warms up; of fewer where they take long."""
     images = batch.to(compute.device).contiguous(memory_format=compute.memory_format)
     step = TrainingStep(compute.place(copied(model)).train(), images, compute.autocast)
-    return min([step.seconds() for _ in range(1 + _TRIALS)][1:])
+    end, best = time.monotonic() + _SECONDS_OF_TRIALS, step.seconds()
+    for trial in range(_TRIALS):
+        if time.monotonic() > end:
+            break
+        best = min(step.seconds(), best if trial else math.inf)
+    return best
 
 
 @dataclass(frozen=True)
