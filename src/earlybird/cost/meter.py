@@ -38,13 +38,9 @@ class PhaseMeter:
     """
 
     def __init__(
-        self,
-        phase: str,
-        device: torch.device | str = "cpu",
-        counter: EnergyCounter | None = None,
-        *,
+        self, phase: str, device: torch.device | str = "cpu", counter: EnergyCounter | None = None,
         after: PhaseMeter | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         require("cost phase", phase, phase in PHASES, f"one of {', '.join(PHASES)}")
         self.phase = phase
         self._device = torch.device(device)

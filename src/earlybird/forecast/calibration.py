@@ -189,8 +189,9 @@ def recorded(
     found: dict[str, list[tuple[str, Seconds]]] = {"dense": [], "slim": [], "evaluate": []}
     for record in records:
         theirs, method = record["config"], record["config"]["method"]
-        training = [[part["training"].get(key) for key in ("batch_size", "micro_batches")] for part in (theirs, wanted)]
-        alike = theirs["model"] == wanted["model"] and theirs["data"] == wanted["data"] and training[0] == training[1]
+        keys = [(s, key) for s in ("model", "data") for key in wanted[s]]
+        keys += [("training", "batch_size"), ("training", "micro_batches")]
+        alike = all(theirs[section].get(key) == wanted[section][key] for section, key in keys)
         if not alike or record["device"] != machine or record["resolved"].get("precision") != compute.precision:
             continue
         for phase, cost in record["cost"]["phases"].items():
