@@ -25,14 +25,24 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
         OSError: the disk is full or refuses.
     """
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    with named_errors(path):
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def named_errors(path: Path) -> Iterator[None]:
+    """Give an `OSError` inside the name of the file: a full disk names none."""
     try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 def sealed_json(values: Mapping[str, Any]) -> bytes:

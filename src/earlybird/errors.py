@@ -126,9 +126,14 @@ def _slips(a: str, b: str) -> int:
 
 def one_line(error: Exception) -> str:
     """An exception's class and text on one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return ": ".join(dict.fromkeys([type(error).__name__, reason(error)]))
 
 
 def first_line(error: Exception) -> str:
     """The first line of an exception's text; its class where it has none."""
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def reason(error: Exception) -> str:
+    """An exception's text on one line; its class where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -6,11 +6,13 @@ import ctypes
 import os
 import signal
 import sys
+import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 
-from earlybird.errors import ConfigError, EarlyBirdError, NonFiniteError, Terminated, did_you_mean
+from earlybird.errors import ConfigError, EarlyBirdError, NonFiniteError, Terminated, did_you_mean, reason
 
 # File that holds the command, and what it does.
 COMMANDS = {
@@ -48,35 +50,71 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(usage())
-        return 0 if arguments else 2
-    if arguments[0] == "--version":
-        from earlybird import __version__
-
-        print(f"earlybird {__version__}")
-        return 0
     try:
-        with warnings.catch_warnings():  # Puts back how warnings were shown: `main` may be called from a program.
+        # Puts back how signals are taken and warnings shown: `main` may be called from a program.
+        with _heeded_signals(is_program=argv is None), warnings.catch_warnings():
             warnings.showwarning = show_warning
-            return _command(arguments[0])(arguments[1:]) or 0
+            try:
+                return _command(arguments[0] if arguments else "")(arguments[1:]) or 0
+            finally:
+                if sys.stdout is not None:  # Here a full disk can still be told of.
+                    sys.stdout.flush()
     except Terminated as stopped:
         name = signal.Signals(stopped.signal_number).name
         _complain(f"stopped by {name}; the state is saved, the same command goes on from it")
         raise
-    except BrokenPipeError:
-        # Whoever read our output has heard enough; the interpreter must not complain of it at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except (EarlyBirdError, OSError) as error:
+        _drop_output()
+        if isinstance(error, BrokenPipeError):  # Whoever read our output has heard enough.
+            return 0
         if debug:
             raise
-        said = str(error)
+        said = reason(error)
         if isinstance(error, OSError):
-            said = f"{error.filename or 'the disk'}: {error.strerror or error}"
+            said = f"{error.filename or 'the disk or standard output'}: {error.strerror or said}"
             said += "; mend it and give the same command again"
         _complain(said)
         return 1 if isinstance(error, NonFiniteError) else 2
+
+
+@contextmanager
+def _heeded_signals(*, is_program: bool) -> Iterator[None]:
+    """Let SIGTERM and SIGINT end the process at once, with one line, wherever no run takes them up itself.
+
+    Nothing is lost by that: all files survive a kill. Where a program has called `main`, `Terminated` is raised. A
+    signal that is ignored stays so (nohup).
+    """
+    process, before = os.getpid(), {}
+
+    def stop(number: int, frame: object) -> None:
+        if not is_program:
+            raise Terminated(number)
+        if os.getpid() == process:  # Not in the processes that load data, which inherit this.
+            said = f"stopped by {signal.Signals(number).name}; what is written is kept, give the same command again"
+            os.write(2, f"earlybird: {said}\n".encode())
+        # An exception might be swallowed, or shown, by what is at work: an import, a __del__.
+        os._exit(128 + number)
+
+    if threading.current_thread() is threading.main_thread():
+        numbers = signal.SIGTERM, signal.SIGINT
+        before = {number: signal.getsignal(number) for number in numbers}
+        before = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
+        for number in before:
+            signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():  # All is done: a signal must not spoil the interpreter's end.
+            signal.signal(number, signal.SIG_IGN if is_program else handler)
+
+
+def _drop_output() -> None:
+    """Drop what standard output cannot take, of which the interpreter would complain at exit."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def usage() -> str:
@@ -92,6 +130,8 @@ def usage() -> str:
 
 
 def _command(name: str) -> Callable[[list[str]], int | None]:
+    if name in ("", "-h", "--help", "--version"):
+        return lambda arguments: _say_of_all(name)
     if name not in COMMANDS:
         hint = did_you_mean(name, COMMANDS)
         raise ConfigError(f"unknown command {name!r}; {hint}give one of {', '.join(COMMANDS)}")
@@ -100,6 +140,13 @@ def _command(name: str) -> Callable[[list[str]], int | None]:
     module = import_module(f"earlybird.cli.{COMMANDS[name][0]}")
     command: Callable[[list[str]], int | None] = getattr(module, f"{name}_command")
     return command
+
+
+def _say_of_all(name: str) -> int:
+    from earlybird import __version__
+
+    print(f"earlybird {__version__}" if name == "--version" else usage())
+    return 0 if name else 2
 
 
 def keep_freed_memory() -> bool:

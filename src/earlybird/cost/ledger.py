@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from earlybird.cost.network import ModelCost
 from earlybird.energy import NO_ENERGY_COUNTER
-from earlybird.errors import CheckpointError, ConfigError, require
+from earlybird.errors import CheckpointError, ConfigError, reason, require
 
 # The paper charges one forward and two backward passes on every image of the set in every epoch; evaluation and the
 # search's own bookkeeping are free. Our convention charges them.
@@ -202,7 +202,7 @@ class CostLedger:
             try:
                 ledger.add(PhaseCost(**entry))
             except (ConfigError, TypeError, ValueError) as error:
-                raise CheckpointError(f"cost entry {place} cannot be read: {error}") from error
+                raise CheckpointError(f"cost entry {place} cannot be read: {reason(error)}") from error
         return ledger
 
 

@@ -18,7 +18,7 @@ from earlybird.data.decode import FolderImages, SourceSplits, cache_root, cached
 from earlybird.data.hub import hub_splits, local_folder, parquet_files
 from earlybird.data.images import DataBundle, MemoryImages, channel_moments, subset
 from earlybird.data.randomness import stratified_indices
-from earlybird.errors import DataError, did_you_mean
+from earlybird.errors import DataError, did_you_mean, reason
 from earlybird.user_code import find_callable
 
 CIFAR_FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
@@ -170,7 +170,7 @@ def _cifar(name: str, request: _Request) -> DataBundle:
             _cifar_dataset(name, root, train=True, download=True)  # unless it is there already
         except (OSError, RuntimeError) as error:
             raise DataError(
-                f"cannot download data '{name}' into {root} ({error}); check the network, "
+                f"cannot download data '{name}' into {root} ({reason(error)}); check the network, "
                 f"or put {folder.name} there by hand"
             ) from error
     files = sorted(file for file in folder.glob("*") if file.is_file())
@@ -188,7 +188,7 @@ def _cifar_splits(name: str, root: Path) -> SourceSplits:
     except (OSError, RuntimeError) as error:
         folder = root / CIFAR_FOLDERS[name]
         raise DataError(
-            f"data '{name}' at {folder} is damaged ({error}); remove it and use --data.download true"
+            f"data '{name}' at {folder} is damaged ({reason(error)}); remove it and use --data.download true"
         ) from error
     return SourceSplits(_cifar_images(train), _cifar_images(test), tuple(train.classes))
 

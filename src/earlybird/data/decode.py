@@ -28,7 +28,7 @@ from torch import Tensor
 
 from earlybird.atomic import sealed_json, unsealed_json
 from earlybird.data.images import DataBundle, IndexedImages, MemoryImages, Moments, channel_moments
-from earlybird.errors import DataError, first_line
+from earlybird.errors import DataError, first_line, reason
 
 FORMAT_VERSION = 1
 """Part of every fingerprint: raise it when decoding, resizing or the layout of the arrays changes."""
@@ -200,7 +200,7 @@ def cached(
     try:
         return _publish(folder, decoded, source)
     except OSError as error:
-        warnings.warn(f"decoded images of '{name}' were not cached in {root}: {error}", stacklevel=2)
+        warnings.warn(f"decoded images of '{name}' were not cached in {root}: {reason(error)}", stacklevel=2)
         return decoded
 
 

@@ -12,12 +12,12 @@ import time
 import traceback
 import uuid
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from earlybird.atomic import file_lock, write_atomically
+from earlybird.atomic import file_lock, named_errors, write_atomically
 from earlybird.errors import ConfigError, EarlyBirdError, MethodError, SweepError
 from earlybird.grids.grid import RunNode
 from earlybird.methods.pipeline import plan_method
@@ -49,9 +49,11 @@ def failure_of(root: Path, node: RunNode) -> dict[str, Any] | None:
         found = json.loads(path.read_text())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or not isinstance(found.get("time", 0.0), (int, float)):
         return {"error": f"{path} cannot be read", "kind": "unknown", "traceback": "", "token": ""}
-    return found if isinstance(found, dict) else None
+    return found
 
 
 def error_of(root: Path, node: RunNode) -> str:
@@ -193,19 +195,32 @@ def fail(root: Path, node: RunNode, token: str, error: Exception, **more: Any) -
 def _log_event(root: Path, node: RunNode, what: str, **more: Any) -> None:
     """Append a line to the sweep's log."""
     line = {"time": round(time.time(), 3), "pid": os.getpid(), "node": node.id, "event": what, **more}
-    with open(root / EVENTS_NAME, "a", encoding="utf-8") as file:
+    path = root / EVENTS_NAME
+    with named_errors(path), open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
 
 
 def events_since(root: Path, position: int) -> tuple[list[dict[str, Any]], int]:
-    """Events logged since a byte position, and the position after them; a half-written line waits."""
+    """Events logged since a byte position, and the position after them; a half-written line waits.
+
+    Lines that are none, as a full disk leaves, are left out.
+    """
     path = root / EVENTS_NAME
     if not path.is_file():
         return [], position
     with open(path, "rb") as file:
         file.seek(position)
         whole, newline, _ = file.read().rpartition(b"\n")
-    return [json.loads(line) for line in whole.splitlines()], position + len(whole) + len(newline)
+    events = [event for event in map(_event_in, whole.splitlines()) if event is not None]
+    return events, position + len(whole) + len(newline)
+
+
+def _event_in(line: bytes) -> dict[str, Any] | None:
+    with suppress(ValueError, RecursionError):
+        event = json.loads(line)
+        if isinstance(event, dict) and isinstance(event.get("node"), str) and isinstance(event.get("event"), str):
+            return event
+    return None
 
 
 def _ticket_of(root: Path, node: RunNode) -> Path | None:

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from earlybird.atomic import file_lock, write_atomically
-from earlybird.errors import ConfigError, MethodError, SweepError
+from earlybird.errors import ConfigError, MethodError, SweepError, reason
 from earlybird.grids.grid import Grid, RunNode, merged, nodes_of, parse_method
 from earlybird.grids.run_node import ENDS, LOCKS_NAME, State, error_of, execute, fail, failure_of, node_lock
 from earlybird.methods.pipeline import check_network
@@ -142,7 +142,7 @@ def read_grid(root: Path) -> Grid:
         told = f"{root} holds no comparison (no {GRID_NAME}); give --methods, --ratios and --seeds"
         raise SweepError(told) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise SweepError(f"{path} is corrupt ({error}); remove it and give the same command again") from error
+        raise SweepError(f"{path} is corrupt ({reason(error)}); remove it and give the same command again") from error
 
 
 def code_names(grid: Grid) -> list[tuple[str, str]]:

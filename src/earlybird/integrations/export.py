@@ -5,6 +5,7 @@ ONNX needs the extra `export` (onnx, onnxscript, onnxruntime).
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from earlybird.copying import copied
-from earlybird.errors import ModelError
+from earlybird.errors import ModelError, one_line
 
 # What two runtimes may differ by, relative to the largest output.
 TOLERANCE = 1e-4
@@ -60,7 +61,9 @@ def export_pt2(model: nn.Module, example_input: Tensor, path: Path) -> float:
 
     def write(source: nn.Module, temporary: Path) -> None:
         batch = torch.export.Dim("batch")
-        torch.export.save(torch.export.export(source, (example_input,), dynamic_shapes=({0: batch},)), str(temporary))
+        buffer = io.BytesIO()  # On a full disk torch's own writer would abort the process.
+        torch.export.save(torch.export.export(source, (example_input,), dynamic_shapes=({0: batch},)), buffer)
+        temporary.write_bytes(buffer.getvalue())
 
     def run(temporary: Path, x: Tensor) -> Tensor:
         result: Tensor = torch.export.load(str(temporary)).module()(x)
@@ -87,8 +90,7 @@ def _exported(
                 write(source, temporary)
                 actual, expected = run(temporary, x), source(x)
             except Exception as error:
-                reason = " ".join(str(error).split())[:300]
-                raise ModelError(f"{path.name} could not be written: {type(error).__name__}: {reason}") from error
+                raise ModelError(f"{path} could not be written: {one_line(error)[:300]}") from error
         found = float((actual - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
         if not found <= TOLERANCE:
             told = f"differs from its source by {found:.1e}, at most {TOLERANCE:g} is right; not kept"

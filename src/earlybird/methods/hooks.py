@@ -127,9 +127,8 @@ class SearchHooks(Hooks):
                 write_atomically(momentum_file(path), save(buffers))
             replace(ticket, notes=notes, flags=flags).save(path)
         except (OSError, SafetensorError) as error:
-            raise TicketError(
-                f"ticket {path} could not be written ({error}); mend the disk and give the same command again"
-            ) from error
+            told = f"ticket {path} could not be written ({getattr(error, 'strerror', error)})"
+            raise TicketError(f"{told}; mend the disk and give the same command again") from error
         self.saved.append(request)
 
     def state_dict(self) -> dict[str, Any]:

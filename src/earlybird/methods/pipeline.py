@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from earlybird.cost import MethodPlan, Schedule, Stage, evaluation_work, steps_that_buy
 from earlybird.data import Batches
-from earlybird.errors import EarlyBirdError, MaskError, MethodError, SlimError
+from earlybird.errors import EarlyBirdError, MaskError, MethodError, SlimError, one_line
 from earlybird.methods.hooks import HoldHooks
 from earlybird.methods.retrain import ticket_in
 from earlybird.methods.task import Candidate, DenseRun, Task
@@ -94,7 +94,7 @@ def plan_method(method: Method, schedule: Schedule) -> MethodPlan:
         except EarlyBirdError:
             raise
         except Exception as error:  # It is the user's code.
-            raise MethodError(f"the plan of method {method.name} raised {type(error).__name__}: {error}") from error
+            raise MethodError(f"the plan of method {method.name} raised {one_line(error)}") from error
     stage = Stage("train", "dense", schedule.total_steps)
     return MethodPlan((stage,), "dense", note="it has no `plan`, and is taken as one dense training")
 

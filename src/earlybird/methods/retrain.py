@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor, nn
 
 from earlybird.core import STOP_RULES, ChannelGroups, ChannelMask, Ticket, WeightMask, mask_weights_, realised_ratio
 from earlybird.cost import CostLedger, ModelCost, Schedule, Work, training_macs
-from earlybird.errors import TicketError
+from earlybird.errors import TicketError, first_line
 from earlybird.methods.hooks import momentum_file, rewind_file, ticket_notes
 from earlybird.methods.task import Candidate, Task
 from earlybird.settings.method import TICKET_FILE, EarlyBirdTraining
@@ -219,8 +218,8 @@ def _read(path: Path, cure: str) -> dict[str, Tensor]:
         raise TicketError(f"{path} is missing; {cure}")
     try:
         return load(path.read_bytes())
-    except SafetensorError as error:
-        raise TicketError(f"{path} is corrupt or of another network; {cure}") from error
+    except Exception as error:  # Tensors of a changed header may be refused in any way.
+        raise TicketError(f"{path} is corrupt or of another network ({first_line(error)}); {cure}") from error
 
 
 def _rewind(retrain: Retrain, task: Task, dense: nn.Module, ticket: Ticket, flags: list[str]) -> int:

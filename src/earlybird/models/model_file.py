@@ -21,7 +21,7 @@ import earlybird
 from earlybird.atomic import SEAL, sealed_json, unsealed_json, write_atomically
 from earlybird.copying import full_name
 from earlybird.core import ChannelMask
-from earlybird.errors import CheckpointError, ConfigError, SlimError
+from earlybird.errors import CheckpointError, ConfigError, SlimError, reason
 from earlybird.models.catalog import build_named
 from earlybird.slimming.layers import LAYER_KINDS, kind_of
 from earlybird.slimming.selection import GATHERING, GATHERING_NORMS, Norm, let_gather_, let_scatter_
@@ -121,10 +121,8 @@ def load(folder: str | Path, *, into: nn.Module | None = None, factory: Factory 
         reshape_(model, description["layers"], tensors)
         model.load_state_dict(tensors)
     except _MEDDLED as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise CheckpointError(
-            f"{folder / DESCRIPTION} and {TENSORS} describe no network ({reason}); restore them or save again"
-        ) from error
+        told = f"{folder / DESCRIPTION} and {TENSORS} describe no network ({reason(error)[:300]})"
+        raise CheckpointError(f"{told}; restore them or save again") from error
     return model.eval()
 
 
@@ -159,7 +157,7 @@ def read_description(path: Path) -> dict[str, Any]:
         if version == FORMAT_VERSION:
             return unsealed_json(path.read_bytes())
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{path} is corrupt ({error}); restore the file or save again") from error
+        raise CheckpointError(f"{path} is corrupt ({reason(error)}); restore the file or save again") from error
     # Version 2 had no seal; a file that has one was changed.
     if version != _UNSEALED_VERSION or SEAL in description:
         raise CheckpointError(f"{path} has format version {version}, this version reads {FORMAT_VERSION}; save again")

@@ -6,6 +6,7 @@ Each `plot_*` reads one record and writes one file; the suffix of the path names
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from earlybird.atomic import write_atomically
 from earlybird.core.stop_rules import STOP_RULES
 from earlybird.errors import RunFolderError
 from earlybird.report import comparison
@@ -310,4 +312,6 @@ def figure_file(
         yield figure
         # A date would make every rewrite of an unchanged run a change.
         metadata = {"Date": None} if path.suffix == ".svg" else None
-        figure.savefig(path, dpi=110, metadata=metadata)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=path.suffix[1:], dpi=110, metadata=metadata)
+        write_atomically(path, buffer.getvalue())

@@ -15,7 +15,7 @@ from typing import Any
 from earlybird.cost import CostLedger, PhaseCost
 from earlybird.energy import EnergyCounter, estimated_joules, unit_energies
 from earlybird.energy.power_log import MeteredEnergy, MeterReading, PowerLog, idle_watts, integrate, read_power_log
-from earlybird.errors import ConfigError, DataError, RunFolderError
+from earlybird.errors import ConfigError, DataError, RunFolderError, reason
 from earlybird.runs.folder import folder_lock
 from earlybird.runs.record_file import record_of, write_record
 
@@ -147,7 +147,7 @@ def _phases(record: Mapping[str, Any], folder: Path) -> dict[str, PhaseCost]:
             for name, cost in record["cost"]["phases"].items()
         }
     except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
-        raise RunFolderError(f"{path} holds no costs that can be read ({error}); run it again") from error
+        raise RunFolderError(f"{path} holds no costs that can be read ({reason(error)}); run it again") from error
     if missing := [name for name, phase in phases.items() if not phase.spans]:
         raise RunFolderError(
             f"record '{path}' does not say when its phases ran ({', '.join(missing)}): an older version wrote it; run "

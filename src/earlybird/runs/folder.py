@@ -20,9 +20,9 @@ import torch
 import yaml
 from torch import nn
 
-from earlybird.atomic import file_lock, write_atomically
+from earlybird.atomic import file_lock, named_errors, write_atomically
 from earlybird.core import ChannelMask
-from earlybird.errors import CheckpointError, ConfigError, MethodError, ModelError, RunFolderError, first_line
+from earlybird.errors import CheckpointError, ConfigError, MethodError, ModelError, RunFolderError, first_line, reason
 from earlybird.methods.task import DenseRun
 from earlybird.models import build_model
 from earlybird.models.model_file import DESCRIPTION, load, read_description, save
@@ -129,7 +129,8 @@ class RunFolder:
             return resolved
         self._refuse(changes, force)
         self._refuse_another_method(changes)
-        with open(self.path / "run.log", "a", encoding="utf-8") as file:
+        path = self.path / "run.log"
+        with named_errors(path), open(path, "a", encoding="utf-8") as file:
             file.write(f"forced on: {'; '.join(changes)}\n")
         if any(change.startswith(_DECIDE_RESOLVED) for change in changes):
             resolved = {}
@@ -150,7 +151,7 @@ class RunFolder:
 
     def discard_failed_start(self) -> None:
         """Remove the files of a start that failed before its first checkpoint, if the folder was empty before it."""
-        if not self._is_new or self.checkpoints.exist():
+        if not self._is_new or self.checkpoints.exist() or any((self.path / name).is_file() for name in _ENDS):
             return
         self.checkpoints.clear()
         for path in self.path.glob("*"):
@@ -262,7 +263,7 @@ def read_search(folder: Path) -> dict[str, Any]:
     try:
         summary = parse(path.read_bytes(), "search")
     except ValueError as error:
-        raise RunFolderError(f"{path} is corrupt ({error}); remove it to finish the search again") from error
+        raise RunFolderError(f"{path} is corrupt ({reason(error)}); remove it to finish the search again") from error
     # Searches of older versions drew by the rule alone.
     summary.setdefault("tickets", [[ratio, "rule"] for ratio in summary.get("ratios", [])])
     return summary

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from earlybird.atomic import write_atomically
-from earlybird.errors import RunFolderError
+from earlybird.errors import RunFolderError, reason
 from earlybird.runs.schema import parse
 
 Record = dict[str, Any]
@@ -34,7 +34,7 @@ def read_record(path: str | Path) -> Record:
         return parse(path.read_bytes(), "record", SCHEMA_VERSION)
     except (OSError, ValueError) as error:
         raise RunFolderError(
-            f"cannot read record '{path}': {error}; remove it and give the run's command again"
+            f"cannot read record '{path}': {reason(error)}; remove it and give the run's command again"
         ) from error
 
 

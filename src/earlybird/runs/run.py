@@ -199,6 +199,7 @@ def _started(config: RunConfig, folder: RunFolder, resolved: dict[str, Any], qui
     try:
         with stop_on_signals() as stop:
             yield prepare(config, folder, resolved, stop, quiet)
+            stop.raise_if_set()  # It came after the last step; the result is written.
     except BaseException:
         folder.raise_if_gone()
         folder.discard_failed_start()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import pickle
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -23,8 +22,13 @@ from earlybird.errors import CheckpointError, first_line
 
 FORMAT_VERSION = 1
 _KEPT = 2
-# What reading damaged or foreign bytes can raise; a checkpoint of another version is a CheckpointError and passes.
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, RuntimeError, pickle.UnpicklingError)
+
+
+class _State(dict[str, Any]):
+    """What a checkpoint holds; to ask it for what it lacks is a `CheckpointError`."""
+
+    def __missing__(self, key: str) -> Any:
+        raise CheckpointError(f"the checkpoint lacks {key!r}: it was changed; restore it, or give another --out")
 
 
 class Checkpoints:
@@ -64,8 +68,13 @@ class Checkpoints:
             write_atomically(self.folder / f"{number:08d}.json", json.dumps(manifest).encode())
         except OSError as error:
             (self.folder / f"{number:08d}.pt").unlink(missing_ok=True)
+            older = (
+                "the previous one is intact"
+                if any(map(self._is_finished, self._numbers()))
+                else "there is no earlier one"
+            )
             warnings.warn(
-                f"checkpoint not saved in {self.folder} ({error.strerror or error}); the previous one is intact",
+                f"checkpoint not saved in {self.folder} ({error.strerror or error}); {older}",
                 stacklevel=2,
             )
             return False
@@ -86,7 +95,9 @@ class Checkpoints:
         for number in reversed(self._numbers()):
             try:
                 state = self._read(number)
-            except _UNREADABLE as error:
+            except CheckpointError:
+                raise
+            except Exception as error:  # Damaged or foreign bytes, sealed again or not, may raise anything.
                 broken.append(f"{number:08d}.pt ({first_line(error)})")
                 continue
             if broken:
@@ -136,9 +147,8 @@ class Checkpoints:
                 f"checkpoint {manifest_path} has format version {manifest['format_version']}, this version reads "
                 f"{FORMAT_VERSION}; finish the run with the version that began it"
             )
-        self._refuse_another_run(
-            manifest_path, manifest.get("run", self.run)
-        )  # Older versions did not say whose it is.
+        # Older versions did not say whose it is.
+        self._refuse_another_run(manifest_path, manifest.get("run", self.run))
         data = (self.folder / f"{number:08d}.pt").read_bytes()
         if hashlib.sha256(data).hexdigest() != manifest["sha256"]:
             raise ValueError("sha256 differs from its manifest")
@@ -146,7 +156,7 @@ class Checkpoints:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         if not isinstance(state, dict):
             raise ValueError("it holds no state")
-        return state
+        return _State(state)
 
     def _refuse_another_run(self, path: Path, theirs: Any) -> None:
         theirs = theirs if isinstance(theirs, dict) else {}

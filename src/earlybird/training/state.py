@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from earlybird.cost import ModelCost, PhaseCost, evaluation_work, training_work
-from earlybird.errors import CheckpointError, NonFiniteError
+from earlybird.errors import CheckpointError, EarlyBirdError, NonFiniteError, first_line
 from earlybird.settings.run import TrainingSettings
 from earlybird.training.compute import evaluate, not_finite
 from earlybird.training.session import Session
@@ -117,7 +117,7 @@ class FitState:
         """Begin the phase with `momentum` and save its first checkpoint, or resume a checkpoint of it.
 
         Raises:
-            CheckpointError: the checkpoint is of another network.
+            CheckpointError: the checkpoint is of another network, or was changed.
         """
         if resume is None:
             torch.manual_seed(self.session.settings.seed)  # dropout and the like
@@ -137,18 +137,24 @@ class FitState:
             self.model.load_state_dict(resume["model"])
             # Its momentum only: the settings are this configuration's, also where --force has changed them.
             self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": resume["optimizer"]["state"]})
-        except (RuntimeError, ValueError, KeyError) as error:
+            for name, buffer in self.momentum().items():
+                buffer.view_as(self.model.get_parameter(name))
+            if not isinstance(resume["step"], int) or resume["step"] < 0:
+                raise ValueError(f"its step is {resume['step']!r}")
+            self.step = resume["step"]
+            self.hooks.load_state_dict(resume["hooks"])
+            self.session.journal.load_state_dict(resume["journal"])
+            self.sums.loss.fill_(resume["loss_sum"])
+            self.sums.correct.fill_(resume["correct"])
+            self.sums.seen = int(resume["seen"])
+            _set_random_state(resume["random_state"])
+        except EarlyBirdError:
+            raise
+        except Exception as error:  # One that was changed and sealed again may hold anything.
             raise CheckpointError(
-                f"the checkpoint in {self.session.checkpoints.folder} is of another network than this configuration's; "
-                "give the settings it was made with, or another --out"
+                f"the checkpoint in {self.session.checkpoints.folder} is of another network than this configuration's, "
+                f"or was changed ({first_line(error)}); give the settings it was made with, or another --out"
             ) from error
-        self.step = resume["step"]
-        self.hooks.load_state_dict(resume["hooks"])
-        self.session.journal.load_state_dict(resume["journal"])
-        self.sums.loss.fill_(resume["loss_sum"])
-        self.sums.correct.fill_(resume["correct"])
-        self.sums.seen = resume["seen"]
-        _set_random_state(resume["random_state"])
 
     def momentum(self) -> dict[str, Tensor]:
         """Parameter name -> the optimizer's momentum, where it has any."""
