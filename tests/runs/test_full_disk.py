@@ -132,7 +132,7 @@ def test_a_lock_is_held_without_a_word_on_who_holds_it(disk: Disk):
         assert (holder, other) == ("", "a process that has just begun")
 
 
-@pytest.mark.parametrize("kilobytes", [16, pytest.param(100, marks=pytest.mark.slow), 180])
+@pytest.mark.parametrize("kilobytes", [16, pytest.param(50, marks=pytest.mark.slow), 70])
 def test_a_run_ends_in_one_line_that_names_the_file_and_the_same_command_goes_on(
     disk: Disk, child: Callable[..., BaseProcess], tiny: Path, tmp_path: Path, kilobytes: int
 ):
