@@ -87,28 +87,22 @@ def wrong_value(name: str, value: object, expected: str) -> str:
 def did_you_mean(given: object, legal: Iterable[str]) -> str:
     """Hint at no more than four names that a slip of typing turns into `given`, such as "did you mean 'x'? "; else "".
 
-    One letter is too many, missing, wrong or swapped with its neighbour; from eight letters on two are, if all digits
-    are there. Case, dashes and underscores do not count. A flag or key given without its section is looked for in each.
+    One letter is too many, missing, wrong or swapped with its neighbour; in names of eight letters or more without a
+    digit two are. Case, dashes and underscores do not count. A flag or key without its section is looked for in each.
     Names of up to three letters get none: no suggestion is better than a false one.
     """
     bare, slips = _bare(str(given)), {}
     for name in legal:
         forms = {_bare(name)} if "." in bare else {_bare(name), _bare(name.rpartition(".")[2])}
-        slips[name] = min((_slips(bare, form), _digits(bare) != _digits(form)) for form in forms)
-    nearest = min(slips.values(), default=(9, True))
-    word = bare.rpartition(".")[2]
-    most = -1 if len(word) < 4 else 1 if nearest[1] or sum(map(str.isalpha, word)) < 8 else 2
-    names = [name for name, distance in slips.items() if distance == nearest and distance[0] <= most]
-    shown = " or ".join(name if name.startswith("-") else repr(name) for name in names)
-    return f"did you mean {shown}? " if 0 < len(names) <= 4 else ""
+        slips[name] = min(_slips(bare, form) for form in forms)
+    word, nearest = bare.rpartition(".")[2], min(slips.values(), default=0)
+    most = -1 if len(word) < 4 else 1 if len(word) < 8 or re.search(r"\d", word) else 2
+    names = [name if name.startswith("-") else repr(name) for name in slips if slips[name] == nearest <= most]
+    return f"did you mean {' or '.join(names)}? " if 0 < len(names) <= 4 else ""
 
 
 def _bare(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "")
-
-
-def _digits(name: str) -> list[str]:
-    return sorted(filter(str.isdigit, name))
 
 
 def _slips(a: str, b: str) -> int:

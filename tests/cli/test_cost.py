@@ -267,3 +267,20 @@ def test_a_bad_log_changes_nothing(finished, capsys):
         capsys,
     )
     assert (finished / "record.json").read_bytes() == before
+
+
+def test_the_sizes_of_a_folder_are_read_and_the_flag_that_changes_them_is_named(capsys, tmp_path: Path):
+    from PIL import Image
+
+    for split, pictures in (("train", 6), ("val", 3)):
+        for label, name in enumerate(("cat", "dog")):
+            (tmp_path / "set" / split / name).mkdir(parents=True)
+            for place in range(pictures):
+                Image.new("RGB", (32, 32), (place, label, 0)).save(tmp_path / "set" / split / name / f"{place}.png")
+    command = ["cost", "--data", f"imagefolder:{tmp_path / 'set'}", "--data.cache", str(tmp_path / "cache")]
+    command += ["--model", "preresnet20", "--width", "0.25", "--method", "dense", "--batch-size", "4", "--json"]
+    assert main(command) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["image_shape"], facts["train_images"]) == ([3, 32, 32], 12)
+    assert main([*command, "--data.image_size", "64"]) == 2
+    assert "image_size is 64; resize the data (--data.image_size 32)" in capsys.readouterr().err

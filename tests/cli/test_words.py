@@ -127,7 +127,7 @@ def test_a_key_without_values_is_a_section_of_defaults(capsys, tmp_path: Path):
         ("cost --data digits --methods uniformm", "uniform"),
         ("train --method.criterion bn_scal", "bn_scale"),
         ("train --method.rule papr", "paper"),
-        ("train --model vgg61 --data digits", "vgg16"),
+        ("train --model resnet81 --data digits", "resnet18"),
         ("train --model VGG-16 --data digits", "vgg16"),
         ("train --model torchvison:resnet18 --data digits", "torchvision"),
         ("train --data digts", "digits"),
@@ -163,7 +163,7 @@ def test_python_says_what_was_meant():
         "early_bird": lambda: RunConfig.from_dict({"method": {"name": "early-brid"}}),
         "bn_scale": lambda: RunConfig.from_dict({"method": {"criterion": "bnscale"}}),
         "paper": lambda: EarlyBird(0.5, rule="papr"),
-        "vgg16": lambda: build_model("vgg61", num_classes=2, in_channels=1, image_size=32),
+        "vgg16": lambda: build_model("vgg_16", num_classes=2, in_channels=1, image_size=32),
         "cifar10": lambda: load_data("cfar10"),
     }
     for meant, call in calls.items():

@@ -189,7 +189,7 @@ def recorded(
     found: dict[str, list[tuple[str, Seconds]]] = {"dense": [], "slim": [], "evaluate": []}
     for record in records:
         theirs, method = record["config"], record["config"]["method"]
-        keys = [(s, key) for s in ("model", "data") for key in wanted[s]]
+        keys = [(section, key) for section in ("model", "data") for key in wanted[section]]
         keys += [("training", "batch_size"), ("training", "micro_batches")]
         alike = all(theirs[section].get(key) == wanted[section][key] for section, key in keys)
         if not alike or record["device"] != machine or record["resolved"].get("precision") != compute.precision:
