@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from earlybird.atomic import sealed_json, unsealed_json
 from earlybird.core import ChannelMask
 from earlybird.errors import CheckpointError, ConfigError, EarlyBirdError, ModelError, SlimError
 from earlybird.models import build_model
+from earlybird.models.model_file import _Bounded
 from earlybird.slimming import channel_groups, slim
 
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
@@ -247,6 +249,36 @@ def test_a_factory_that_is_none_or_huge_is_refused(factory, kwargs, error, messa
     meddle(tmp_path, lambda d: d.update(factory=factory))
     with pytest.raises(error, match=message):
         earlybird.load(tmp_path)
+
+
+def test_a_huge_timm_network_of_a_small_file_is_refused_before_it_is_made(tmp_path: Path):
+    pytest.importorskip("timm")
+    earlybird.save(nn.Linear(2, 2), tmp_path, factory="timm:vit_giant_patch14_224", kwargs={"num_classes": 10})
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(EarlyBirdError, match="more than 60000 numbers; such a cut is not believed"):
+        earlybird.load(tmp_path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400_000  # its weights are 4 GB
+
+
+def test_no_tensor_is_made_beyond_the_numbers_that_are_believed():
+    with pytest.raises(CheckpointError, match="more than 1000 numbers"), _Bounded(1000):
+        nn.Sequential(nn.Linear(9, 9), nn.Conv2d(10**5, 10**5, 3))  # 360 GB
+
+
+def test_a_small_cut_of_a_wide_network_takes_the_memory_of_the_cut(tmp_path: Path, child):
+    small = build_model("vgg16", num_classes=10, width=0.06)
+    earlybird.save(small, tmp_path, factory="vgg16", kwargs={"num_classes": 10, "width": 4.0})
+    process = child(_megabytes_of_loading, tmp_path)
+    process.join()
+    assert 0 <= process.exitcode < 100  # The wide network's weights are 900 MB.
+    loaded = earlybird.load(tmp_path)
+    torch.testing.assert_close(loaded(IMAGES), small.eval()(IMAGES), rtol=0, atol=0)
+
+
+def _megabytes_of_loading(folder: Path) -> int:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    earlybird.load(folder)
+    return min(200, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 
 
 def test_a_full_disk_leaves_the_older_files(tmp_path: Path, monkeypatch):

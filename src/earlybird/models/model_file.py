@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,14 @@ from typing import Any
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 import earlybird
 from earlybird.atomic import SEAL, sealed_json, unsealed_json, write_atomically
 from earlybird.copying import full_name
 from earlybird.core import ChannelMask
 from earlybird.errors import CheckpointError, ConfigError, SlimError, reason
-from earlybird.models.catalog import build_named
+from earlybird.models.catalog import BUILT_IN, build_named
 from earlybird.slimming.layers import LAYER_KINDS, kind_of
 from earlybird.slimming.selection import GATHERING, GATHERING_NORMS, Norm, let_gather_, let_scatter_
 from earlybird.user_code import is_code
@@ -119,7 +121,7 @@ def load(folder: str | Path, *, into: nn.Module | None = None, factory: Factory 
         model = into if into is not None else _skeleton(description, tensors, factory, path)
         match_dtypes_(model, tensors)
         reshape_(model, description["layers"], tensors)
-        model.load_state_dict(tensors)
+        model.load_state_dict(tensors, assign=any(parameter.is_meta for parameter in model.parameters()))
     except _MEDDLED as error:
         told = f"{folder / DESCRIPTION} and {TENSORS} describe no network ({reason(error)[:300]})"
         raise CheckpointError(f"{told}; restore them or save again") from error
@@ -176,7 +178,30 @@ def _skeleton(description: dict[str, Any], tensors: dict[str, Tensor], named: Fa
         )
     if not is_code(factory, "model"):
         _refuse_huge(factory, kwargs, tensors, path)
+        if factory.startswith("timm:"):
+            kept = sum(tensor.numel() for tensor in tensors.values())
+            with _Bounded(_MOST_DENSE_PARAMS_PER_KEPT * max(kept, 1)):
+                return build_named(factory, kwargs)
+    if factory in BUILT_IN and not callable(named):  # All their tensors are in the file: none need be made.
+        with torch.device("meta"):
+            return build_named(factory, kwargs)
     return named(**kwargs) if callable(named) else build_named(factory, kwargs)
+
+
+class _Bounded(TorchFunctionMode):
+    """Refuses the tensor with which those made inside would hold more than `most` numbers in all, unmade."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most, self._made = most, 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.empty, torch.zeros, torch.ones, torch.randn, torch.rand):
+            shape = (kwargs or {}).get("size", args[0] if args and not isinstance(args[0], int) else args)
+            self._made += math.prod(shape)
+            if self._made > self.most:
+                raise CheckpointError(f"it has more than {self.most} numbers; such a cut is not believed")
+        return func(*args, **(kwargs or {}))
 
 
 def _refuse_huge(factory: str, kwargs: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -185,7 +210,7 @@ def _refuse_huge(factory: str, kwargs: Mapping[str, Any], tensors: Mapping[str, 
         if name in kwargs and not 0 < kwargs[name] <= most:
             raise CheckpointError(f"{path.parent}: {name} is {kwargs[name]!r}; a number up to {most} is believed")
     if factory.startswith("timm:"):  # timm reads numbers from tensors while it builds, which `meta` cannot give.
-        return
+        return  # It is counted while it is built.
     with torch.device("meta"):
         dense = sum(parameter.numel() for parameter in build_named(factory, kwargs).parameters())
     kept = sum(tensor.numel() for tensor in tensors.values())
