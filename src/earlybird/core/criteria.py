@@ -31,9 +31,8 @@ def bn_scale(model: nn.Module) -> dict[str, Tensor]:
         if isinstance(module, _BatchNorm) and module.weight is not None
     }
     if not scores:
-        raise MaskError(
-            "criterion 'bn_scale' found no BatchNorm with a scale; use criterion=filter_l1 or criterion=taylor"
-        )
+        told = "criterion 'bn_scale' found no BatchNorm with a scale; use criterion=filter_l1 or criterion=taylor"
+        raise MaskError(told)
     return scores
 
 
@@ -59,9 +58,8 @@ def taylor(model: nn.Module) -> dict[str, Tensor]:
     scores = {}
     for name, module, weight in weighted_layers(model):
         if weight.grad is None:
-            raise MaskError(
-                f"criterion 'taylor' found no gradient at {name!r}; call it after backward() and before zero_grad()"
-            )
+            told = f"criterion 'taylor' found no gradient at {name!r}; call it after backward() and before zero_grad()"
+            raise MaskError(told)
         # Multiplied in float32: a product of two half-precision numbers vanishes too early.
         scores[name] = per_filter(module, weight.detach().float() * weight.grad.detach().float()).square()
     return scores

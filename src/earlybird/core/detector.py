@@ -178,25 +178,16 @@ class EarlyBird:
     ) -> Ticket:
         mask = draw_ranked(ranking, prune_ratio, min_channels=self.min_channels, round_to=self.round_to)
         flags = (*flags, *filter(None, [shortfall(ranking.groups, prune_ratio)]))
-        history = self._histories.get(prune_ratio)
-        return Ticket(
-            mask=mask,
-            weights={name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()},
-            prune_ratio=prune_ratio,
-            realised_ratio=realised_ratio(mask, ranking.groups),
-            drawn_after=self.draws,
-            rule=rule,
-            window=self.window,
-            epsilon=self.epsilon,
-            criterion=getattr(self.criterion, "__name__", type(self.criterion).__name__),
-            min_channels=self.min_channels,
-            tie_score=self.tie_score,
-            round_to=self.round_to,
-            policy=self.groups.policy if self.groups else "none",
-            groups_digest=self.groups.digest() if self.groups else "",
-            distances=tuple(history.distances) if history else (),
-            flags=flags,
-        )
+        weights = {name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()}
+        shared = ("window", "epsilon", "min_channels", "tie_score", "round_to")
+        drawn: dict[str, Any] = {"drawn_after": self.draws, "rule": rule, "flags": flags}
+        drawn |= {name: getattr(self, name) for name in shared}
+        drawn["criterion"] = getattr(self.criterion, "__name__", type(self.criterion).__name__)
+        if self.groups:
+            drawn |= {"policy": self.groups.policy, "groups_digest": self.groups.digest()}
+        if history := self._histories.get(prune_ratio):
+            drawn["distances"] = tuple(history.distances)
+        return Ticket(mask, weights, prune_ratio, realised_ratio(mask, ranking.groups), **drawn)
 
     def _rank(self, model: nn.Module, scores: Mapping[str, Tensor]) -> Ranking:
         names = tuple(scores)

@@ -134,9 +134,8 @@ class Batches(ABC):
         """
         steps = self.steps_per_epoch
         if epoch < 0 or not 0 <= start_step <= steps:
-            raise DataError(
-                f"no batch at epoch {epoch}, step {start_step}; epochs start at 0 and an epoch has {steps} steps"
-            )
+            told = f"no batch at epoch {epoch}, step {start_step}; epochs start at 0 and an epoch has {steps} steps"
+            raise DataError(told)
         n = self.num_samples
         order = torch.arange(n) if self._seed is None else epoch_order(n, self._seed, epoch)
         return self._batches(order[start_step * self.batch_size :], epoch)

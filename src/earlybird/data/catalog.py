@@ -135,10 +135,7 @@ def _find(name: str, request: _Request) -> DataBundle:
 
 
 def _digits(image_size: int) -> DataBundle:
-    """The 1,797 handwritten digits of scikit-learn (extra `[demo]`), 1 channel, values 0..16 scaled to 0..255.
-
-    Resized from 8x8 to image_size x image_size pixels (bilinear).
-    """
+    """The 1,797 handwritten 8x8 digits of scikit-learn (extra `[demo]`), resized, values 0..16 scaled to 0..255."""
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
@@ -187,9 +184,8 @@ def _cifar_splits(name: str, root: Path) -> SourceSplits:
         train, test = (_cifar_dataset(name, root, train=part) for part in (True, False))
     except (OSError, RuntimeError) as error:
         folder = root / CIFAR_FOLDERS[name]
-        raise DataError(
-            f"data '{name}' at {folder} is damaged ({reason(error)}); remove it and use --data.download true"
-        ) from error
+        told = f"data '{name}' at {folder} is damaged ({reason(error)}); remove it and use --data.download true"
+        raise DataError(told) from error
     return SourceSplits(_cifar_images(train), _cifar_images(test), tuple(train.classes))
 
 
@@ -252,9 +248,8 @@ def _scan(root: Path, names: Iterable[str]) -> FolderImages:
     for label, name in enumerate(names):
         found = sorted(file for file in (root / name).rglob("*") if file.suffix.lower() in IMG_EXTENSIONS)
         if not found:
-            raise DataError(
-                f"class folder {root / name} holds no picture; remove it or add files of {' '.join(IMG_EXTENSIONS)}"
-            )
+            told = f"class folder {root / name} holds no picture; remove it or add files of {' '.join(IMG_EXTENSIONS)}"
+            raise DataError(told)
         files.extend(found)
         labels.extend([label] * len(found))
     return FolderImages(tuple(files), torch.tensor(labels))
@@ -271,11 +266,8 @@ def _user_bundle(name: str) -> DataBundle:
 
 
 def _prepared(name: str, place: str, marks: Any, read: Callable[[], SourceSplits], request: _Request) -> DataBundle:
-    """Bundle in memory, through the cache, if the set fits there; else one that decodes as it is read.
-
-    place and marks are the fingerprint of the source.
-    """
-    source = {"place": place, "files": marks, "image_size": request.image_size}
+    """Bundle in memory, through the cache, if the set fits there; else one that decodes as it is read."""
+    source = {"place": place, "files": marks, "image_size": request.image_size}  # its fingerprint
     read = functools.cache(read)
     decoded = cached(request.cache, name, source, lambda: decode_set(name, read(), request.image_size))
     return decoded or read().indexed_bundle(name, request.image_size)

@@ -67,9 +67,8 @@ def hub_splits(name: str, cache_dir: str | None) -> tuple[SourceSplits, str]:
     """
     loaded = _load(name, cache_dir)
     if "train" not in loaded:
-        raise DataError(
-            f"data 'hf:{name}' has splits {', '.join(loaded)} but no 'train'; name one file train-*.parquet"
-        )
+        told = f"data 'hf:{name}' has splits {', '.join(loaded)} but no 'train'; name one file train-*.parquet"
+        raise DataError(told)
     image, label = find_columns(loaded["train"].features, name)
     channels = _channels(loaded["train"], image, name)
     train = HubImages(loaded["train"], image, label, channels, f"hf:{name} train")
@@ -106,9 +105,8 @@ class HubImages:
         """
         values = self.dataset.data.column(self.label_column).to_numpy()
         if values.dtype.kind not in "iu":
-            raise DataError(
-                f"{self.where}: class column '{self.label_column}' holds {values.dtype}; whole numbers are needed"
-            )
+            told = f"{self.where}: class column '{self.label_column}' holds {values.dtype}; whole numbers are needed"
+            raise DataError(told)
         return torch.from_numpy(values.astype(np.int64))
 
     def __len__(self) -> int:
@@ -169,9 +167,8 @@ def _choose(columns: list[str], preferred: tuple[str, ...], role: str, features:
     if len(columns) == 1:
         return columns[0]
     found = f"{len(columns)} possible {role} columns ({', '.join(columns)})" if columns else f"no {role} column"
-    raise DataError(
-        f"data 'hf:{name}' has {found} among {', '.join(features)}; rename the {role} column to '{preferred[0]}'"
-    )
+    told = f"data 'hf:{name}' has {found} among {', '.join(features)}; rename the {role} column to '{preferred[0]}'"
+    raise DataError(told)
 
 
 def _channels(dataset: Any, image_column: str, name: str) -> int:

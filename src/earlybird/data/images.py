@@ -122,9 +122,8 @@ class DataBundle:
 
     def __post_init__(self) -> None:
         if self.num_classes < 2:
-            raise DataError(
-                f"data '{self.name}' has {self.num_classes} class, so that every accuracy is 1; give two or more"
-            )
+            told = f"data '{self.name}' has {self.num_classes} class, so that every accuracy is 1; give two or more"
+            raise DataError(told)
         if len(self.class_names) != self.num_classes:
             raise DataError(
                 f"data '{self.name}' names {len(self.class_names)} classes but num_classes is {self.num_classes}; "

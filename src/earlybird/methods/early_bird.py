@@ -71,14 +71,8 @@ def restore(method: EarlyBirdTraining, task: Task) -> Candidate:
     ticket, penalty = with_random_mask(task, ticket_in(task.folder), method), method.retrain_penalty
     if penalty == "search":
         penalty = method.clock_of(task.session.steps_per_epoch, task.session.total_steps).penalty(method.penalty)
-    retrain = Retrain(
-        weights=method.weights,
-        schedule=method.resolved_schedule,
-        rewind_epoch=method.rewind_epoch,
-        carry_momentum=method.carry_momentum,
-        penalty=penalty,
-        policy=method.policy,
-    )
+    weights, schedule, policy = method.weights, method.resolved_schedule, method.policy
+    retrain = Retrain(weights, schedule, method.rewind_epoch, method.carry_momentum, penalty, policy)
     candidate = cut(task, ticket, retrain)
     if candidate.start_step >= candidate.end_step:
         flag = "drawn when the schedule was over: nothing was trained after the cut"
@@ -123,17 +117,10 @@ def draw_tickets(
     session = task.session
     model = task.build()
     groups = task.groups(model, method.policy)
-    detector = EarlyBird(
-        list(dict.fromkeys(request.prune_ratio for request in requests)),
-        groups,
-        rule=method.rule,
-        window=method.window,
-        epsilon=method.epsilon,
-        criterion=find_criterion(method.criterion),
-        min_channels=method.min_channels,
-        tie_score=method.tie_score,
-        round_to=method.round_to,
-    )
+    ratios = list(dict.fromkeys(request.prune_ratio for request in requests))
+    shared = ("rule", "window", "epsilon", "min_channels", "tie_score", "round_to")
+    settings: dict[str, Any] = {name: getattr(method, name) for name in shared}
+    detector = EarlyBird(ratios, groups, criterion=find_criterion(method.criterion), **settings)
     clock = method.clock_of(session.steps_per_epoch, session.total_steps)
     hooks = SearchHooks(method, detector, clock, search_steps(method, session), task.folder, requests)
     _check_draws(method, requests, clock, hooks.max_steps)

@@ -6,7 +6,7 @@ Also what the run of a ticket costs, for controls: multiply-accumulates as execu
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -81,19 +81,9 @@ def leave_ticket(
     if unscored := groups.num_units - counted.num_units:
         told = f"{unscored} of {groups.num_units} units have no score: they stay, and the ratio leaves them out"
         flags = (*flags, told)
-    ticket = Ticket(
-        mask=mask,
-        weights=weights,
-        prune_ratio=prune_ratio,
-        realised_ratio=realised_ratio(mask, counted),
-        drawn_after=0,
-        rule=rule,
-        policy=groups.policy,
-        groups_digest=groups.digest(),
-        notes=ticket_notes(task.session, step, task.session.journal.state_dict()),
-        flags=flags,
-        **drawn,
-    )
+    own: dict[str, Any] = {"drawn_after": 0, "policy": groups.policy, "groups_digest": groups.digest(), "flags": flags}
+    notes, realised = ticket_notes(task.session, step, task.session.journal.state_dict()), realised_ratio(mask, counted)
+    ticket = Ticket(mask, weights, prune_ratio, realised, rule=rule, notes=notes, **own, **drawn)
     ticket.save(task.folder / TICKET_FILE)
     return ticket
 
@@ -132,19 +122,10 @@ def cut(task: Task, ticket: Ticket, retrain: Retrain) -> Candidate:
         task.cost(session.compute.place(small))  # What the next phase counts with.
     session.journal.ledger.add(meter.cost(Work()))
     starts_anew = retrain.schedule == "restart" or (retrain.weights == "rewind" and not retrain.rewind_epoch)
-    return Candidate(
-        session.compute.place(small),
-        phase="retrain",
-        start_step=0 if starts_anew else step,
-        end_step=session.total_steps if retrain.schedule_steps is None else retrain.schedule_steps,
-        schedule_steps=retrain.schedule_steps,
-        ticket=ticket,
-        distances=ticket.distances,
-        draw_steps=tuple(ticket.notes["draw_steps"]),
-        penalty=retrain.penalty,
-        flags=tuple(flags),
-        momentum=momentum,
-    )
+    start, steps, draws = 0 if starts_anew else step, retrain.schedule_steps, tuple(ticket.notes["draw_steps"])
+    end = session.total_steps if steps is None else steps
+    candidate = Candidate(session.compute.place(small), "retrain", start, end, steps, ticket, momentum=momentum)
+    return replace(candidate, penalty=retrain.penalty, distances=ticket.distances, draw_steps=draws, flags=tuple(flags))
 
 
 def check_notes(ticket: Ticket) -> None:
@@ -194,9 +175,8 @@ def load_ticket_weights(dense: nn.Module, ticket: Ticket) -> None:
         dense.load_state_dict(dict(ticket.weights))
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise TicketError(
-            f"the ticket belongs to another network ({first}); give the --model it was drawn from"
-        ) from error
+        told = f"the ticket belongs to another network ({first}); give the --model it was drawn from"
+        raise TicketError(told) from error
 
 
 def load_weights_of_epoch_(task: Task, model: nn.Module, epoch: int, cure: str) -> None:

@@ -97,10 +97,8 @@ def plan(method: ThiNet, schedule: Schedule) -> MethodPlan:
 def _planned_cuts(
     method: ThiNet, network: nn.Module, image_shape: tuple[int, int, int], precision: str
 ) -> dict[int, ModelCost | None]:
-    """Number of a layer (1-based) that loses channels -> cost of the network after it, or None where not counted.
-
-    Which channels go changes no width, so the first ones do.
-    """
+    """Number of a layer (1-based) that loses channels -> cost of the network after it, or None where not counted."""
+    # Which channels go changes no width, so the first ones do.
     example = torch.zeros(2, *image_shape)
     groups = channel_groups(network, example, method.policy)
     layers, keep = prunable_layers(network, groups, example), torch.ones(groups.num_units, dtype=torch.bool)
@@ -176,10 +174,8 @@ def kept_count(width: int, prune_ratio: float, min_channels: int = 1, round_to: 
 def _removed_within_floors(
     method: ThiNet, parts: Tensor, count: int, layer: ReadLayer, groups: ChannelGroups, keep: Tensor
 ) -> Tensor:
-    """The layer's units to remove by their parts; every layer that makes or norms them keeps its least channels.
-
-    Behind a concatenation a reader has units of several convolutions, of which one might lose all.
-    """
+    """The layer's units to remove by their parts; each layer that makes or norms them keeps its least channels."""
+    # Behind a concatenation a reader has units of several convolutions, of which one might lose all.
     layers_of = [groups.layers_of[unit] for unit in layer.units.tolist()]
     return removed_greedily(parts, count, layers_of, groups.channels_left(keep.numpy()) - method.min_channels)
 

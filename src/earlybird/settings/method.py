@@ -289,9 +289,8 @@ class EarlyBirdTraining(MethodSettings):
                 "that it moved; give inherit"
             )
         if self.weights == "rewind" and self.schedule == "restart":
-            raise ConfigError(
-                "method.schedule 'restart' contradicts method.weights 'rewind'; rewind to epoch 0 instead"
-            )
+            told = "method.schedule 'restart' contradicts method.weights 'rewind'; rewind to epoch 0 instead"
+            raise ConfigError(told)
 
     @property
     def resolved_schedule(self) -> Literal["continue", "restart"]:

@@ -226,10 +226,8 @@ def _sharing_modules(model: nn.Module) -> dict[str, str]:
 
 @contextmanager
 def _attributes_kept(model: nn.Module) -> Iterator[None]:
-    """Give every module the attributes back that it had, but for the constants of a graph.
-
-    What a forward stores while it is traced (`self.features = x`) are values to be, of no use to its next call.
-    """
+    """Give every module the attributes back that it had, but for the constants of a graph."""
+    # What a forward stores while it is traced (`self.features = x`) are values to be, of no use to its next call.
     registered = ("_parameters", "_buffers", "_modules")
     before = [(m, dict(vars(m)), {name: dict(vars(m)[name]) for name in registered}) for m in model.modules()]
     try:
