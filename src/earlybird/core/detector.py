@@ -130,7 +130,7 @@ class EarlyBird:
                 self._fired[ratio] = self.draws
                 at_minimum = self.draws == self._stop_rule.earliest(self.window)
                 flags = ("fired at the rule's minimum",) if at_minimum else ()
-                newest = self.tickets[ratio] = self._ticket(model, ranking, ratio, self.rule, flags)
+                newest = self.tickets[ratio] = self._ticket(model, ranking, ratio, self.rule, *flags)
         return newest if len(self._fired) == len(self.prune_ratios) else None
 
     def draw(self, model: nn.Module, prune_ratio: float, *, rule: str = "forced") -> Ticket:
@@ -142,7 +142,7 @@ class EarlyBird:
         """
         ranking = self._rank(model, self.criterion(model))
         flags = ("all scores were equal: the mask carries no information",) if ranking.is_uninformative else ()
-        return self._ticket(model, ranking, prune_ratio, rule, flags)
+        return self._ticket(model, ranking, prune_ratio, rule, *flags)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything `update` depends on, in tensors and plain values (`torch.load(weights_only=True)` reads it).
@@ -162,10 +162,8 @@ class EarlyBird:
             ConfigError: the state belongs to other prune ratios.
         """
         if set(state["histories"]) != set(self.prune_ratios):
-            raise ConfigError(
-                f"detector state holds prune ratios {sorted(state['histories'])}, this detector {self.prune_ratios}; "
-                "make it with the same"
-            )
+            told = f"detector state holds prune ratios {sorted(state['histories'])}, this detector {self.prune_ratios}"
+            raise ConfigError(f"{told}; make it with the same")
         self.draws = int(state["draws"])
         self._fired = {float(ratio): int(draw) for ratio, draw in state["fired"].items()}
         self.tickets, self.last_scores = {}, None
@@ -173,9 +171,7 @@ class EarlyBird:
             saved = state["histories"][ratio]
             history.restore([ChannelMask(m) for m in saved["masks"]], saved["distances"], saved["epi_values"])
 
-    def _ticket(
-        self, model: nn.Module, ranking: Ranking, prune_ratio: float, rule: str, flags: tuple[str, ...]
-    ) -> Ticket:
+    def _ticket(self, model: nn.Module, ranking: Ranking, prune_ratio: float, rule: str, *flags: str) -> Ticket:
         mask = draw_ranked(ranking, prune_ratio, min_channels=self.min_channels, round_to=self.round_to)
         flags = (*flags, *filter(None, [shortfall(ranking.groups, prune_ratio)]))
         weights = {name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()}
@@ -210,10 +206,8 @@ class EarlyBird:
             return
         if not scored.num_units:
             reasons = sorted({reason for channels in scored.protected.values() for reason in channels.values()})
-            raise MaskError(
-                f"no channel may be cut under policy {scored.policy!r} ({'; '.join(reasons[:3])}); "
-                "give another policy or fewer keep patterns"
-            )
+            told = f"no channel may be cut under policy {scored.policy!r} ({'; '.join(reasons[:3])})"
+            raise MaskError(f"{told}; give another policy or fewer keep patterns")
         if missing := self.groups.num_units - scored.num_units:
             warnings.warn(f"the criterion gives {missing} units no score; they stay and are not counted", stacklevel=4)
         for told in filter(None, (shortfall(scored, ratio) for ratio in self.prune_ratios)):
@@ -233,9 +227,8 @@ def why_not_a_plain_chain(model: nn.Module) -> str | None:
     except Exception as error:  # Tracing runs foreign code, which may raise anything.
         return f"it cannot be traced to tell ({type(error).__name__})"
     for node in graph.nodes:
-        is_add = (node.op == "call_function" and node.target in _ADDS) or (
-            node.op == "call_method" and node.target in ("add", "add_")
-        )
+        is_method = node.op == "call_method" and node.target in ("add", "add_")
+        is_add = is_method or (node.op == "call_function" and node.target in _ADDS)
         # A parameter that is added (`get_attr`) is no second value.
         if is_add and sum(source.op != "get_attr" for source in node.all_input_nodes) == 2:
             return f"it adds two values at {node.name!r}, which ties their channels"
@@ -255,8 +248,5 @@ def _warn_of_ratios_that_always_fire(ratios: Sequence[float], epsilon: float) ->
     for ratio in ratios:
         largest = 2.0 * min(ratio, 1.0 - ratio)  # Two masks differ in at most all they cut, or all they keep.
         if largest <= epsilon:
-            warnings.warn(
-                f"prune_ratio={ratio} allows no mask distance above {largest:.2f} <= epsilon={epsilon}: "
-                "the rule will always fire; lower epsilon",
-                stacklevel=3,
-            )
+            told = f"prune_ratio={ratio} allows no mask distance above {largest:.2f} <= epsilon={epsilon}"
+            warnings.warn(f"{told}: the rule will always fire; lower epsilon", stacklevel=3)

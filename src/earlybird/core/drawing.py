@@ -111,11 +111,9 @@ def draw_ranked(ranking: Ranking, prune_ratio: float, *, min_channels: int = 1, 
     target = round(prune_ratio * units)
     removed = remove_lowest(ranking, target, min_channels)
     if removed.sum() < target:
-        warnings.warn(
-            f"a floor of {min_channels} channels per layer leaves {removed.sum() / units:.3f} of the units to remove "
-            f"where prune_ratio={prune_ratio} asks for {target / units:.3f}",
-            stacklevel=3,
-        )
+        told = f"a floor of {min_channels} channels per layer leaves {removed.sum() / units:.3f} of the units to remove"
+        asked = f"where prune_ratio={prune_ratio} asks for {target / units:.3f}"
+        warnings.warn(f"{told} {asked}", stacklevel=3)
     keep = ~removed
     if round_to > 1:
         keep = snap_widths(keep, ranking, round_to=round_to, min_channels=min_channels)

@@ -148,7 +148,12 @@ class ChannelGroups:
         Raises:
             MaskError: the mask names other layers or widths, cuts a protected channel, or disagrees inside a unit.
         """
-        self._check_widths(mask)
+        widths, own = mask.widths(), self.widths()
+        for name in [*own, *widths]:
+            if widths.get(name) != own.get(name):
+                told = f"layer {name!r}: the mask has {widths.get(name, 'no')} channels"
+                network = f"the network {own.get(name, 'no such prunable layer')}"
+                raise MaskError(f"{told}, {network}; draw the mask from this network")
         kept, units = mask.flat(self.unit_of).numpy(), self.flat_units
         # One place more than there are units, for -1 to point at.
         kept_in, cut_in = np.zeros((2, self.num_units + 1), dtype=bool)
@@ -176,22 +181,12 @@ class ChannelGroups:
         """Raise `MaskError` unless this mask can be cut from this network."""
         self.keep_units(mask)
 
-    def _check_widths(self, mask: ChannelMask) -> None:
-        widths, own = mask.widths(), self.widths()
-        for name in [*own, *widths]:
-            if widths.get(name) != own.get(name):
-                raise MaskError(
-                    f"layer {name!r}: the mask has {widths.get(name, 'no')} channels, the network "
-                    f"{own.get(name, 'no such prunable layer')}; draw the mask from this network"
-                )
-
     def _raise_protected(self, mask: ChannelMask) -> NoReturn:
         cuts = {n: torch.nonzero((units < 0) & ~mask[n]).flatten().tolist() for n, units in self.unit_of.items()}
         name, channels = next((name, channels) for name, channels in cuts.items() if channels)
-        raise MaskError(
-            f"layer {name!r} cuts {len(channels)} protected channels (channel {channels[0]}: "
-            f"{self.protected[name][channels[0]]}); draw the mask with groups=channel_groups(model, example_input)"
-        )
+        first = f"channel {channels[0]}: {self.protected[name][channels[0]]}"
+        told = f"layer {name!r} cuts {len(channels)} protected channels ({first})"
+        raise MaskError(f"{told}; draw the mask with groups=channel_groups(model, example_input)")
 
     def _raise_disagreement(self, mask: ChannelMask) -> NoReturn:
         """Name the first layer that cuts what another keeps, and count only what it cuts of the other's units."""
@@ -205,10 +200,8 @@ class ChannelGroups:
         count = sum((cut_in[unit], kept_in[unit]) == (cutter, keeper) for unit in torn)
         where = f"that {keeper!r} keeps" if cutter != keeper else "and keeps their partners in the same layer"
         tie = "tied by an add" if self.policy == "tie" and cutter != keeper else "they are tied"
-        raise MaskError(
-            f"layer {cutter!r} cuts {count} channels {where} ({tie}); "
-            "draw the mask with groups=channel_groups(model, example_input)"
-        )
+        told = f"layer {cutter!r} cuts {count} channels {where} ({tie})"
+        raise MaskError(f"{told}; draw the mask with groups=channel_groups(model, example_input)")
 
 
 def mask_distance(a: ChannelMask, b: ChannelMask, groups: ChannelGroups | None = None) -> float:

@@ -166,16 +166,12 @@ def _cifar(name: str, request: _Request) -> DataBundle:
         try:
             _cifar_dataset(name, root, train=True, download=True)  # unless it is there already
         except (OSError, RuntimeError) as error:
-            raise DataError(
-                f"cannot download data '{name}' into {root} ({reason(error)}); check the network, "
-                f"or put {folder.name} there by hand"
-            ) from error
+            told = f"cannot download data '{name}' into {root} ({reason(error)})"
+            raise DataError(f"{told}; check the network, or put {folder.name} there by hand") from error
     files = sorted(file for file in folder.glob("*") if file.is_file())
     if not files:
-        raise DataError(
-            f"data '{name}' not found at {folder}; fetch it with --data.download true, "
-            f"or point --data.root at the folder that holds {folder.name}"
-        )
+        told = f"data '{name}' not found at {folder}; fetch it with --data.download true"
+        raise DataError(f"{told}, or point --data.root at the folder that holds {folder.name}")
     return _prepared(name, name, file_marks(root, files), lambda: _cifar_splits(name, root), request)
 
 
@@ -286,10 +282,8 @@ def _split_validation(bundle: DataBundle, val_fraction: float, seed: int) -> Dat
     total = len(bundle.train)
     count = round(val_fraction * total)
     if not 0 < count < total:
-        raise DataError(
-            f"val_fraction {val_fraction} of {total} training images of '{bundle.name}' leaves {count} for validation "
-            f"and {total - count} for training; both need at least one image"
-        )
+        told = f"val_fraction {val_fraction} of {total} training images of '{bundle.name}' leaves {count} for"
+        raise DataError(f"{told} validation and {total - count} for training; both need at least one image")
     chosen = stratified_indices(bundle.train.labels, count, seed)
     kept = torch.ones(total, dtype=torch.bool)
     kept[chosen] = False

@@ -47,9 +47,8 @@ def parquet_files(folder: Path) -> list[Path]:
         DataError: there is no such folder, or no parquet file in it.
     """
     if not folder.is_dir():
-        raise DataError(
-            f"no data folder {folder}; give a folder of parquet files, or hf://datasets/OWNER/NAME for a set on the hub"
-        )
+        told = f"no data folder {folder}"
+        raise DataError(f"{told}; give a folder of parquet files, or hf://datasets/OWNER/NAME for a set on the hub")
     files = sorted(folder.rglob("*.parquet"))
     if not files:
         raise DataError(f"data folder {folder} holds no .parquet file; name them such as train-00000-of-00001.parquet")
@@ -80,10 +79,8 @@ def hub_splits(name: str, cache_dir: str | None) -> tuple[SourceSplits, str]:
                 names = tuple(given or map(str, range(int(train.labels.max()) + 1)))
                 # The library's hash of the content.
                 return SourceSplits(train, test, names), f"{loaded['train']._fingerprint} {loaded[split]._fingerprint}"
-    raise DataError(
-        f"data 'hf:{name}' has splits {', '.join(loaded)} but no labelled test set; "
-        f"one of {', '.join(TEST_SPLITS)} is needed"
-    )
+    told = f"data 'hf:{name}' has splits {', '.join(loaded)} but no labelled test set"
+    raise DataError(f"{told}; one of {', '.join(TEST_SPLITS)} is needed")
 
 
 @dataclass(frozen=True)

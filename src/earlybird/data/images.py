@@ -29,15 +29,11 @@ class MemoryImages:
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.dim() != 4:
-            raise DataError(
-                f"images must be uint8 [n, c, h, w], not {self.images.dtype} {list(self.images.shape)}; "
-                "scale to 0..255 and convert with .to(torch.uint8)"
-            )
+            told = f"images must be uint8 [n, c, h, w], not {self.images.dtype} {list(self.images.shape)}"
+            raise DataError(f"{told}; scale to 0..255 and convert with .to(torch.uint8)")
         if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
-            raise DataError(
-                f"labels must be int64 [{len(self.images)}], not {self.labels.dtype} {list(self.labels.shape)}; "
-                "give one class index per image"
-            )
+            told = f"labels must be int64 [{len(self.images)}], not {self.labels.dtype} {list(self.labels.shape)}"
+            raise DataError(f"{told}; give one class index per image")
         if not len(self.images):
             raise DataError("a split has no images; give at least one per split")
 
@@ -125,35 +121,25 @@ class DataBundle:
             told = f"data '{self.name}' has {self.num_classes} class, so that every accuracy is 1; give two or more"
             raise DataError(told)
         if len(self.class_names) != self.num_classes:
-            raise DataError(
-                f"data '{self.name}' names {len(self.class_names)} classes but num_classes is {self.num_classes}; "
-                "give one name per class"
-            )
+            told = f"data '{self.name}' names {len(self.class_names)} classes but num_classes is {self.num_classes}"
+            raise DataError(f"{told}; give one name per class")
         if len(self.mean) != self.in_channels or len(self.std) != self.in_channels or min(self.std) <= 0:
-            raise DataError(
-                f"data '{self.name}': mean and std must hold {self.in_channels} numbers each, std above 0, "
-                f"not {self.mean} and {self.std}"
-            )
+            told = f"data '{self.name}': mean and std must hold {self.in_channels} numbers each, std above 0"
+            raise DataError(f"{told}, not {self.mean} and {self.std}")
         for split, images in (("train", self.train), ("test", self.test), ("val", self.val)):
             if images is not None:
                 self._check_split(split, images)
 
     def _check_split(self, split: str, images: ImageSet) -> None:
-        labels = images.labels
+        labels, where = images.labels, f"data '{self.name}': split '{split}'"
         if not len(labels):
-            raise DataError(f"data '{self.name}': split '{split}' has no images; give at least one")
+            raise DataError(f"{where} has no images; give at least one")
         lowest, highest = int(labels.min()), int(labels.max())
         if lowest < 0 or highest >= self.num_classes:
-            raise DataError(
-                f"data '{self.name}': split '{split}' has labels {lowest}..{highest}; "
-                f"expected 0..{self.num_classes - 1}"
-            )
+            raise DataError(f"{where} has labels {lowest}..{highest}; expected 0..{self.num_classes - 1}")
         expected = (self.in_channels, self.image_size, self.image_size)
-        if isinstance(images, MemoryImages) and tuple(images.images.shape[1:]) != expected:
-            raise DataError(
-                f"data '{self.name}': split '{split}' holds images {tuple(images.images.shape[1:])}, "
-                f"expected (channels, height, width) = {expected}"
-            )
+        if isinstance(images, MemoryImages) and (found := tuple(images.images.shape[1:])) != expected:
+            raise DataError(f"{where} holds images {found}, expected (channels, height, width) = {expected}")
 
 
 def channel_moments(images: Tensor) -> Moments:

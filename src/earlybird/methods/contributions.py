@@ -58,9 +58,8 @@ def _sampled_conv(module: nn.Module, x: Tensor, locations: int, rng: torch.Gener
     height, width = (x.shape[2] - dh * (kh - 1) - 1) // sh + 1, (x.shape[3] - dw * (kw - 1) - 1) // sw + 1
     count = len(x) * locations
     image = torch.arange(len(x)).repeat_interleave(locations)
-    channel, row, column = (
-        torch.randint(0, most, (count,), generator=rng) for most in (module.out_channels, height, width)
-    )
+    limits = (module.out_channels, height, width)
+    channel, row, column = (torch.randint(0, limit, (count,), generator=rng) for limit in limits)
     rows = (row * sh)[:, None] + dh * torch.arange(kh)
     columns = (column * sw)[:, None] + dw * torch.arange(kw)
     # Advanced indices on both sides of a slice: the channels come last, [count, kh, kw, c].

@@ -197,10 +197,9 @@ def raise_no_ticket(hooks: SearchHooks) -> NoReturn:
     detector = hooks.detector
     missing = [request.prune_ratio for request in hooks.missing()]
     last = _shown(detector.distances[missing[0]][-detector.window :])
-    raise EarlyBirdError(
-        f"no ticket for ratio {', '.join(f'{ratio:g}' for ratio in missing)}: the search never fired, its last mask "
-        f"distances are {last} against epsilon {detector.epsilon:g}; {NO_TICKET_CURE} or finish"
-    )
+    told = f"no ticket for ratio {', '.join(f'{ratio:g}' for ratio in missing)}: the search never fired"
+    distances = f"its last mask distances are {last} against epsilon {detector.epsilon:g}"
+    raise EarlyBirdError(f"{told}, {distances}; {NO_TICKET_CURE} or finish")
 
 
 def _shown(distances: Sequence[float]) -> str:

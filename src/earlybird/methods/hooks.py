@@ -214,9 +214,8 @@ class SearchHooks(Hooks):
                 flags.append(f"channel scores have hardly moved since the first draw ({100 * moved:.2g} %)")
         accuracy = rows[-1]["train_accuracy"] if rows else 1.0
         if accuracy < chance + _NEAR_CHANCE * (1 - chance):
-            flags.append(
-                f"training accuracy near chance when drawn ({100 * accuracy:.0f} %, chance {100 * chance:.0f} %)"
-            )
+            percents = f"{100 * accuracy:.0f} %, chance {100 * chance:.0f} %"
+            flags.append(f"training accuracy near chance when drawn ({percents})")
         return tuple(flags)
 
 

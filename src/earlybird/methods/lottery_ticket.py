@@ -42,7 +42,7 @@ def restore(method: LotteryTicket, task: Task) -> Candidate:
 
 def from_dense(method: LotteryTicket, task: Task, dense: DenseRun) -> Candidate:
     """Candidate, with the first training taken from a finished dense run and charged."""
-    _prune(method, task, prunable_weights(dense.take_over(task)), None, 0)
+    _prune(method, task, dense.take_over(task), None, 0)
     train_rounds(method, task, None, first_round=1)
     return restore(method, task)
 
@@ -70,7 +70,7 @@ def train_rounds(method: LotteryTicket, task: Task, resume: dict[str, Any] | Non
         span = Span("search", start, session.total_steps)
         fit(session, model, span, task.cost(model), hooks=hooks, carry={"round": number}, resume=resume)
         resume = None
-        _prune(method, task, prunable_weights(model), mask, number)
+        _prune(method, task, model, mask, number)
 
 
 def round_ratio(prune_ratio: float, number: int, rounds: int) -> float:
@@ -84,10 +84,8 @@ def round_ratio(prune_ratio: float, number: int, rounds: int) -> float:
     return prune_ratio if number + 1 == rounds else 1.0 - (1.0 - prune_ratio) ** ((number + 1) / rounds)
 
 
-def _prune(
-    method: LotteryTicket, task: Task, weights: dict[str, nn.Parameter], within: WeightMask | None, number: int
-) -> None:
-    scores: dict[str, Tensor] = {name: weight.detach().abs() for name, weight in weights.items()}
+def _prune(method: LotteryTicket, task: Task, trained: nn.Module, within: WeightMask | None, number: int) -> None:
+    scores = {name: weight.detach().abs() for name, weight in prunable_weights(trained).items()}
     mask = keep_largest(scores, round_ratio(method.prune_ratio, number, method.rounds), within)
     is_last = number + 1 == method.rounds
     path = task.folder / WEIGHT_MASK_FILE if is_last else _mask_file(task.folder, number + 1)

@@ -49,10 +49,8 @@ def from_ticket(method: NetworkSlimming, task: Task, ticket: Ticket) -> Candidat
     check_notes(ticket)
     step, end = ticket.notes["step"], ticket.notes["total_steps"]
     if step != end:
-        raise TicketError(
-            f"the ticket was drawn at step {step} of {end}; {method.name} takes one of the end: search with "
-            "--method.draw_at last"
-        )
+        told = f"the ticket was drawn at step {step} of {end}"
+        raise TicketError(f"{told}; {method.name} takes one of the end: search with --method.draw_at last")
     task.session.journal.load_state_dict(ticket.notes["journal"])
     return restore(method, task)
 

@@ -284,10 +284,8 @@ class EarlyBirdTraining(MethodSettings):
         expected = f"one of {', '.join(CRITERION_NAMES)}, pkg.mod:function or file.py:function"
         require("method.criterion", self.criterion, known, expected)
         if self.carry_momentum and self.weights != "inherit":
-            raise ConfigError(
-                f"method.carry_momentum contradicts method.weights {self.weights!r}: momentum belongs to the weights "
-                "that it moved; give inherit"
-            )
+            told = f"method.carry_momentum contradicts method.weights {self.weights!r}"
+            raise ConfigError(f"{told}: momentum belongs to the weights that it moved; give inherit")
         if self.weights == "rewind" and self.schedule == "restart":
             told = "method.schedule 'restart' contradicts method.weights 'rewind'; rewind to epoch 0 instead"
             raise ConfigError(told)

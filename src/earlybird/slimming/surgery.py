@@ -147,9 +147,8 @@ def carry_optimizer_state_(
         if source is None or name not in indices:
             raise SlimError(f"parameter {name!r} of the slim network is not in the dense one; give the two of one cut")
         if source in old.state:
-            new.state[parameter] = {
-                key: _carried(value, source, parameter, name, indices) for key, value in old.state[source].items()
-            }
+            state = old.state[source].items()
+            new.state[parameter] = {key: _carried(value, source, parameter, name, indices) for key, value in state}
 
 
 def _carried(value: object, source: Tensor, parameter: Tensor, name: str, indices: KeptIndices) -> object:
@@ -159,16 +158,12 @@ def _carried(value: object, source: Tensor, parameter: Tensor, name: str, indice
             raise SlimError(f"the state of {name!r} holds a {kind}; such an optimizer cannot be carried over a cut")
         return value.detach().clone() if isinstance(value, Tensor) else value
     if value.shape != source.shape:
-        raise SlimError(
-            f"the state of {name!r} has shape {list(value.shape)}, the parameter {list(source.shape)}; such an "
-            "optimizer cannot be carried over a cut"
-        )
+        told = f"the state of {name!r} has shape {list(value.shape)}, the parameter {list(source.shape)}"
+        raise SlimError(f"{told}; such an optimizer cannot be carried over a cut")
     cut = sliced(value, indices[name])
     if cut.shape != parameter.shape:
-        raise SlimError(
-            f"the state of {name!r} would have shape {list(cut.shape)}, the parameter has {list(parameter.shape)}; "
-            "give the indices of this cut"
-        )
+        told = f"the state of {name!r} would have shape {list(cut.shape)}, the parameter has {list(parameter.shape)}"
+        raise SlimError(f"{told}; give the indices of this cut")
     return cut.to(parameter.device)
 
 
@@ -193,10 +188,8 @@ def masked(model: nn.Module, mask: ChannelMask, example_input: ExampleInput | No
         width = _by_output(modules[name], weight).shape[0] if isinstance(weight, Tensor) else None
         if width != keep.numel():
             found = "no such layer" if width is None else f"{width} channels"
-            raise MaskError(
-                f"layer {name!r}: the mask has {keep.numel()} channels, the network {found}; "
-                "draw the mask from this network"
-            )
+            told = f"layer {name!r}: the mask has {keep.numel()} channels, the network {found}"
+            raise MaskError(f"{told}; draw the mask from this network")
         zero_channels_(modules[name], keep)
     return model
 
@@ -239,10 +232,8 @@ def _cuts(
     fresh = groups_of(protection)
     hooks = [reason for reason in fresh.reasons_to_stay() if reason.endswith(REMOVE_HOOK)]
     if groups is not None and not _restricts(groups, fresh):
-        raise MaskError(
-            f"the channel groups belong to another network or policy{', or: '.join(['', *hooks[:1]])}; "
-            f"make them with channel_groups(model, example_input, {groups.policy!r})"
-        )
+        told = f"the channel groups belong to another network or policy{', or: '.join(['', *hooks[:1]])}"
+        raise MaskError(f"{told}; make them with channel_groups(model, example_input, {groups.policy!r})")
     (groups or fresh).check(mask)
     if hooks:
         told = f"the mask removes {realised_ratio(mask):.3f} of its channels; others stay: {hooks[0]}"

@@ -290,10 +290,8 @@ class ShapePropagation(fx.Interpreter):
             result = super().run_node(n)
         except Exception as error:
             where = module_path(n) or type(self.module).__name__
-            raise SlimError(
-                f"cannot run {n.op} {target_name(n)!r} in module {where!r} on the example input: {first_line(error)}; "
-                "give an example_input of the network's own shape"
-            ) from error
+            told = f"cannot run {n.op} {target_name(n)!r} in module {where!r} on the example input: {first_line(error)}"
+            raise SlimError(f"{told}; give an example_input of the network's own shape") from error
         # Shapes as they are now: an in-place operation may change them, and numbers would only take memory.
         is_shape = isinstance(result, torch.Size)  # A tree of it would be a plain tuple.
         n.meta[_VALUE] = result if is_shape else pytree.tree_map_only(Tensor, lambda x: x.detach().to("meta"), result)

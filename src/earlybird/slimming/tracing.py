@@ -127,10 +127,8 @@ def _trace_mode(model: nn.Module, inputs: tuple[Any, ...], network: TracedNetwor
             kind = type(model.get_submodule(path))
             why = first_line(error)
             if not path or kind is type(model) or kind.__module__.startswith("torch.nn"):
-                raise SlimError(
-                    f"cannot trace module {path or 'the network'!r} ({kind.__name__}): {why}; "
-                    "its forward must not branch on tensor values (torch.fx)"
-                ) from error
+                told = f"cannot trace module {path or 'the network'!r} ({kind.__name__}): {why}"
+                raise SlimError(f"{told}; its forward must not branch on tensor values (torch.fx)") from error
             network.untraced[kind] = why
             continue
         finally:
