@@ -6,7 +6,7 @@ from torch import Tensor
 
 from earlybird.data import DataBundle, MemoryImages, eval_batches, train_batches
 from earlybird.data.batches import crop, flip
-from earlybird.data.randomness import crop_offsets, epoch_order, flips
+from earlybird.data.images import crop_offsets, epoch_order, flips
 from earlybird.errors import DataError
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)

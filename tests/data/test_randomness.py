@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from earlybird.data.randomness import (
+from earlybird.data.images import (
     crop_offsets,
     epoch_order,
     flips,

@@ -73,8 +73,11 @@ class EarlyBird:
         if min_channels < 1 or round_to < 1:
             raise ConfigError(f"min_channels is {min_channels} and round_to {round_to}; give integers >= 1")
         require("tie_score", tie_score, tie_score in get_args(TieScore), f"one of {', '.join(get_args(TieScore))}")
-        if self._stop_rule.reads_distances:
-            _warn_of_ratios_that_always_fire(self.prune_ratios, epsilon)
+        for ratio in self.prune_ratios if self._stop_rule.reads_distances else ():
+            largest = 2.0 * min(ratio, 1.0 - ratio)  # Two masks differ in at most all they cut, or all they keep.
+            if largest <= epsilon:
+                told = f"prune_ratio={ratio} allows no mask distance above {largest:.2f} <= epsilon={epsilon}"
+                warnings.warn(f"{told}: the rule will always fire; lower epsilon", stacklevel=2)
         self.groups, self.rule, self.window, self.epsilon = groups, rule, window, epsilon
         self.criterion, self.min_channels, self.round_to, self.tie_score = criterion, min_channels, round_to, tie_score
         self.draws = 0
@@ -242,11 +245,3 @@ def _checked_ratios(prune_ratio: float | Sequence[float]) -> tuple[float, ...]:
     if len(set(ratios)) != len(ratios):
         raise ConfigError(f"prune_ratio {prune_ratio} names a ratio twice; give each once")
     return tuple(float(ratio) for ratio in ratios)
-
-
-def _warn_of_ratios_that_always_fire(ratios: Sequence[float], epsilon: float) -> None:
-    for ratio in ratios:
-        largest = 2.0 * min(ratio, 1.0 - ratio)  # Two masks differ in at most all they cut, or all they keep.
-        if largest <= epsilon:
-            told = f"prune_ratio={ratio} allows no mask distance above {largest:.2f} <= epsilon={epsilon}"
-            warnings.warn(f"{told}: the rule will always fire; lower epsilon", stacklevel=3)

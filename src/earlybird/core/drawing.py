@@ -127,10 +127,8 @@ def shortfall(groups: ChannelGroups, prune_ratio: float) -> str:
     if prune_ratio * stay < 1:  # No more than rounding.
         return ""
     (reason, count), realised = reasons.most_common(1)[0], round(prune_ratio * units) / (units + stay)
-    return (
-        f"prune_ratio={prune_ratio:g} is taken of the {units} units that may go and removes {realised:.3f} of all: "
-        f"{stay} channels stay, {count} of them because {reason}"
-    )
+    told = f"prune_ratio={prune_ratio:g} is taken of the {units} units that may go and removes {realised:.3f} of all"
+    return f"{told}: {stay} channels stay, {count} of them because {reason}"
 
 
 def realised_ratio(mask: ChannelMask, groups: ChannelGroups | None = None) -> float:

@@ -17,8 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import BatchSampler, DataLoader, Dataset, default_convert
 
-from earlybird.data.images import DataBundle, ImageSet, MemoryImages
-from earlybird.data.randomness import crop_offsets, epoch_order, flips, sample_seed
+from earlybird.data.images import DataBundle, ImageSet, MemoryImages, crop_offsets, epoch_order, flips, sample_seed
 from earlybird.errors import DataError
 
 Augment = Literal["crop_flip", "flip", "none", "imagenet"]

@@ -16,8 +16,7 @@ from torch.nn import functional
 
 from earlybird.data.decode import FolderImages, SourceSplits, cache_root, cached, decode_set, file_marks, memory_size
 from earlybird.data.hub import hub_splits, local_folder, parquet_files
-from earlybird.data.images import DataBundle, MemoryImages, channel_moments, subset
-from earlybird.data.randomness import stratified_indices
+from earlybird.data.images import DataBundle, MemoryImages, channel_moments, stratified_indices, subset
 from earlybird.errors import DataError, did_you_mean, reason
 from earlybird.user_code import find_callable
 

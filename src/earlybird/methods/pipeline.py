@@ -131,8 +131,8 @@ def within_budget(task: Task, candidate: Candidate, resume: Mapping[str, Any] | 
     if not budget:
         return candidate
     if resume is not None:
-        told = resume[_BUDGET_KEY]
-        return _ending_at(candidate, told["end_step"], tuple(told["flags"]))
+        end, flags = resume[_BUDGET_KEY]["end_step"], tuple(resume[_BUDGET_KEY]["flags"])
+        return replace(candidate, end_step=end, schedule_steps=end, flags=flags)
     spent = session.journal.ledger.total().macs
     so_far = f"what came before cost {spent / budget:.2f} of training.budget_macs"
     if candidate.start_step >= candidate.end_step:
@@ -143,11 +143,7 @@ def within_budget(task: Task, candidate: Candidate, resume: Mapping[str, Any] | 
     planned = candidate.end_step - start
     if steps < _SHORT * planned:
         flags = (*flags, f"its last training is {steps / planned:.2f} of the one without a budget: {so_far}")
-    return _ending_at(candidate, start + steps, flags)
-
-
-def _ending_at(candidate: Candidate, end_step: int, flags: tuple[str, ...]) -> Candidate:
-    return replace(candidate, end_step=end_step, schedule_steps=end_step, flags=flags)
+    return replace(candidate, end_step=start + steps, schedule_steps=start + steps, flags=flags)
 
 
 def train_candidate(task: Task, candidate: Candidate, resume: dict[str, Any] | None) -> None:

@@ -136,10 +136,11 @@ def check_notes(ticket: Ticket) -> None:
     """
     needed = ("step", "draw_steps", "total_steps", "steps_per_epoch", "journal")
     if missing := [key for key in needed if key not in ticket.notes]:
-        raise TicketError(
-            f"the ticket does not say {', '.join(missing)}: no search of ours drew it; give one that `earlybird "
-            "search` or `earlybird train` wrote, or cut with earlybird.slim in your own loop"
+        told = f"the ticket does not say {', '.join(missing)}: no search of ours drew it"
+        cure = (
+            "give one that `earlybird search` or `earlybird train` wrote, or cut with earlybird.slim in your own loop"
         )
+        raise TicketError(f"{told}; {cure}")
 
 
 def refuse_foreign_ticket(ticket: Ticket, method: str) -> None:
@@ -159,10 +160,8 @@ def check_groups(ticket: Ticket, groups: ChannelGroups) -> None:
         TicketError: it was drawn for others.
     """
     if ticket.groups_digest not in ("", groups.digest()):
-        raise TicketError(
-            f"the ticket was drawn for other channel groups (policy {ticket.policy!r}) than this network has under "
-            f"policy {groups.policy!r}; give the --model and --method.policy of its search"
-        )
+        told = f"the ticket was drawn for other channel groups (policy {ticket.policy!r}) than this network has under"
+        raise TicketError(f"{told} policy {groups.policy!r}; give the --model and --method.policy of its search")
 
 
 def load_ticket_weights(dense: nn.Module, ticket: Ticket) -> None:

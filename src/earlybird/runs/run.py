@@ -19,8 +19,7 @@ from torch import nn
 from earlybird.atomic import write_atomically
 from earlybird.core import Ticket
 from earlybird.data import Augment, Batches, DataBundle, MemoryImages, eval_batches, load_data, train_batches
-from earlybird.data.images import PUBLISHED, DataSizes, subset
-from earlybird.data.randomness import stratified_indices
+from earlybird.data.images import PUBLISHED, DataSizes, stratified_indices, subset
 from earlybird.energy import find_counter, measure_idle
 from earlybird.errors import ConfigError, MethodError, RunFolderError, TicketError
 from earlybird.methods.early_bird import draw_tickets, raise_no_ticket, search_steps

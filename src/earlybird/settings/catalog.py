@@ -14,14 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
 from earlybird.core import PolicyChoice, TieScore
 from earlybird.errors import ConfigError, MethodError, wrong_value
 from earlybird.settings.fields import setting
-from earlybird.settings.method import (
-    DEFAULT_ROUND_TO,
-    ClockName,
-    EarlyBirdTraining,
-    Method,
-    MethodSettings,
-    PenaltyForm,
-)
+from earlybird.settings.method import ROUND_TO, ClockName, EarlyBirdTraining, Method, MethodSettings, PenaltyForm
 from earlybird.user_code import find_callable, is_code
 
 if TYPE_CHECKING:
@@ -75,7 +68,7 @@ class Snip(MethodSettings):
     batches: int = setting(1, "batches whose mean loss is scored", ">= 1")
     policy: PolicyChoice = setting("auto", "with channels: residual policy")
     min_channels: int = setting(1, "with channels: how many stay in every layer", ">= 1")
-    round_to: int = setting(DEFAULT_ROUND_TO, "with channels: kept widths are multiples of this; 1 = exact", ">= 1")
+    round_to: int = setting(ROUND_TO, "with channels: kept widths are multiples of this; 1 = exact", ">= 1")
 
 
 @dataclass(frozen=True)
@@ -94,7 +87,7 @@ class NetworkSlimming(MethodSettings):
     policy: PolicyChoice = setting("auto", "residual policy")
     tie_score: TieScore = setting("mean", "score of channels that are cut together")
     min_channels: int = setting(1, "channels that stay in every layer", ">= 1")
-    round_to: int = setting(DEFAULT_ROUND_TO, "kept widths are multiples of this; 1 = the exact count", ">= 1")
+    round_to: int = setting(ROUND_TO, "kept widths are multiples of this; 1 = the exact count", ">= 1")
 
     def shared_search(self) -> EarlyBirdTraining:
         """The Early-Bird search whose last ticket is this method's."""
@@ -115,7 +108,7 @@ class ThiNet(MethodSettings):
     finetune_lr: float = setting(1e-3, "learning rate of these steps", "> 0")
     policy: Literal["inner", "tie"] = setting("inner", "residual policy: what crosses an add stays, or is cut together")
     min_channels: int = setting(1, "channels that stay in every layer", ">= 1")
-    round_to: int = setting(DEFAULT_ROUND_TO, "kept widths are multiples of this; 1 = int((1 - p) * C)", ">= 1")
+    round_to: int = setting(ROUND_TO, "kept widths are multiples of this; 1 = int((1 - p) * C)", ">= 1")
 
     def starts_from_dense(self) -> bool:
         """The dense training comes first, whatever the settings."""
@@ -133,7 +126,7 @@ class SoftFilterPruning(MethodSettings):
     every_epochs: int = setting(1, "epochs between two zeroings; the last epoch always zeroes", ">= 1")
     policy: PolicyChoice = setting("select", "residual policy of the cut")
     min_channels: int = setting(1, "channels that stay in every layer", ">= 1")
-    round_to: int = setting(DEFAULT_ROUND_TO, "kept widths are multiples of this; 1 = the exact count", ">= 1")
+    round_to: int = setting(ROUND_TO, "kept widths are multiples of this; 1 = the exact count", ">= 1")
 
 
 @dataclass(frozen=True)
@@ -150,10 +143,9 @@ class MatchedToTicket(MethodSettings):
         Raises:
             MethodError: always; the message says how to give a ticket.
         """
-        raise MethodError(
-            f"method {self.name} is matched to an Early-Bird ticket and searches none; give it to "
-            f"`earlybird retrain --ticket FILE --method {self.name}`, or let `earlybird compare` do so"
-        )
+        told = f"method {self.name} is matched to an Early-Bird ticket and searches none"
+        command = f"`earlybird retrain --ticket FILE --method {self.name}`"
+        raise MethodError(f"{told}; give it to {command}, or let `earlybird compare` do so")
 
     def restore(self, task: Task) -> Candidate:
         """Rebuild the candidate from the ticket in the run folder."""

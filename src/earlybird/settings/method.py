@@ -33,7 +33,7 @@ MIN_DRAW_STEPS = 5  # Masks of fewer steps are always alike, whatever has been l
 NO_TICKET_CURE = "raise --method.epsilon or --epochs, or give --on-no-ticket draw"
 PAPER_STEPS = 31_360  # 160 epochs of 196 steps: 50,000 images in batches of 256
 # What runs without a paper preset snap widths to: odd channel counts are slow (`docs/method.md` section 9).
-DEFAULT_ROUND_TO = 8
+ROUND_TO = 8
 
 
 class Method(Protocol):
@@ -260,7 +260,7 @@ class EarlyBirdTraining(MethodSettings):
     policy: PolicyChoice = setting("auto", "residual policy")
     tie_score: TieScore = setting("mean", "score of channels that are cut together")
     min_channels: int = setting(1, "channels that stay in every layer", ">= 1")
-    round_to: int = setting(DEFAULT_ROUND_TO, "kept widths are multiples of this; 1 = the paper's exact count", ">= 1")
+    round_to: int = setting(ROUND_TO, "kept widths are multiples of this; 1 = the paper's exact count", ">= 1")
     draw_at: DrawAt = setting(
         "rule", "rule: when the stop rule fires; N: at draw N, 0 before the first step; last: at the end"
     )

@@ -202,10 +202,9 @@ def _copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
     try:
         return copied(model, memo)
     except Exception as error:  # A weight that is itself a result of autograd; a lock or an open file.
-        raise SlimError(
-            f"the network cannot be copied: {first_line(error)}; remove what cannot (remove_weight_norm and its kin "
-            "make plain parameters of reparametrised weights)"
-        ) from error
+        cure = "remove_weight_norm and its kin make plain parameters of reparametrised weights"
+        told = f"the network cannot be copied: {first_line(error)}; remove what cannot ({cure})"
+        raise SlimError(told) from error
 
 
 def _sharing_modules(model: nn.Module) -> dict[str, str]:
