@@ -59,9 +59,8 @@ def check_criterion(criterion: Criterion) -> None:
         _check_scores(scores, model)
         assert _same(criterion(model), scores), "the criterion gives other scores for the same network the second time"
         groups = channel_groups(model, images)
-        assert scores.keys() & groups.units_of_layer.keys(), (
-            "the criterion scores no layer that channels may be cut from; key scores by BatchNorm, conv or linear"
-        )
+        told = "the criterion scores no layer that channels may be cut from; key scores by BatchNorm, conv or linear"
+        assert scores.keys() & groups.units_of_layer.keys(), told
         mask = draw_mask(scores, 0.4, groups)
         assert sum(mask.kept_counts().values()) < sum(mask.widths().values()), "a mask of these scores cuts nothing"
         slim(model, mask, images, groups)  # which compares the small network with the masked one
@@ -225,9 +224,8 @@ def _check_it_repeats(trial: _Trial) -> int:
     torch.manual_seed(12345)  # Whoever draws from the global generator shows here.
     with _counted_steps(None) as count:
         trial.run("again")
-    assert _same(trial.weights("first"), trial.weights("again")), (
-        "two runs of one seed end with other weights: draw numbers from the task's seed, not from a global generator"
-    )
+    told = "two runs of one seed end with other weights: draw numbers from the task's seed, not from a global generator"
+    assert _same(trial.weights("first"), trial.weights("again")), told
     return count[0]
 
 
@@ -238,11 +236,9 @@ def _check_it_survives_kills(trial: _Trial, whole: dict[str, Any], of: int) -> N
             trial.run(name)
         record = trial.run(name)
         when = f"killed after {steps} of {of} steps and resumed, the run"
-        assert _same(trial.weights("first"), trial.weights(name)), (
-            f"{when} ends with other weights: whatever a step depends on must be in the folder or in the checkpoint"
-        )
-        images = record["cost"]["total"]["images"]
-        expected = whole["cost"]["total"]["images"]
+        told = f"{when} ends with other weights: whatever a step depends on must be in the folder or in the checkpoint"
+        assert _same(trial.weights("first"), trial.weights(name)), told
+        images, expected = (each["cost"]["total"]["images"] for each in (record, whole))
         assert images == expected, f"{when} is charged {images} images instead of {expected}"
 
 

@@ -25,11 +25,8 @@ def bn_scale(model: nn.Module) -> dict[str, Tensor]:
     Raises:
         MaskError: the model has no BatchNorm with a scale.
     """
-    scores = {
-        name: module.weight.detach().abs().float().cpu()
-        for name, module in model.named_modules()
-        if isinstance(module, _BatchNorm) and module.weight is not None
-    }
+    norms = {name: m for name, m in model.named_modules() if isinstance(m, _BatchNorm) and m.weight is not None}
+    scores = {name: norm.weight.detach().abs().float().cpu() for name, norm in norms.items()}
     if not scores:
         told = "criterion 'bn_scale' found no BatchNorm with a scale; use criterion=filter_l1 or criterion=taylor"
         raise MaskError(told)

@@ -249,13 +249,10 @@ def restrict_to_scored(groups: ChannelGroups, scored: Mapping[str, Tensor]) -> C
     number = torch.full((reached.size,), -1, dtype=torch.int64)
     number[torch.from_numpy(reached)] = torch.arange(int(reached.sum()))
     unit_of = {name: number[units] for name, units in groups.unit_of.items()}
-    protected = dict(groups.protected) | {
-        name: {
-            channel: groups.protected.get(name, {}).get(channel, UNSCORED)
-            for channel in torch.nonzero(units < 0).flatten().tolist()
-        }
-        for name, units in unit_of.items()
-    }
+    protected = dict(groups.protected)
+    for name, units in unit_of.items():
+        reasons, stay = groups.protected.get(name, {}), torch.nonzero(units < 0).flatten().tolist()
+        protected[name] = {channel: reasons.get(channel, UNSCORED) for channel in stay}
     producers = {name: number[units] for name, units in groups.producer_unit_of.items()}
     readers = {name: number[units] for name, units in groups.reader_unit_of.items()}
     return ChannelGroups(unit_of, producers, protected, groups.policy, readers)

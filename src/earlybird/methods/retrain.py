@@ -137,10 +137,8 @@ def check_notes(ticket: Ticket) -> None:
     needed = ("step", "draw_steps", "total_steps", "steps_per_epoch", "journal")
     if missing := [key for key in needed if key not in ticket.notes]:
         told = f"the ticket does not say {', '.join(missing)}: no search of ours drew it"
-        cure = (
-            "give one that `earlybird search` or `earlybird train` wrote, or cut with earlybird.slim in your own loop"
-        )
-        raise TicketError(f"{told}; {cure}")
+        cure = "give one that `earlybird search` or `earlybird train` wrote"
+        raise TicketError(f"{told}; {cure}, or cut with earlybird.slim in your own loop")
 
 
 def refuse_foreign_ticket(ticket: Ticket, method: str) -> None:

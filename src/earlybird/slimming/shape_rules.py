@@ -58,11 +58,8 @@ def _reshaped(call: Call, x: Channels) -> Channels:
         return replace(x, dim=1, ids=np.repeat(x.ids, positions), zero=np.repeat(x.zero, positions), shape=after)
     # Equally many elements on either side of the channels: their dimension keeps its meaning.
     outer, inner = math.prod(before[: x.dim]), math.prod(before[x.dim + 1 :])
-    places = [
-        place
-        for place, width in enumerate(after)
-        if width == len(x.ids) and math.prod(after[:place]) == outer and math.prod(after[place + 1 :]) == inner
-    ]
+    as_wide = [place for place, width in enumerate(after) if width == len(x.ids)]
+    places = [dim for dim in as_wide if math.prod(after[:dim]) == outer and math.prod(after[dim + 1 :]) == inner]
     if len(places) != 1:
         raise Unfollowed(f"no rule for reshaping {list(before)} to {list(after)}")
     return replace(x, dim=places[0], shape=after)
@@ -137,10 +134,8 @@ def chunk(call: Call, table: ChannelTable) -> tuple[Channels, ...]:
     if len(x.ids) % count or len(shapes) != count:
         raise Unfollowed("no rule for unequal parts of the channels")
     parts = table.tie_places(x.ids, count)
-    return tuple(
-        replace(x, ids=ids, zero=zero, shape=shape)
-        for ids, zero, shape in zip(parts, x.zero.reshape(count, -1), shapes, strict=True)
-    )
+    each = zip(parts, x.zero.reshape(count, -1), shapes, strict=True)
+    return tuple(replace(x, ids=ids, zero=zero, shape=shape) for ids, zero, shape in each)
 
 
 def split(call: Call, table: ChannelTable) -> tuple[Channels, ...]:
