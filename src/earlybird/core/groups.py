@@ -160,7 +160,11 @@ class ChannelGroups:
         kept_in[units[kept]] = True
         cut_in[units[~kept]] = True
         if cut_in[-1]:
-            self._raise_protected(mask)
+            cuts = {n: torch.nonzero((units < 0) & ~mask[n]).flatten().tolist() for n, units in self.unit_of.items()}
+            name, channels = next((name, channels) for name, channels in cuts.items() if channels)
+            first = f"channel {channels[0]}: {self.protected[name][channels[0]]}"
+            told = f"layer {name!r} cuts {len(channels)} protected channels ({first})"
+            raise MaskError(f"{told}; draw the mask with groups=channel_groups(model, example_input)")
         if (kept_in & cut_in)[:-1].any():
             self._raise_disagreement(mask)
         return torch.from_numpy(kept_in[:-1])
@@ -180,13 +184,6 @@ class ChannelGroups:
     def check(self, mask: ChannelMask) -> None:
         """Raise `MaskError` unless this mask can be cut from this network."""
         self.keep_units(mask)
-
-    def _raise_protected(self, mask: ChannelMask) -> NoReturn:
-        cuts = {n: torch.nonzero((units < 0) & ~mask[n]).flatten().tolist() for n, units in self.unit_of.items()}
-        name, channels = next((name, channels) for name, channels in cuts.items() if channels)
-        first = f"channel {channels[0]}: {self.protected[name][channels[0]]}"
-        told = f"layer {name!r} cuts {len(channels)} protected channels ({first})"
-        raise MaskError(f"{told}; draw the mask with groups=channel_groups(model, example_input)")
 
     def _raise_disagreement(self, mask: ChannelMask) -> NoReturn:
         """Name the first layer that cuts what another keeps, and count only what it cuts of the other's units."""

@@ -108,7 +108,8 @@ def cut(task: Task, ticket: Ticket, retrain: Retrain) -> Candidate:
     session, step = task.session, int(ticket.notes["step"])
     flags = list(ticket.flags)
     with session.meter("slim") as meter:
-        dense = task.build(task.seed + REINIT_SEED_OFFSET if retrain.weights == "reinit" else None)
+        seed = task.seed + (REINIT_SEED_OFFSET if retrain.weights == "reinit" else 0)
+        dense = task.build(seed)
         if retrain.weights == "inherit":
             load_ticket_weights(dense, ticket)
         elif retrain.weights == "rewind" and retrain.rewind_epoch:
@@ -117,8 +118,12 @@ def cut(task: Task, ticket: Ticket, retrain: Retrain) -> Candidate:
         check_groups(ticket, groups)
         small = slim(dense, ticket.mask, task.example_input(), groups)
         momentum = _cut_momentum(task, dense, ticket, groups) if retrain.carry_momentum else {}
-        if retrain.weights in ("reinit", "initial"):
-            _initialise(small, ticket, task.seed + (REINIT_SEED_OFFSET if retrain.weights == "reinit" else 0))
+        # Drawn for the widths that are left; a network that lost nothing keeps those it was built with.
+        draws_anew = retrain.weights in ("reinit", "initial") and not bool(ticket.mask.flat().all())
+        if draws_anew and hasattr(small, "initialise_"):
+            with torch.random.fork_rng():
+                torch.manual_seed(seed)
+                small.initialise_()  # type: ignore[operator]
         task.cost(session.compute.place(small))  # What the next phase counts with.
     session.journal.ledger.add(meter.cost(Work()))
     starts_anew = retrain.schedule == "restart" or (retrain.weights == "rewind" and not retrain.rewind_epoch)
@@ -221,15 +226,6 @@ def _cut_momentum(task: Task, dense: nn.Module, ticket: Ticket, groups: ChannelG
         raise TicketError(f"{path} is corrupt or of another network; {cure}")
     indices = kept_indices(dense, ticket.mask, task.example_input(), groups)
     return {name: sliced(buffer, indices[name]) for name, buffer in buffers.items()}
-
-
-def _initialise(small: nn.Module, ticket: Ticket, seed: int) -> None:
-    """Weights drawn for the widths that are left; a network that lost nothing keeps those it was built with."""
-    if not hasattr(small, "initialise_") or bool(ticket.mask.flat().all()):
-        return
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        small.initialise_()  # type: ignore[operator]
 
 
 def networks_of_ticket(task: Task, ticket: Ticket, method: str) -> tuple[nn.Module, ChannelGroups, nn.Module]:

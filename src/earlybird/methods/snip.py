@@ -70,8 +70,7 @@ def plan(method: Snip, schedule: Schedule) -> MethodPlan:
     scoring = Stage("search", "dense", method.batches, validation="none")
     network = "slim" if method.form == "channels" else "dense"
     training = Stage("retrain", network, schedule.total_steps)
-    note = "the paper does not charge the batch that scores"
-    note = note if method.form == "channels" else f"{MASKED}; {note}"
+    note = f"{'' if network == 'slim' else f'{MASKED}; '}the paper does not charge the batch that scores"
     return MethodPlan((scoring, training), network, charged=(training,), note=note)
 
 
