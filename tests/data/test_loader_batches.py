@@ -94,8 +94,8 @@ def test_evaluation_takes_the_centre_and_keeps_the_order() -> None:
 
 
 def test_a_grey_picture_stays_grey_through_every_augmentation() -> None:
-    split = MemoryImages(torch.full((2, 1, 16, 16), 255, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64))
-    data = DataBundle("white", 1, 1, 16, (0.5,), (0.25,), split, None, split, ("a",))
+    split = MemoryImages(torch.full((2, 1, 16, 16), 255, dtype=torch.uint8), torch.arange(2))
+    data = DataBundle("white", 2, 1, 16, (0.5,), (0.25,), split, None, split, ("a", "b"))
     images, _ = next(train_batches(data, batch_size=2, seed=0, augment="imagenet", device="cpu").epoch(0))
     torch.testing.assert_close(images, torch.full((2, 1, 16, 16), 2.0))
 

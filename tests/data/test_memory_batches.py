@@ -135,8 +135,8 @@ def test_contiguous_and_channels_last_storage_give_the_same_batches(channels: in
     images = torch.randint(0, 256, (6, channels, 8, 8), dtype=torch.uint8)
     seen = []
     for stored in (images, images.to(memory_format=torch.channels_last)):
-        split = MemoryImages(stored, torch.zeros(6, dtype=torch.int64))
-        data = DataBundle("toy", 1, channels, 8, MEAN[:channels], STD[:channels], split, None, split, ("a",))
+        split = MemoryImages(stored, torch.arange(6) % 2)
+        data = DataBundle("toy", 2, channels, 8, MEAN[:channels], STD[:channels], split, None, split, ("a", "b"))
         seen.append(next(train_batches(data, batch_size=6, seed=0, augment="crop_flip", device="cpu").epoch(0))[0])
     assert torch.equal(seen[0], seen[1])
 

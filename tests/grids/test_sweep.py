@@ -268,12 +268,12 @@ def test_precision_auto_is_settled_once_for_all_runs(grid, tmp_path: Path):
 
 
 def test_the_log_is_read_in_whole_lines(grid, tmp_path: Path):
-    (tmp_path / "events.jsonl").write_bytes(b'{"node": "a"}\n{"node": "b"}\n{"no')
+    (tmp_path / "events.jsonl").write_bytes(b'{"node": "a", "event": "x"}\n{"node": "b", "event": "x"}\n{"no')
     first, place = events_since(tmp_path, 0)
     assert [event["node"] for event in first] == ["a", "b"]
     with open(tmp_path / "events.jsonl", "ab") as file:
-        file.write(b'de": "c"}\n')
-    assert events_since(tmp_path, place)[0] == [{"node": "c"}]
+        file.write(b'de": "c", "event": "x"}\n\x00\n[]\n{"node": "d"}\n')
+    assert events_since(tmp_path, place)[0] == [{"node": "c", "event": "x"}]  # lines that are none are left out
     assert events_since(tmp_path / "nothing", 3) == ([], 3)
 
 

@@ -118,8 +118,8 @@ def test_a_checkpoint_or_metrics_that_could_not_be_written_are_a_warning_which_s
 
 
 def test_a_cache_that_could_not_be_written_is_a_warning_and_the_images_are_used(disk: Disk):
-    images = MemoryImages(torch.zeros(9, 3, 64, 64, dtype=torch.uint8), torch.zeros(9, dtype=torch.int64))
-    bundle = DataBundle("x", 1, 3, 64, (0.5,) * 3, (0.5,) * 3, images, None, images, ("a",))
+    images = MemoryImages(torch.zeros(9, 3, 64, 64, dtype=torch.uint8), torch.arange(9) % 2)
+    bundle = DataBundle("x", 2, 3, 64, (0.5,) * 3, (0.5,) * 3, images, None, images, ("a", "b"))
     disk.fill()
     with pytest.warns(UserWarning, match=f"'x' were not cached in {disk.path}"):
         assert cached(disk.path, "x", {}, lambda: bundle) is bundle
