@@ -51,12 +51,8 @@ def bn_l1_proximal_(model: nn.Module, strength: float, *, lr: float, momentum: f
 
 
 def _scales(model: nn.Module) -> list[Tensor]:
-    found = {
-        id(module.weight): module.weight
-        for module in model.modules()
-        if isinstance(module, _BatchNorm) and module.weight is not None and module.weight.requires_grad
-    }
-    return list(found.values())
+    scales = [module.weight for module in model.modules() if isinstance(module, _BatchNorm)]
+    return list({id(scale): scale for scale in scales if scale is not None and scale.requires_grad}.values())
 
 
 def _check(strength: float) -> None:

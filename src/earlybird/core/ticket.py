@@ -66,13 +66,10 @@ class TensorFormat:
         try:
             text = json.dumps(header)
         except (TypeError, ValueError) as error:
-            raise TicketError(
-                f"the {self.what} cannot be written as JSON ({error}); give plain values in notes"
-            ) from error
+            told = f"the {self.what} cannot be written as JSON ({error}); give plain values in notes"
+            raise TicketError(told) from error
         # Cloned one by one: safetensors refuses tensors that share memory.
-        alone = {
-            name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()
-        }
+        alone = {name: x.detach().cpu().clone(memory_format=torch.contiguous_format) for name, x in tensors.items()}
         data = safetensors.torch.save(alone, metadata={self.key: text})
         write_atomically(path, data.replace(_NO_DIGEST, hashlib.sha256(data).hexdigest().encode(), 1))
 

@@ -34,9 +34,7 @@ class EnergyCounter:
     """
 
     def __init__(self, method: str, device: str = "", notes: Sequence[str] = ()) -> None:
-        self.method = method
-        self.device = device
-        self.notes = tuple(notes)
+        self.method, self.device, self.notes = method, device, tuple(notes)
         self.idle_watts: float | None = None
         self.pending = False
 
@@ -70,11 +68,9 @@ class ZeusCounter(EnergyCounter):
 
     def __init__(self, monitor: Any, sources: Sequence[EnergySource], method: str, notes: Sequence[str] = ()) -> None:
         super().__init__(method, ", ".join(source.name for source in sources), notes)
-        self._monitor = monitor
-        self._sources = tuple(sources)
+        self._monitor, self._sources = monitor, tuple(sources)
         self._window: str | None = None
-        self._windows = 0
-        self._failing = False
+        self._windows, self._failing = 0, False
         self._lock = threading.Lock()
         self._stopped: threading.Event | None = None
         ranges = [source.range_uj for source in sources if source.range_uj is not None]

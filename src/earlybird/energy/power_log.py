@@ -149,13 +149,9 @@ def integrate(log: PowerLog, spans: Sequence[Span], *, max_gap_seconds: float | 
     power = np.interp(grid, log.times, np.nan_to_num(log.watts)) if len(log.times) else np.zeros(len(grid))
     covered, span_seconds = float(steps.sum()), float(np.diff(edges).sum())
     turns = grid[np.flatnonzero(np.diff(np.concatenate([[False], inside & ~known, [False]])))].tolist()
-    return MeteredEnergy(
-        joules=float((steps * (power[:-1] + power[1:])).sum() / 2) if covered > 0 else None,
-        covered_seconds=covered,
-        span_seconds=span_seconds,
-        coverage=min(1.0, covered / span_seconds) if span_seconds else 0.0,
-        gaps=tuple(zip(turns[::2], turns[1::2], strict=True)),
-    )
+    joules = float((steps * (power[:-1] + power[1:])).sum() / 2) if covered > 0 else None
+    coverage = min(1.0, covered / span_seconds) if span_seconds else 0.0
+    return MeteredEnergy(joules, covered, span_seconds, coverage, tuple(zip(turns[::2], turns[1::2], strict=True)))
 
 
 def idle_watts(log: PowerLog, spans: Sequence[Span]) -> float | None:

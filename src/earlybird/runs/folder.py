@@ -99,9 +99,7 @@ class RunFolder:
         Raises:
             RunFolderError: it was removed, moved, or replaced by another.
         """
-        if self._held is None:
-            return
-        if not self.path.is_dir() or not os.path.samestat(self.path.stat(), self._held):
+        if self._held and not (self.path.is_dir() and os.path.samestat(self.path.stat(), self._held)):
             raise RunFolderError(
                 f"{self.path} was removed or replaced while its run went on, and what it held is gone from there; give "
                 "the same command again"
@@ -142,10 +140,8 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         for leftover in self.path.glob(".*.tmp-*"):  # of a write that was killed
             leftover.unlink(missing_ok=True)
-        resolved = {
-            "run_id": self._identity.get("run_id"),
-            "earlier": sorted({*self._earlier} - {*self._identity.values()}),
-        } | resolved
+        earlier = sorted({*self._earlier} - {*self._identity.values()})
+        resolved = {"run_id": self._identity.get("run_id"), "earlier": earlier} | resolved
         settings = config.to_dict() | {"resolved": {key: value for key, value in resolved.items() if value}}
         write_atomically(self.path / "config.yaml", yaml.safe_dump(settings, sort_keys=False).encode())
 
@@ -179,16 +175,13 @@ class RunFolder:
         if is_another or is_cut or state["phase"] != "search":
             why = "a part is pruned already" if is_cut else "its search is over"
             why = "another method has begun it" if is_another else why
-            raise RunFolderError(
-                f"{self.path} cannot go on with these settings: {why} ({'; '.join(changed[:_LINES_OF_DIFF])}); give "
-                "another --out"
-            )
+            shown = "; ".join(changed[:_LINES_OF_DIFF])
+            raise RunFolderError(f"{self.path} cannot go on with these settings: {why} ({shown}); give another --out")
 
     def _holds_anything(self) -> bool:
         """True if there are files, other than the lock and temporary ones of a killed write."""
-        return self.path.is_dir() and any(
-            ".tmp-" not in path.name and path.name != _LOCK_NAME for path in self.path.iterdir()
-        )
+        names = [path.name for path in self.path.iterdir()] if self.path.is_dir() else []
+        return any(".tmp-" not in name and name != _LOCK_NAME for name in names)
 
     def _stored_config(self) -> dict[str, Any]:
         path = self.path / "config.yaml"
@@ -207,15 +200,12 @@ class RunFolder:
     def _refuse(self, changes: list[str], force: bool) -> None:
         """Raise unless the changes are forced on a run that has not ended."""
         shown = "; ".join(changes[:_LINES_OF_DIFF]) + ("; ..." if len(changes) > _LINES_OF_DIFF else "")
+        other = f"run with another configuration ({shown}); give another --out"
         if any((self.path / name).is_file() for name in _ENDS):
-            raise RunFolderError(
-                f"{self.path} holds a finished run with another configuration ({shown}); give another --out"
-            )
+            raise RunFolderError(f"{self.path} holds a finished {other}")
         if not force:
-            raise RunFolderError(
-                f"{self.path} holds a run with another configuration ({shown}); give another --out, the same settings, "
-                "or --force to go on with the new ones"
-            )
+            forced = "--force to go on with the new ones"
+            raise RunFolderError(f"{self.path} holds a {other}, the same settings, or {forced}")
 
 
 @contextmanager
@@ -247,8 +237,7 @@ def refuse_many_processes() -> None:
 def _identity(run_id: str, settings: dict[str, Any]) -> dict[str, Any]:
     """What the manifests of a run's checkpoints say of it."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
-    training = settings.get("training")
-    return {"run_id": run_id, "config_sha256": digest, "seed": (training or {}).get("seed")}
+    return {"run_id": run_id, "config_sha256": digest, "seed": (settings.get("training") or {}).get("seed")}
 
 
 def read_search(folder: Path) -> dict[str, Any]:
@@ -359,11 +348,9 @@ def load_dense_run(folder: Path, config: RunConfig, precision: str) -> DenseRun:
         raise MethodError(
             f"run {folder} was trained for as long as its training.budget_macs allowed; give one without a budget"
         )
-    changes = [
-        change
-        for change in differences(with_younger_settings(record["config"], config), config.to_dict())
-        if not change.startswith(("method.", "training.budget_macs", *_WITHOUT_EFFECT))
-    ]
+    may_differ = ("method.", "training.budget_macs", *_WITHOUT_EFFECT)
+    changes = differences(with_younger_settings(record["config"], config), config.to_dict())
+    changes = [change for change in changes if not change.startswith(may_differ)]
     if (theirs := record["resolved"]["precision"]) != precision:
         changes.append(f"precision: {theirs!r} -> {precision!r}")
     if changes:

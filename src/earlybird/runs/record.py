@@ -34,6 +34,7 @@ def make_record(config: RunConfig, resolved: dict[str, Any], task: Task, outcome
     settings, candidate, session = config.to_dict(), outcome.candidate, task.session
     final = task.cost(candidate.model)
     ledger = session.journal.ledger
+    phases = {phase: cost.as_dict() for phase, cost in ledger.merged().items()}
     return {
         "schema_version": SCHEMA_VERSION,
         "run_id": task.folder.name,
@@ -62,10 +63,7 @@ def make_record(config: RunConfig, resolved: dict[str, Any], task: Task, outcome
         "metrics": session.journal.rows,
         "test": asdict(outcome.test),
         "uncut_test": asdict(outcome.uncut_test) if outcome.uncut_test else None,
-        "cost": {
-            "phases": {phase: cost.as_dict() for phase, cost in ledger.merged().items()},
-            "total": ledger.total().as_dict(),
-        },
+        "cost": {"phases": phases, "total": ledger.total().as_dict()},
         "energy": energy_facts(ledger, session.energy, final.traffic_reason),
         "flags": list(candidate.flags),
     }
@@ -96,11 +94,7 @@ def _ticket(candidate: Candidate, task: Task) -> dict[str, Any] | None:
         "epoch": step / per_epoch,
         "total_epochs": total_steps // per_epoch,
         "fraction_of_schedule": step / total_steps,
-        "rule": ticket.rule,
-        "epsilon": ticket.epsilon,
-        "window": ticket.window,
-        "policy": ticket.policy,
-        "round_to": ticket.round_to,
+        **{name: getattr(ticket, name) for name in ("rule", "epsilon", "window", "policy", "round_to")},
         "flags": list(ticket.flags),
         "mask_digest": ticket.mask.digest(),
         "draw_wall_seconds": wall,
@@ -187,7 +181,5 @@ def matched_budget(record: Mapping[str, Any]) -> int | None:
 
 def _counted(counted: Mapping[str, Any]) -> ModelCost:
     """Cost of one image as the record has it: without widths of operands and without traffic."""
-    macs, train_macs = counted["macs"], counted["train_macs"]
-    return ModelCost(
-        counted["params"], macs, train_macs, 1e9 * counted["paper_gflops"], {"all": macs}, {"all": train_macs}
-    )
+    macs, train_macs, flops = counted["macs"], counted["train_macs"], 1e9 * counted["paper_gflops"]
+    return ModelCost(counted["params"], macs, train_macs, flops, {"all": macs}, {"all": train_macs})

@@ -33,9 +33,8 @@ def read_record(path: str | Path) -> Record:
     try:
         return parse(path.read_bytes(), "record", SCHEMA_VERSION)
     except (OSError, ValueError) as error:
-        raise RunFolderError(
-            f"cannot read record '{path}': {reason(error)}; remove it and give the run's command again"
-        ) from error
+        cure = "remove it and give the run's command again"
+        raise RunFolderError(f"cannot read record '{path}': {reason(error)}; {cure}") from error
 
 
 def finished_record(folder: Path) -> Record | None:
@@ -80,10 +79,8 @@ def check_files(folder: Path, *names: str) -> None:
     left: Mapping[str, str] = (finished_record(folder) or {}).get("files") or {}
     for path in (folder / name for name in names if name in left):
         if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() != left[path.name]:
-            raise RunFolderError(
-                f"{path} is not the file that this run left (its sha256 is not that of {RECORD_NAME}); restore it or "
-                "run again"
-            )
+            why = f"its sha256 is not that of {RECORD_NAME}"
+            raise RunFolderError(f"{path} is not the file that this run left ({why}); restore it or run again")
 
 
 def load_records(paths: Iterable[str | Path]) -> list[Record]:

@@ -68,15 +68,10 @@ class Checkpoints:
             write_atomically(self.folder / f"{number:08d}.json", json.dumps(manifest).encode())
         except OSError as error:
             (self.folder / f"{number:08d}.pt").unlink(missing_ok=True)
-            older = (
-                "the previous one is intact"
-                if any(map(self._is_finished, self._numbers()))
-                else "there is no earlier one"
-            )
-            warnings.warn(
-                f"checkpoint not saved in {self.folder} ({error.strerror or error}); {older}",
-                stacklevel=2,
-            )
+            has_older = any(map(self._is_finished, self._numbers()))
+            older = "the previous one is intact" if has_older else "there is no earlier one"
+            told = f"checkpoint not saved in {self.folder} ({error.strerror or error}); {older}"
+            warnings.warn(told, stacklevel=2)
             return False
         # What was never finished does not count among those that are kept.
         kept = [number for number in self._numbers() if self._is_finished(number)][-_KEPT:]
@@ -106,10 +101,8 @@ class Checkpoints:
         if self._numbers() == [1] and not (self.folder / f"{1:08d}.json").is_file():
             self._warn(broken, "it was the first, so the run starts from the beginning")
         elif broken:
-            raise CheckpointError(
-                f"no intact checkpoint in {self.folder}: {', '.join(broken)}; restore a file, "
-                "or remove the folder to start again"
-            )
+            cure = "restore a file, or remove the folder to start again"
+            raise CheckpointError(f"no intact checkpoint in {self.folder}: {', '.join(broken)}; {cure}")
         return None
 
     def exist(self) -> bool:
@@ -142,11 +135,9 @@ class Checkpoints:
         manifest = json.loads(manifest_path.read_bytes())
         if not isinstance(manifest, dict):
             raise ValueError("its manifest is no object")
-        if manifest["format_version"] != FORMAT_VERSION:
-            raise CheckpointError(
-                f"checkpoint {manifest_path} has format version {manifest['format_version']}, this version reads "
-                f"{FORMAT_VERSION}; finish the run with the version that began it"
-            )
+        if (version := manifest["format_version"]) != FORMAT_VERSION:
+            told = f"has format version {version}, this version reads {FORMAT_VERSION}"
+            raise CheckpointError(f"checkpoint {manifest_path} {told}; finish the run with the version that began it")
         # Older versions did not say whose it is.
         self._refuse_another_run(manifest_path, manifest.get("run", self.run))
         data = (self.folder / f"{number:08d}.pt").read_bytes()
@@ -163,10 +154,8 @@ class Checkpoints:
         if self.run and theirs.get("config_sha256") in self.earlier:  # The seed may have been another then, too.
             theirs = self.run | {"run_id": theirs.get("run_id")}
         if differing := [key for key in self.run if theirs.get(key) != self.run[key]]:
-            raise CheckpointError(
-                f"checkpoint {path} is of another run ({', '.join(differing)}); restore this run's own, or remove "
-                f"{self.folder} to start again"
-            )
+            cure = f"restore this run's own, or remove {self.folder} to start again"
+            raise CheckpointError(f"checkpoint {path} is of another run ({', '.join(differing)}); {cure}")
 
     def _remove(self, number: int) -> None:
         for suffix in (".json", ".pt"):  # The manifest first: half a removal must not look like a checkpoint.

@@ -168,19 +168,12 @@ def evaluate(
                 between_batches()
     finally:
         model.train(was_training)
-    n = batches.num_samples
-    if not math.isfinite(float(loss_sum)):
-        raise NonFiniteError(
-            f"an evaluation ends with a loss of {float(loss_sum)} ({next(iter(not_finite(model)), 'its logits')} is "
-            "NaN or infinite); train again with a lower --lr or --precision fp32"
-        )
-    return Evaluation(
-        accuracy=int(correct) / n,
-        top5_accuracy=int(top5) / n if classes > _TOP5_FROM_CLASSES else None,
-        loss=float(loss_sum) / n,
-        correct=int(correct),
-        samples=n,
-    )
+    n, hits, loss = batches.num_samples, int(correct), float(loss_sum)
+    if not math.isfinite(loss):
+        first, cure = next(iter(not_finite(model)), "its logits"), "train again with a lower --lr or --precision fp32"
+        raise NonFiniteError(f"an evaluation ends with a loss of {loss} ({first} is NaN or infinite); {cure}")
+    top5_accuracy = int(top5) / n if classes > _TOP5_FROM_CLASSES else None
+    return Evaluation(hits / n, top5_accuracy, loss / n, correct=hits, samples=n)
 
 
 def not_finite(model: nn.Module) -> list[str]:

@@ -91,13 +91,9 @@ class Progress:
     def _line(self, phase: str, step: int, loss: float, accuracy: float, note: str) -> str:
         epoch, in_epoch = divmod(max(0, step - 1), self._steps_per_epoch)
         epochs = -(-self._end_step // self._steps_per_epoch)
-        parts = [
-            f"{phase:<7} epoch {epoch + 1:>3}/{epochs}  step {in_epoch + 1:>4}/{self._steps_per_epoch}",
-            f"loss {loss:6.3f}  acc {100 * accuracy:5.1f} %",
-            *([note] if note else []),
-            self._left(step),
-        ]
-        return "  ".join(part for part in parts if part)
+        place = f"{phase:<7} epoch {epoch + 1:>3}/{epochs}  step {in_epoch + 1:>4}/{self._steps_per_epoch}"
+        parts = (place, f"loss {loss:6.3f}  acc {100 * accuracy:5.1f} %", note, self._left(step))
+        return "  ".join(filter(None, parts))
 
     def _left(self, step: int) -> str:
         if self._began is None or step <= self._began[1]:

@@ -92,8 +92,7 @@ class EpochSums:
         Raises:
             NonFiniteError: with the step of the first.
         """
-        bad = int(self.bad_step)
-        if bad >= 0:
+        if (bad := int(self.bad_step)) >= 0:
             raise NonFiniteError(f"the loss became NaN or infinite at step {bad} of phase '{phase}'; {_CURE}")
 
 
@@ -239,10 +238,8 @@ class FitState:
 
     def phase_cost(self) -> PhaseCost:
         """Cost of the phase since it was begun or resumed; the paper does not charge validation."""
-        return self.meter.cost(
-            training_work(self.cost, self.images, self.steps_done)
-            + evaluation_work(self.cost, self.val_images, self.val_batches)
-        )
+        trained = training_work(self.cost, self.images, self.steps_done)
+        return self.meter.cost(trained + evaluation_work(self.cost, self.val_images, self.val_batches))
 
     def broken_off_journal(self) -> dict[str, Any]:
         """The journal as it would be if the phase ended here: with a row for the epoch so far."""
