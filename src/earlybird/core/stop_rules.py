@@ -85,10 +85,8 @@ class MaskHistory:
 
     def restore(self, masks: Sequence[ChannelMask], distances: Sequence[float], values: Sequence[float]) -> None:
         """Restore the parts of a `state_dict`."""
-        self.masks = list(masks)
-        self.distances = [float(distance) for distance in distances]
-        self.values = [float(value) for value in values]
-        self.to_previous = []
+        self.masks, self.to_previous = list(masks), []
+        self.distances, self.values = list(map(float, distances)), list(map(float, values))
 
 
 def _paper_fires(history: MaskHistory, window: int, epsilon: float) -> bool:

@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from earlybird.energy.sources import EnergySource, chip_source, gpu_source, one_line, rapl_sources, unsupported_reason
-from earlybird.errors import ConfigError
+from earlybird.energy.sources import EnergySource, chip_source, gpu_source, rapl_sources, unsupported_reason
+from earlybird.errors import ConfigError, reason
 
 NO_ENERGY_COUNTER = "not measured (no counter)"
 MOST_PACKAGE_WATTS = 1000.0  # no CPU package draws more; zeus assumes the same
@@ -109,9 +109,8 @@ class ZeusCounter(EnergyCounter):
             if self._window is not None:
                 with suppress(Exception):  # nobody asks for these joules any more
                     self._monitor.end_window(self._window, sync_execution=False, cancel=True)
-            self._window = None
+            self._window, self.pending = None, False
             self._forget()
-            self.pending = False
 
     def _forget(self) -> None:
         self._joules = [0.0] * len(self._sources)
@@ -154,7 +153,7 @@ class ZeusCounter(EnergyCounter):
         """Warn once per row of failures, not once per epoch."""
         if not self._failing:
             self._failing = True
-            told = f"energy is not measured for now ({self.method}): {one_line(error)}"
+            told = f"energy is not measured for now ({self.method}): {reason(error)}"
             warnings.warn(told, RuntimeWarning, stacklevel=4)
 
 
@@ -200,18 +199,18 @@ def find_counter(device: torch.device) -> EnergyCounter:
     RAPL counts what the whole package does, other processes included. Call it under `if __name__ == "__main__":`, since
     zeus starts processes that import the main module again.
     """
-    if (reason := unsupported_reason(device)) is not None:
-        return NoCounter(reason)
+    if (unsupported := unsupported_reason(device)) is not None:
+        return NoCounter(unsupported)
     try:
         import zeus.monitor  # noqa: F401
     except ImportError as error:
         missing = error.name == "zeus"
         cure = "zeus is not installed: pip install 'earlybird[energy]'"
-        return NoCounter(cure if missing else f"zeus cannot be imported: {one_line(error)}")
+        return NoCounter(cure if missing else f"zeus cannot be imported: {reason(error)}")
     try:
         return _find_with_zeus(device)
     except Exception as error:  # zeus wraps three vendors' drivers, and a run needs none of them
-        return NoCounter(f"zeus cannot start: {one_line(error)}")
+        return NoCounter(f"zeus cannot start: {reason(error)}")
 
 
 def _find_with_zeus(device: torch.device) -> EnergyCounter:

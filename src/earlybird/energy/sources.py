@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from earlybird.errors import reason
+
 # Where zeus looks: on the machine, and in a container made by its recipe.
 RAPL_FOLDERS = ("/sys/class/powercap/intel-rapl", "/zeus_sys/class/powercap/intel-rapl")
 
@@ -108,7 +110,7 @@ def gpu_source(index: int, notes: list[str]) -> tuple[str, EnergySource] | None:
         if counts:
             gpus.get_total_energy_consumption(index)
     except Exception as error:
-        notes.append(f"{label}: {one_line(error)}")
+        notes.append(f"{label}: {reason(error)}")
         return None
     method = ("amdsmi" if amd else "nvml") + ("" if counts else " (sampled power)")
     return method, EnergySource(f"GPU {index} ({name})", lambda measurement: float(measurement.gpu_energy[index]))
@@ -132,7 +134,7 @@ def rapl_sources(notes: list[str]) -> dict[int, list[EnergySource]]:
         notes.append(f"RAPL: only root may read energy_uj; {cure}")
         return {}
     except Exception as error:
-        notes.append(f"RAPL: {one_line(error)}")
+        notes.append(f"RAPL: {reason(error)}")
         return {}
     packages = {}
     for index, reading in enumerate(readings):
@@ -171,8 +173,3 @@ def _text(path: Path) -> str | None:
         return path.read_text(encoding="ascii").strip()
     except (OSError, ValueError):
         return None
-
-
-def one_line(error: Exception) -> str:
-    """Text of an error in one line."""
-    return " ".join(str(error).split())[:160] or type(error).__name__

@@ -88,9 +88,8 @@ def _notes(groups: Sequence[RunGroup]) -> list[str]:
             notes.append(f"{group.name} saves no time here: {ratio.mean:.2f} of the dense seconds.")
         notes += quantities.flag_notes(group)
     if all(row["dense_run_id"] is None for row in rows):
-        notes.append(
-            "No dense run of this model, data, schedule and seed is among the records: no training-cost ratios."
-        )
+        missing = "No dense run of this model, data, schedule and seed"
+        notes.append(f"{missing} is among the records: no training-cost ratios.")
     return notes
 
 

@@ -166,7 +166,6 @@ def to_latex(*tables: Table) -> str:
     blocks = []
     for table in tables:
         caption = ". ".join(text for text in (table.title, " ".join(table.notes)) if text)
-        rows = [_latex_line(table.texts(row)) for row in table.rows]
         lines = [
             r"\begin{table}",
             *([rf"\caption{{{_latex(caption)}}}"] if caption else []),
@@ -174,7 +173,7 @@ def to_latex(*tables: Table) -> str:
             r"\toprule",
             _latex_line(table.headings()),
             r"\midrule",
-            *rows,
+            *(_latex_line(table.texts(row)) for row in table.rows),
             *([] if table.total is None else [r"\midrule", _latex_line(table.texts(table.total))]),
             r"\bottomrule",
             r"\end{tabular}",

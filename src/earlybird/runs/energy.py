@@ -107,7 +107,10 @@ def import_power_log(folder: Path, reading: MeterReading) -> dict[str, Any]:
     total = _integrated(log, list(phases_of_run.values()), reading)
     everything = [span for phase in phases_of_run.values() for span in phase.spans]
     if total.joules is None:
-        raise DataError(_no_overlap(reading, log, everything))
+        first, last = min(start for start, _ in everything), max(end for _, end in everything)
+        went = f"from {log.times[0]:.0f} to {log.times[-1]:.0f} (Unix seconds), the run from {first:.0f} to {last:.0f}"
+        cure = "give the log of that time, or --offset SECONDS where its clock differs"
+        raise DataError(f"{reading.path} covers no moment of the run: it goes {went}; {cure}")
     facts = {
         "joules": total.joules,
         "method": EXTERNAL_METER,
@@ -149,10 +152,8 @@ def _phases(record: Mapping[str, Any], folder: Path) -> dict[str, PhaseCost]:
     except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
         raise RunFolderError(f"{path} holds no costs that can be read ({reason(error)}); run it again") from error
     if missing := [name for name, phase in phases.items() if not phase.spans]:
-        raise RunFolderError(
-            f"record '{path}' does not say when its phases ran ({', '.join(missing)}): an older version wrote it; run "
-            "it again beside the meter"
-        )
+        why = "an older version wrote it; run it again beside the meter"
+        raise RunFolderError(f"record '{path}' does not say when its phases ran ({', '.join(missing)}): {why}")
     return phases
 
 
@@ -162,12 +163,3 @@ def _integrated(log: PowerLog, phases: Sequence[PhaseCost], reading: MeterReadin
     metered = integrate(log, spans, max_gap_seconds=reading.max_gap_seconds)
     seconds = max(metered.span_seconds, sum(phase.wall_seconds for phase in phases))
     return replace(metered, coverage=min(1.0, metered.covered_seconds / seconds) if seconds else 0.0)
-
-
-def _no_overlap(reading: MeterReading, log: PowerLog, spans: list[tuple[float, float]]) -> str:
-    first, last = min(start for start, _ in spans), max(end for _, end in spans)
-    return (
-        f"{reading.path} covers no moment of the run: it goes from {log.times[0]:.0f} to {log.times[-1]:.0f} (Unix "
-        f"seconds), the run from {first:.0f} to {last:.0f}; give the log of that time, or --offset SECONDS where its "
-        "clock differs"
-    )

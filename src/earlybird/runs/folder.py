@@ -228,10 +228,9 @@ def refuse_many_processes() -> None:
         ConfigError: the environment says so.
     """
     if (processes := os.environ.get("WORLD_SIZE", "1")) != "1":
-        raise ConfigError(
-            f"a launcher has started {processes} processes (WORLD_SIZE), and a run is done by one; start `earlybird` "
-            "without it (many runs at once: `earlybird compare --workers N`)"
-        )
+        cure = "start `earlybird` without it (many runs at once: `earlybird compare --workers N`)"
+        started = f"a launcher has started {processes} processes (WORLD_SIZE)"
+        raise ConfigError(f"{started}, and a run is done by one; {cure}")
 
 
 def _identity(run_id: str, settings: dict[str, Any]) -> dict[str, Any]:
@@ -297,11 +296,9 @@ class NetworkSpec:
             ) from error
         finally:
             model.train(was_training)
-        if tuple(logits.shape) != (1, self.num_classes):
-            raise ModelError(
-                f"model {self.name!r} gives {tuple(logits.shape)} for one image; the data has {self.num_classes} "
-                f"classes, so it must give (1, {self.num_classes})"
-            )
+        if (shape := tuple(logits.shape)) != (1, self.num_classes):
+            wanted = f"the data has {self.num_classes} classes, so it must give (1, {self.num_classes})"
+            raise ModelError(f"model {self.name!r} gives {shape} for one image; {wanted}")
 
 
 def save_network(folder: Path, model: nn.Module, spec: NetworkSpec, mask: ChannelMask | None) -> None:
@@ -345,9 +342,8 @@ def load_dense_run(folder: Path, config: RunConfig, precision: str) -> DenseRun:
     if (method := record["config"]["method"]["name"]) != Dense.name:
         raise MethodError(f"run {folder} is one of method {method}; give a run of method dense")
     if record["config"]["training"].get("budget_macs"):
-        raise MethodError(
-            f"run {folder} was trained for as long as its training.budget_macs allowed; give one without a budget"
-        )
+        length = "as long as its training.budget_macs allowed"
+        raise MethodError(f"run {folder} was trained for {length}; give one without a budget")
     may_differ = ("method.", "training.budget_macs", *_WITHOUT_EFFECT)
     changes = differences(with_younger_settings(record["config"], config), config.to_dict())
     changes = [change for change in changes if not change.startswith(may_differ)]

@@ -77,11 +77,9 @@ def _ticket(candidate: Candidate, task: Task) -> dict[str, Any] | None:
     notes = ticket.notes if ticket else {}
     per_epoch = int(notes.get("steps_per_epoch", task.session.steps_per_epoch))
     total_steps = int(notes.get("total_steps", task.session.total_steps))
-    log = {
-        "distances": list(candidate.distances),
-        # A draw's distance belongs to the moment of the draw; the first draw has none before it.
-        "distance_epochs": [step / per_epoch for step in candidate.draw_steps[1:]],
-    }
+    # A draw's distance belongs to the moment of the draw; the first draw has none before it.
+    distance_epochs = [step / per_epoch for step in candidate.draw_steps[1:]]
+    log = {"distances": list(candidate.distances), "distance_epochs": distance_epochs}
     if ticket is None:
         return {"none": True, "last_distances": log["distances"][-5:], **log}
     step = int(ticket.notes["step"])

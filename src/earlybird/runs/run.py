@@ -138,7 +138,12 @@ def run_search(
                 folder.raise_if_gone()
                 write_atomically(folder.path / SEARCH_NAME, json.dumps(summary, allow_nan=False).encode())
                 folder.checkpoints.clear()
-    _refuse_other_requests(folder, read_search(folder.path), requests)
+    theirs = read_search(folder.path)["tickets"]
+    if theirs != [[request.prune_ratio, request.draw_at] for request in requests]:
+        ratios = list(dict.fromkeys(ratio for ratio, _ in theirs))
+        draws = list(dict.fromkeys(draw for _, draw in theirs))
+        what = f"the ratios {ratios}" + (f" at the draws {draws}" if draws != ["rule"] else "")
+        raise ConfigError(f"{folder.path} holds a search of {what}; give these, or another --out")
     paths = {request: folder.path / request.file_name(requests) for request in requests}
     return {request: path if path.is_file() else None for request, path in paths.items()}
 
@@ -159,15 +164,6 @@ def _search(method: EarlyBirdTraining, task: Task, requests: Sequence[TicketRequ
         "distances": hooks.detector.distances,
         "draw_steps": hooks.draw_steps,
     }
-
-
-def _refuse_other_requests(folder: RunFolder, summary: dict[str, Any], requests: Sequence[TicketRequest]) -> None:
-    theirs = summary["tickets"]
-    if theirs != [[request.prune_ratio, request.draw_at] for request in requests]:
-        ratios = list(dict.fromkeys(ratio for ratio, _ in theirs))
-        draws = list(dict.fromkeys(draw for _, draw in theirs))
-        what = f"the ratios {ratios}" + (f" at the draws {draws}" if draws != ["rule"] else "")
-        raise ConfigError(f"{folder.path} holds a search of {what}; give these, or another --out")
 
 
 def run_evaluation(out: str | Path, *, device: str = "auto", trusted: Collection[str] = ()) -> Evaluation:

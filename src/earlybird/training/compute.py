@@ -79,8 +79,7 @@ def choose_device(name: str) -> torch.device:
         device = None
     if device is None or device.type not in ("cpu", "cuda"):
         raise ConfigError(wrong_value("training.device", name, "auto, cpu, cuda or cuda:N"))
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
         raise ConfigError(f"training.device is {name!r}, but {count} CUDA devices are visible; give cpu")
     return device
 

@@ -132,9 +132,8 @@ def learning_rate(step: int, total_steps: int, settings: TrainingSettings) -> fl
 
 def drop_steps(total_steps: int, settings: TrainingSettings) -> list[int]:
     """The steps at which "step" lowers the learning rate; empty for the other schedules."""
-    if settings.schedule != "step":
-        return []
-    return [_first_step_at(milestone, total_steps) for milestone in settings.milestones]
+    milestones = settings.milestones if settings.schedule == "step" else ()
+    return [_first_step_at(milestone, total_steps) for milestone in milestones]
 
 
 def _first_step_at(fraction: float, total_steps: int) -> int:

@@ -168,21 +168,19 @@ class FitState:
         """
         self.sums.raise_if_not_finite(self.span.phase)
         self.raise_if_weights_not_finite()
-        self.session.checkpoints.save(
-            {
-                "phase": self.span.phase,
-                "step": self.step,
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "hooks": self.hooks.state_dict(),
-                "journal": self.journal_so_far(),
-                "loss_sum": float(self.sums.loss),
-                "correct": int(self.sums.correct),
-                "seen": self.sums.seen,
-                "random_state": _random_state(),
-                **self.carry,
-            }
-        )
+        state = {
+            "phase": self.span.phase,
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "hooks": self.hooks.state_dict(),
+            "journal": self.journal_so_far(),
+            "loss_sum": float(self.sums.loss),
+            "correct": int(self.sums.correct),
+            "seen": self.sums.seen,
+            "random_state": _random_state(),
+        }
+        self.session.checkpoints.save(state | self.carry)
 
     def raise_if_weights_not_finite(self) -> None:
         """Raise if a weight or buffer is NaN or infinite: a step can break them while its loss is still fine.
