@@ -100,12 +100,9 @@ def sensitivities(
         images += len(y)
     if not images:
         raise MethodError("SNIP was given no batch; give at least one")
-    found = {
-        # In double: products of small numbers vanish in float32.
-        name: (w.detach().double() * w.grad.double() / images).abs().cpu()
-        for name, w in weights.items()
-        if w.grad is not None
-    }
+    reached = [(name, w.detach(), w.grad) for name, w in weights.items() if w.grad is not None]
+    # In double: products of small numbers vanish in float32.
+    found = {name: (w.double() * grad.double() / images).abs().cpu() for name, w, grad in reached}
     total = sum(float(score.sum()) for score in found.values())
     if not total > 0:
         raise MethodError("the loss depends on no weight of this network as it is initialised: all sensitivities are 0")

@@ -270,12 +270,9 @@ def preset_of(settings: Mapping[str, Any]) -> str | None:
     Args:
         settings: `method` of a configuration, its name among them.
     """
-    fitting = [
-        preset
-        for preset, (base, changed) in PRESETS.items()
-        if base == settings.get("name") and all(settings.get(key) == value for key, value in changed.items())
-    ]
-    return max(fitting, key=lambda preset: len(PRESETS[preset][1]), default=None)
+    own = {preset: changed for preset, (base, changed) in PRESETS.items() if base == settings.get("name")}
+    fitting = [preset for preset, changed in own.items() if all(settings.get(key) == changed[key] for key in changed)]
+    return max(fitting, key=lambda preset: len(own[preset]), default=None)
 
 
 def method_label(settings: Mapping[str, Any]) -> str:
