@@ -75,7 +75,7 @@ def test_each_network_has_the_seconds_of_its_steps_and_the_originals_are_left_al
     monkeypatch.setattr(calibration, "read_clocks", lambda device: (clock.wall, clock.cpu))
     before = {name: tensor.clone() for name, tensor in nets["dense"].state_dict().items()}
     settings, bundle = TrainingSettings(batch_size=32), noise_bundle((3, 32, 32), 10, 64)
-    found = calibrate(nets, bundle, settings, CPU, augment="crop_flip", steps=10)
+    found = calibrate(nets, bundle, settings, CPU, augment="crop_flip", steps=10, seconds=600)
     assert found.measured_steps == 10
     assert found.step == {"dense": Seconds(cpu=2.0, wall=4.0), "slim": Seconds(cpu=0.5, wall=1.0)}
     # 1000 images in two batches.
@@ -100,7 +100,7 @@ class FakeCounter:
 
 def test_joules_of_a_round_are_shared_among_its_steps():
     settings, bundle = TrainingSettings(batch_size=8), noise_bundle((3, 32, 32), 10, 16)
-    found = calibrate(networks(), bundle, settings, CPU, augment="none", steps=10, counter=FakeCounter())
+    found = calibrate(networks(), bundle, settings, CPU, augment="none", steps=10, seconds=600, counter=FakeCounter())
     assert found.step["dense"].joules == pytest.approx(12.0 / 2)  # five rounds of two steps
     assert found.tested_image["slim"].joules == pytest.approx(12.0 / 1000)
 

@@ -20,6 +20,7 @@ _DESCRIPTION = (
 )
 _SECTIONS = ("model", "data", "training")
 _ENGINES = ("local", "ray")
+_OF_ONE_RUN = {"--training.seed": "--seeds", "--method.name": "--methods", "--method.prune_ratio": "--ratios"}
 _FLAGS: Flags = {
     **CONFIG,
     "--out": (str, "runs/compare", "folder of the comparison"),
@@ -103,19 +104,15 @@ def _without_method_settings(argv: Sequence[str]) -> tuple[list[str], dict[str, 
     flags = iter(argv)
     for flag in flags:
         name, equals, value = flag.partition("=")
-        if name == "--training.seed":
-            raise ConfigError("--seed is of one run; compare takes --seeds")
+        if cure := _OF_ONE_RUN.get(name):
+            raise ConfigError(f"{name} is of one run; compare takes {cure}")
         if not name.startswith("--method.") or name == "--method.KEY":
             rest.append(flag)
             continue
-        key = name.removeprefix("--method.")
-        if key in ("name", "prune_ratio"):
-            cure = "--methods" if key == "name" else "--ratios"
-            raise ConfigError(f"{name} is of one run; compare takes {cure}")
         given = value if equals else next(flags, None)
         if given is None:
             raise ConfigError(f"{name} stands without its value")
-        settings[key] = read_value(given)
+        settings[name.removeprefix("--method.")] = read_value(given)
     return rest, settings
 
 

@@ -91,9 +91,8 @@ def _run(sweep: Sweep, parsed: Namespace) -> None:
     elif parsed.workers == 1:
         sweeps.work(sweep, printer.event, quiet=parsed.quiet or not sys.stderr.isatty())
     else:
-        engines.run_workers(
-            sweep, parsed.workers, [sys.executable, "-m", "earlybird.cli.comparison"], printer.line, printer.follow
-        )
+        command = [sys.executable, "-m", "earlybird.cli.comparison"]
+        engines.run_workers(sweep, parsed.workers, command, printer.line, printer.follow)
 
 
 class _EventPrinter:
@@ -157,9 +156,8 @@ def grid_entries(sweep: Sweep) -> list[GridEntry]:
             error = "" if record else error_of(sweep.root, node)
         except RunFolderError as unreadable:
             error = str(unreadable)
-        entries.append(
-            GridEntry(node.label, node.prune_ratio, node.seed, node.equal_to is not None, node.id, record, error)
-        )
+        at_equal_cost = node.equal_to is not None
+        entries.append(GridEntry(node.label, node.prune_ratio, node.seed, at_equal_cost, node.id, record, error))
     return entries
 
 
@@ -177,11 +175,8 @@ def _report_failures(sweep: Sweep, entries: Sequence[GridEntry]) -> int:
     for name, why in failed.items():
         print(f"failed: {name}: {why}", file=sys.stderr)
     if failed:
-        print(
-            f"{len(failed)} of {len(sweep.nodes)} failed (NODE.failed.json has each traceback); the same command tries "
-            "them again",
-            file=sys.stderr,
-        )
+        cure = "(NODE.failed.json has each traceback); the same command tries them again"
+        print(f"{len(failed)} of {len(sweep.nodes)} failed {cure}", file=sys.stderr)
     if left := sweeps.unfinished(sweep):
         print(f"not done: {', '.join(left)}; give the same command again", file=sys.stderr)
     return 1 if failed or left or unreadable else 0

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _heeded_signals(is_program=argv is None), warnings.catch_warnings():
             warnings.showwarning = show_warning
             try:
-                return _command(arguments[0] if arguments else "")(arguments[1:]) or 0
+                return _run(arguments[0] if arguments else "", arguments[1:])
             finally:
                 if sys.stdout is not None:  # Here a full disk can still be told of.
                     sys.stdout.flush()
@@ -79,15 +79,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _heeded_signals(*, is_program: bool) -> Iterator[None]:
-    """Let SIGTERM and SIGINT end the process at once, with one line, wherever no run takes them up itself.
-
-    Nothing is lost by that: all files survive a kill. Where a program has called `main`, `Terminated` is raised. A
-    signal that is ignored stays so (nohup).
-    """
+    """Let SIGTERM and SIGINT end the process at once, with one line, wherever no run takes them up: files survive."""
     process, before = os.getpid(), {}
 
     def stop(number: int, frame: object) -> None:
-        if not is_program:
+        if not is_program:  # A program has called `main`.
             raise Terminated(number)
         if os.getpid() == process:  # Not in the processes that load data, which inherit this.
             said = f"stopped by {signal.Signals(number).name}; what is written is kept, give the same command again"
@@ -96,11 +92,10 @@ def _heeded_signals(*, is_program: bool) -> Iterator[None]:
         os._exit(128 + number)
 
     if threading.current_thread() is threading.main_thread():
-        numbers = signal.SIGTERM, signal.SIGINT
-        before = {number: signal.getsignal(number) for number in numbers}
-        before = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
-        for number in before:
-            signal.signal(number, stop)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            if (handler := signal.getsignal(number)) not in (signal.SIG_IGN, None):  # What is ignored stays so (nohup).
+                before[number] = handler
+                signal.signal(number, stop)
     try:
         yield
     finally:
@@ -129,24 +124,18 @@ def usage() -> str:
     return "\n".join(lines)
 
 
-def _command(name: str) -> Callable[[list[str]], int | None]:
+def _run(name: str, arguments: list[str]) -> int:
     if name in ("", "-h", "--help", "--version"):
-        return lambda arguments: _say_of_all(name)
+        from earlybird import __version__
+
+        print(f"earlybird {__version__}" if name == "--version" else usage())
+        return 0 if name else 2
     if name not in COMMANDS:
-        hint = did_you_mean(name, COMMANDS)
-        raise ConfigError(f"unknown command {name!r}; {hint}give one of {', '.join(COMMANDS)}")
+        raise ConfigError(f"unknown command {name!r}; {did_you_mean(name, COMMANDS)}give one of {', '.join(COMMANDS)}")
     if name in _TRAINING:
         keep_freed_memory()
     module = import_module(f"earlybird.cli.{COMMANDS[name][0]}")
-    command: Callable[[list[str]], int | None] = getattr(module, f"{name}_command")
-    return command
-
-
-def _say_of_all(name: str) -> int:
-    from earlybird import __version__
-
-    print(f"earlybird {__version__}" if name == "--version" else usage())
-    return 0 if name else 2
+    return getattr(module, f"{name}_command")(arguments) or 0
 
 
 def keep_freed_memory() -> bool:
@@ -170,7 +159,6 @@ def keep_freed_memory() -> bool:
 
 
 def _complain(message: str) -> None:
-    """Print a message on one line of stderr."""
     print(f"earlybird: {' '.join(message.split())}", file=sys.stderr)
 
 

@@ -90,9 +90,8 @@ class Parser(ArgumentParser):
         content, where = read_yaml(file), "--config" if "\n" in file else file
         legal = [action.dest for action in self._actions if action.help != argparse.SUPPRESS]
         if not isinstance(content, dict):
-            raise ConfigError(
-                f"{where} holds no settings but {content!r:.60}; give keys and values, such as model.name"
-            )
+            cure = "give keys and values, such as model.name"
+            raise ConfigError(f"{where} holds no settings but {content!r:.60}; {cure}")
         for section, values in content.items():
             is_section = any(key.startswith(f"{section}.") for key in legal)
             if is_section and not isinstance(values, dict | None):
@@ -104,9 +103,7 @@ class Parser(ArgumentParser):
                     raise ConfigError(f"{where}: unknown key {key!r}; {hint}`{self.prog} --help` lists all")
 
 
-def parse_run(
-    command: str, description: str, argv: Sequence[str], own: Flags | None = None
-) -> tuple[RunConfig, Namespace]:
+def parse_run(command: str, description: str, argv: Sequence[str], own: Flags) -> tuple[RunConfig, Namespace]:
     """Read flags and YAML into a `RunConfig`.
 
     Args:
@@ -127,7 +124,7 @@ def parse_run(
         "--wait": ("store_true", False, "wait while another process works in the folder"),
         "--method.name": (str, name, methods),
         **section_flags(SECTIONS, {"method": preset_settings(name)}, method_class(name)),
-        **(own or {}),
+        **own,
     }
     parser = Parser(command, description, flags)
     # A run folder's config.yaml has it, and may be given as --config; it is not a setting.
@@ -222,20 +219,16 @@ def has_data_of(record: Mapping[str, Any], data: DataConfig) -> bool:
 
 
 def _named_method(argv: Sequence[str]) -> tuple[str, list[str]]:
-    """Name of the method, which decides what flags there are, and the flags with the method of a flag in `--config`.
-
-    `--config` is a file or a text of several lines. Its method settings are kept if the named method has them too and
-    no preset changes them.
-    """
+    """Name of the method, which decides what flags there are, and the flags with the method of a flag in `--config`."""
     flags, name, file = list(argv), value_of("--method.name", argv), value_of("--config", argv)
-    content = read_yaml(file) if file else None
-    content = content if isinstance(content, dict) else {}  # The parser says what is wrong with it.
-    theirs = content.get("method")
+    content: Any = read_yaml(file) if file else None
+    theirs = content.get("method") if isinstance(content, dict) else None  # The parser says what is wrong with it.
     of_file = str(theirs["name"]) if isinstance(theirs, dict) and "name" in theirs else EarlyBirdTraining.name
     kind = method_class(of_file if name is None else name)
     if name is None or not isinstance(theirs, dict):
         return name or of_file, flags
     kinds = get_type_hints(kind)
+    # Settings of the file are kept if the named method has them too and no preset changes them.
     ours = {field.name for field in dataclasses.fields(kind)} - set(preset_settings(name))
     kept = {key: value for key, value in theirs.items() if key in ours and fits(value, kinds[key])}
     text = yaml.safe_dump({**content, "method": {"name": name} | kept}, sort_keys=False)
@@ -268,6 +261,5 @@ def _unknown_setting(given: str, parser: Parser) -> str:
 def _nearest(given: str, legal: Sequence[str]) -> str:
     """Hint at the names that are near: short ones first, then those of a section, then those of another section."""
     short = [name for name in legal if "." not in name]
-    bare = given.rpartition(".")[2]
-    hints = (did_you_mean(name, names) for name in (given, bare) for names in (short, legal))
+    hints = (did_you_mean(name, names) for name in (given, given.rpartition(".")[2]) for names in (short, legal))
     return next(filter(None, hints), "")

@@ -37,8 +37,6 @@ PICTURES = (".svg", ".png", ".pdf")
 DEFAULTS: dict[str, Any] = {
     "epochs": 160.0, "batch_size": 128, "ratio": 0.5, "precision": "fp32", "policy": "auto", "round_to": 8,
 }  # fmt: skip
-
-
 _WIDTHS = "uniform, a run folder or a ticket file; without it bracketed. A run's settings are the defaults"
 _COST_FLAGS: Flags = {
     "--paper": (str | None, None, f"recompute a table of the paper instead: {', '.join(PAPER)}"),
@@ -87,7 +85,13 @@ def cost_command(argv: Sequence[str]) -> None:
 
     scenario = _scenario(parsed, arguments, record)
     prices = Prices(parsed.watts, parsed.price_per_hour)
-    _check(parsed, scenario)
+    needed = {"--widths": scenario.widths, "--ticket-epoch": scenario.ticket_epoch}
+    missing = [flag for flag, value in needed.items() if value is None]
+    if parsed.calibrate and missing:
+        raise ConfigError(f"--calibrate predicts one training: give {' and '.join(missing)} too")
+    for flag, value in (("--watts", prices.watts), ("--price-per-hour", prices.per_hour)):
+        if value is not None and not parsed.calibrate:
+            raise ConfigError(f"{flag} is {value:g}, but no seconds are predicted; give --calibrate too")
     networks = networks_of(scenario)
     calibration = _calibration(parsed, scenario, networks, record) if parsed.calibrate else None
     names = [name.strip() for name in (parsed.methods or "").strip("[]").split(",") if name.strip()]
@@ -99,17 +103,6 @@ def cost_command(argv: Sequence[str]) -> None:
         print(json.dumps(facts, indent=1))
     else:
         print_forecast(facts)
-
-
-def _check(parsed: Namespace, scenario: Scenario) -> None:
-    """Refuse what would be left out in silence."""
-    needed = {"--widths": scenario.widths, "--ticket-epoch": scenario.ticket_epoch}
-    missing = [flag for flag, value in needed.items() if value is None]
-    if parsed.calibrate and missing:
-        raise ConfigError(f"--calibrate predicts one training: give {' and '.join(missing)} too")
-    for flag, value in (("--watts", parsed.watts), ("--price-per-hour", parsed.price_per_hour)):
-        if value is not None and not parsed.calibrate:
-            raise ConfigError(f"{flag} is {value:g}, but no seconds are predicted; give --calibrate too")
 
 
 def _print_paper(parsed: Namespace) -> None:
@@ -169,12 +162,11 @@ def _calibration(
     images = min(scenario.data.train_images, IMAGES_IN_BATCHES * scenario.data.batch_size)
     bundle = noise_bundle(scenario.image_shape, scenario.spec.num_classes, images)
     data = DataConfig(**parsed.data.as_dict())
-    augment = (
-        record["resolved"]["augment"] if record and options.has_data_of(record, data) else resolve_augment(data, bundle)
-    )
+    recorded = record["resolved"]["augment"] if record and options.has_data_of(record, data) else None
     return calibrate(
         {"dense": networks.dense, "slim": next(iter(networks.slim.values()))}, bundle, settings, compute,
-        augment=augment, steps=parsed.calibration_steps, counter=find_counter(compute.device),
+        augment=recorded or resolve_augment(data, bundle), steps=parsed.calibration_steps,
+        counter=find_counter(compute.device),
     )  # fmt: skip
 
 
@@ -201,10 +193,9 @@ def inspect_command(argv: Sequence[str]) -> None:
     flags = {**section_flags(NETWORK, {}), **_INSPECT_FLAGS}
     description = "Show what can be cut from a network, and what the cut would save."
     parsed = Parser("inspect", description, flags).parse_args(arguments)
-    criterion, images = parsed.criterion, parsed.batch_size
+    criterion, images, legal = parsed.criterion, parsed.batch_size, ("bn_scale", "filter_l1")
     require("--ratio", parsed.ratio, 0 <= parsed.ratio < 1, "a number in [0, 1)")
-    expected = "bn_scale or filter_l1 (others need gradients)"
-    require("--criterion", criterion, criterion in ("bn_scale", "filter_l1"), expected)
+    require("--criterion", criterion, criterion in legal, f"{' or '.join(legal)} (others need gradients)")
     require("--batch-size", images, images == 0 or images >= 2, "2 or more, or 0 for no timing")
     facts = _facts(parsed, arguments)
     if parsed.json:

@@ -128,15 +128,10 @@ def retrain_command(argv: Sequence[str]) -> None:
 
 
 def _settings_beside(path: Path, arguments: Sequence[str]) -> dict[str, Any]:
-    """Settings in a file beside a ticket. The user has not named what it holds, so no code of it is run.
-
-    Raises:
-        ConfigError: it holds something else than plain sections, or names code that the arguments do not.
-    """
+    """Settings in a file beside a ticket. The user has not named what it holds, so no code of it is run."""
     content = read_yaml(path)
-    known = {*SECTIONS, "resolved"}
     # Dotted keys and a `config` of its own would be read by the parser, past what is looked at here.
-    plain = isinstance(content, dict) and set(content) <= known
+    plain = isinstance(content, dict) and set(content) <= {*SECTIONS, "resolved"}
     if not plain or not all(isinstance(v, dict) and not any("." in str(k) for k in v) for v in content.values()):
         raise ConfigError(f"{path} holds no settings of a run ({', '.join(SECTIONS)}); give --config with your own")
     for flag in CODE_FLAGS:

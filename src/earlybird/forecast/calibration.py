@@ -28,6 +28,7 @@ from earlybird.data.images import subset
 from earlybird.energy import EnergyCounter, NoCounter
 from earlybird.errors import ConfigError, require
 from earlybird.runs.record import device_facts
+from earlybird.runs.record_file import Record
 from earlybird.settings.method import EarlyBirdTraining
 from earlybird.settings.run import RunConfig, TrainingSettings
 from earlybird.training.checkpoint import Checkpoints
@@ -37,6 +38,7 @@ from earlybird.training.session import Journal, Progress, Session
 from earlybird.training.state import FitState, Hooks, Span
 
 Network = Literal["dense", "slim"]
+_Modules = Mapping[Network, nn.Module]
 
 WARM_UP_STEPS = 2
 ROUNDS = 5
@@ -103,7 +105,7 @@ class Calibration:
 
 
 def calibrate(
-    networks: Mapping[Network, nn.Module],
+    networks: _Modules,
     bundle: DataBundle,
     settings: TrainingSettings,
     compute: Compute,
@@ -153,50 +155,41 @@ def calibrate(
 
 
 def _in_turns(
-    session: Session,
-    placed: Mapping[Network, nn.Module],
-    tests: Sequence[Batches],
-    each: int,
-    seconds: float,
-    counter: EnergyCounter,
+    session: Session, models: _Modules, tests: Sequence[Batches], each: int, seconds: float, counter: EnergyCounter
 ) -> tuple[dict[Network, list[Seconds]], dict[Network, list[Seconds]]]:
     """Training steps and tested images of the networks in turns; few images where there was no time for all steps."""
-    measured: dict[Network, list[Seconds]] = {name: [] for name in placed}
-    tested: dict[Network, list[Seconds]] = {name: [] for name in placed}
-    end, turns = time.monotonic() + seconds, ROUNDS * len(placed)
-    for turn, (name, model) in enumerate(ROUNDS * list(placed.items())):
-        if (left := end - time.monotonic()) <= 0 and turn >= len(placed):
+    measured: dict[Network, list[Seconds]] = {name: [] for name in models}
+    tested: dict[Network, list[Seconds]] = {name: [] for name in models}
+    end, turns = time.monotonic() + seconds, ROUNDS * list(models.items())
+    for turn, (name, model) in enumerate(turns):
+        if (left := end - time.monotonic()) <= 0 and turn >= len(models):
             break
-        timed = _training_steps(session, model, each, time.monotonic() + left / (turns - turn), counter)
+        timed = _timed_steps(session, model, each, time.monotonic() + left / (len(turns) - turn), counter)
         measured[name] += timed
         tested[name].append(_evaluation(model, tests[len(timed) < each], session.compute, counter))
     return measured, tested
 
 
 def recorded(
-    records: Iterable[Mapping[str, Any]],
-    config: RunConfig,
-    compute: Compute,
-    costs: Mapping[Network, ModelCost],
-    prune_ratio: float,
+    records: Iterable[Record], config: RunConfig, compute: Compute, costs: Mapping[Network, ModelCost], ratio: float
 ) -> Calibration | None:
     """Calibration from finished runs of this machine, network, data and batch; None without one.
 
     Seconds for each multiply-accumulate of a dense training and, where one of this ratio is there, of a retraining,
     times those of the networks.
-    """  # fmt: skip
+    """
     machine, wanted = device_facts(compute.device), config.to_dict()
+    keys = [(section, key) for section in ("model", "data") for key in wanted[section]]
+    keys += [("training", "batch_size"), ("training", "micro_batches")]
     found: dict[str, list[tuple[str, Seconds]]] = {"dense": [], "slim": [], "evaluate": []}
     for record in records:
         theirs, method = record["config"], record["config"]["method"]
-        keys = [(section, key) for section in ("model", "data") for key in wanted[section]]
-        keys += [("training", "batch_size"), ("training", "micro_batches")]
         alike = all(theirs[section].get(key) == wanted[section][key] for section, key in keys)
         if not alike or record["device"] != machine or record["resolved"].get("precision") != compute.precision:
             continue
         for phase, cost in record["cost"]["phases"].items():
             kind = {"train": "dense", "search": "dense", "retrain": "slim", "evaluate": "evaluate"}.get(phase)
-            other = kind == "slim" and method.get("prune_ratio") != prune_ratio
+            other = kind == "slim" and method.get("prune_ratio") != ratio
             if kind and cost["macs"] and not other and method["name"] in ("dense", EarlyBirdTraining.name):
                 rate = Seconds(cost["cpu_seconds"], cost["wall_seconds"]).times(1 / cost["macs"])
                 found[kind].append((record["run_id"], rate))
@@ -237,13 +230,10 @@ def noise_bundle(image_shape: tuple[int, int, int], num_classes: int, images: in
 
 
 class _StepTimer(Hooks):
-    """Penalises as a search does, reads the clocks after every step, and ends the phase after enough of them.
-
-    Past `end`, by `time.monotonic`, the step that is done is the last.
-    """
+    """Penalises as a search does, reads the clocks after every step, and ends the phase after enough, or past `end`."""
 
     def __init__(self, steps: int, end: float, counter: EnergyCounter) -> None:
-        self.steps, self.end, self.counter = steps, end, counter
+        self.steps, self.end, self.counter = steps, end, counter  # `end` by `time.monotonic`
         self.clocks: list[tuple[float, float]] = []  # at the start, and after each step
         self.joules: float | None = None
 
@@ -270,9 +260,7 @@ class _StepTimer(Hooks):
         return True
 
 
-def _training_steps(
-    session: Session, model: nn.Module, steps: int, end: float, counter: EnergyCounter
-) -> list[Seconds]:
+def _timed_steps(session: Session, model: nn.Module, steps: int, end: float, counter: EnergyCounter) -> list[Seconds]:
     timer = _StepTimer(steps, end, counter)
     # What the steps cost is known; here it is asked for nothing.
     fit(session, model, Span("train", 0, session.total_steps), ModelCost(0, 0, 0, 0.0), hooks=timer)

@@ -93,6 +93,7 @@ def forecast_facts(
     """
     dense = cost_of(networks.dense, scenario)
     slim = {label: cost_of(model, scenario) for label, model in networks.slim.items()}
+    realised = networks.realised_ratios
     schedules = _schedules(scenario, networks, dense, slim)
     plans, left_out = _plans(methods, schedules, scenario)
     any_schedule = next(iter(schedules.values()))
@@ -101,10 +102,7 @@ def forecast_facts(
     watts = None if calibration is None or calibration.step["dense"].joules is not None else prices.watts
     return _scenario_facts(scenario) | {
         "dense": _network(dense, dense),
-        "slim": {
-            label: _network(cost, dense) | {"realised_ratio": networks.realised_ratios[label]}
-            for label, cost in slim.items()
-        },
+        "slim": {name: _network(cost, dense) | {"realised_ratio": realised[name]} for name, cost in slim.items()},
         "uncounted": sorted({*dense.uncounted, *(name for cost in slim.values() for name in cost.uncounted)}),
         "methods": {
             name: {
@@ -146,11 +144,7 @@ def _case(
 def _plans(
     methods: Mapping[str, Method], schedules: Mapping[str, Schedule], scenario: Scenario
 ) -> tuple[dict[str, dict[str, MethodPlan]], dict[str, str]]:
-    """Method -> label of a schedule -> plan; and method -> reason, where it cannot handle the network.
-
-    Raises:
-        MethodError: none can.
-    """
+    """Method -> label of a schedule -> plan, and method -> reason why it cannot; raise `MethodError` where none can."""
     network = next(iter(schedules.values())).network
     assert network is not None
     plans: dict[str, dict[str, MethodPlan]] = {}
@@ -185,14 +179,8 @@ def _scenario_facts(scenario: Scenario) -> dict[str, Any]:
         "width": scenario.spec.width,
         "image_shape": list(scenario.image_shape),
         "classes": scenario.spec.num_classes,
-        "train_images": scenario.data.train_images,
-        "val_images": scenario.data.val_images,
-        "test_images": scenario.data.test_images,
-        "batch_size": scenario.data.batch_size,
-        "epochs": scenario.epochs,
-        "prune_ratio": scenario.prune_ratio,
-        "precision": scenario.precision,
-        "widths": scenario.widths,
+        **{name: getattr(scenario.data, name) for name in ("train_images", "val_images", "test_images", "batch_size")},
+        **{name: getattr(scenario, name) for name in ("epochs", "prune_ratio", "precision", "widths")},
         "ticket_epochs": list(scenario.ticket_epochs),
     }
 
@@ -202,13 +190,10 @@ def _schedules(
 ) -> dict[str, Schedule]:
     """Label -> schedule: one where widths and e are known, else the cheapest and the dearest that may come."""
     by_macs, (first, last) = sorted(slim.values(), key=lambda cost: cost.train_macs), scenario.ticket_epochs
-    least, most = (
-        scenario.schedule(networks.dense, dense, cost, epoch)
-        for cost, epoch in ((by_macs[0], first), (by_macs[-1], last))
-    )
-    return (
-        {"planned": least} if len(slim) == 1 and scenario.ticket_epoch is not None else {"least": least, "most": most}
-    )
+    least = scenario.schedule(networks.dense, dense, by_macs[0], first)
+    if len(slim) == 1 and scenario.ticket_epoch is not None:
+        return {"planned": least}
+    return {"least": least, "most": scenario.schedule(networks.dense, dense, by_macs[-1], last)}
 
 
 def _network(cost: ModelCost, dense: ModelCost) -> dict[str, Any]:
@@ -232,12 +217,11 @@ def _epochs(plan: MethodPlan, schedule: Schedule) -> dict[str, float]:
 def _measured(seconds: Seconds, prices: Prices) -> dict[str, Any]:
     """Seconds of a method, and what follows from them; kWh by a counter or by the user's watts, else None."""
     joules = seconds.joules if seconds.joules is not None else prices.watts and prices.watts * seconds.wall
-    hours = seconds.wall / 3600
     return {
         "cpu_seconds": seconds.cpu,
         "wall_seconds": seconds.wall,
         "kwh": None if joules is None else joules / JOULES_PER_KWH,
-        "price": None if prices.per_hour is None else hours * prices.per_hour,
+        "price": None if prices.per_hour is None else seconds.wall / 3600 * prices.per_hour,
     }
 
 
@@ -262,8 +246,7 @@ def check_against(record: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[s
     planned = facts["methods"][method]["cases"]["planned"]
     off = planned["macs"] / total["macs"] - 1 if total["macs"] else float("inf")
     if record["config"]["training"].get("budget_macs"):
-        reason = "it was trained for as long as its training.budget_macs allowed, which is not planned"
-        return found | {"reason": reason}
+        return found | {"reason": "it trained for as long as training.budget_macs allowed, which is not planned"}
     if abs(off) > _SAME_MACS:
         reason = f"the plan is of another training than the run: {100 * off:+.1f} % of its MACs; leave its settings out"
         return found | {"reason": reason}

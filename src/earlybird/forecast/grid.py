@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
-from earlybird.cost import MethodPlan, ModelCost, PlannedData, Schedule, Stage, Work, steps_that_buy
+from torch import nn
+
+from earlybird.cost import MethodPlan, PlannedData, Schedule, Stage, Work, steps_that_buy
 from earlybird.data import DataBundle
 from earlybird.forecast.calibration import SECONDS, Calibration, Network, calibrate, recorded
 from earlybird.forecast.run import UNIFORM, Scenario, cost_of, networks_of
@@ -81,31 +83,27 @@ def forecast_grid(sweep: Sweep, spec: NetworkSpec, bundle: DataBundle) -> GridFo
         (name, ratio, len(each), sum(macs for macs, _ in each), sum(hours for _, hours in each))
         for (name, ratio), each in costs.items()
     ]
-    calibrations = [calibration for _, _, calibration in measured.values()]
-    steps = min(calibration.measured_steps for calibration in calibrations)
-    return GridForecast(rows, len(sweep.nodes), calibrations[0].device, steps)
+    steps = min(calibration.measured_steps for _, _, calibration in measured.values())
+    return GridForecast(rows, len(sweep.nodes), measured[ratios[0]][2].device, steps)
 
 
 def _measured(
     config: RunConfig, spec: NetworkSpec, bundle: DataBundle, ratio: float, records: Sequence[Record], seconds: float
 ) -> tuple[Scenario, Schedule, Calibration]:
-    """Networks of uniform widths for a ratio, the schedule with their cost, and the seconds of their steps.
-
-    These are recorded ones, where there are records of such runs, else measured in about as many seconds as given.
-    """
+    """Uniform networks of a ratio, the schedule with their cost, and their recorded seconds, else measured ones."""
     settings = config.training
     compute = Compute(choose_device(settings.device), "bf16" if settings.precision == "bf16" else "fp32")
     val_images = 0 if bundle.val is None else len(bundle.val)
     data = PlannedData(len(bundle.train), len(bundle.test), settings.batch_size, val_images, settings.eval_batch_size)
     scenario = Scenario(spec, data, settings.epochs, ratio, compute.precision, UNIFORM)
-    networks = networks_of(scenario)
-    dense, slim = networks.dense, networks.slim[UNIFORM]
-    costs: dict[Network, ModelCost] = {"dense": cost_of(dense, scenario), "slim": cost_of(slim, scenario)}
+    built = networks_of(scenario)
+    networks: dict[Network, nn.Module] = {"dense": built.dense, "slim": built.slim[UNIFORM]}
+    costs = {name: cost_of(network, scenario) for name, network in networks.items()}
     calibration = recorded(records, config, compute, costs, ratio) or calibrate(
-        {"dense": dense, "slim": slim}, bundle, settings, compute, augment=resolve_augment(config.data, bundle),
+        networks, bundle, settings, compute, augment=resolve_augment(config.data, bundle),
         workers=config.data.workers, steps=CALIBRATION_STEPS, seconds=seconds,
     )  # fmt: skip
-    return scenario, scenario.schedule(dense, costs["dense"], costs["slim"], 0), calibration
+    return scenario, scenario.schedule(built.dense, costs["dense"], costs["slim"], 0), calibration
 
 
 def early_birds_of(sweep: Sweep) -> dict[tuple[float, int], EarlyBirdTraining]:
@@ -121,10 +119,9 @@ def ticket_places(sweep: Sweep) -> dict[tuple[float, int], float]:
     """Fraction of the schedule at which finished Early-Bird runs drew their ticket, by ratio and seed."""
     places = {}
     for node in sweep.nodes:
-        if node.label == "early_bird" and node.kind == "run" and node.prune_ratio is not None:
-            record = finished_record(sweep.root / node.id) or {}
-            share = (record.get("ticket") or {}).get("fraction_of_schedule")
-            if share is not None:
+        if node.label == EarlyBirdTraining.name and node.kind == "run" and node.prune_ratio is not None:
+            ticket = (finished_record(sweep.root / node.id) or {}).get("ticket") or {}
+            if (share := ticket.get("fraction_of_schedule")) is not None:
                 places[node.prune_ratio, node.seed] = float(share)
     return places
 

@@ -129,8 +129,7 @@ def networks_of(scenario: Scenario) -> Networks:
     elif ticket is not None:
         masks = {f"ticket {path.name}": ticket.mask}
     elif path.is_dir():
-        model, realised = _network_of_run(scenario, path, dense, groups, example)
-        label = f"widths of {path.name}"
+        label, (model, realised) = f"widths of {path.name}", _network_of_run(scenario, path, dense, groups, example)
         return Networks(dense, {label: model}, {label: realised})
     else:
         raise ConfigError(f"--widths is {scenario.widths!r}; give uniform, a run folder or a ticket file")
@@ -149,19 +148,16 @@ def _network_of_run(
     """The network that a run ended with; from its record alone where the network was not kept."""
     record = record_of(folder)
     if not record.get("layers"):
-        method = record["config"]["method"]["name"]
-        raise RunFolderError(
-            f"run {folder} drew no ticket (method {method}), so it has no slim widths; give the run of a ticket, or "
-            "--widths uniform"
-        )
+        said = f"drew no ticket (method {record['config']['method']['name']}), so it has no slim widths"
+        raise RunFolderError(f"run {folder} {said}; give the run of a ticket, or --widths uniform")
     ratio = (record.get("ticket") or {}).get("realised_ratio")
     if (folder / DESCRIPTION).is_file():
         model, spec = load_network(folder, trusted=(scenario.spec.name,))  # the user has named it
         if spec != scenario.spec:
             theirs, ours = asdict(spec), asdict(scenario.spec)
             differing = ", ".join(f"{key} {theirs[key]}, not {ours[key]}" for key in theirs if theirs[key] != ours[key])
-            told = f"run {folder} is of another network ({differing}); leave --model, --width and --data out"
-            raise RunFolderError(told)
+            cure = "leave --model, --width and --data out"
+            raise RunFolderError(f"run {folder} is of another network ({differing}); {cure}")
         return model, ratio
     kept = {layer["name"]: layer["kept"] for layer in record["layers"]}
     flags = {name: torch.arange(width) < kept.get(name, width) for name, width in groups.widths().items()}
@@ -170,11 +166,10 @@ def _network_of_run(
 
 def settings_of_run(record: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of a finished run that a plan has too; what its method does not have is left out."""
-    config = record["config"]
-    method = config["method"]
+    training, method = record["config"]["training"], record["config"]["method"]
     found = {
-        "epochs": float(config["training"]["epochs"]),
-        "batch_size": config["training"]["batch_size"],
+        "epochs": float(training["epochs"]),
+        "batch_size": training["batch_size"],
         "ratio": method.get("prune_ratio"),
         "precision": record["resolved"]["precision"],
         "policy": method.get("policy"),
@@ -185,8 +180,7 @@ def settings_of_run(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def sizes_of_run(record: Mapping[str, Any]) -> DataSizes | None:
     """Sizes of a finished run's data; None of a run of a version that did not write them down."""
-    data = record.get("data")
-    if not data:
+    if not (data := record.get("data")):
         return None
     channels, height, width = data["image_shape"]
     images = data["train_images"], data.get("val_images") or 0, record["test"]["samples"]
