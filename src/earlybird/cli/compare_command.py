@@ -105,7 +105,7 @@ def _without_method_settings(argv: Sequence[str]) -> tuple[list[str], dict[str, 
     for flag in flags:
         name, equals, value = flag.partition("=")
         if cure := _OF_ONE_RUN.get(name):
-            raise ConfigError(f"{name} is of one run; compare takes {cure}")
+            raise ConfigError(f"{name.replace('--training.', '--')} is of one run; compare takes {cure}")
         if not name.startswith("--method.") or name == "--method.KEY":
             rest.append(flag)
             continue
