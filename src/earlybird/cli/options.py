@@ -103,7 +103,9 @@ class Parser(ArgumentParser):
                     raise ConfigError(f"{where}: unknown key {key!r}; {hint}`{self.prog} --help` lists all")
 
 
-def parse_run(command: str, description: str, argv: Sequence[str], own: Flags) -> tuple[RunConfig, Namespace]:
+def parse_run(
+    command: str, description: str, argv: Sequence[str], own: Flags | None = None
+) -> tuple[RunConfig, Namespace]:
     """Read flags and YAML into a `RunConfig`.
 
     Args:
@@ -124,7 +126,7 @@ def parse_run(command: str, description: str, argv: Sequence[str], own: Flags) -
         "--wait": ("store_true", False, "wait while another process works in the folder"),
         "--method.name": (str, name, methods),
         **section_flags(SECTIONS, {"method": preset_settings(name)}, method_class(name)),
-        **own,
+        **(own or {}),
     }
     parser = Parser(command, description, flags)
     # A run folder's config.yaml has it, and may be given as --config; it is not a setting.
