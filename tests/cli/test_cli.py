@@ -71,6 +71,7 @@ def test_an_unknown_key_in_yaml_is_one_line(capsys, tmp_path: Path):
     path = tmp_path / "run.yaml"
     path.write_text("training:\n  epochz: 3\n")
     fails(["train", "--config", str(path)], r"unknown key 'training\.epochz'; did you mean 'training\.epochs'", capsys)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["run.yaml"]
 
 
 def test_an_empty_class_folder_is_named(capsys, tmp_path: Path, monkeypatch):

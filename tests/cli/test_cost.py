@@ -224,6 +224,7 @@ def test_a_run_without_a_ticket_has_no_slim_widths(tiny_settings, tmp_path: Path
         r"drew no ticket \(method dense\), so it has no slim widths; give the run of a ticket, or --widths uniform",
         capsys,
     )
+    assert (tmp_path / "dense" / "record.json").is_file()
 
 
 def test_an_imported_log_shows_in_the_report_beside_the_estimate_and_not_in_its_column(finished, capsys):
@@ -248,6 +249,7 @@ def test_an_imported_log_shows_in_the_report_beside_the_estimate_and_not_in_its_
 
 
 def test_a_log_of_many_columns_is_asked_for_two_of_them(finished, capsys):
+    before = (finished / "record.json").read_bytes()
     log = finished.parent / "meter.csv"
     log.write_text("time,volts,watts\n1,230,50\n")
     told = r"name two columns by --time-column and --power-column; the file has 'time', 'volts', 'watts'"
@@ -255,6 +257,7 @@ def test_a_log_of_many_columns_is_asked_for_two_of_them(finished, capsys):
     named = ["--time-column", "Time", "--power-column", "watts"]
     told = "meter.csv has no column 'Time'; the file has 'time', 'volts', 'watts'"
     fails(["energy", "import", str(log), "--run", str(finished), *named], told, capsys)
+    assert (finished / "record.json").read_bytes() == before
 
 
 def test_a_bad_log_changes_nothing(finished, capsys):

@@ -109,8 +109,12 @@ def test_neither_a_chain_nor_a_network_with_groups_is_warned_about():
     tied = ChannelGroups({"a": torch.arange(4), "b": torch.arange(4)})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        EarlyBird(0.5).update(rescale_(chain(), torch.arange(20.0)))
-        EarlyBird(0.5, tied).update(rescale_(Residual(), torch.arange(8.0)))
+        for detector, net in (
+            (EarlyBird(0.5), rescale_(chain(), torch.arange(20.0))),
+            (EarlyBird(0.5, tied), rescale_(Residual(), torch.arange(8.0))),
+        ):
+            detector.update(net)
+            assert detector.draws == 1
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.03, 0.05, 0.95001, 0.99])
@@ -127,7 +131,7 @@ def test_a_ratio_that_always_fires_is_warned_about(ratio):
 def test_a_ratio_that_may_differ_enough_is_not(settings):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        EarlyBird(**settings)
+        assert EarlyBird(**settings).prune_ratios == (settings["prune_ratio"],)
 
 
 def test_sync_batch_norms_are_watched():

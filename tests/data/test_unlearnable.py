@@ -57,7 +57,8 @@ def test_data_that_can_be_learnt_are_not_warned_of(monkeypatch):
     monkeypatch.setattr("earlybird.data.catalog.find_callable", lambda *names: lambda: made)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        train_batches(load_data("file.py:made"), batch_size=4, seed=0, augment="none", device="cpu")
+        batches = train_batches(load_data("file.py:made"), batch_size=4, seed=0, augment="none", device="cpu")
+    assert batches.num_samples == 4
 
 
 def test_a_training_set_smaller_than_a_batch_is_warned_of():

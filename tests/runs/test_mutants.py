@@ -98,16 +98,23 @@ def config(method: dict[str, Any]) -> RunConfig:
     )
 
 
+def copied_with_a_mutant(finished: Path, folder: Path, draw: st.DataObject) -> dict[str, Any]:
+    """Copy a run without its figures, its record changed in one place; the record as it was."""
+    for path in finished.iterdir():
+        if path.is_file() and path.suffix != ".svg":
+            shutil.copy(path, folder)
+    record: dict[str, Any] = json.loads((folder / "record.json").read_text())
+    (folder / "record.json").write_text(json.dumps(mutant(record, draw)))
+    return record
+
+
 @TRIES
 @pytest.mark.parametrize("name", ["early_bird", "dense", "lottery_ticket"])
 def test_a_record_that_is_not_what_it_should_be(finished, tmp_path_factory, name: str, tries: int):
     @tried(tries)
     def try_one(draw: st.DataObject) -> None:
         folder = tmp_path_factory.mktemp("run")
-        for path in finished[name].glob("*.[jys]*"):  # not the figures
-            shutil.copy(path, folder)
-        record = json.loads((folder / "record.json").read_text())
-        (folder / "record.json").write_text(json.dumps(mutant(record, draw)))
+        record = copied_with_a_mutant(finished[name], folder, draw)
         log = folder / "log.csv"
         began = record["cost"]["total"]["spans"][0][0]
         log.write_text("time,power\n" + "".join(f"{began + second},10\n" for second in range(9)))
@@ -131,10 +138,7 @@ def test_a_record_that_is_drawn_or_evaluated(finished, tmp_path_factory, name: s
     @tried(tries // 5)
     def try_one(draw: st.DataObject) -> None:
         folder = tmp_path_factory.mktemp("run")
-        for path in finished[name].glob("*.[jys]*"):  # not the figures
-            shutil.copy(path, folder)
-        record = json.loads((folder / "record.json").read_text())
-        (folder / "record.json").write_text(json.dumps(mutant(record, draw)))
+        copied_with_a_mutant(finished[name], folder, draw)
         read(lambda: plot_run(read_record(folder / "record.json"), folder / "figures"))
         evaluated = read(lambda: run_evaluation(folder))
         assert evaluated is None or evaluated.samples > 0

@@ -234,7 +234,7 @@ def refuse_many_processes() -> None:
 
 
 def _identity(run_id: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """What the manifests of a run's checkpoints say of it."""
+    """Entries of a run in the manifests of its checkpoints."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
     return {"run_id": run_id, "config_sha256": digest, "seed": (settings.get("training") or {}).get("seed")}
 

@@ -158,7 +158,7 @@ def doubled(x: Any) -> Any:
 
 
 def _hooked_paths(model: nn.Module) -> dict[str, str]:
-    """What makes modules below the root do more than their class: the user's forward hooks, a forward replaced."""
+    """Forward hooks and replaced forwards of modules below the root, which make them do more than their class."""
     changed = {}
     for path, module in model.named_modules():
         if "forward" in vars(module):

@@ -25,7 +25,7 @@ _KEPT = 2
 
 
 class _State(dict[str, Any]):
-    """What a checkpoint holds; to ask it for what it lacks is a `CheckpointError`."""
+    """Content of a checkpoint; asking for a key that it lacks is a `CheckpointError`."""
 
     def __missing__(self, key: str) -> Any:
         raise CheckpointError(f"the checkpoint lacks {key!r}: it was changed; restore it, or give another --out")
