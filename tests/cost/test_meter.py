@@ -42,7 +42,7 @@ def test_readings_of_a_phase_add_up(clock) -> None:
         assert meter.cost(Work()).joules == 7.0
     cost = meter.cost(Work())
     assert (cost.joules, cost.energy_method, cost.energy_device, cost.energy_coverage) == (12.0, "fake", "GPU 0", 1.0)
-    assert counter.calls == ["start", "take", "take", "take", "stop"]
+    assert counter.calls == ["start", "take", "take", "take"]
 
 
 def test_a_lost_stretch_lowers_the_coverage(clock) -> None:
@@ -105,3 +105,38 @@ def test_a_meter_after_one_that_never_ran_or_still_runs_begins_when_it_is_entere
     with PhaseMeter("slim", after=idle) as slim:
         pass
     assert slim.cost(Work()).wall_seconds < 0.05
+
+
+def test_joules_between_two_phases_are_of_the_later_one_as_its_seconds_are(clock) -> None:
+    counter = FakeCounter(3.0, 4.0)
+    with PhaseMeter("search", "cpu", counter) as search:
+        clock.sleep(1.0)
+    clock.sleep(2.0)
+    with PhaseMeter("slim", "cpu", counter, after=search) as slim:
+        clock.sleep(1.0)
+    cost = slim.cost(Work())
+    assert (cost.wall_seconds, cost.joules, cost.energy_coverage) == (3.0, 4.0, 1.0)
+    assert (search.cost(Work()).joules, counter.calls) == (3.0, ["start", "take", "take"])
+
+
+def test_joules_that_come_after_their_phase_are_nobodys(clock) -> None:
+    """A phase that ended before its counter ticked leaves its joules to no other: their seconds are its own."""
+    counter = FakeCounter("pending", 4.0)
+    with PhaseMeter("slim", "cpu", counter) as slim:
+        clock.sleep(1.0)
+    with PhaseMeter("retrain", "cpu", counter, after=slim) as retrain:
+        clock.sleep(1.0)
+    assert (slim.cost(Work()).joules, slim.cost(Work()).energy_coverage) == (None, 0.0)
+    assert (retrain.cost(Work()).joules, retrain.cost(Work()).energy_coverage) == (4.0, 1.0)
+    assert counter.calls == ["start", "take", "start", "take"]
+
+
+def test_a_meter_that_is_entered_again_leaves_out_what_came_between(clock) -> None:
+    meter = PhaseMeter("search", "cpu", counter := FakeCounter(3.0, 4.0))
+    for _ in range(2):
+        with meter:
+            clock.sleep(1.0)
+        clock.sleep(5.0)
+    cost = meter.cost(Work())
+    assert (cost.wall_seconds, cost.joules, cost.energy_coverage) == (2.0, 7.0, 1.0)
+    assert counter.calls == ["start", "take", "start", "take"]

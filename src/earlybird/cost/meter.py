@@ -23,7 +23,8 @@ from earlybird.errors import ConfigError, ModelError, first_line, require
 class PhaseMeter:
     """Context manager that measures wall seconds, CPU seconds, peak memory and joules of one phase.
 
-    It may be entered again after it was left: the seconds add up and the peaks' maximum is kept. Do not nest meters,
+    It may be entered again after it was left: the seconds add up and the peaks' maximum is kept. Leaving it leaves the
+    counter running for the phase after it; who owns the counter stops it at the end. Do not nest meters,
     since they share the energy counter and on a GPU entering one resets the device's peak. On CUDA the peak is
     `torch.cuda.max_memory_allocated`. On a CPU it is the resident set of the process, a high-water mark since the
     process began that never falls: a later, smaller phase shows the peak of an earlier one. `cpu_seconds` is
@@ -31,7 +32,7 @@ class PhaseMeter:
 
     Args:
         phase: one of `PHASES`.
-        after: the meter of the phase before: the seconds between the two are of this one.
+        after: the meter of the phase before, with the same counter: seconds and joules between the two are of this one.
 
     Raises:
         ConfigError: an unknown phase, or the meter is entered twice without being left.
@@ -60,22 +61,22 @@ class PhaseMeter:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)  # work queued before belongs to the phase before
             torch.cuda.reset_peak_memory_stats(self._device)
-        self._counter.start()
-        self._left = None
-        self._open_seconds = 0.0
+        before = self._after._left if self._after is not None else None
+        if before is None:
+            self._counter.start()
         self._started = read_clocks(self._device)
-        between = 0.0
-        if self._after is not None and self._after._left is not None:
-            between = self._started[0] - self._after._left[0]
-            self._wall_seconds += between
-            self._cpu_seconds += self._started[1] - self._after._left[1]
-        self._after, now = None, time.time()
+        between, between_cpu = (now - then for now, then in zip(self._started, before or self._started, strict=True))
+        self._wall_seconds += between
+        self._cpu_seconds += between_cpu
+        self._open_seconds = between  # The counter has run on since: its next reading is of these seconds too.
+        self._left, self._after, now = None, None, time.time()
         self._spans.append((now - between, now))
         return self
 
     def __exit__(self, *_: object) -> None:
         self._read()
-        self._counter.stop()
+        if self._counter.pending:
+            self._counter.start()  # Joules still to come are of nobody: the phase after must not be charged them.
         self._left, self._started = self._started, None
 
     def cost(self, work: Work) -> PhaseCost:

@@ -272,6 +272,7 @@ def _timed_steps(session: Session, model: nn.Module, steps: int, end: float, cou
 def _evaluation(model: nn.Module, test: Batches, compute: Compute, counter: EnergyCounter) -> Seconds:
     with PhaseMeter("evaluate", compute.device, counter) as meter:
         images = evaluate(model, test, compute).samples
+    counter.stop()
     took = meter.cost(Work(images))
     return Seconds(took.cpu_seconds, took.wall_seconds, took.joules).times(1 / images)
 

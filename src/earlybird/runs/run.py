@@ -193,7 +193,9 @@ def _started(config: RunConfig, folder: RunFolder, resolved: dict[str, Any], qui
     """Prepare a run and heed signals inside; a start that fails leaves nothing behind."""
     try:
         with stop_on_signals() as stop:
-            yield prepare(config, folder, resolved, stop, quiet)
+            prepared = prepare(config, folder, resolved, stop, quiet)
+            yield prepared
+            prepared.task.session.energy.stop()
             stop.raise_if_set()  # It came after the last step; the result is written.
     except BaseException:
         folder.raise_if_gone()
