@@ -14,7 +14,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from earlybird.data.decode import FolderImages, SourceSplits, cache_root, cached, decode_set, file_marks, memory_size
+from earlybird.data.decode import (
+    FolderImages,
+    SourceSplits,
+    cache_root,
+    cached,
+    decode_set,
+    file_marks,
+    memory_size,
+    size_by_headers,
+)
 from earlybird.data.hub import hub_splits, local_folder, parquet_files
 from earlybird.data.images import DataBundle, MemoryImages, channel_moments, stratified_indices, subset
 from earlybird.errors import DataError, did_you_mean, reason
@@ -41,6 +50,7 @@ class _Request:
     image_size: int | None
     cache: Path
     library_cache: str | None
+    decode: bool
 
 
 def data_names() -> list[str]:
@@ -59,13 +69,15 @@ def load_data(
     seed: int = 0,
     cache_dir: str | None = None,
     train_images: int | None = None,
+    decode: bool = True,
 ) -> DataBundle:
     """Load a data set by name (`data_names`).
 
     root: folder of the torchvision sets (default: `torchvision` in the cache). image_size: pixels to resize to; None
     keeps the pictures' own size (digits: 32). val_fraction in [0, 1): part of the training images set apart, by class,
     chosen by `seed`. train_images: keep only this many training images, by class, the same ones for every seed; the
-    validation part is taken out of them. cache_dir: see `cache_root`.
+    validation part is taken out of them. cache_dir: see `cache_root`. decode: false leaves the pictures of an image
+    folder in their files and takes its image size from the headers of some of them, for those who ask for sizes only.
 
     Sets of up to 4 GiB decoded are kept in memory through a cache on disk, others are decoded as they are read.
 
@@ -82,7 +94,7 @@ def load_data(
     cache = cache_root(cache_dir)
     data_root = Path(root).expanduser() if root else cache / "torchvision"
     library_cache = str(cache / "datasets") if cache_dir else None
-    bundle = _find(name, _Request(data_root, download, image_size, cache, library_cache))
+    bundle = _find(name, _Request(data_root, download, image_size, cache, library_cache, decode))
     if train_images is not None:
         bundle = _keep_train_images(bundle, train_images)
     bundle = _split_validation(bundle, val_fraction, seed) if val_fraction else bundle
@@ -222,6 +234,8 @@ def _imagefolder(path: str, request: _Request) -> DataBundle:
         raise DataError(f"{train_root} and {test_root} hold different class folders ({odd}); give both the same")
     train, test = _scan(train_root, names), _scan(test_root, names)
     splits = SourceSplits(train, test, tuple(names))
+    if not request.decode:
+        return splits.indexed_bundle(name, size_by_headers(splits, request.image_size))
     if memory_size(splits, request.image_size) is None:  # a million files need no fingerprint
         return splits.indexed_bundle(name, request.image_size)
     marks = file_marks(root, (*train.files, *test.files))

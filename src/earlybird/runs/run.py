@@ -306,14 +306,14 @@ def network_spec(model: ModelConfig, sizes: DataSizes) -> NetworkSpec:
 
 
 def data_sizes(data: DataConfig) -> DataSizes:
-    """Sizes of a configuration's data; the data are read unless their sizes are published.
+    """Sizes of a configuration's data, which are read unless these are published; of a folder's pictures some headers.
 
     Raises:
         EarlyBirdError: unknown or missing data, or more training images asked for than there are.
     """
     if data.name in PUBLISHED:
         return PUBLISHED[data.name].split(data.image_size, data.train_images, data.val_fraction)
-    return DataSizes.of(load_bundle(data, seed=0))
+    return DataSizes.of(load_bundle(data, seed=0, decode=False))
 
 
 def _session(
@@ -350,11 +350,11 @@ def evaluation_batches(
     )  # fmt: skip
 
 
-def load_bundle(data: DataConfig, seed: int) -> DataBundle:
-    """Load the data set of a configuration."""
+def load_bundle(data: DataConfig, seed: int, *, decode: bool = True) -> DataBundle:
+    """Load the data set of a configuration; `decode` as in `load_data`."""
     return load_data(
         data.name, root=data.root, download=data.download, image_size=data.image_size, val_fraction=data.val_fraction,
-        seed=seed, cache_dir=data.cache, train_images=data.train_images,
+        seed=seed, cache_dir=data.cache, train_images=data.train_images, decode=decode,
     )  # fmt: skip
 
 
