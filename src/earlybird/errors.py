@@ -6,6 +6,7 @@ it as it stands and exits with code 2.
 
 import re
 from collections.abc import Iterable
+from numbers import Integral, Real
 
 
 class EarlyBirdError(Exception):
@@ -76,6 +77,22 @@ def require(name: str, value: object, holds: bool, expected: str) -> None:
     """
     if not holds:
         raise ConfigError(wrong_value(name, value, expected))
+
+
+def is_number(value: object) -> bool:
+    """True for a real number, numpy's included; a bool, a string and a tensor are none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def is_integer(value: object) -> bool:
+    """True for a whole number, numpy's included; a bool is none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def require_type(name: str, value: object, wanted: type, error: type[EarlyBirdError], cure: str) -> None:
+    """Raise `error` unless a value is of a class."""
+    if not isinstance(value, wanted):
+        raise error(f"{name} is a {type(value).__name__}; {cure}")
 
 
 def wrong_value(name: str, value: object, expected: str) -> str:

@@ -95,7 +95,8 @@ def test_uniform_has_the_tickets_macs_and_spends_early_birds_macs(tiny_settings,
     # One of the 16 tied units is a twelfth of the MACs: so small a network is not matched to 1 %, and it says so.
     share = record["final"]["macs"] / early_bird["final"]["macs"]
     assert share == pytest.approx(1, abs=0.09)
-    assert record["ticket"]["flags"] == [f"{share:.3f} of the ticket's MACs"]
+    theirs = [f"of the ticket: {flag}" for flag in early_bird["ticket"]["flags"]]
+    assert record["ticket"]["flags"] == [*theirs, f"{share:.3f} of the ticket's MACs"]
     step = 20 * record["final"]["train_macs"]
     assert training_macs(record) == pytest.approx(training_macs(early_bird), abs=step)
     assert list(record["cost"]["phases"]) == ["slim", "train", "evaluate"]  # it pays for no search

@@ -11,12 +11,19 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+    register_module_full_backward_hook,
+)
+from torch.utils.flop_counter import FlopCounterMode
 
 from earlybird import EarlyBird, channel_groups, slim
 from earlybird.core import bn_scale, draw_mask, draw_mask_per_layer, filter_l1
 from earlybird.core.mask import ChannelMask
-from earlybird.errors import MaskError
+from earlybird.errors import MaskError, SlimError
 from earlybird.models.catalog import build_model
+from earlybird.slimming import masked
 
 X = torch.zeros(2, 3, 16, 16)
 
@@ -174,3 +181,41 @@ def test_another_reason_to_stay_is_told_too():
         "prune_ratio=0.5 is taken of the 8 units that may go and removes 0.286 of all: 6 channels stay, 6 of them "
         "because it is a network output"
     )
+
+
+@pytest.mark.parametrize(
+    "register", [register_module_forward_hook, register_module_forward_pre_hook, register_module_full_backward_hook]
+)
+def test_a_global_hook_is_refused_by_name_and_torchs_own_are_not(register: Callable[..., Any]):
+    net = with_norms()
+    mask = draw_mask(bn_scale(net), 0.5, channel_groups(net, X))
+    handle = register(profiler)
+    try:
+        for cut in (lambda: channel_groups(net, X), lambda: slim(net, mask, X)):
+            with pytest.raises(SlimError, match="the global hook 'profiler' may change what every layer reads"):
+                cut()
+    finally:
+        handle.remove()
+    with FlopCounterMode(display=False):
+        assert told(lambda: slim(net, mask, X)) == []
+
+
+@pytest.mark.parametrize("path", ["", "0", "0.0", "0.1"])
+@pytest.mark.parametrize("kind", ["register_full_backward_hook", "register_full_backward_pre_hook"])
+def test_backward_hooks_are_no_obstacle(path: str, kind: str):
+    net = nn.Sequential(with_norms(), nn.Flatten())
+    mask = draw_mask(bn_scale(net), 0.5, channel_groups(net, X))
+    getattr(net.get_submodule(path), kind)(profiler)
+    assert told(lambda: channel_groups(net, X)) == []
+    small = slim(net, mask, X)
+    assert small[0][0].out_channels == int(mask["0.1"].sum()) < 8
+
+
+@pytest.mark.parametrize("kind", ["register_forward_hook", "register_forward_pre_hook"])
+def test_a_hook_on_the_root_sees_whole_inputs_and_outputs_and_stays(kind: str):
+    net, doubled = with_norms().eval(), []
+    getattr(net, kind)(lambda module, x, *out: doubled.append(1) or (x[0] * 2,) if not out else out[0] * 2)
+    mask = draw_mask(bn_scale(net), 0.5, channel_groups(net, X))
+    small = slim(net, mask, images := torch.randn(2, 3, 16, 16))
+    wanted = masked(net, mask)(images)
+    assert torch.allclose(small.eval()(images), wanted, atol=1e-6) and mask.kept_counts()["1"] < 8

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils import prune
 
 from earlybird.errors import SlimError
 from earlybird.slimming import channel_groups, slim
@@ -91,10 +94,26 @@ def test_a_module_that_branches_on_data_is_kept_as_it_is(randomised, random_mask
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_a_network_that_cannot_be_copied_is_refused():
-    """The older `weight_norm` holds its weight as a result of autograd."""
-    with pytest.raises(SlimError, match=r"the network cannot be copied: .*remove_weight_norm and its kin"):
-        channel_groups(net(nn.utils.weight_norm(nn.Conv2d(4, 4, 1))), IMAGES)
+@pytest.mark.parametrize(
+    ("change", "made", "hook"),
+    [
+        (nn.utils.weight_norm, "weight", "WeightNorm"),
+        (lambda layer: prune.l1_unstructured(layer, "weight", 0.5), "weight", "L1Unstructured"),
+        (lambda layer: prune.ln_structured(layer, "weight", 0.5, n=1, dim=0), "weight", "LnStructured"),
+        (lambda layer: prune.random_unstructured(layer, "bias", 0.5), "bias", "RandomUnstructured"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_network_that_cannot_be_copied_is_refused_with_layer_and_hook(change: Any, made: str, hook: str):
+    """The older `weight_norm`, and torch's pruning masks, hold their tensor as a result of autograd."""
+    layer = nn.Conv2d(4, 4, 1)
+    change(layer)
+    network = net(layer)
+    path = next(path for path, module in network.named_modules() if module is layer)
+    with pytest.raises(
+        SlimError, match=rf"cannot be copied: '{made}' of '{path}' is calculated by {hook}; torch\.nn\.utils"
+    ):
+        channel_groups(network, IMAGES)
 
 
 def test_a_network_whose_own_forward_branches_on_data_is_refused():

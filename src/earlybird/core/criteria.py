@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from earlybird.errors import MaskError
+from earlybird.errors import MaskError, require_type
 
 Criterion = Callable[[nn.Module], dict[str, Tensor]]
 
@@ -25,7 +25,10 @@ def bn_scale(model: nn.Module) -> dict[str, Tensor]:
     Raises:
         MaskError: the model has no BatchNorm with a scale.
     """
+    require_type("the network", model, nn.Module, MaskError, "give a torch.nn.Module")
     norms = {name: m for name, m in model.named_modules() if isinstance(m, _BatchNorm) and m.weight is not None}
+    if on_meta := [name for name, norm in norms.items() if norm.weight.is_meta]:
+        raise MaskError(f"the scale of {on_meta[0]!r} is on meta, without numbers; load the network's weights first")
     scores = {name: norm.weight.detach().abs().float().cpu() for name, norm in norms.items()}
     if not scores:
         told = "criterion 'bn_scale' found no BatchNorm with a scale; use criterion=filter_l1 or criterion=taylor"
@@ -64,8 +67,11 @@ def taylor(model: nn.Module) -> dict[str, Tensor]:
 
 def weighted_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module, Tensor]]:
     """Path, module and weight of every conv and linear layer."""
+    require_type("the network", model, nn.Module, MaskError, "give a torch.nn.Module")
     for name, module in model.named_modules():
         if isinstance(module, WEIGHTED):
+            if module.weight.is_meta:
+                raise MaskError(f"the weight of {name!r} is on meta, without numbers; load the network's weights first")
             yield name, module, module.weight
 
 

@@ -18,14 +18,22 @@ from torch.nn.modules.conv import _ConvNd
 
 from earlybird.core import TieScore
 from earlybird.core.criteria import Criterion, bn_scale
-from earlybird.core.drawing import Ranking, draw_ranked, rank_units, realised_ratio, scored_groups, shortfall
+from earlybird.core.drawing import (
+    GIVE_GROUPS,
+    Ranking,
+    draw_ranked,
+    rank_units,
+    realised_ratio,
+    scored_groups,
+    shortfall,
+    shortfall_of,
+)
 from earlybird.core.groups import ChannelGroups, mask_distance
 from earlybird.core.mask import ChannelMask
 from earlybird.core.stop_rules import MaskHistory, checked_stop_rule
 from earlybird.core.ticket import Ticket
-from earlybird.errors import ConfigError, MaskError, require
+from earlybird.errors import ConfigError, MaskError, is_integer, is_number, require, require_type
 
-_GIVE_GROUPS = "give groups=channel_groups(model, example_input)"
 _ADDS = {operator.add, operator.iadd, torch.add}
 
 
@@ -70,8 +78,11 @@ class EarlyBird:
     ) -> None:
         self.prune_ratios = _checked_ratios(prune_ratio)
         self._stop_rule = checked_stop_rule(rule, window, epsilon)
-        if min_channels < 1 or round_to < 1:
-            raise ConfigError(f"min_channels is {min_channels} and round_to {round_to}; give integers >= 1")
+        if not all(is_integer(number) and number >= 1 for number in (min_channels, round_to)):
+            raise ConfigError(f"min_channels is {min_channels!r} and round_to {round_to!r}; give integers >= 1")
+        require("criterion", criterion, callable(criterion), "a function from a network to scores, such as bn_scale")
+        if groups is not None:
+            require_type("groups", groups, ChannelGroups, ConfigError, GIVE_GROUPS)
         require("tie_score", tie_score, tie_score in get_args(TieScore), f"one of {', '.join(get_args(TieScore))}")
         for ratio in self.prune_ratios if self._stop_rule.reads_distances else ():
             largest = 2.0 * min(ratio, 1.0 - ratio)  # Two masks differ in at most all they cut, or all they keep.
@@ -164,8 +175,8 @@ class EarlyBird:
         Raises:
             ConfigError: the state belongs to other prune ratios.
         """
-        if set(state["histories"]) != set(self.prune_ratios):
-            told = f"detector state holds prune ratios {sorted(state['histories'])}, this detector {self.prune_ratios}"
+        if set(histories := state.get("histories", ())) != set(self.prune_ratios):
+            told = f"detector state holds prune ratios {sorted(histories)}, this detector {self.prune_ratios}"
             raise ConfigError(f"{told}; make it with the same")
         self.draws = int(state["draws"])
         self._fired = {float(ratio): int(draw) for ratio, draw in state["fired"].items()}
@@ -176,7 +187,7 @@ class EarlyBird:
 
     def _ticket(self, model: nn.Module, ranking: Ranking, prune_ratio: float, rule: str, *flags: str) -> Ticket:
         mask = draw_ranked(ranking, prune_ratio, min_channels=self.min_channels, round_to=self.round_to)
-        flags = (*flags, *filter(None, [shortfall(ranking.groups, prune_ratio)]))
+        flags = (*flags, *filter(None, [shortfall_of(mask, ranking.groups, prune_ratio, self.round_to)]))
         weights = {name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()}
         shared = ("window", "epsilon", "min_channels", "tie_score", "round_to")
         drawn: dict[str, Any] = {"drawn_after": self.draws, "rule": rule, "flags": flags}
@@ -202,9 +213,9 @@ class EarlyBird:
             modules = dict(model.named_modules())
             stranger = next((name for name in scores if not isinstance(modules.get(name), _BatchNorm)), None)
             if stranger is not None:
-                raise MaskError(f"scores of {stranger!r}, which is no BatchNorm, need groups; {_GIVE_GROUPS}")
+                raise MaskError(f"scores of {stranger!r}, which is no BatchNorm, need groups; {GIVE_GROUPS}")
             if reason := why_not_a_plain_chain(model):
-                told = f"no groups were given and the network may be no plain chain: {reason}; {_GIVE_GROUPS}"
+                told = f"no groups were given and the network may be no plain chain: {reason}; {GIVE_GROUPS}"
                 warnings.warn(told, stacklevel=4)
             return
         if not scored.num_units:
@@ -239,8 +250,8 @@ def why_not_a_plain_chain(model: nn.Module) -> str | None:
 
 
 def _checked_ratios(prune_ratio: float | Sequence[float]) -> tuple[float, ...]:
-    ratios = (prune_ratio,) if isinstance(prune_ratio, (int, float)) else tuple(prune_ratio)
-    are_legal = len(ratios) > 0 and all(0.0 <= ratio < 1.0 for ratio in ratios)
+    ratios = tuple(prune_ratio) if isinstance(prune_ratio, (list, tuple)) else (prune_ratio,)
+    are_legal = len(ratios) > 0 and all(is_number(ratio) and 0.0 <= ratio < 1.0 for ratio in ratios)
     require("prune_ratio", prune_ratio, are_legal, "a number in [0, 1) or several")
     if len(set(ratios)) != len(ratios):
         raise ConfigError(f"prune_ratio {prune_ratio} names a ratio twice; give each once")

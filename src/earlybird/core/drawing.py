@@ -18,7 +18,9 @@ from torch import Tensor
 from earlybird.core import TieScore
 from earlybird.core.groups import ChannelGroups, one_unit_per_channel, restrict_to_scored
 from earlybird.core.mask import ChannelMask
-from earlybird.errors import MaskError, NonFiniteError, require
+from earlybird.errors import MaskError, NonFiniteError, is_integer, is_number, require, require_type
+
+GIVE_GROUPS = "give groups=channel_groups(model, example_input)"
 
 
 def draw_mask(
@@ -57,6 +59,7 @@ def draw_mask(
         >>> mask["bn"].tolist()
         [False, True, False, True]
     """
+    _check_arguments(prune_ratio, min_channels, round_to)
     ranking = rank_units(scores, scored_groups(scores, groups), tie_score)
     mask = draw_ranked(ranking, prune_ratio, min_channels=min_channels, round_to=round_to)
     if told := shortfall(ranking.groups, prune_ratio):
@@ -129,6 +132,17 @@ def shortfall(groups: ChannelGroups, prune_ratio: float) -> str:
     (reason, count), realised = reasons.most_common(1)[0], round(prune_ratio * units) / (units + stay)
     told = f"prune_ratio={prune_ratio:g} is taken of the {units} units that may go and removes {realised:.3f} of all"
     return f"{told}: {stay} channels stay, {count} of them because {reason}"
+
+
+def shortfall_of(mask: ChannelMask, groups: ChannelGroups, prune_ratio: float, round_to: int = 1) -> str:
+    """`shortfall`, also where floors or the method keep more than the rounding of each block explains; else empty."""
+    units, most = groups.num_units, max(1, round_to) * len(groups.blocks)
+    removed = units - int(groups.keep_units(mask).sum())
+    if (told := shortfall(groups, prune_ratio)) or prune_ratio * units - removed <= most:
+        return told
+    told = f"prune_ratio={prune_ratio:g} asks for {round(prune_ratio * units)} of the {units} units that may go"
+    told = f"{told} and {removed} go ({removed / units:.3f})"
+    return f"{told}: floors, or layers that the method does not cut, keep the rest"
 
 
 def realised_ratio(mask: ChannelMask, groups: ChannelGroups | None = None) -> float:
@@ -207,9 +221,9 @@ def nearest_count(kept: int, size: int, round_to: int, min_channels: int = 1) ->
 
 
 def _check_arguments(prune_ratio: float, min_channels: int, round_to: int) -> None:
-    require("prune_ratio", prune_ratio, 0.0 <= prune_ratio < 1.0, "a number in [0, 1)")
-    require("min_channels", min_channels, min_channels >= 1, "an integer >= 1")
-    require("round_to", round_to, round_to >= 1, "an integer >= 1 (1: no rounding)")
+    require("prune_ratio", prune_ratio, is_number(prune_ratio) and 0.0 <= prune_ratio < 1.0, "a number in [0, 1)")
+    require("min_channels", min_channels, is_integer(min_channels) and min_channels >= 1, "an integer >= 1")
+    require("round_to", round_to, is_integer(round_to) and round_to >= 1, "an integer >= 1 (1: no rounding)")
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,7 +252,13 @@ def scored_groups(scores: Mapping[str, Tensor], groups: ChannelGroups | None) ->
     Raises:
         MaskError: there are no scores, one is no tensor `[channels]`, or none belongs to the groups.
     """
+    require_type("scores", scores, Mapping, MaskError, "give layer name -> tensor [channels], such as bn_scale(model)")
+    if groups is not None:
+        require_type("groups", groups, ChannelGroups, MaskError, GIVE_GROUPS)
     for name, score in scores.items():
+        if isinstance(score, Tensor) and (score.is_meta or score.is_complex()):
+            kind = "on meta, without numbers" if score.is_meta else "complex"
+            raise MaskError(f"scores of layer {name!r} are {kind}; give real numbers")
         if not isinstance(score, Tensor) or score.dim() != 1 or score.numel() == 0:
             what = f"shape {list(score.shape)}" if isinstance(score, Tensor) else type(score).__name__
             raise MaskError(f"scores of layer {name!r} are {what}; give a tensor of shape [channels]")
@@ -249,7 +269,9 @@ def scored_groups(scores: Mapping[str, Tensor], groups: ChannelGroups | None) ->
     if scores.keys().isdisjoint(groups.units_of_layer):
         if reasons := groups.reasons_to_stay():
             raise MaskError(f"no scored layer may be cut: {reasons.most_common(1)[0][0]}")
-        raise MaskError(f"no scored layer belongs to the groups, not even {next(iter(scores))!r}; score this network")
+        wrapped = next(iter(scores)).startswith(("module.", "_orig_mod."))  # DataParallel and its kin, torch.compile
+        cure = "score the network that is wrapped (model.module, model._orig_mod)" if wrapped else "score this network"
+        raise MaskError(f"no scored layer belongs to the groups, not even {next(iter(scores))!r}; {cure}")
     return restrict_to_scored(groups, scores)
 
 

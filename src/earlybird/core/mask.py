@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from earlybird.errors import MaskError
+from earlybird.errors import MaskError, require_type
 
 
 class BoolTensors(Mapping[str, Tensor]):
@@ -27,6 +27,7 @@ class BoolTensors(Mapping[str, Tensor]):
     _dimensions: ClassVar[int | None]
 
     def __init__(self, keep: Mapping[str, Tensor]) -> None:
+        require_type(self._what, keep, Mapping, MaskError, f"give name -> torch.bool tensor of {self._shape}")
         for name, flags in keep.items():
             is_tensor = isinstance(flags, Tensor)
             has_shape = is_tensor and flags.numel() > 0 and flags.dim() == (self._dimensions or flags.dim())

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from earlybird.errors import require
+from earlybird.errors import ConfigError, is_number, require, require_type
 
 
 @torch.no_grad()
@@ -43,18 +43,24 @@ def bn_l1_proximal_(model: nn.Module, strength: float, *, lr: float, momentum: f
         ConfigError: `strength` or `lr` is negative or not finite, or `momentum` outside [0, 1).
     """
     _check(strength)
-    require("lr", lr, 0.0 <= lr < math.inf, "a number >= 0")
-    require("momentum", momentum, 0.0 <= momentum < 1.0, "a number in [0, 1)")
+    require("lr", lr, is_number(lr) and 0.0 <= lr < math.inf, "a number >= 0")
+    require("momentum", momentum, is_number(momentum) and 0.0 <= momentum < 1.0, "a number in [0, 1)")
     threshold = lr * strength / (1.0 - momentum)
     for scale in _scales(model):
         scale.copy_(scale.sign() * (scale.abs() - threshold).clamp_min(0.0))
 
 
 def _scales(model: nn.Module) -> list[Tensor]:
+    require_type("the network", model, nn.Module, ConfigError, "give a torch.nn.Module")
     scales = [module.weight for module in model.modules() if isinstance(module, _BatchNorm)]
     return list({id(scale): scale for scale in scales if scale is not None and scale.requires_grad}.values())
 
 
 def _check(strength: float) -> None:
     # Also catches NaN.
-    require("penalty strength", strength, 0.0 <= strength < math.inf, "a number >= 0 (the paper's is 1e-4)")
+    require(
+        "penalty strength",
+        strength,
+        is_number(strength) and 0.0 <= strength < math.inf,
+        "a number >= 0 (the paper's is 1e-4)",
+    )

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from earlybird.errors import ConfigError, require
+from earlybird.errors import ConfigError, is_integer, is_number, require
 
 if TYPE_CHECKING:
     import numpy as np
@@ -157,9 +157,9 @@ def checked_stop_rule(name: str, window: int, epsilon: float) -> StopRule:
     """
     require("rule", name, name in STOP_RULES, f"one of {', '.join(STOP_RULES)}")
     rule = STOP_RULES[name]
-    if window < rule.least_window:
-        raise ConfigError(f"window is {window}; rule {name!r} needs at least {rule.least_window}")
-    require("epsilon", epsilon, 0.0 < epsilon <= 1.0, "a number in (0, 1]")
+    if not is_integer(window) or window < rule.least_window:
+        raise ConfigError(f"window is {window!r}; rule {name!r} needs at least {rule.least_window}")
+    require("epsilon", epsilon, is_number(epsilon) and 0.0 < epsilon <= 1.0, "a number in (0, 1]")
     return rule
 
 

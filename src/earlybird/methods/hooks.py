@@ -206,17 +206,21 @@ class SearchHooks(Hooks):
 
     def _flags_about_learning(self, state: FitState, rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
         """Signs of a network that has not learnt, whose masks are alike by themselves."""
-        flags, chance = [], state.session.train.chance
+        flags = []
         if len(self._scores) > 1:
             first, newest = self._scores[0], self._scores[-1]
             moved = float((newest - first).abs().mean() / first.abs().mean())
             if moved < _HARDLY_MOVED:
                 flags.append(f"channel scores have hardly moved since the first draw ({100 * moved:.2g} %)")
-        accuracy = rows[-1]["train_accuracy"] if rows else 1.0
-        if accuracy < chance + _NEAR_CHANCE * (1 - chance):
-            percents = f"{100 * accuracy:.0f} %, chance {100 * chance:.0f} %"
-            flags.append(f"training accuracy near chance when drawn ({percents})")
-        return tuple(flags)
+        return (*flags, *near_chance(state.session, rows, "when drawn"))
+
+
+def near_chance(session: Session, rows: Sequence[Mapping[str, Any]], when: str) -> tuple[str, ...]:
+    """A flag if the training accuracy of the last row of metrics tells of nothing learnt; none without rows."""
+    accuracy, chance = rows[-1]["train_accuracy"] if rows else 1.0, session.train.chance  # 1: labels all the same.
+    if not rows or (accuracy >= chance + _NEAR_CHANCE * (1 - chance) and chance < 1):
+        return ()
+    return (f"training accuracy near chance {when} ({100 * accuracy:.0f} %, chance {100 * chance:.0f} %)",)
 
 
 class HoldHooks(Hooks):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from earlybird.cost import MethodPlan, Schedule, Stage, evaluation_work, steps_that_buy
 from earlybird.data import Batches
 from earlybird.errors import EarlyBirdError, MaskError, MethodError, SlimError, one_line
-from earlybird.methods.hooks import HoldHooks
+from earlybird.methods.hooks import HoldHooks, near_chance
 from earlybird.methods.retrain import ticket_in
 from earlybird.methods.task import Candidate, DenseRun, Task
 from earlybird.settings.method import ChecksNetwork, Method, Plans, StartsFromDense, StartsFromTicket
@@ -64,8 +64,20 @@ def run_method(
     begun = None if searching else resume
     candidate = within_budget(task, candidate, begun)
     train_candidate(task, candidate, begun)
+    candidate = replace(candidate, flags=(*candidate.flags, *_flags_about_learning(task, candidate)))
     uncut = None if candidate.uncut is None else evaluate_model(task, candidate.uncut, test)
     return Outcome(candidate, evaluate_model(task, candidate.model, test), uncut)
+
+
+def _flags_about_learning(task: Task, candidate: Candidate) -> list[str]:
+    """Signs that what channels or weights were chosen by, or the final network, has not learnt; the run says them."""
+    rows, chosen = task.session.journal.rows, candidate.ticket or candidate.weight_mask
+    searched = [row for row in rows if row["phase"] == "search"] if chosen else []
+    found = [*near_chance(task.session, searched, "when drawn"), *near_chance(task.session, rows, "at the end")]
+    new = [flag for flag in found if flag not in candidate.flags]
+    for flag in new:
+        task.session.progress.say(f"result: {flag}")
+    return new
 
 
 def check_network(method: Method, model: nn.Module, example_input: Tensor) -> None:

@@ -15,6 +15,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from earlybird.core import STOP_RULES, ChannelGroups, ChannelMask, Ticket, WeightMask, mask_weights_, realised_ratio
+from earlybird.core.drawing import shortfall_of
 from earlybird.cost import CostLedger, ModelCost, Schedule, Work, training_macs
 from earlybird.errors import TicketError, first_line
 from earlybird.methods.hooks import momentum_file, rewind_file, ticket_notes
@@ -80,6 +81,8 @@ def leave_ticket(
     counted = scored or groups
     if unscored := groups.num_units - counted.num_units:
         told = f"{unscored} of {groups.num_units} units have no score: they stay, and the ratio leaves them out"
+        flags = (*flags, told)
+    if told := shortfall_of(mask, counted, prune_ratio, drawn.get("round_to", 1)):
         flags = (*flags, told)
     own: dict[str, Any] = {"drawn_after": 0, "policy": groups.policy, "groups_digest": groups.digest(), "flags": flags}
     notes, realised = ticket_notes(task.session, step, task.session.journal.state_dict()), realised_ratio(mask, counted)

@@ -33,10 +33,11 @@ def from_ticket(method: Uniform, task: Task, ticket: Ticket) -> Candidate:
     budget = early_bird_macs(task, ticket, tickets, method.early_bird_start)
     mine = task.cost(network(mask))
     is_off = abs(mine.macs - target) > method.tolerance * target
+    off = (f"{mine.macs / target:.3f} of the ticket's MACs",) if is_off else ()
     own = replace(
         ticket, mask=mask, realised_ratio=realised_ratio(mask, groups), drawn_after=0, rule="uniform", distances=(),
         round_to=round_to, notes={**ticket.notes, "step": 0, "draw_steps": []},
-        flags=(f"{mine.macs / target:.3f} of the ticket's MACs",) if is_off else (),
+        flags=(*(f"of the ticket: {flag}" for flag in ticket.flags), *off),
     )  # fmt: skip
     steps = steps_that_buy(budget, mine, task.session.planned_data)
     retrain = Retrain(weights="initial", schedule="restart", policy=groups.policy, schedule_steps=steps)

@@ -23,7 +23,7 @@ import earlybird
 from earlybird.atomic import SEAL, sealed_json, unsealed_json, write_atomically
 from earlybird.copying import full_name
 from earlybird.core import ChannelMask
-from earlybird.errors import CheckpointError, ConfigError, SlimError, reason
+from earlybird.errors import CheckpointError, ConfigError, SlimError, reason, require_type
 from earlybird.models.catalog import BUILT_IN, build_named
 from earlybird.slimming.layers import LAYER_KINDS, kind_of
 from earlybird.slimming.selection import GATHERING, GATHERING_NORMS, Norm, let_gather_, let_scatter_
@@ -72,6 +72,7 @@ def save(
     Example:
         >>> earlybird.save(small, "out", factory="torchvision:resnet18", kwargs={"num_classes": 10})
     """
+    require_type("the network", model, nn.Module, CheckpointError, "give a torch.nn.Module")
     data = safetensors.torch.save(_plain_tensors(model))
     description = {
         "format_version": FORMAT_VERSION,
@@ -108,6 +109,8 @@ def load(folder: str | Path, *, into: nn.Module | None = None, factory: Factory 
     Example:
         >>> small = earlybird.load("out")
     """
+    if into is not None:
+        require_type("into", into, nn.Module, CheckpointError, "give the dense network, a torch.nn.Module")
     folder = Path(folder)
     description = read_description(folder / DESCRIPTION)
     path = folder / TENSORS

@@ -97,6 +97,10 @@ def check_cut(expected: nn.Module, actual: nn.Module, example_input: ExampleInpu
     Raises:
         SlimError: the networks differ, or the slim one does not run.
     """
+    if any(tensor.is_meta for tensor in actual.parameters()):
+        raise SlimError(
+            "the network is on meta, without numbers to compare; give check=False, or load its weights first"
+        )
     found = difference(expected, actual, example_input)
     if not within_rounding(found, expected):
         raise SlimError(

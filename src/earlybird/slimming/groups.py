@@ -49,6 +49,8 @@ def channel_groups(
         >>> channel_groups(net, torch.zeros(1, 3, 8, 8)).num_units
         4
     """
+    if isinstance(keep, str) or not all(isinstance(pattern, str) for pattern in keep):
+        raise SlimError(f"keep is {keep!r}; give a list of glob patterns, such as keep=['stem.*']")
     return groups_of(protect_channels(model, example_input, policy), keep)
 
 

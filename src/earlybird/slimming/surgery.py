@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from earlybird.copying import copied, full_name, own_tensors
 from earlybird.core import ChannelGroups, ChannelMask, realised_ratio
-from earlybird.errors import MaskError, SlimError
+from earlybird.errors import MaskError, SlimError, require_type
 from earlybird.slimming.channels import ChannelTable, Flags
 from earlybird.slimming.check import check_cut, difference
 from earlybird.slimming.groups import groups_of, policy_of, protect_channels
@@ -228,6 +228,11 @@ def _cuts(
     model: nn.Module, mask: ChannelMask, example_input: ExampleInput, groups: ChannelGroups | None
 ) -> tuple[dict[str, _Cut], KeptIndices]:
     """Kept channels of each layer, and with them kept indices of each tensor."""
+    require_type(
+        "the mask", mask, ChannelMask, MaskError, "give a ChannelMask, such as that of draw_mask or ticket.mask"
+    )
+    if groups is not None:
+        require_type("groups", groups, ChannelGroups, MaskError, "make them with channel_groups(model, example_input)")
     protection = protect_channels(model, example_input, "auto" if groups is None else policy_of(groups))
     fresh = groups_of(protection)
     hooks = [reason for reason in fresh.reasons_to_stay() if reason.endswith(REMOVE_HOOK)]

@@ -20,12 +20,13 @@ from weakref import ref
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.modules import module as _every_module
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from earlybird.copying import copied, empty_tensors, full_name, own_tensors
-from earlybird.errors import SlimError, first_line
+from earlybird.errors import SlimError, first_line, require_type
 from earlybird.slimming.tracer import ShapePropagation, Tracer, target_name
 
 ExampleInput = Tensor | tuple[Any, ...]
@@ -67,6 +68,7 @@ def trace(model: nn.Module, example_input: ExampleInput) -> TracedNetwork:
         SlimError: the network's own forward branches on data, or an operation fails on the example. The message names
             the module.
     """
+    require_type("the network", model, nn.Module, SlimError, "give a torch.nn.Module")
     with random_state_kept():
         if any(is_lazy(parameter) for parameter in model.parameters()):
             raise SlimError("the network has lazy modules that have not run yet; call it once on the example first")
@@ -108,6 +110,8 @@ def random_state_kept() -> Iterator[None]:
 def remove_user_hooks_(model: nn.Module) -> None:
     """Drop forward hooks: a user's (a logger, say) must see no run of ours. Those of `torch.nn.utils` make weights."""
     for module in model.modules():
+        module._backward_hooks.clear()  # They see gradients alone, and cannot be traced.
+        module._backward_pre_hooks.clear()
         for hooks, key in _user_hooks(module):
             del hooks[key]
 
@@ -164,9 +168,13 @@ def _hooked_paths(model: nn.Module) -> dict[str, str]:
         if "forward" in vars(module):
             changed[path] = "its replaced forward"
         for hooks, key in _user_hooks(module):
-            hook = getattr(hooks[key], "func", hooks[key])  # of a partial
-            changed[path] = f"forward hook {getattr(hook, '__qualname__', type(hook).__name__)!r}"
+            changed[path] = f"forward hook {_hook_name(hooks[key])!r}"
     return {path: f"{what} may change what it reads or gives" for path, what in changed.items() if path}
+
+
+def _hook_name(hook: Any) -> str:
+    hook = getattr(hook, "func", hook)  # of a partial
+    return getattr(hook, "__qualname__", type(hook).__name__)
 
 
 def _user_hooks(module: nn.Module) -> list[tuple[dict[int, Any], int]]:
@@ -188,6 +196,11 @@ def _listing(graph: fx.Graph) -> str:
 
 
 def _refuse_wrappers(model: nn.Module) -> None:
+    kinds = ("forward_pre", "forward", "backward_pre", "backward")
+    for hook in [hook for kind in kinds for hook in getattr(_every_module, f"_global_{kind}_hooks").values()]:
+        if not (getattr(hook, "__module__", None) or "").startswith("torch."):  # Those only count or record.
+            told = f"the global hook {_hook_name(hook)!r} may change what every layer reads or gives"
+            raise SlimError(f"{told}; remove it to cut (remove() of the handle that registered it)")
     for path, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             where = f"module {path!r}" if path else "the network"
@@ -202,6 +215,14 @@ def _copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
     try:
         return copied(model, memo)
     except Exception as error:  # A weight that is itself a result of autograd; a lock or an open file.
+        for path, module in model.named_modules():
+            if made := [name for name, value in vars(module).items() if isinstance(value, Tensor) and value.grad_fn]:
+                hooks = ", ".join(type(hook).__name__ for hook in module._forward_pre_hooks.values()) or "its forward"
+                cure = (
+                    "torch.nn.utils.prune.remove(layer, name), remove_weight_norm and their kin make plain parameters"
+                )
+                told = f"the network cannot be copied: {made[0]!r} of {path!r} is calculated by {hooks}"
+                raise SlimError(f"{told}; {cure}") from error
         cure = "remove_weight_norm and its kin make plain parameters of reparametrised weights"
         told = f"the network cannot be copied: {first_line(error)}; remove what cannot ({cure})"
         raise SlimError(told) from error
