@@ -190,3 +190,9 @@ def test_python_says_what_was_meant():
 )
 def test_the_measure_is_strict(given: str, legal: list[str], meant: str | None):
     assert did_you_mean(given, legal) == (f"did you mean {meant!r}? " if meant else "")
+
+
+@pytest.mark.parametrize(("flag", "key"), [("--ratio", "method.prune_ratio"), ("--lr", "training.lr")])
+def test_an_empty_value_is_a_wrong_value(flag: str, key: str, capsys):
+    for arguments in ([flag, ""], [f"{flag}="]):
+        assert complaint(["train", *arguments], capsys).strip() == f"earlybird: {key} is ''; give a number"

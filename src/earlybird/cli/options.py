@@ -243,7 +243,7 @@ def _one_line(message: str, parser: Parser) -> str:
     text = " ".join(message.split())
     if unknown := re.search(r"unrecognized arguments?: (\S+)", text):
         return _unknown_setting(unknown.group(1), parser)
-    wrong = re.search(r"Parser key \"([\w.]+)\":.*(?:Got value|Given value): (.*)$", text)
+    wrong = re.search(r"Parser key \"([\w.]+)\":.*(?:Got value|Given value):\s?(.*)$", text)
     if wrong and wrong.group(1) in parser.kinds:
         return wrong_value(wrong.group(1), wrong.group(2), legal_values(parser.kinds[wrong.group(1)]))
     text = re.sub(r"^Parser key \"([\w.]+)\":", r"\1:", text)
