@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
+import math
 import os
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from earlybird.errors import RunFolderError
 
@@ -36,6 +38,17 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def read_file(path: Path) -> bytes:
+    """Content of a regular file; a pipe or a device, which might be waited for, is refused.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is a folder" if path.is_dir() else "it is no regular file", str(path))
+    return path.read_bytes()
+
+
 @contextmanager
 def named_errors(path: Path) -> Iterator[None]:
     """Give an `OSError` inside the name of the file: a full disk names none."""
@@ -54,14 +67,59 @@ def sealed_json(values: Mapping[str, Any]) -> bytes:
     return json.dumps({**values, SEAL: _digest(values)}, indent=1, allow_nan=False).encode()
 
 
+def json_object(data: bytes | str) -> dict[str, Any]:
+    """Object in strict JSON: UTF-8, no key twice, finite numbers that a float can hold.
+
+    Raises:
+        ValueError: it is none; one line.
+    """
+    try:
+        text = data if isinstance(data, str) else data.decode("utf-8-sig")
+        values = json.loads(
+            text, object_pairs_hook=_unique, parse_constant=_refuse_number, parse_int=_int, parse_float=_float
+        )
+    except UnicodeDecodeError as error:
+        raise ValueError("it is not text in UTF-8") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"it is no JSON: {error}" if text.strip() else "it is empty") from error
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"it holds {_KINDS.get(type(values), 'a number')}, not an object")
+    return values
+
+
+_KINDS: Mapping[type, str] = {list: "a list", str: "text", type(None): "null", bool: "true or false"}
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
+        raise ValueError(f"it has the key {twice!r} twice")
+    return values
+
+
+def _int(text: str) -> int:
+    return int(text) if math.isfinite(float(text)) else _refuse_number(text)
+
+
+def _float(text: str) -> float:
+    return number if math.isfinite(number := float(text)) else _refuse_number(text)
+
+
+def _refuse_number(text: str) -> NoReturn:
+    raise ValueError(f"it holds {text if len(text) <= 20 else f'{text[:20]}...'}, which is no number")
+
+
 def unsealed_json(data: bytes) -> dict[str, Any]:
     """Entries of an object that `sealed_json` wrote.
 
     Raises:
         ValueError: it is no JSON object, has no seal, or was changed.
     """
-    values = json.loads(data)
-    if not isinstance(values, dict) or values.pop(SEAL, None) != _digest(values):
+    values = json_object(data)
+    if values.pop(SEAL, None) != _digest(values):
         raise ValueError("its seal does not fit: it was changed")
     return values
 

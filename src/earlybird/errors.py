@@ -137,14 +137,21 @@ def _slips(a: str, b: str) -> int:
 
 def one_line(error: Exception) -> str:
     """An exception's class and text on one line."""
-    return ": ".join(dict.fromkeys([type(error).__name__, reason(error)]))
+    name = type(error).__name__
+    return ": ".join(dict.fromkeys([name, " ".join(str(error).split()) or name]))
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an exception's text; its class where it has none."""
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    """The first line of why an exception was raised (see `reason`)."""
+    return next((line for line in _why(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def reason(error: Exception) -> str:
-    """An exception's text on one line; its class where it has none."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """Why an exception was raised, on one line: its text without the path of a file; its class where it has none."""
+    return " ".join(_why(error).split()) or type(error).__name__
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, KeyError) and len(error.args) == 1:
+        return f"{error.args[0]!r} is missing"
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)

@@ -162,7 +162,7 @@ def refusal(path: Path) -> str:
 
 def test_an_empty_file_a_missing_one_and_a_folder_are_refused(path, tmp_path):
     assert refusal(path) == f"ticket {path} does not exist; give the path of a ticket.safetensors"
-    assert refusal(tmp_path) == f"ticket {tmp_path} cannot be read (Is a directory); give a ticket.safetensors"
+    assert refusal(tmp_path) == f"ticket {tmp_path} cannot be read (it is a folder); give a ticket.safetensors"
     path.touch()
     assert refusal(path) == f"ticket {path} is corrupt or no safetensors file; draw it again or restore the file"
 
@@ -225,19 +225,19 @@ def test_another_format_version_is_refused_and_named(version, path):
     ],
 )
 def test_a_header_with_a_part_missing_or_of_another_type_is_refused(changes, told, path):
-    with pytest.raises(TicketError, match=f"lacks a part .*{told}.*draw it again"):
+    with pytest.raises(TicketError, match=f"is not as it was written .*{told}.*draw it again"):
         Ticket.load(sealed(path, header_of(**changes)))
 
 
 def test_a_header_without_a_field_is_refused(path):
     header = header_of()
     del header["rule"]
-    assert "lacks a part ('rule')" in refusal(sealed(path, header))
+    assert "is not as it was written ('rule' is missing)" in refusal(sealed(path, header))
 
 
 def test_a_mask_that_is_none_is_refused(path):
     flat = {"mask.a": torch.ones(2, 2, dtype=torch.uint8)}
-    assert "lacks a part (mask of layer 'a'" in refusal(sealed(path, header_of(), flat))
+    assert "is not as it was written (mask of layer 'a'" in refusal(sealed(path, header_of(), flat))
 
 
 @pytest.mark.parametrize("header", [[], 3, "x", None, {}])

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from earlybird.atomic import SEAL, sealed_json
+from earlybird.data import DataBundle, MemoryImages
+from earlybird.data.decode import cached
 from earlybird.energy.power_log import MeterReading
 from earlybird.errors import EarlyBirdError
 from earlybird.forecast.run import drawn_by, settings_of_run, sizes_of_run
@@ -176,6 +179,27 @@ def test_a_configuration_a_grid_a_search_and_a_network_that_are_not_what_they_sh
         description.pop(SEAL, None)
         (folder / "config.json").write_bytes(sealed_json(description))
         read(lambda: load_network(folder))
+        shutil.rmtree(folder)
+
+    try_one()
+
+
+@TRIES
+def test_a_cache_of_pictures_that_is_not_what_it_should_be(tmp_path_factory, tries: int):
+    images = MemoryImages(torch.arange(24, dtype=torch.uint8).view(2, 3, 2, 2), torch.tensor([1, 0]))
+    good = DataBundle("toy", 2, 3, 2, (0.5,) * 3, (0.25,) * 3, images, None, images, ("cat", "dog"))
+
+    @tried(tries)
+    def try_one(draw: st.DataObject) -> None:
+        folder = tmp_path_factory.mktemp("cache")
+        cached(folder, "toy", {"files": []}, lambda: good)
+        (meta,) = folder.glob("*/meta.json")
+        content = {key: value for key, value in json.loads(meta.read_text()).items() if key != SEAL}
+        meta.write_bytes(sealed_json(mutant(content, draw)))
+        found = cached(folder, "toy", {"files": []}, lambda: good)
+        assert found is not None and torch.equal(found.train.images, images.images)
+        assert len(found.mean) == len(found.std) == 3 and min(found.std) > 0 and sum(found.mean) >= -3
+        assert all(isinstance(name, str) for name in found.class_names) and len(found.class_names) == 2
         shutil.rmtree(folder)
 
     try_one()

@@ -9,7 +9,7 @@ from jsonargparse import Namespace
 
 from earlybird.cli.options import CONFIG, Flags, Parser, expand_short_flags, section_flags
 from earlybird.errors import ConfigError, require
-from earlybird.grids.grid import Block, Grid, at_early_birds_cost, read_value
+from earlybird.grids.grid import Block, Grid, at_early_birds_cost, nodes_of, read_value
 from earlybird.settings.fields import fits
 from earlybird.settings.run import read_yaml, refuse_unknown
 
@@ -125,7 +125,14 @@ def _blocks(parsed: Namespace) -> list[Block]:
     path, content = parsed.grid, read_yaml(parsed.grid)
     if not isinstance(content, list) or not all(isinstance(block, dict) for block in content):
         raise ConfigError(f"--grid {path} holds no list of blocks; give entries of methods, ratios, seeds")
-    return [_block(block) for block in content]
+    blocks = []
+    for number, block in enumerate(content, 1):
+        try:
+            blocks.append(_block(block))
+            nodes_of(Grid({}, (blocks[-1],)))  # which refuses unknown methods and wrong settings of theirs
+        except ConfigError as error:
+            raise ConfigError(f"--grid {path}, block {number}: {error}") from error
+    return blocks
 
 
 def _block(plain: dict[str, Any]) -> Block:

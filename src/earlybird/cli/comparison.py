@@ -5,6 +5,7 @@ As a program it is a worker process of one comparison, which starts it. It loads
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 import warnings
@@ -40,9 +41,9 @@ def compare(grid: Grid | None, parsed: Namespace) -> int:
     sweep = _opened(grid, parsed)
     if sweep is None:
         return 0
-    reference = _reference(sweep, parsed.reference)
     if grid is not None:
         _run(sweep, parsed)
+    reference = _reference(sweep, parsed.reference)
     entries = grid_entries(sweep)
     _write_tables(sweep, reference, entries)
     return _report_failures(sweep, entries)
@@ -65,13 +66,16 @@ def _opened(grid: Grid | None, parsed: Namespace) -> Sweep | None:
         if known is None:
             raise ConfigError("--methods is missing; give methods to compare, such as dense,early_bird,uniform")
         sweeps.refuse_methods_of_file(known)
-        return Sweep(root, known, token)
+        sweep = Sweep(root, known, token)
+        _reference(sweep, parsed.reference)
+        return sweep
     RunFolder(root)  # which refuses a path that no run may have
     spec, bundle, _ = network_and_data(sweeps.any_config(grid))  # which refuses unknown methods before data are read
     sweeps.check_methods(grid, spec)
-    grid = sweeps.with_precision(grid, spec, known.settings["training"]["precision"] if known else None)
+    grid = sweeps.with_precision(grid, spec, known.settings.get("training", {}).get("precision") if known else None)
+    sweep = Sweep(root, sweeps.grown(root, grid), token)
+    _reference(sweep, parsed.reference)  # which refuses an unknown one before anything is written
     if parsed.dry_run:
-        sweep = Sweep(root, sweeps.grown(root, grid), token)
         if (forecast := forecast_grid(sweep, spec, bundle)) is None:
             print(f"nothing is left to do in {root}: all {len(sweep.nodes)} runs and searches are done")
         else:
@@ -168,7 +172,7 @@ def topic_of(sweep: Sweep) -> str:
 
 
 def _report_failures(sweep: Sweep, entries: Sequence[GridEntry]) -> int:
-    unreadable = [e for e in entries if e.record is None and (sweep.root / e.folder / RECORD_NAME).is_file()]
+    unreadable = [e for e in entries if e.record is None and os.path.lexists(sweep.root / e.folder / RECORD_NAME)]
     for entry in unreadable:
         print(f"not in the tables: {entry.folder}: {entry.error}", file=sys.stderr)
     failed = sweeps.failures(sweep)

@@ -134,8 +134,9 @@ def _run(name: str, arguments: list[str]) -> int:
         raise ConfigError(f"unknown command {name!r}; {did_you_mean(name, COMMANDS)}give one of {', '.join(COMMANDS)}")
     if name in _TRAINING:
         keep_freed_memory()
-    module = import_module(f"earlybird.cli.{COMMANDS[name][0]}")
-    return getattr(module, f"{name}_command")(arguments) or 0
+    module, options = (import_module(f"earlybird.cli.{file}") for file in (COMMANDS[name][0], "options"))
+    with options.naming_the_file(options.value_of("--config", arguments), arguments):
+        return getattr(module, f"{name}_command")(arguments) or 0
 
 
 def keep_freed_memory() -> bool:

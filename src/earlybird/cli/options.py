@@ -9,7 +9,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-from earlybird.errors import ConfigError, did_you_mean, wrong_value
+from earlybird.errors import ConfigError, DataError, ModelError, did_you_mean, wrong_value
 from earlybird.settings.catalog import METHODS, PRESETS, method_class, method_label, preset_settings
 from earlybird.settings.fields import fits, legal_values
 from earlybird.settings.method import EarlyBirdTraining, Method
@@ -164,6 +165,27 @@ def default_out(config: RunConfig) -> str:
         parts.append(f"p{ratio:g}")
     name = "-".join([*parts, f"s{config.training.seed}"])
     return str(Path("runs") / re.sub(r"[^\w.\-]+", "_", name))
+
+
+@contextmanager
+def naming_the_file(file: str | Path | None, argv: Sequence[str]) -> Iterator[None]:
+    """Name a YAML file of settings in the complaint about a value that stands in it and in no flag."""
+    try:
+        yield
+    except (ConfigError, DataError, ModelError) as error:
+        content, said = read_yaml(file) if file and "\n" not in str(file) else None, str(error)
+        if not isinstance(content, dict) or str(file) in said:
+            raise
+        given = expand_short_flags(argv)
+        for section, values in content.items():
+            for key, value in values.items() if isinstance(values, dict) else ():
+                flag = f"{section}.{key}"
+                named = re.search(rf"(?<![\w.]){re.escape(flag)}(?![\w.])", said) or (
+                    isinstance(value, str) and repr(value) in said
+                )
+                if named and value_of(f"--{flag}", given) is None:
+                    raise type(error)(f"{file}: {flag}: {said.removeprefix(f'{flag} ')}") from error
+        raise
 
 
 def section_flags(

@@ -7,15 +7,28 @@ import json
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
-from earlybird.cli.options import JSON, SHORT_FLAGS, Flags, Parser, default_out, expand_short_flags, parse_run, value_of
+from earlybird.cli.options import (
+    JSON,
+    SHORT_FLAGS,
+    Flags,
+    Parser,
+    default_out,
+    expand_short_flags,
+    naming_the_file,
+    parse_run,
+    value_of,
+)  # fmt: skip
 from earlybird.errors import ConfigError
 from earlybird.settings.catalog import method_class
 from earlybird.settings.method import NO_TICKET_CURE, EarlyBirdTraining, check_requests, requests_of
 from earlybird.settings.run import CODE_FLAGS, SECTIONS, read_yaml, refuse_unnamed_code
+
+if TYPE_CHECKING:
+    from earlybird.core import Ticket
 
 _TRAIN = (
     "Train a network as an Early-Bird ticket, dense, or by any other method. Give the same command again after a kill: "
@@ -109,18 +122,27 @@ def retrain_command(argv: Sequence[str]) -> None:
     if not (given := value_of("--ticket", arguments)):
         raise ConfigError("--ticket is missing; give the file to cut by, e.g. --ticket runs/s/ticket-p0.5.safetensors")
     from earlybird.core import Ticket
-    from earlybird.runs.run import run
 
     path = Path(given)
     ticket = Ticket.load(path)
-    beside, name = path.parent / "config.yaml", value_of("--method.name", arguments)
-    if beside.is_file() and value_of("--config", arguments) is None:
+    beside = path.parent / "config.yaml"
+    if not beside.is_file() or value_of("--config", arguments) is not None:
+        _retrain(arguments, ticket, path, {})
+        return
+    with naming_the_file(beside, arguments):
         settings = _settings_beside(beside, arguments)
-        arguments = [f"--config={yaml.safe_dump(settings, sort_keys=False)}", *arguments]
-        name = name or settings.get("method", {}).get("name")
+        text = yaml.safe_dump(settings, sort_keys=False)
+        _retrain([f"--config={text}", *arguments], ticket, path, settings.get("method", {}))
+
+
+def _retrain(arguments: list[str], ticket: Ticket, path: Path, method: Mapping[str, Any]) -> None:
+    """Retrain by flags; `method` is that of the search, where they do not name one."""
+    from earlybird.runs.run import run
+
+    name = value_of("--method.name", arguments) or method.get("name")
     takes_ratio = "prune_ratio" in {field.name for field in dataclasses.fields(method_class(name or "early_bird"))}
     if takes_ratio and value_of("--method.prune_ratio", arguments) is None:
-        arguments += ["--method.prune_ratio", str(ticket.prune_ratio)]
+        arguments = [*arguments, "--method.prune_ratio", str(ticket.prune_ratio)]
     config, parsed = parse_run("retrain", _RETRAIN, arguments, _TICKET)
     label = "retrain" if name in (None, "early_bird") else name.rpartition(":")[2]
     out = parsed.out or str(path.parent / f"{label}-p{ticket.prune_ratio:g}")

@@ -18,9 +18,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from earlybird.atomic import write_atomically
+from earlybird.atomic import json_object, read_file, write_atomically
 from earlybird.core.mask import ChannelMask
-from earlybird.errors import TicketError, first_line
+from earlybird.errors import TicketError, first_line, reason
 
 Parsed = TypeVar("Parsed")
 
@@ -66,7 +66,7 @@ class TensorFormat:
         try:
             text = json.dumps(header)
         except (TypeError, ValueError) as error:
-            told = f"the {self.what} cannot be written as JSON ({error}); give plain values in notes"
+            told = f"the {self.what} cannot be written as JSON ({reason(error)}); give plain values in notes"
             raise TicketError(told) from error
         # Cloned one by one: safetensors refuses tensors that share memory.
         alone = {name: x.detach().cpu().clone(memory_format=torch.contiguous_format) for name, x in tensors.items()}
@@ -83,29 +83,31 @@ class TensorFormat:
         if not path.exists():
             raise TicketError(f"{self.what} {path} does not exist; give the path of a {self.give}")
         try:
-            data = path.read_bytes()
+            data = read_file(path)
         except OSError as error:
-            raise TicketError(f"{self.what} {path} cannot be read ({error.strerror}); give a {self.give}") from error
+            raise TicketError(f"{self.what} {path} cannot be read ({reason(error)}); give a {self.give}") from error
         header = self._checked_header(path, data)
         try:
             return parse(header, safetensors.torch.load(data))
         except Exception as error:  # One that was changed and sealed again may hold anything.
-            raise TicketError(f"{self.what} {path} lacks a part ({first_line(error)}); {self.mend}") from error
+            raise TicketError(
+                f"{self.what} {path} is not as it was written ({first_line(error)}); {self.mend}"
+            ) from error
 
     def _checked_header(self, path: Path, data: bytes) -> dict[str, Any]:
         try:
             end = 8 + int.from_bytes(data[:8], "little")
-            metadata = json.loads(data[8:end]).get("__metadata__", {}) if 8 < end <= len(data) else None
-        except (ValueError, AttributeError, RecursionError):
+            metadata = json_object(data[8:end]).get("__metadata__", {}) if 8 < end <= len(data) else None
+        except ValueError:
             metadata = None
         if metadata is None:
             raise TicketError(f"{self.what} {path} is corrupt or no safetensors file; {self.mend}")
         if not isinstance(metadata, dict) or self.key not in metadata:
             raise TicketError(f"{path} is a safetensors file but no {self.what}; give a {self.give}")
         try:
-            header: dict[str, Any] = json.loads(metadata[self.key])
+            header = json_object(metadata[self.key])
             version, digest = header["format_version"], str(header["sha256"])
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+        except (ValueError, AttributeError, KeyError) as error:
             raise TicketError(f"{self.what} {path} is corrupt (its header cannot be read); {self.mend}") from error
         if version != self.version:
             raise TicketError(
@@ -115,6 +117,18 @@ class TensorFormat:
         if hashlib.sha256(data.replace(digest.encode(), _NO_DIGEST, 1)).hexdigest() != digest:
             raise TicketError(f"{self.what} {path} is corrupt (sha256 differs); {self.mend}")
         return header
+
+
+def kept_flags(tensors: Mapping[str, Tensor], name: str) -> Tensor:
+    """Bool tensor of the uint8 tensor of 0 and 1 by which a file has it.
+
+    Raises:
+        KeyError, ValueError: there is none.
+    """
+    flags = tensors[name]
+    if flags.dtype != torch.uint8 or bool((flags > 1).any()):
+        raise ValueError(f"{name!r} has other values than 0 and 1, or another type")
+    return flags.bool()
 
 
 _FILE = TensorFormat("ticket", "earlybird_ticket", 2, "draw it again or restore the file", "ticket.safetensors")
@@ -189,7 +203,7 @@ class Ticket:
         """
 
         def parse(header: dict[str, Any], tensors: dict[str, Tensor]) -> Ticket:
-            mask = ChannelMask({name: tensors[f"mask.{name}"].bool() for name in header["layers"]})
+            mask = ChannelMask({name: kept_flags(tensors, f"mask.{name}") for name in header["layers"]})
             weights = {name.removeprefix("weights."): t for name, t in tensors.items() if name.startswith("weights.")}
             return cls(mask=mask, weights=weights, **_plain_fields(header))
 
@@ -207,4 +221,11 @@ def _plain_fields(header: Mapping[str, Any]) -> dict[str, Any]:
     for f in _plain():
         if not isinstance(values[f.name], _JSON_TYPES[str(f.type)]):
             raise TypeError(f"{f.name} is {values[f.name]!r}")
+        if isinstance(values[f.name], bool) or (isinstance(values[f.name], (int, float)) and values[f.name] < 0):
+            raise ValueError(f"{f.name} is {values[f.name]!r}")
+    shares = [values["prune_ratio"], values["realised_ratio"], *values["distances"]]
+    if not all(type(share) in (int, float) and 0 <= share <= 1 for share in shares):
+        raise ValueError(f"a ratio or a distance is none in [0, 1]: {shares}")
+    if not all(isinstance(flag, str) for flag in values["flags"]):
+        raise TypeError(f"flags is {values['flags']!r}")
     return values | {"distances": tuple(values["distances"]), "flags": tuple(values["flags"])}

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from earlybird.core.criteria import weighted_layers
 from earlybird.core.mask import BoolTensors
-from earlybird.core.ticket import TensorFormat
+from earlybird.core.ticket import TensorFormat, kept_flags
 from earlybird.errors import MaskError, NonFiniteError, require
 
 _FILE = TensorFormat("weight mask", "earlybird_weight_mask", 1, "run the search again", "weight-mask.safetensors")
@@ -86,7 +86,7 @@ class WeightMask(BoolTensors):
         """
 
         def parse(header: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[WeightMask, dict[str, Any]]:
-            mask = cls({name: tensors[f"keep.{name}"].bool() for name in header["parameters"]})
+            mask = cls({name: kept_flags(tensors, f"keep.{name}") for name in header["parameters"]})
             return mask, dict(header["notes"])
 
         return _FILE.load(Path(path), parse)

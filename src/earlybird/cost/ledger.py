@@ -7,6 +7,7 @@ follow from the counted work (`energy.estimate`) and must not be added to what w
 from __future__ import annotations
 
 import math
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
@@ -119,13 +120,19 @@ class PhaseCost:
         require("cost phase", self.phase, self.phase in (*PHASES, TOTAL), f"one of {', '.join(PHASES)}")
         spans = tuple((float(start), float(end)) for start, end in self.spans)  # JSON has lists
         object.__setattr__(self, "spans", spans)
+        if not isinstance(self.energy_method, str) or not isinstance(self.energy_device, str):
+            raise ConfigError(f"energy_method and energy_device of phase {self.phase!r} are no text")
         if not isinstance(self.macs_by_width, Mapping):
             raise ConfigError(f"macs_by_width of phase {self.phase!r} is {self.macs_by_width!r}; give width -> MACs")
         numbers = {name: getattr(self, name) for name in _NUMBERS}
         numbers |= {f"macs_by_width[{width!r}]": macs for width, macs in self.macs_by_width.items()}
         for name, value in numbers.items():
-            if value is not None and not (math.isfinite(value) and value >= 0):
-                raise ConfigError(f"{name} of phase {self.phase!r} is {value}; a cost is finite and not negative")
+            if value is None and name in _NOT_ALWAYS_KNOWN:
+                continue
+            is_whole = name in _WHOLE or name.startswith("macs_by_width")
+            if not isinstance(value, int if is_whole else int | float) or not 0 <= value <= sys.float_info.max:
+                expected = "an integer" if is_whole else "finite"
+                raise ConfigError(f"{name} of phase {self.phase!r} is {value}; a cost is {expected} and not negative")
         share = self.energy_coverage
         require(f"energy_coverage of phase {self.phase!r}", share, share <= 1, "a share in [0, 1]")
         for start, end in self.spans:
@@ -141,6 +148,8 @@ _NUMBERS = (
     "images", "macs", "paper_flops", "wall_seconds", "cpu_seconds", "peak_bytes", "joules", "energy_coverage",
     "traffic_bytes",
 )  # fmt: skip
+_WHOLE = ("images", "macs", "peak_bytes", "traffic_bytes")
+_NOT_ALWAYS_KNOWN = ("paper_flops", "joules", "traffic_bytes")
 
 
 class CostLedger:
@@ -197,11 +206,13 @@ class CostLedger:
         names = {field.name for field in fields(PhaseCost)}
         needed = {f.name for f in fields(PhaseCost) if f.default is MISSING and f.default_factory is MISSING}
         for place, entry in enumerate(state):
+            if not isinstance(entry, Mapping):
+                raise CheckpointError(f"cost entry {place} is {entry!r:.80}; it holds no cost")
             if wrong := (needed - set(entry)) | (set(entry) - names):
                 raise CheckpointError(f"cost entry {place} has missing or unknown fields: {', '.join(sorted(wrong))}")
             try:
                 ledger.add(PhaseCost(**entry))
-            except (ConfigError, TypeError, ValueError) as error:
+            except (ConfigError, TypeError, ValueError, OverflowError) as error:
                 raise CheckpointError(f"cost entry {place} cannot be read: {reason(error)}") from error
         return ledger
 

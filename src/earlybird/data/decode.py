@@ -269,6 +269,18 @@ def _load(folder: Path, name: str) -> DataBundle | None:
             for split in ("train", "test")
         )
         class_names, mean, std = (tuple(meta[key]) for key in ("class_names", "mean", "std"))
+        channels = [train.images.shape[1], test.images.shape[1], len(mean), len(std)]
+        labels = torch.cat([train.labels, test.labels])
+        is_right = (
+            len(set(channels)) == 1
+            and all(isinstance(name, str) for name in class_names)
+            and all(type(number) in (int, float) for number in (*mean, *std))
+            and min(std) > 0
+            and int(labels.min()) >= 0
+            and int(labels.max()) < len(class_names)
+        )
+        if not is_right:
+            raise ValueError("it does not describe its images")
         return SourceSplits(train, test, class_names).bundle(name, train.images.shape[2], (mean, std))
     except Exception:  # NumPy reads a header as Python, and may stumble over a damaged one in any way.
         return None

@@ -7,6 +7,7 @@ offset between the meter's clock and the machine's: give `offset_seconds` where 
 from __future__ import annotations
 
 import csv
+import io
 from array import array
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -19,7 +20,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from earlybird.errors import ConfigError, DataError
+from earlybird.atomic import read_file
+from earlybird.errors import ConfigError, DataError, reason
 
 Floats = npt.NDArray[np.float64]
 Span = tuple[float, float]
@@ -102,7 +104,7 @@ def read_power_log(reading: MeterReading) -> PowerLog:
     if power_unit not in WATTS_PER_UNIT:
         raise ConfigError(f"power_unit (--power-unit) is {power_unit!r}; give one of {', '.join(WATTS_PER_UNIT)}")
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with io.StringIO(read_file(path).decode("utf-8-sig"), newline="") as file:
             line = next((line for line in file if line.strip()), "")
             file.seek(0)
             # A file with semicolons or tabs may hold commas within a header's words.
@@ -112,9 +114,9 @@ def read_power_log(reading: MeterReading) -> PowerLog:
             is_header = time_column is not None or all(_moment(cell) is None for cell in first)
             times, watts = _samples(path, rows, [] if is_header else [first], places)
     except OSError as error:
-        raise DataError(f"power log {path} cannot be read: {error.strerror}; give the meter's CSV file") from error
+        raise DataError(f"power log {path} cannot be read: {reason(error)}; give the meter's CSV file") from error
     except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"power log {path} is not a CSV file in UTF-8: {error}; export it as such") from error
+        raise DataError(f"power log {path} is not a CSV file in UTF-8: {reason(error)}; export it as such") from error
     time_at, power_at = (f"{place + 1} ({first[place]!r})" if is_header else f"{place + 1}" for place in places)
     columns = f"time in column {time_at}, power in column {power_at}, in {power_unit}"
     moments, starts = np.unique(times + reading.offset_seconds, return_index=True)
@@ -183,7 +185,7 @@ def _places(path: Path, first: list[str], time_column: str | None, power_column:
     """Places of time and power in a row; `first` is the file's first row, [] of an empty file."""
     if not first:
         raise DataError(f"power log {path} is empty; give a CSV with a time and a power column")
-    there = f"the file has {', '.join(map(repr, first))}"
+    there = f"the file has {', '.join(map(repr, first)):.200}"
     if time_column is None and power_column is None and len(first) == 2:
         return 0, 1
     if time_column is None or power_column is None:

@@ -6,14 +6,16 @@ where the paper found it; real ones differ. What runs share is counted once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 from torch import nn
 
 from earlybird.cost import MethodPlan, PlannedData, Schedule, Stage, Work, steps_that_buy
 from earlybird.data import DataBundle
+from earlybird.errors import RunFolderError
 from earlybird.forecast.calibration import SECONDS, Calibration, Network, calibrate, recorded
 from earlybird.forecast.run import UNIFORM, Scenario, cost_of, networks_of
 from earlybird.grids.grid import RunNode
@@ -22,7 +24,7 @@ from earlybird.grids.sweep import Sweep
 from earlybird.methods.early_bird import planned_draw
 from earlybird.methods.pipeline import plan_method
 from earlybird.runs.folder import NetworkSpec
-from earlybird.runs.record_file import RECORD_NAME, Record, finished_record, load_records
+from earlybird.runs.record_file import Record, finished_record, load_records
 from earlybird.runs.run import resolve_augment
 from earlybird.settings.method import EarlyBirdTraining, Method
 from earlybird.settings.run import RunConfig
@@ -61,7 +63,9 @@ def forecast_grid(sweep: Sweep, spec: NetworkSpec, bundle: DataBundle) -> GridFo
     if not left:
         return None
     ratios = sorted({node.prune_ratio for node in left if node.prune_ratio is not None}) or [0.5]
-    records = load_records([sweep.root]) if next(sweep.root.rglob(RECORD_NAME), None) else []
+    records: list[Record] = []
+    with suppress(RunFolderError):  # None is there, or none can be read.
+        records = load_records([sweep.root])
     seconds = SECONDS / len(ratios)
     measured = {ratio: _measured(config, spec, bundle, ratio, records, seconds) for ratio in ratios}
     slim_costs = {scenario: full.slim for scenario, full, _ in measured.values()}
@@ -120,7 +124,9 @@ def ticket_places(sweep: Sweep) -> dict[tuple[float, int], float]:
     places = {}
     for node in sweep.nodes:
         if node.label == EarlyBirdTraining.name and node.kind == "run" and node.prune_ratio is not None:
-            ticket = (finished_record(sweep.root / node.id) or {}).get("ticket") or {}
+            ticket: Mapping[str, Any] = {}
+            with suppress(RunFolderError):  # One that cannot be read says nothing.
+                ticket = (finished_record(sweep.root / node.id) or {}).get("ticket") or {}
             if (share := ticket.get("fraction_of_schedule")) is not None:
                 places[node.prune_ratio, node.seed] = float(share)
     return places

@@ -7,6 +7,7 @@ removed first, and the cheapest, by their cost at full width. A ranking that emp
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from earlybird.core import STOP_RULES, ChannelGroups, ChannelMask, PolicyChoice,
 from earlybird.cost import ModelCost, PlannedData, Schedule, count_cost_and_traffic, layer_macs
 from earlybird.data.images import DataSizes
 from earlybird.errors import ConfigError, RunFolderError, SlimError, require
+from earlybird.methods.retrain import check_notes
 from earlybird.models.model_file import DESCRIPTION
 from earlybird.runs.folder import NetworkSpec, load_network
 from earlybird.runs.record_file import record_of
@@ -151,7 +153,7 @@ def _network_of_run(
         said = f"drew no ticket (method {record['config']['method']['name']}), so it has no slim widths"
         raise RunFolderError(f"run {folder} {said}; give the run of a ticket, or --widths uniform")
     ratio = (record.get("ticket") or {}).get("realised_ratio")
-    if (folder / DESCRIPTION).is_file():
+    if os.path.lexists(folder / DESCRIPTION):
         model, spec = load_network(folder, trusted=(scenario.spec.name,))  # the user has named it
         if spec != scenario.spec:
             theirs, ours = asdict(spec), asdict(scenario.spec)
@@ -208,7 +210,8 @@ def drawn_by(path: str) -> Drawn:
         return Drawn(ticket.get("epoch"), ticket.get("total_epochs"), ticket.get("prune_ratio"))
     loaded = Ticket.load(place)
     notes: Mapping[str, Any] = loaded.notes
-    if not {"step", "steps_per_epoch", "total_steps"} <= set(notes):
+    if not {"step", "steps_per_epoch", "total_steps", "journal"} <= set(notes):
         return Drawn(None, None, loaded.prune_ratio)
+    check_notes(loaded)
     per_epoch = notes["steps_per_epoch"]
     return Drawn(notes["step"] / per_epoch, notes["total_steps"] / per_epoch, loaded.prune_ratio)

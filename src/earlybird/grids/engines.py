@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from earlybird.errors import ConfigError, SweepError, first_line, one_line, require
+from earlybird.errors import ConfigError, SweepError, first_line, one_line, reason, require
 from earlybird.grids.grid import RunNode
 from earlybird.grids.run_node import fail
 from earlybird.grids.sweep import SECONDS_BETWEEN_LOOKS, Sweep, attempt, read_grid
@@ -157,7 +157,9 @@ def _started(address: str | None) -> Any:
         if colon and port.isdecimal() and "/" not in host:  # Where nobody listens Ray would end the whole process.
             socket.create_connection((host, int(port)), timeout=_SECONDS_TO_CONNECT).close()
     except OSError as error:
-        raise ConfigError(f"--ray-address {address!r} cannot be joined ({error}); start a cluster there") from error
+        raise ConfigError(
+            f"--ray-address {address!r} cannot be joined ({reason(error)}); start a cluster there"
+        ) from error
     try:
         ray.init(address=address or "local", include_dashboard=False if address is None else None, log_to_driver=False)
     except Exception as error:

@@ -73,7 +73,9 @@ class Grid:
     def from_dict(cls, plain: Mapping[str, Any]) -> Grid:
         """The grid whose `dataclasses.asdict` went through JSON."""
         blocks = tuple(Block(tuple(b["methods"]), tuple(b["ratios"]), tuple(b["seeds"])) for b in plain["blocks"])
-        return cls(plain["settings"], blocks, plain["method_settings"], tuple(plain["equal_cost"]))
+        settings = {name: section or {} for name, section in plain["settings"].items()}
+        RunConfig.from_dict({name: dict(section) for name, section in settings.items()})  # which refuses wrong values
+        return cls(settings, blocks, plain["method_settings"], tuple(plain["equal_cost"]))
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from earlybird.atomic import file_lock, named_errors, write_atomically
-from earlybird.errors import ConfigError, EarlyBirdError, MethodError, SweepError
+from earlybird.atomic import file_lock, json_object, named_errors, read_file, write_atomically
+from earlybird.errors import ConfigError, EarlyBirdError, MethodError, SweepError, one_line, reason
 from earlybird.grids.grid import RunNode
 from earlybird.methods.pipeline import plan_method
 from earlybird.runs.folder import SEARCH_NAME, read_search
@@ -46,12 +46,12 @@ def failure_of(root: Path, node: RunNode) -> dict[str, Any] | None:
     """Content of `failed.json`: `error` in one line, `kind`, `traceback`, `token`; None if nothing failed."""
     path = _failure_file(root, node)
     try:
-        found = json.loads(path.read_text())
+        found = json_object(read_file(path))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict) or not isinstance(found.get("time", 0.0), (int, float)):
+    except (OSError, ValueError):
+        found = {"time": None}
+    if not isinstance(found.get("time", 0.0), (int, float)):
         return {"error": f"{path} cannot be read", "kind": "unknown", "traceback": "", "token": ""}
     return found
 
@@ -180,9 +180,8 @@ def _macs_per_epoch(config: RunConfig, record: Mapping[str, Any]) -> float:
 
 def fail(root: Path, node: RunNode, token: str, error: Exception, **more: Any) -> None:
     """Write down why a node failed, and log that it did, with more facts for the log."""
-    said = str(error) if isinstance(error, EarlyBirdError) else f"{type(error).__name__}: {error}"
     failure = {
-        "error": " ".join(said.split()),
+        "error": reason(error) if isinstance(error, EarlyBirdError) else one_line(error),
         "kind": type(error).__name__,
         "traceback": "".join(traceback.format_exception(error)),
         "token": token,
@@ -216,9 +215,9 @@ def events_since(root: Path, position: int) -> tuple[list[dict[str, Any]], int]:
 
 
 def _event_in(line: bytes) -> dict[str, Any] | None:
-    with suppress(ValueError, RecursionError):
-        event = json.loads(line)
-        if isinstance(event, dict) and isinstance(event.get("node"), str) and isinstance(event.get("event"), str):
+    with suppress(ValueError):
+        event = json_object(line)
+        if isinstance(event.get("node"), str) and isinstance(event.get("event"), str):
             return event
     return None
 

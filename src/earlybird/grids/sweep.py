@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from earlybird.atomic import file_lock, write_atomically
+from earlybird.atomic import file_lock, read_file, write_atomically
 from earlybird.errors import ConfigError, MethodError, SweepError, reason
 from earlybird.grids.grid import Grid, RunNode, merged, nodes_of, parse_method
 from earlybird.grids.run_node import ENDS, LOCKS_NAME, State, error_of, execute, fail, failure_of, node_lock
@@ -137,11 +137,11 @@ def read_grid(root: Path) -> Grid:
     """
     path = root / GRID_NAME
     try:
-        return Grid.from_dict(parse(path.read_bytes(), "grid"))
+        return Grid.from_dict(parse(read_file(path), "grid"))
     except FileNotFoundError as error:
         told = f"{root} holds no comparison (no {GRID_NAME}); give --methods, --ratios and --seeds"
         raise SweepError(told) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, ConfigError) as error:
         raise SweepError(f"{path} is corrupt ({reason(error)}); remove it and give the same command again") from error
 
 

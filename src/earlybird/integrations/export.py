@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from earlybird.copying import copied
-from earlybird.errors import ModelError, one_line
+from earlybird.errors import ModelError, one_line, reason
 
 # What two runtimes may differ by, relative to the largest output.
 TOLERANCE = 1e-4
@@ -37,7 +37,7 @@ def export_onnx(model: nn.Module, example_input: Tensor, path: Path) -> float:
         import onnxruntime
         import onnxscript  # noqa: F401
     except ImportError as error:
-        told = f"ONNX needs more packages ({error}); install them with pip install 'earlybird[export]'"
+        told = f"ONNX needs more packages ({reason(error)}); install them with pip install 'earlybird[export]'"
         raise ModelError(told) from error
 
     def write(source: nn.Module, temporary: Path) -> None:

@@ -140,13 +140,28 @@ def check_notes(ticket: Ticket) -> None:
     """Raise unless the ticket says where it stood in its schedule and what it had cost.
 
     Raises:
-        TicketError: it was drawn in another loop, which noted nothing of that.
+        TicketError: it was drawn in another loop, which noted nothing of that, or its notes were changed.
     """
     needed = ("step", "draw_steps", "total_steps", "steps_per_epoch", "journal")
     if missing := [key for key in needed if key not in ticket.notes]:
         told = f"the ticket does not say {', '.join(missing)}: no search of ours drew it"
         cure = "give one that `earlybird search` or `earlybird train` wrote"
         raise TicketError(f"{told}; {cure}, or cut with earlybird.slim in your own loop")
+    notes, seconds = ticket.notes, ticket.notes.get("draw_seconds", [0.0, 0.0])
+    steps = [notes["step"], notes["steps_per_epoch"], notes["total_steps"]]
+    fits = {
+        "its steps": _are_numbers(steps, int) and steps[0] <= steps[2] and steps[1] > 0,
+        "draw_steps": _are_numbers(notes["draw_steps"], int),
+        "draw_seconds": _are_numbers(seconds, float) and len(seconds) == 2,
+        "journal": isinstance(notes["journal"], dict),
+    }
+    if wrong := [name for name, is_right in fits.items() if not is_right]:
+        raise TicketError(f"the ticket's notes were changed ({wrong[0]}); draw it again or restore the file")
+
+
+def _are_numbers(values: Any, kind: type) -> bool:
+    kinds = (int,) if kind is int else (int, float)
+    return isinstance(values, list) and all(type(value) in kinds and value >= 0 for value in values)
 
 
 def refuse_foreign_ticket(ticket: Ticket, method: str) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from earlybird.errors import ModelError, did_you_mean, one_line
+from earlybird.errors import ModelError, did_you_mean, one_line, reason
 from earlybird.models.cifar import BLOCKS_PER_STAGE, CONVS_PER_STAGE, VGG, PreResNet, ResNet
 from earlybird.user_code import find_callable, is_code
 
@@ -119,7 +119,7 @@ def _build_from_library(full_name: str, num_classes: int, in_channels: int, widt
             home = import_module("timm")
         except ImportError as error:
             raise ModelError(
-                f"{full_name} needs the package timm ({error}); install it with pip install 'earlybird[timm]'"
+                f"{full_name} needs the package timm ({reason(error)}); install it with pip install 'earlybird[timm]'"
             ) from error
         build = partial(home.create_model, name, pretrained=False, in_chans=in_channels)
         names: Callable[[], list[str]] = home.list_models

@@ -8,7 +8,6 @@ runs only if the user names it again: a file's word is not enough.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 import earlybird
-from earlybird.atomic import SEAL, sealed_json, unsealed_json, write_atomically
+from earlybird.atomic import SEAL, json_object, read_file, sealed_json, unsealed_json, write_atomically
 from earlybird.copying import full_name
 from earlybird.core import ChannelMask
 from earlybird.errors import CheckpointError, ConfigError, SlimError, reason, require_type
@@ -87,7 +86,9 @@ def save(
     try:
         text = sealed_json(description)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"kwargs of the factory cannot be written as JSON ({error}); give plain values") from error
+        raise ConfigError(
+            f"kwargs of the factory cannot be written as JSON ({reason(error)}); give plain values"
+        ) from error
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / TENSORS, data)
@@ -125,6 +126,8 @@ def load(folder: str | Path, *, into: nn.Module | None = None, factory: Factory 
         match_dtypes_(model, tensors)
         reshape_(model, description["layers"], tensors)
         model.load_state_dict(tensors, assign=any(parameter.is_meta for parameter in model.parameters()))
+    except SlimError as error:
+        raise SlimError(f"{folder / DESCRIPTION}: {error}") from error
     except _MEDDLED as error:
         told = f"{folder / DESCRIPTION} and {TENSORS} describe no network ({reason(error)[:300]})"
         raise CheckpointError(f"{told}; restore them or save again") from error
@@ -157,15 +160,15 @@ def read_description(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist; give a folder that holds {TENSORS} and {DESCRIPTION}")
     try:
-        description = json.loads(path.read_bytes())
+        description = json_object(data := read_file(path))
         version = description["format_version"]
         if version == FORMAT_VERSION:
-            return unsealed_json(path.read_bytes())
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+            return unsealed_json(data)
+    except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path} is corrupt ({reason(error)}); restore the file or save again") from error
     # Version 2 had no seal; a file that has one was changed.
     if version != _UNSEALED_VERSION or SEAL in description:
-        raise CheckpointError(f"{path} has format version {version}, this version reads {FORMAT_VERSION}; save again")
+        raise CheckpointError(f"{path} has format version {version!r}, this version reads {FORMAT_VERSION}; save again")
     return dict(description)
 
 
@@ -266,10 +269,16 @@ def reshape_(model: nn.Module, sizes: Sizes, tensors: Mapping[str, Tensor]) -> N
 
 
 def match_dtypes_(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Give each parameter and buffer the dtype of its stored tensor; tensors that are shared stay shared."""
+    """Give each parameter and buffer the dtype of its stored tensor; tensors that are shared stay shared.
+
+    Raises:
+        SlimError: one is of whole numbers and the other is not.
+    """
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         stored = tensors.get(name)
         if stored is not None and stored.dtype != tensor.dtype:
+            if stored.is_floating_point() != tensor.is_floating_point():
+                raise SlimError(f"tensor {name!r} is {stored.dtype} in the file, {tensor.dtype} in this network")
             tensor.data = tensor.data.to(stored.dtype)
 
 
@@ -309,10 +318,12 @@ def _resize_(module: nn.Module, path: str, size: dict[str, Any], tensors: Mappin
         for name, tensor in own_tensors.items():
             stored = tensors.get(full_name(path, name))
             if tensor is not None and stored is not None and name != "index":
-                wanted = kind.weight_shape(module) if name == "weight" else ()  # Kernels are compared on loading.
-                if tuple(stored.shape[: len(wanted)]) != wanted:
+                # Kernels are compared on loading; all else has a place for each output.
+                wanted = kind.weight_shape(module) if name == "weight" else (int(getattr(module, kind.outputs)),)
+                wanted = wanted if tensor.dim() else ()
+                if tuple(stored.shape[: len(wanted)]) != wanted or stored.dim() != tensor.dim():
                     found = list(stored.shape)
-                    raise SlimError(f"layer {path!r}: its weight has shape {found}, its sizes say {list(wanted)}")
+                    raise SlimError(f"layer {path!r}: its {name} has shape {found}, its sizes say {list(wanted)}")
                 _replace_tensor_(own_tensors, name, tensor, stored)
     if selects:
         _let_select_(module, path, numbers, tensors.get(f"{path}.index"), wide)

@@ -20,7 +20,7 @@ import torch
 import yaml
 from torch import nn
 
-from earlybird.atomic import file_lock, named_errors, write_atomically
+from earlybird.atomic import file_lock, named_errors, read_file, write_atomically
 from earlybird.core import ChannelMask
 from earlybird.errors import CheckpointError, ConfigError, MethodError, ModelError, RunFolderError, first_line, reason
 from earlybird.methods.task import DenseRun
@@ -189,7 +189,7 @@ class RunFolder:
             stored = read_yaml(path)
         except ConfigError as error:
             raise RunFolderError(f"{path} is corrupt ({error}); restore it or give another --out") from error
-        if not isinstance(stored, dict):
+        if not isinstance(stored, dict) or not stored or not all(isinstance(s, dict | None) for s in stored.values()):
             raise RunFolderError(f"{path} is corrupt (it holds no settings); restore it or give another --out")
         resolved = stored.get("resolved") or {}
         kinds = {"precision": str, "run_id": str, "earlier": list}
@@ -246,11 +246,11 @@ def read_search(folder: Path) -> dict[str, Any]:
         RunFolderError: there is none, or it cannot be read.
     """
     path = folder / SEARCH_NAME
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise RunFolderError(f"{folder} holds no finished search (no {path.name}); finish it first")
     try:
-        summary = parse(path.read_bytes(), "search")
-    except ValueError as error:
+        summary = parse(read_file(path), "search")
+    except (OSError, ValueError) as error:
         raise RunFolderError(f"{path} is corrupt ({reason(error)}); remove it to finish the search again") from error
     # Searches of older versions drew by the rule alone.
     summary.setdefault("tickets", [[ratio, "rule"] for ratio in summary.get("ratios", [])])
@@ -323,9 +323,17 @@ def load_network(folder: Path, *, trusted: Collection[str] = ()) -> tuple[nn.Mod
     try:
         spec = NetworkSpec(name=description["factory"], **description["kwargs"])
     except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} describes no network of a run ({error}); restore it or run again") from error
+        raise CheckpointError(
+            f"{path} describes no network of a run ({reason(error)}); restore it or run again"
+        ) from error
     refuse_unnamed_code("--model", spec.name, trusted)
-    return load(folder, factory=spec.name), spec
+    model = load(folder, factory=spec.name)
+    try:
+        spec.check(model)
+    except ModelError as error:
+        told = f"{path} and the tensors beside it make no network that takes its images"
+        raise CheckpointError(f"{told} ({reason(error)[:200]}); restore them or run again") from error
+    return model, spec
 
 
 def load_dense_run(folder: Path, config: RunConfig, precision: str) -> DenseRun:

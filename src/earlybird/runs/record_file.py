@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from earlybird.atomic import write_atomically
+from earlybird.atomic import read_file, write_atomically
 from earlybird.errors import RunFolderError, reason
 from earlybird.runs.schema import parse
 
@@ -31,7 +32,7 @@ def read_record(path: str | Path) -> Record:
     """
     path = Path(path)
     try:
-        return parse(path.read_bytes(), "record", SCHEMA_VERSION)
+        return parse(read_file(path), "record", SCHEMA_VERSION)
     except (OSError, ValueError) as error:
         cure = "remove it and give the run's command again"
         raise RunFolderError(f"cannot read record '{path}': {reason(error)}; {cure}") from error
@@ -44,7 +45,7 @@ def finished_record(folder: Path) -> Record | None:
         RunFolderError: there is one and it cannot be read.
     """
     path = folder / RECORD_NAME
-    return read_record(path) if path.is_file() else None
+    return read_record(path) if os.path.lexists(path) else None
 
 
 def record_of(folder: Path) -> Record:

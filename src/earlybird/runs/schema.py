@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from functools import cache
 from importlib.resources import files
-from typing import Any, NoReturn
+from typing import Any
+
+from earlybird.atomic import json_object
 
 _LONGEST = 160
 _PARTS = (("correct", "samples"), ("kept", "weights"), ("kept", "dense"), ("epoch", "total_epochs"))
@@ -20,12 +22,7 @@ def parse(text: str | bytes, schema: str, version: int | None = None) -> dict[st
     Raises:
         ValueError: it is no strict JSON object, or not as the schema wants it; one line with the place.
     """
-    try:
-        values = json.loads(text, parse_constant=_refuse)
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"it holds a {type(values).__name__}, not an object")
+    values = json_object(text)
     if version is not None and values.get("schema_version") != version:
         raise ValueError(f"it has schema_version {values.get('schema_version')!r}; this version reads {version}")
     check(values, schema)
@@ -51,6 +48,12 @@ def check(values: dict[str, Any], schema: str) -> None:
 def _check_parts(record: dict[str, Any]) -> None:
     """Raise `ValueError` where a part of a record is more than its whole, which no schema can say."""
     places = {name: record.get(name) or {} for name in ("test", "uncut_test", "weight_mask", "ticket")}
+    cost = record["cost"]
+    for name, phase in cost["phases"].items():
+        for part in ("images", "macs"):
+            if phase[part] > cost["total"][part]:
+                told = f"is more than cost.total.{part}, {cost['total'][part]}"
+                raise ValueError(f"cost.phases.{name}.{part}: {phase[part]} {told}")
     places |= {f"layers[{i}]": layer for i, layer in enumerate(record.get("layers") or ())}
     for place, found in places.items():
         for part, whole in _PARTS:
@@ -64,7 +67,3 @@ def _validator(schema: str) -> Any:
 
     text = files("earlybird.runs").joinpath(f"{schema}.schema.json").read_text(encoding="utf-8")
     return Draft202012Validator(json.loads(text))
-
-
-def _refuse(name: str) -> NoReturn:
-    raise ValueError(f"it holds {name}, which is no number")

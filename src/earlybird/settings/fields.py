@@ -6,7 +6,7 @@ One place for the words, so that a wrong value reads the same in Python, in YAML
 from __future__ import annotations
 
 import dataclasses
-import math
+import sys
 import types
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -64,7 +64,7 @@ def lies_within(value: float, within: str) -> bool:
         >>> lies_within(1, "[0, 1)"), lies_within(1, ">= 1"), lies_within(float("inf"), "> 0")
         (False, True, False)
     """
-    if not math.isfinite(value):
+    if not abs(value) <= sys.float_info.max:  # Integers may be too large for a float.
         return False
     if within.startswith(">"):
         sign, bound = within.split()

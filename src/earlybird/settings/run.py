@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, Literal
 
 import yaml
 
+from earlybird.atomic import read_file
 from earlybird.errors import ConfigError, did_you_mean, one_line, require
 from earlybird.settings.catalog import method_class, name_of, preset_settings
 from earlybird.settings.fields import check_ranges, check_settings, setting
@@ -147,14 +149,31 @@ def read_yaml(file: str | Path) -> Any:
     """
     is_text = "\n" in str(file)
     try:
-        return yaml.safe_load(str(file) if is_text else Path(file).read_text())
+        content = yaml.load(str(file) if is_text else read_file(Path(file)).decode("utf-8-sig"), _UniqueKeys)
+        json.dumps(content, default=str, skipkeys=True)  # which refuses what contains itself
+        return content
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         mark, why = (
             getattr(error, "problem_mark", None),
             getattr(error, "problem", None) or getattr(error, "strerror", None),
         )
         place = ("the YAML text" if is_text else str(file)) + (f", line {mark.line + 1}," if mark else "")
-        raise ConfigError(f"{place} cannot be read ({why or one_line(error)}); mend it or give another file") from error
+        raise ConfigError(
+            f"{place} cannot be read ({why or one_line(error).partition('; use sys')[0]}); mend it or give another file"
+        ) from error
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML in which no key stands twice: the first value would be lost without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Mapping of a node, its keys once each."""
+        keys = set()
+        for key, _ in node.value:
+            if key.value in keys and isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} stands twice", key.start_mark)
+            keys.add(str(key.value))
+        return super().construct_mapping(node, deep)
 
 
 def refuse_unnamed_code(flag: str, name: str, trusted: Collection[str]) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from earlybird.atomic import write_atomically
+from earlybird.atomic import json_object, read_file, write_atomically
 from earlybird.errors import CheckpointError, first_line
 
 FORMAT_VERSION = 1
@@ -132,15 +132,13 @@ class Checkpoints:
         manifest_path = self.folder / f"{number:08d}.json"
         if not manifest_path.is_file():
             raise ValueError("never finished: it has no manifest")
-        manifest = json.loads(manifest_path.read_bytes())
-        if not isinstance(manifest, dict):
-            raise ValueError("its manifest is no object")
+        manifest = json_object(read_file(manifest_path))
         if (version := manifest["format_version"]) != FORMAT_VERSION:
             told = f"has format version {version}, this version reads {FORMAT_VERSION}"
             raise CheckpointError(f"checkpoint {manifest_path} {told}; finish the run with the version that began it")
         # Older versions did not say whose it is.
         self._refuse_another_run(manifest_path, manifest.get("run", self.run))
-        data = (self.folder / f"{number:08d}.pt").read_bytes()
+        data = read_file(self.folder / f"{number:08d}.pt")
         if hashlib.sha256(data).hexdigest() != manifest["sha256"]:
             raise ValueError("sha256 differs from its manifest")
         # weights_only: tensors and plain values; a pickle that wants to run code is an UnpicklingError.

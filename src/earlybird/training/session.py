@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 import threading
@@ -15,7 +16,7 @@ from typing import Any, TextIO
 from earlybird.cost import CostLedger, PhaseMeter, PlannedData
 from earlybird.data import Batches
 from earlybird.energy import EnergyCounter, NoCounter
-from earlybird.errors import Terminated
+from earlybird.errors import CheckpointError, Terminated
 from earlybird.settings.run import TrainingSettings
 from earlybird.training.checkpoint import Checkpoints
 from earlybird.training.compute import Compute
@@ -45,10 +46,25 @@ class Journal:
         return {"rows": self.rows, "ledger": self.ledger.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a state; rows written after it are gone."""
-        self.rows = list(state["rows"])
-        self.ledger = CostLedger.from_state(state["ledger"])
+        """Restore a state; rows written after it are gone.
+
+        Raises:
+            CheckpointError: it holds something else than rows and costs.
+        """
+        rows, ledger = state.get("rows"), state.get("ledger")
+        if not isinstance(rows, list) or not isinstance(ledger, list) or not all(map(_is_row, rows)):
+            raise CheckpointError("the journal of rows and costs was changed; restore the file or start again")
+        self.rows = list(rows)
+        self.ledger = CostLedger.from_state(ledger)
         self._on_change(self.rows)
+
+
+def _is_row(row: Any) -> bool:
+    """Tell whether a value is an epoch's metrics: a phase, and numbers of 0 or more."""
+    if not isinstance(row, dict) or not isinstance(row.get("phase"), str) or row.get("epoch") is None:
+        return False
+    numbers = [value for key, value in row.items() if key != "phase" and value is not None]
+    return all(type(number) in (int, float) and 0 <= number < math.inf for number in numbers)
 
 
 class Progress:
