@@ -92,6 +92,25 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
     return clock
 
 
+@pytest.fixture
+def allocated() -> Any:
+    """Counts, entered as a context, the `bytes` of all tensors made inside, other than on `meta`."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Allocated(TorchDispatchMode):
+        bytes = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            out = func(*args, **(kwargs or {}))
+            for tensor in out if isinstance(out, (tuple, list)) else [out]:
+                if isinstance(tensor, torch.Tensor) and not tensor.is_meta:
+                    self.bytes += tensor.nbytes
+            return out
+
+    return Allocated()
+
+
 @pytest.fixture(scope="session")
 def costs_counted_once() -> Iterator[None]:
     """The cost of a network is counted once, and not again in each of the hundreds of runs of the same one.
@@ -229,7 +248,6 @@ def _alone(said: Path, function: Callable[..., Any], *arguments: Any) -> None:
     import torch
 
     torch.set_num_threads(1)
-    with open(said, "a") as file:
-        os.dup2(file.fileno(), 2)
-        sys.stderr = file
-        sys.exit(function(*arguments))
+    sys.stderr = open(said, "a")  # noqa: SIM115  # A traceback is written after this has ended.
+    os.dup2(sys.stderr.fileno(), 2)
+    sys.exit(function(*arguments))

@@ -18,6 +18,8 @@ from typing import Any, NoReturn
 from earlybird.errors import RunFolderError
 
 SEAL = "seal"
+# Temporary files of writes that go on; a process that must end at once removes them.
+UNFINISHED: set[Path] = set()
 
 
 def write_atomically(path: Path, data: bytes | memoryview) -> None:
@@ -28,6 +30,7 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
     """
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     with named_errors(path):
+        UNFINISHED.add(temporary)
         try:
             with open(temporary, "wb") as file:
                 file.write(data)
@@ -36,6 +39,7 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+            UNFINISHED.discard(temporary)
 
 
 def read_file(path: Path) -> bytes:

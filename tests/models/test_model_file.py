@@ -9,6 +9,7 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import safetensors.torch
@@ -20,7 +21,7 @@ from earlybird.atomic import sealed_json, unsealed_json
 from earlybird.core import ChannelMask
 from earlybird.errors import CheckpointError, ConfigError, EarlyBirdError, ModelError, SlimError
 from earlybird.models import build_model
-from earlybird.models.model_file import _Bounded
+from earlybird.models.catalog import Watched, build_named, unmade
 from earlybird.slimming import channel_groups, slim
 
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
@@ -251,17 +252,68 @@ def test_a_factory_that_is_none_or_huge_is_refused(factory, kwargs, error, messa
         earlybird.load(tmp_path)
 
 
-def test_a_huge_timm_network_of_a_small_file_is_refused_before_it_is_made(tmp_path: Path):
-    pytest.importorskip("timm")
-    earlybird.save(nn.Linear(2, 2), tmp_path, factory="timm:vit_giant_patch14_224", kwargs={"num_classes": 10})
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(EarlyBirdError, match="more than 60000 numbers; such a cut is not believed"):
-        earlybird.load(tmp_path)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400_000  # its weights are 4 GB
+def huge(num_classes: int = 10, reads: bool = False, size: int = 2000) -> nn.Module:
+    """160 MB of weights, as a library builds them."""
+    depths = [rate.item() for rate in torch.linspace(0, 0.1, 10)]
+    layers = [nn.Linear(size, size) for _ in depths]
+    if reads and layers[0].weight.detach().sum().item() > 1e9:
+        raise ValueError
+    return nn.Sequential(*layers, nn.Linear(size, num_classes))
+
+
+@pytest.fixture
+def fake_timm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module of that name with one network."""
+    fake = SimpleNamespace(
+        create_model=lambda name, pretrained, in_chans, num_classes: huge(num_classes),
+        list_models=lambda: ["huge"],
+        is_model=lambda name: name == "huge",
+    )
+    monkeypatch.setitem(sys.modules, "timm", fake)
+
+
+@pytest.mark.parametrize(
+    ("factory", "kwargs", "named"),
+    [
+        ("vgg16", {"width": 4.0}, None),
+        ("torchvision:vgg16", {}, None),
+        ("torchvision:vit_l_16", {}, None),
+        ("timm:huge", {}, None),
+        (f"{__file__}:huge", {}, f"{__file__}:huge"),
+        (huge, {}, huge),
+    ],
+)
+def test_what_a_small_file_promises_is_compared_before_it_is_made(
+    factory, kwargs, named, fake_timm, allocated, tmp_path: Path
+):
+    kwargs = {"num_classes": 10, **kwargs}
+    earlybird.save(nn.Linear(200, 200), tmp_path, factory=factory, kwargs=kwargs)
+    dense = unmade(lambda: named(**kwargs) if callable(named) else build_named(factory, kwargs))
+    promised = sum(4 * parameter.numel() for parameter in dense.parameters())
+    with allocated, pytest.raises(EarlyBirdError, match=r"is a \w+ here and 'linear' in the file") as refused:
+        earlybird.load(tmp_path, factory=named)
+    assert "\n" not in str(refused.value)
+    assert allocated.bytes < promised / 100
+
+
+def test_a_network_that_reads_its_weights_while_it_is_built_is_made_up_to_what_is_believed(allocated, tmp_path: Path):
+    earlybird.save(nn.Linear(2, 2), tmp_path, factory=huge, kwargs={"reads": True})
+    with allocated, pytest.raises(EarlyBirdError, match="more than 60000 numbers; such a cut is not"):
+        earlybird.load(tmp_path, factory=huge)
+    assert allocated.bytes < 10_000
+
+
+def test_libraries_and_own_code_come_back_as_they_were_saved(fake_timm, tmp_path: Path):
+    for number, (factory, kwargs) in enumerate([("torchvision:squeezenet1_1", {}), (huge, {"reads": True, "size": 9})]):
+        model = huge(7, size=9) if callable(factory) else build_named(factory, {"num_classes": 7})
+        earlybird.save(model, tmp_path / str(number), factory=factory, kwargs={"num_classes": 7, **kwargs})
+        loaded = earlybird.load(tmp_path / str(number), factory=factory if callable(factory) else None)
+        assert all(torch.equal(loaded.state_dict()[name], tensor) for name, tensor in model.state_dict().items())
+        assert not any(tensor.is_meta for tensor in loaded.state_dict().values())
 
 
 def test_no_tensor_is_made_beyond_the_numbers_that_are_believed():
-    with pytest.raises(CheckpointError, match="more than 1000 numbers"), _Bounded(1000):
+    with pytest.raises(ModelError, match="more than 1000 numbers"), Watched(1000):
         nn.Sequential(nn.Linear(9, 9), nn.Conv2d(10**5, 10**5, 3))  # 360 GB
 
 

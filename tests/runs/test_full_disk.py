@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 import earlybird
@@ -24,6 +26,7 @@ from earlybird.errors import EarlyBirdError
 from earlybird.grids.grid import Block, Grid
 from earlybird.grids.run_node import fail
 from earlybird.grids.sweep import open_sweep
+from earlybird.integrations.export import export_onnx, export_pt2
 from earlybird.report.plots import figure_file
 from earlybird.runs.folder import RunFolder
 from earlybird.runs.record_file import write_record
@@ -74,6 +77,12 @@ def _failure(path: Path) -> None:
     fail(sweep.root, sweep.nodes[0], "a", ValueError("x" * 9000))
 
 
+def _grid(path: Path) -> None:
+    root, settings = path / "grid", {"training": {"epochs": 1}, "data": {"root": "x" * 9000}}
+    methods = ("early_bird", "dense") if (root / "grid.json").is_file() else ("early_bird",)
+    open_sweep(root, Grid(settings, (Block(methods, (0.3,), (0,)),)), "a")
+
+
 WRITERS: dict[str, Callable[[Path], object]] = {
     "file": lambda path: write_atomically(path / "file", bytes(9000)),
     "ticket.safetensors": _ticket,
@@ -83,6 +92,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "config.yaml": lambda path: RunFolder(path).write_config(RunConfig.from_dict({}), {"x": "x" * 9000}),
     "figure.svg": _figure,
     "failed.json": _failure,
+    "grid.json": _grid,
 }
 
 
@@ -100,6 +110,29 @@ def test_a_writer_names_its_file_and_leaves_the_older_one(disk: Disk, name: str)
     after = {path: path.read_bytes() for path in disk.path.rglob("*") if path.is_file()}
     assert after.keys() == before.keys()
     assert all(after[path] == before[path] for path in before if path.name != "events.jsonl")
+
+
+@pytest.mark.parametrize("name", ["model.pt2", pytest.param("model.onnx", marks=pytest.mark.slow)])
+def test_an_export_names_its_file_and_leaves_the_older_one(
+    disk: Disk, child: Callable[..., BaseProcess], tmp_path: Path, name: str
+):
+    (disk.path / name).write_bytes(b"older")
+    disk.fill()
+    process = child(_export, disk.path / name)  # After an export in this process none of its forks could train.
+    process.join()
+    assert process.exitcode == 2
+    assert f"No space left on device: '{disk.path / name}'" in (tmp_path / "child.err").read_text()
+    assert (disk.path / name).read_bytes() == b"older"
+    assert sorted(path.name for path in disk.path.iterdir()) == ["filler", name]
+
+
+def _export(path: Path) -> int:
+    try:
+        (export_pt2 if path.suffix == ".pt2" else export_onnx)(nn.Linear(30, 30), torch.ones(2, 30), path)
+    except OSError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
 
 
 def test_a_checkpoint_or_metrics_that_could_not_be_written_are_a_warning_which_says_what_there_is(disk: Disk):
@@ -156,6 +189,46 @@ def test_a_run_ends_in_one_line_that_names_the_file_and_the_same_command_goes_on
     assert main(command(out)) == 0
     assert main(command(tmp_path / "whole")) == 0
     assert (out / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kilobytes", [12, 40, 90, 160])
+@pytest.mark.parametrize("name", ["search", "compare"])
+def test_searches_and_comparisons_end_in_one_line_and_go_on(
+    disk: Disk, child: Callable[..., BaseProcess], tiny: Path, tmp_path: Path, name: str, kilobytes: int
+):
+    def command(out: Path) -> list[str]:
+        flags = ["--model", f"{tiny}:network", "--data", f"{tiny}:data", "--epochs", "4", "--batch-size", "30"]
+        flags += [
+            "--precision",
+            "fp32",
+            "--method.round_to",
+            "1",
+            "--method.draw_at",
+            "1",
+            "--quiet",
+            "--out",
+            str(out),
+        ]
+        own = {"search": ["--ratios", "[0.3,0.5]"], "compare": ["--methods", "dense,early_bird"]}
+        return [name, *own[name], *flags]
+
+    out = disk.path / "run"
+    disk.fill(kilobytes)
+    process = child(main, command(out))
+    process.join()
+    said = [line for line in (tmp_path / "child.err").read_text().splitlines() if "warning: " not in line]
+    if process.exitcode == 2:
+        assert len(said) == 1 and str(out) in said[0] and "No space left on device" in said[0]
+    else:  # There was room for what had to be; a node of the comparison failed.
+        assert process.exitcode in (0, 1) and all(line.startswith(("failed: ", "1 of ", "2 of ")) for line in said)
+    assert not list(out.rglob("*.tmp-*"))
+    (disk.path / "filler").unlink()
+    assert main(command(out)) == 0
+    assert main(command(tmp_path / "whole")) == 0
+    for path in (tmp_path / "whole").rglob("*.safetensors"):  # A ticket also notes seconds.
+        ours, theirs = load_file(out / path.relative_to(tmp_path / "whole")), load_file(path)
+        assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
 @pytest.mark.parametrize("arguments", [["list"], ["--help"], ["--version"]])

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from earlybird.cli.main import main
 from earlybird.errors import CheckpointError, ConfigError, RunFolderError
 from earlybird.runs.energy import MeterReading, import_power_log
 from earlybird.runs.folder import RunFolder
@@ -137,6 +138,25 @@ def test_processes_of_a_launcher_are_refused(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match=r"a launcher has started 2 processes \(WORLD_SIZE\)"):
         run(config(), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["evaluate", "RUN"],
+        ["export", "RUN", "--pt2"],
+        ["energy", "import", "log.csv", "--run", "RUN"],
+        ["train", "--data", "digits", "--model", "vgg11", "--width", "0.02", "--out", "RUN"],
+        ["search", "--data", "digits", "--model", "vgg11", "--width", "0.02", "--out", "RUN"],
+        ["compare", "--methods", "dense", "--data", "digits", "--model", "vgg11", "--width", "0.02", "--out", "RUN"],
+    ],
+)
+def test_every_command_refuses_a_launcher_in_one_line(command: list[str], tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main([word.replace("RUN", str(tmp_path / "run")) for word in command]) == 2
+    said = capsys.readouterr().err
+    assert "a launcher has started 2 processes (WORLD_SIZE)" in said and said.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
 

@@ -1,6 +1,6 @@
 """Work of `earlybird compare` on its grid: open its folder, run what is not done yet, print and write the tables.
 
-As a program it is a worker process of one comparison, which starts it. It loads torch; `compare_command` does not.
+It loads torch; `compare_command` does not.
 """
 
 from __future__ import annotations
@@ -8,14 +8,13 @@ from __future__ import annotations
 import os
 import sys
 import time
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 from jsonargparse import Namespace
 
 from earlybird.atomic import write_atomically
-from earlybird.cli.main import keep_freed_memory, show_warning
+from earlybird.cli.main import keep_freed_memory
 from earlybird.errors import ConfigError, RunFolderError, require
 from earlybird.forecast.grid import forecast_grid
 from earlybird.grids import engines
@@ -95,7 +94,7 @@ def _run(sweep: Sweep, parsed: Namespace) -> None:
     elif parsed.workers == 1:
         sweeps.work(sweep, printer.event, quiet=parsed.quiet or not sys.stderr.isatty())
     else:
-        command = [sys.executable, "-m", "earlybird.cli.comparison"]
+        command = [sys.executable, "-m", "earlybird.cli.worker"]
         engines.run_workers(sweep, parsed.workers, command, printer.line, printer.follow)
 
 
@@ -184,14 +183,3 @@ def _report_failures(sweep: Sweep, entries: Sequence[GridEntry]) -> int:
     if left := sweeps.unfinished(sweep):
         print(f"not done: {', '.join(left)}; give the same command again", file=sys.stderr)
     return 1 if failed or left or unreadable else 0
-
-
-def worker(root: Path, token: str) -> None:
-    """Execute run nodes of the sweep in a folder, under a call's token, until none is left."""
-    keep_freed_memory()
-    warnings.showwarning = show_warning
-    sweeps.work(Sweep(root, sweeps.read_grid(root), token))
-
-
-if __name__ == "__main__":
-    worker(Path(sys.argv[1]), sys.argv[2])

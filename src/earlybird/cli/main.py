@@ -88,6 +88,8 @@ def _heeded_signals(*, is_program: bool) -> Iterator[None]:
         if os.getpid() == process:  # Not in the processes that load data, which inherit this.
             said = f"stopped by {signal.Signals(number).name}; what is written is kept, give the same command again"
             os.write(2, f"earlybird: {said}\n".encode())
+            for temporary in list(getattr(sys.modules.get("earlybird.atomic"), "UNFINISHED", ())):
+                temporary.unlink(missing_ok=True)
         # An exception might be swallowed, or shown, by what is at work: an import, a __del__.
         os._exit(128 + number)
 

@@ -169,8 +169,10 @@ def evaluate_command(argv: Sequence[str]) -> None:
     parser = Parser("evaluate", "Rebuild the network of a finished run and read its test set.", flags)
     parser.add_argument("run", type=str, help="run folder")
     parsed = parser.parse_args(list(argv))
+    from earlybird.runs.folder import refuse_many_processes
     from earlybird.runs.run import run_evaluation
 
+    refuse_many_processes()
     trusted = [name for name in (parsed.model, parsed.data) if name is not None]
     result = run_evaluation(parsed.run, device=parsed.device, trusted=trusted)
     if parsed.json:
@@ -208,8 +210,9 @@ def export_command(argv: Sequence[str]) -> None:
     if not (parsed.onnx or parsed.pt2):
         raise ConfigError("no format given; add --onnx, --pt2 or both")
     from earlybird.integrations.export import export_onnx, export_pt2
-    from earlybird.runs.folder import load_network
+    from earlybird.runs.folder import load_network, refuse_many_processes
 
+    refuse_many_processes()
     model, spec = load_network(Path(parsed.run), trusted=[parsed.model] if parsed.model else [])
     folder = Path(parsed.out or parsed.run)
     folder.mkdir(parents=True, exist_ok=True)
@@ -232,7 +235,9 @@ def energy_command(argv: Sequence[str]) -> None:
         raise ConfigError("--run is missing; give the folder of the finished run, e.g. --run runs/x")
     from earlybird.energy.power_log import MeterReading
     from earlybird.runs.energy import import_power_log
+    from earlybird.runs.folder import refuse_many_processes
 
+    refuse_many_processes()
     columns = parsed.time_column, parsed.power_column, parsed.power_unit
     reading = MeterReading(Path(parsed.log), parsed.device, *columns, parsed.offset, parsed.max_gap)
     facts = import_power_log(Path(parsed.run), reading)

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from earlybird.core import STOP_RULES, ChannelGroups, ChannelMask, PolicyChoice, Ticket, draw_mask, realised_ratio
+from earlybird.core import STOP_RULES, ChannelMask, PolicyChoice, Ticket, draw_mask, realised_ratio
 from earlybird.cost import ModelCost, PlannedData, Schedule, count_cost_and_traffic, layer_macs
 from earlybird.data.images import DataSizes
 from earlybird.errors import ConfigError, RunFolderError, SlimError, require
@@ -110,9 +110,11 @@ def networks_of(scenario: Scenario) -> Networks:
         SlimError: nothing can be cut.
         RunFolderError, TicketError, MaskError: the widths are of another network, or cannot be read.
     """
+    path = None if scenario.widths in (None, UNIFORM) else Path(str(scenario.widths))
+    if is_run := path is not None and path.is_dir():
+        final, record = _network_of_run(scenario, path), record_of(path)  # Compared before the dense one is made.
     dense = scenario.spec.build(0)
     example = torch.randn(2, *scenario.image_shape, generator=torch.Generator().manual_seed(0))
-    path = None if scenario.widths in (None, UNIFORM) else Path(str(scenario.widths))
     ticket = Ticket.load(path) if path is not None and path.is_file() else None
     policy = scenario.policy if ticket is None else ticket.policy
     groups = channel_groups(dense, example, cast(PolicyChoice, policy))  # which refuses an unknown one
@@ -130,9 +132,13 @@ def networks_of(scenario: Scenario) -> Networks:
         masks = {label: draw_mask(score, ratio, groups, round_to=round_to) for label, score in scores.items()}
     elif ticket is not None:
         masks = {f"ticket {path.name}": ticket.mask}
-    elif path.is_dir():
-        label, (model, realised) = f"widths of {path.name}", _network_of_run(scenario, path, dense, groups, example)
-        return Networks(dense, {label: model}, {label: realised})
+    elif is_run:
+        if final is None:
+            kept = {layer["name"]: layer["kept"] for layer in record["layers"]}
+            flags = {name: torch.arange(width) < kept.get(name, width) for name, width in groups.widths().items()}
+            final = slim(dense, ChannelMask(flags), example, groups, check=False)
+        label = f"widths of {path.name}"
+        return Networks(dense, {label: final}, {label: (record.get("ticket") or {}).get("realised_ratio")})
     else:
         raise ConfigError(f"--widths is {scenario.widths!r}; give uniform, a run folder or a ticket file")
     small = {label: slim(dense, mask, example, groups, check=False) for label, mask in masks.items()}
@@ -144,26 +150,24 @@ def cost_of(model: nn.Module, scenario: Scenario) -> ModelCost:
     return count_cost_and_traffic(model, scenario.image_shape, scenario.precision)
 
 
-def _network_of_run(
-    scenario: Scenario, folder: Path, dense: nn.Module, groups: ChannelGroups, example: Tensor
-) -> tuple[nn.Module, float | None]:
-    """The network that a run ended with; from its record alone where the network was not kept."""
+def _network_of_run(scenario: Scenario, folder: Path) -> nn.Module | None:
+    """The network that a run ended with, or None where it was not kept; refuse one of another dense network."""
     record = record_of(folder)
     if not record.get("layers"):
         said = f"drew no ticket (method {record['config']['method']['name']}), so it has no slim widths"
         raise RunFolderError(f"run {folder} {said}; give the run of a ticket, or --widths uniform")
-    ratio = (record.get("ticket") or {}).get("realised_ratio")
     if os.path.lexists(folder / DESCRIPTION):
         model, spec = load_network(folder, trusted=(scenario.spec.name,))  # the user has named it
-        if spec != scenario.spec:
-            theirs, ours = asdict(spec), asdict(scenario.spec)
-            differing = ", ".join(f"{key} {theirs[key]}, not {ours[key]}" for key in theirs if theirs[key] != ours[key])
-            cure = "leave --model, --width and --data out"
-            raise RunFolderError(f"run {folder} is of another network ({differing}); {cure}")
-        return model, ratio
-    kept = {layer["name"]: layer["kept"] for layer in record["layers"]}
-    flags = {name: torch.arange(width) < kept.get(name, width) for name, width in groups.widths().items()}
-    return slim(dense, ChannelMask(flags), example, groups, check=False), ratio
+        theirs, ours = asdict(spec), asdict(scenario.spec)
+    else:
+        model, dense = None, scenario.spec.unmade()
+        theirs = {"params": record["dense"]["params"]}
+        ours = theirs if dense is None else {"params": sum(parameter.numel() for parameter in dense.parameters())}
+    if theirs != ours:
+        differing = ", ".join(f"{key} {theirs[key]}, not {ours[key]}" for key in theirs if theirs[key] != ours[key])
+        cure = "leave --model, --width and --data out"
+        raise RunFolderError(f"run {folder} is of another network ({differing}); {cure}")
+    return model
 
 
 def settings_of_run(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def run_workers(
     Args:
         sweep: nodes to work on.
         workers: how many, >= 2 (one needs no process of its own).
-        command: what a worker is started with; the folder and the sweep's token are added.
+        command: what a worker is started with; the folder and the sweep's token are added. It is to unblock SIGINT.
         said: prints a line.
         look: called again and again while they work.
 
@@ -46,7 +46,10 @@ def run_workers(
     environment = {"OMP_NUM_THREADS": str(threads)} | os.environ
     with stop_on_signals() as stop:
         whole = [*command, str(sweep.root), sweep.token]
+        # Inherited: Ctrl-C reaches them too, and finds a traceback until they have said what it means to them.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         processes = [subprocess.Popen(whole, env=environment) for _ in range(workers)]
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         try:
             _wait(processes, stop, said, look)
         finally:

@@ -186,13 +186,13 @@ def check_groups(ticket: Ticket, groups: ChannelGroups) -> None:
 
 
 def load_ticket_weights(dense: nn.Module, ticket: Ticket) -> None:
-    """The ticket's weights into the dense network, in place.
+    """The ticket's weights into the dense network, in place; one on `meta` takes the ticket's own tensors.
 
     Raises:
         TicketError: they are of another network.
     """
     try:
-        dense.load_state_dict(dict(ticket.weights))
+        dense.load_state_dict(dict(ticket.weights), assign=any(parameter.is_meta for parameter in dense.parameters()))
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
         told = f"the ticket belongs to another network ({first}); give the --model it was drawn from"

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from earlybird.errors import ModelError, did_you_mean, one_line, reason
 from earlybird.models.cifar import BLOCKS_PER_STAGE, CONVS_PER_STAGE, VGG, PreResNet, ResNet
@@ -25,6 +26,10 @@ from earlybird.user_code import find_callable, is_code
 CIFAR_IMAGE_SIZE = 32
 SETTINGS = frozenset({"num_classes", "in_channels", "width", "image_size"})  # what every network is told
 PRERESNET_DEPTHS = (20, 29, 56, 101, 110, 164)
+# What makes weights, and what makes numbers that a factory may read: few of them are real, too.
+_WEIGHTS = (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.randint, torch.eye)
+_READ = (torch.arange, torch.linspace)
+_MOST_READ = 100_000
 OTHER_FORMS = "torchvision:NAME, timm:NAME, pkg.mod:callable or file.py:callable"
 
 BUILT_IN: dict[str, Callable[..., nn.Module]] = {
@@ -92,6 +97,40 @@ def build_model(
             return _build_from_library(name, num_classes, in_channels, width)
         settings = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size, "width": width}
         return _build_custom(name, settings)
+
+
+def unmade(build: Callable[[], nn.Module]) -> nn.Module | None:
+    """The network that `build` makes, its weights on `meta`: sizes without memory. None if it needs their numbers."""
+    try:
+        with Watched():
+            model = build()
+    except Exception:  # Whatever is wrong with it, a real build will say.
+        return None
+    return model if isinstance(model, nn.Module) else None
+
+
+class Watched(TorchFunctionMode):
+    """Makes the weights of what is built inside on `meta`.
+
+    Args:
+        most: make them after all, but refuse, unmade, the tensor with which they would have more numbers than this.
+    """
+
+    def __init__(self, most: int | None = None) -> None:
+        super().__init__()
+        self.most, self._made = most, 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func not in _WEIGHTS and func not in _READ:
+            return func(*args, **kwargs)
+        sizes = func(*args, **{k: v for k, v in kwargs.items() if k != "generator"} | {"device": "meta"})
+        if self.most is None:
+            return sizes if func in _WEIGHTS or sizes.numel() > _MOST_READ else func(*args, **kwargs)
+        self._made += sizes.numel()
+        if self._made > self.most:
+            raise ModelError(f"it has more than {self.most} numbers; such a cut is not believed")
+        return func(*args, **kwargs)
 
 
 @contextmanager

@@ -8,22 +8,21 @@ runs only if the user names it again: a file's word is not enough.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 import earlybird
 from earlybird.atomic import SEAL, json_object, read_file, sealed_json, unsealed_json, write_atomically
 from earlybird.copying import full_name
 from earlybird.core import ChannelMask
 from earlybird.errors import CheckpointError, ConfigError, SlimError, reason, require_type
-from earlybird.models.catalog import BUILT_IN, build_named
+from earlybird.models.catalog import BUILT_IN, Watched, build_named, unmade
 from earlybird.slimming.layers import LAYER_KINDS, kind_of
 from earlybird.slimming.selection import GATHERING, GATHERING_NORMS, Norm, let_gather_, let_scatter_
 from earlybird.user_code import is_code
@@ -101,7 +100,8 @@ def load(folder: str | Path, *, into: nn.Module | None = None, factory: Factory 
     Args:
         folder: what `save` wrote.
         into: a dense network of the saved one's class to be narrowed, in place; then no factory runs.
-        factory: named again by you, where the file names code of your own (not `torchvision:` or `timm:`).
+        factory: named again by you, where the file names code of your own (not `torchvision:` or `timm:`). It is called
+            twice: first with its weights on `meta`, to be compared with the file before there is memory for them.
 
     Raises:
         CheckpointError: a file is missing, corrupt, of another format version, or does not fit the network.
@@ -122,10 +122,10 @@ def load(folder: str | Path, *, into: nn.Module | None = None, factory: Factory 
         raise CheckpointError(f"{path} is corrupt (sha256 differs from {DESCRIPTION}); restore the file or save again")
     try:
         tensors = safetensors.torch.load(data)
-        model = into if into is not None else _skeleton(description, tensors, factory, path)
-        match_dtypes_(model, tensors)
-        reshape_(model, description["layers"], tensors)
-        model.load_state_dict(tensors, assign=any(parameter.is_meta for parameter in model.parameters()))
+        if into is not None:
+            model = _filled_(into, description, tensors)
+        else:
+            model = _rebuilt(description, tensors, factory, path)
     except SlimError as error:
         raise SlimError(f"{folder / DESCRIPTION}: {error}") from error
     except _MEDDLED as error:
@@ -172,56 +172,42 @@ def read_description(path: Path) -> dict[str, Any]:
     return dict(description)
 
 
-def _skeleton(description: dict[str, Any], tensors: dict[str, Tensor], named: Factory | None, path: Path) -> nn.Module:
+def _rebuilt(description: dict[str, Any], tensors: dict[str, Tensor], named: Factory | None, path: Path) -> nn.Module:
+    """The saved network from its factory; the dense one gets memory once its sizes were compared with the file."""
     factory, kwargs = description["factory"], description["kwargs"]
     if factory is None:
         raise CheckpointError(f"{path.parent} names no factory; give the dense network: load(..., into=MyNet())")
     if not isinstance(factory, str) or not isinstance(kwargs, dict):
         raise TypeError("factory and kwargs are no name and no arguments")
-    if is_code(factory, "model") and (named is None or factory_name(named) != factory):
-        raise ConfigError(
-            f"{path.parent} names {factory!r}, code that runs only when you name it; give factory={factory!r}"
-        )
-    if not is_code(factory, "model"):
-        _refuse_huge(factory, kwargs, tensors, path)
-        if factory.startswith("timm:"):
-            kept = sum(tensor.numel() for tensor in tensors.values())
-            with _Bounded(_MOST_DENSE_PARAMS_PER_KEPT * max(kept, 1)):
-                return build_named(factory, kwargs)
-    if factory in BUILT_IN and not callable(named):  # All their tensors are in the file: none need be made.
-        with torch.device("meta"):
-            return build_named(factory, kwargs)
-    return named(**kwargs) if callable(named) else build_named(factory, kwargs)
-
-
-class _Bounded(TorchFunctionMode):
-    """Refuses the tensor with which those made inside would hold more than `most` numbers in all, unmade."""
-
-    def __init__(self, most: int) -> None:
-        super().__init__()
-        self.most, self._made = most, 0
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in (torch.empty, torch.zeros, torch.ones, torch.randn, torch.rand):
-            shape = (kwargs or {}).get("size", args[0] if args and not isinstance(args[0], int) else args)
-            self._made += math.prod(shape)
-            if self._made > self.most:
-                raise CheckpointError(f"it has more than {self.most} numbers; such a cut is not believed")
-        return func(*args, **(kwargs or {}))
-
-
-def _refuse_huge(factory: str, kwargs: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Raise if the dense network would be far larger than the saved one, without allocating it."""
-    for name, most in _MOST.items():
-        if name in kwargs and not 0 < kwargs[name] <= most:
-            raise CheckpointError(f"{path.parent}: {name} is {kwargs[name]!r}; a number up to {most} is believed")
-    if factory.startswith("timm:"):  # timm reads numbers from tensors while it builds, which `meta` cannot give.
-        return  # It is counted while it is built.
-    with torch.device("meta"):
-        dense = sum(parameter.numel() for parameter in build_named(factory, kwargs).parameters())
+    if is_code(factory, "model"):
+        if named is None or factory_name(named) != factory:
+            told = f"code that runs only when you name it; give factory={factory!r}"
+            raise ConfigError(f"{path.parent} names {factory!r}, {told}")
+    else:
+        for name, most in _MOST.items():
+            if name in kwargs and not 0 < kwargs[name] <= most:
+                raise CheckpointError(f"{path.parent}: {name} is {kwargs[name]!r}; a number up to {most} is believed")
+    build = partial(named, **kwargs) if callable(named) else partial(build_named, factory, kwargs)
     kept = sum(tensor.numel() for tensor in tensors.values())
-    if dense > _MOST_DENSE_PARAMS_PER_KEPT * max(kept, 1):
+    most = _MOST_DENSE_PARAMS_PER_KEPT * max(kept, 1)
+    if (model := unmade(build)) is None:  # It reads its weights while it is built; then they are counted.
+        with Watched(most):
+            model = build()
+        return _filled_(model, description, tensors)
+    dense = sum(parameter.numel() for parameter in model.parameters())
+    if dense > most:
         raise CheckpointError(f"{path} holds {kept} numbers of a network of {dense}; such a cut is not believed")
+    _filled_(model, description, tensors)
+    # Of the built-in ones all that is on `meta` has come from the file.
+    return model if factory in BUILT_IN and not callable(named) else _filled_(build(), description, tensors)
+
+
+def _filled_(model: nn.Module, description: dict[str, Any], tensors: dict[str, Tensor]) -> nn.Module:
+    """Narrow a network, dense or on `meta`, to the saved sizes, in place, and fill in the tensors."""
+    match_dtypes_(model, tensors)
+    reshape_(model, description["layers"], tensors)
+    model.load_state_dict(tensors, assign=any(parameter.is_meta for parameter in model.parameters()))
+    return model
 
 
 def _plain_tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from earlybird.core import ChannelMask
 from earlybird.errors import CheckpointError, ConfigError, MethodError, ModelError, RunFolderError, first_line, reason
 from earlybird.methods.task import DenseRun
 from earlybird.models import build_model
+from earlybird.models.catalog import unmade
 from earlybird.models.model_file import DESCRIPTION, load, read_description, save
 from earlybird.runs.record_file import RECORD_NAME, check_files, record_of
 from earlybird.runs.schema import parse
@@ -277,6 +279,10 @@ class NetworkSpec:
     def build(self, seed: int) -> nn.Module:
         """Dense network with the initial weights of a seed."""
         return build_model(**asdict(self), seed=seed)
+
+    def unmade(self) -> nn.Module | None:
+        """The dense network on `meta`: sizes without memory; None if it cannot be built there."""
+        return unmade(partial(self.build, 0))
 
     def example_input(self) -> torch.Tensor:
         """One zero image."""

@@ -25,7 +25,7 @@ from earlybird.errors import ConfigError, MethodError, RunFolderError, TicketErr
 from earlybird.methods.early_bird import draw_tickets, raise_no_ticket, search_steps
 from earlybird.methods.hooks import momentum_file, rewind_file
 from earlybird.methods.pipeline import Outcome, check_network, run_method, start_from_ticket
-from earlybird.methods.retrain import check_notes
+from earlybird.methods.retrain import check_notes, load_ticket_weights
 from earlybird.methods.task import Candidate, Task
 from earlybird.models import check_model_name
 from earlybird.runs.folder import (
@@ -85,7 +85,7 @@ def run(
         if (finished := finished_record(folder.path)) is not None:
             folder.checkpoints.clear()  # A kill may have come between the record and this.
             return finished
-        with _started(config, folder, resolved, quiet) as prepared:
+        with _started(config, folder, resolved, quiet, drawn) as prepared:
             candidate = trained = None
             if not folder.checkpoints.exist():  # Else it has what it needs.
                 if ticket is not None and drawn is not None:
@@ -189,11 +189,13 @@ def run_evaluation(out: str | Path, *, device: str = "auto", trusted: Collection
 
 
 @contextmanager
-def _started(config: RunConfig, folder: RunFolder, resolved: dict[str, Any], quiet: bool) -> Iterator[Prepared]:
+def _started(
+    config: RunConfig, folder: RunFolder, resolved: dict[str, Any], quiet: bool, ticket: Ticket | None = None
+) -> Iterator[Prepared]:
     """Prepare a run and heed signals inside; a start that fails leaves nothing behind."""
     try:
         with stop_on_signals() as stop:
-            prepared = prepare(config, folder, resolved, stop, quiet)
+            prepared = prepare(config, folder, resolved, stop, quiet, ticket)
             yield prepared
             prepared.task.session.energy.stop()
             stop.raise_if_set()  # It came after the last step; the result is written.
@@ -253,16 +255,24 @@ class Prepared:
     test_batches: Callable[[], Batches]
 
 
-def prepare(config: RunConfig, folder: RunFolder, resolved: dict[str, Any], stop: StopFlag, quiet: bool) -> Prepared:
+def prepare(
+    config: RunConfig,
+    folder: RunFolder,
+    resolved: dict[str, Any],
+    stop: StopFlag,
+    quiet: bool,
+    ticket: Ticket | None = None,
+) -> Prepared:
     """Load data and network, settle device and precision, and write the value of each "auto" into the folder.
 
     `resolved` is what an earlier start settled; it is reused, so that a resumed run keeps its numbers.
 
     Raises:
-        EarlyBirdError: unknown or missing model or data, or a network that cannot take these images.
+        EarlyBirdError: unknown or missing model or data, or a network that cannot take these images, or is not the
+            ticket's.
     """
     settings = config.training
-    spec, bundle, model = network_and_data(config)
+    spec, bundle, model = network_and_data(config, ticket)
     device = choose_device(settings.device)
     shape = (settings.batch_size, *spec.example_input().shape[1:])
     precision = resolved.get("precision") or choose_precision(settings.precision, model, shape, device)
@@ -286,15 +296,18 @@ def prepare(config: RunConfig, folder: RunFolder, resolved: dict[str, Any], stop
     return Prepared(task, spec, settled, test)
 
 
-def network_and_data(config: RunConfig) -> tuple[NetworkSpec, DataBundle, nn.Module]:
-    """Build the network of a configuration and load its data.
+def network_and_data(config: RunConfig, ticket: Ticket | None = None) -> tuple[NetworkSpec, DataBundle, nn.Module]:
+    """Build the network of a configuration, if the ticket to start from is one of it, and load its data.
 
     Raises:
-        EarlyBirdError: unknown or missing model or data, or a network that cannot take these images.
+        EarlyBirdError: unknown or missing model or data, or a network that cannot take these images, or is not the
+            ticket's.
     """
     check_model_name(config.model.name)
     bundle = load_bundle(config.data, config.training.seed)
     spec = network_spec(config.model, DataSizes.of(bundle))
+    if ticket is not None and (unmade := spec.unmade()) is not None:  # Settings beside a ticket may promise anything.
+        load_ticket_weights(unmade, ticket)
     model = spec.build(config.training.seed)
     spec.check(model)
     return spec, bundle, model
