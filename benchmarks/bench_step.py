@@ -25,7 +25,11 @@ from torch.nn import functional
 from earlybird import ChannelMask, draw_mask, slim
 from earlybird.cli.main import keep_freed_memory
 from earlybird.cost import count_cost
+from earlybird.methods.hooks import HoldHooks
 from earlybird.models import build_model
+from earlybird.settings.run import TrainingSettings
+from earlybird.training.compute import Compute
+from earlybird.training.step import EagerStep, EpochSums, StepParts, make_optimizer
 
 DEFAULT_STUDY, DEFAULT_RUN = "cifar10-vgg16", "scaled-s0"
 BATCH_SIZE, ROUNDS, STEPS = 128, 7, 3
@@ -100,6 +104,30 @@ def whole_steps(nets: dict[str, nn.Module]) -> None:
         print(f"{name:22}{macs[name] / macs['dense']:8.3f} " + "".join(f"{cell:>28}" for cell in cells))
 
 
+def own_steps(nets: dict[str, nn.Module]) -> None:
+    """CPU seconds of the step that a run takes, as a ratio to the bare one above."""
+    print("\nthe step of a run (sums, penalty, checks) / the bare step, CPU time, channels_last")
+    for bf16 in (False, True):
+        for name, net in nets.items():
+            bare = Step(net, bf16, torch.channels_last)
+            model = build_copy(net).to(memory_format=torch.channels_last).train()
+            settings, compute = TrainingSettings(lr=0.01), Compute(torch.device("cpu"), "bf16" if bf16 else "fp32")
+            parts = StepParts(
+                model, make_optimizer(model, settings), HoldHooks(model, penalty=1e-4), EpochSums(compute.device),
+                settings, compute, "train", BATCH_SIZE,
+            )  # fmt: skip
+            own = EagerStep(parts)
+            ratios = []
+            for _ in range(1 + ROUNDS):
+                times = [time.process_time()]
+                for step in (bare, lambda: own(bare.x, bare.y, 0, 0.01)):  # noqa: B023
+                    for _ in range(STEPS):
+                        step()
+                    times.append(time.process_time())
+                ratios.append((times[2] - times[1]) / (times[1] - times[0]))
+            print(f"{name:22}{'bf16' if bf16 else 'fp32'}{statistics.median(ratios[1:]):8.3f}")
+
+
 def label(setting: tuple[bool, torch.memory_format]) -> str:
     bf16, layout = setting
     return f"{'bf16' if bf16 else 'fp32'} {'channels_last' if layout == torch.channels_last else 'contiguous'}"
@@ -151,6 +179,7 @@ def main() -> None:
         nets = networks(given or unpack(DEFAULT_STUDY, Path(folder)) / DEFAULT_RUN)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     whole_steps(nets)
+    own_steps(nets)
     by_layer(nets)
 
 

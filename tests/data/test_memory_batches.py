@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from earlybird.data import DataBundle, MemoryImages, eval_batches, train_batches
 from earlybird.data.batches import crop, flip
@@ -169,3 +173,27 @@ def test_wrong_settings_are_named_with_the_legal_ones() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_sees_the_crops_and_flips_of_the_cpu() -> None:
     torch.testing.assert_close(all_batches(16, device="cuda")[0].cpu(), all_batches(16)[0], rtol=0, atol=1e-6)
+
+
+class Transfers(TorchDispatchMode):
+    """Counts copies from the host to a device that cannot be read: whatever the host asked of it would raise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = function(*args, **(kwargs or {}))
+        taken = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        made = [x for x in pytree.tree_leaves(out) if isinstance(x, Tensor)]
+        self.count += any(x.device.type == "cpu" for x in taken) and any(x.device.type == "meta" for x in made)
+        return out
+
+
+@pytest.mark.parametrize("augment", ["crop_flip", "flip", "none"])
+def test_an_epoch_takes_one_transfer_and_never_reads_the_device(augment: Any) -> None:
+    batches = train_batches(bundle(), batch_size=5, seed=7, augment=augment, device="meta")
+    with Transfers() as transfers:
+        shapes = [tuple(images.shape) for images, _ in batches.epoch(0)]
+    assert shapes == [(5, 3, 8, 8)] * 7 + [(2, 3, 8, 8)]
+    assert transfers.count == 1

@@ -16,20 +16,26 @@ from earlybird.errors import ConfigError, is_number, require, require_type
 
 
 @torch.no_grad()
-def bn_l1_subgradient_(model: nn.Module, strength: float) -> None:
+def bn_l1_subgradient_(model: nn.Module, strength: float | Tensor) -> None:
     """Add `strength * sign(gamma)` to the gradient of every BatchNorm scale, in place.
 
     Call it after `backward` and before `optimizer.step`; with gradient scaling, after unscaling. Frozen scales and
     scales without a gradient are left alone.
 
+    strength: >= 0; a tensor [] on the scales' device is not looked at, so that a CUDA graph can hold this call.
+
     Raises:
-        ConfigError: `strength` is negative or not finite.
+        ConfigError: `strength` is a negative number or not finite.
     """
-    _check(strength)
+    if not isinstance(strength, Tensor):
+        _check(strength)
     for scale in _scales(model):
         if scale.grad is not None:
             # sign(0) = 0: a scale at zero stays there, as in the authors' code.
-            scale.grad.add_(scale.sign(), alpha=strength)
+            if isinstance(strength, Tensor):
+                scale.grad.addcmul_(scale.sign(), strength)
+            else:
+                scale.grad.add_(scale.sign(), alpha=strength)
 
 
 @torch.no_grad()

@@ -211,21 +211,29 @@ class MemoryBatches(Batches):
         self._labels = images.labels.to(normalise.device)
 
     def _batches(self, order: Tensor, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        n, seed, device = self.num_samples, self._seed or 0, self._images.device
-        order = order.to(device)
-        if self._augment == "crop_flip":
-            top, left = (corner.to(device) for corner in crop_offsets(n, seed, epoch, 2 * PADDING + 1))
+        n, seed, drawn = self.num_samples, self._seed or 0, [order]
         if self._augment != "none":
-            flipped = flips(n, seed, epoch).to(device)
+            drawn.append(flips(n, seed, epoch)[order])
+        if self._augment == "crop_flip":
+            drawn += [corner[order] for corner in crop_offsets(n, seed, epoch, 2 * PADDING + 1)]
+        # One transfer an epoch; from here on nothing makes the host wait for the device, or the device for the host.
+        on_device = _to_device(torch.stack(drawn), self._images.device)
         for start in range(0, len(order), self.batch_size):
-            index = order[start : start + self.batch_size]
+            index, *moved = on_device[:, start : start + self.batch_size]
             # index_select copies whole images; images[index] goes element by element.
             images = self._images.flatten(1).index_select(0, index).view(-1, *self._images.shape[1:])
             if self._augment == "crop_flip":
-                images = crop(images, top[index], left[index])
+                images = crop(images, moved[1], moved[2])
             if self._augment != "none":
-                images = flip(images, flipped[index])
+                images = flip(images, moved[0].bool())
             yield self._normalise(images), self._labels[index]
+
+
+def _to_device(numbers: Tensor, device: torch.device) -> Tensor:
+    """Copy, without waiting for it on a GPU."""
+    if device.type != "cuda":
+        return numbers.to(device)
+    return numbers.pin_memory().to(device, non_blocking=True)
 
 
 def eval_transforms(image_size: int) -> list[Transform]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from earlybird.copying import copied
 from earlybird.core import bn_l1_subgradient_
@@ -36,6 +36,7 @@ from earlybird.training.compute import Compute, evaluate
 from earlybird.training.loop import fit
 from earlybird.training.session import Journal, Progress, Session
 from earlybird.training.state import FitState, Hooks, Span
+from earlybird.training.step_choice import choose_step
 
 Network = Literal["dense", "slim"]
 _Modules = Mapping[Network, nn.Module]
@@ -133,6 +134,8 @@ def calibrate(
     """
     require("calibration steps", steps, steps >= ROUNDS, f"an integer >= {ROUNDS}")
     counter = counter or NoCounter("none was asked for")
+    shape = (settings.batch_size, bundle.in_channels, bundle.image_size, bundle.image_size)
+    compute = choose_step(settings, networks["dense"], shape, compute)
     place: dict[str, Any] = {"device": compute.device, "workers": workers, "memory_format": compute.memory_format}
     train = train_batches(bundle, batch_size=settings.batch_size, seed=settings.seed, augment=augment, **place)
     sizes = [min(images, len(bundle.test)) for images in (TEST_IMAGES, settings.batch_size)]
@@ -185,6 +188,9 @@ def recorded(
     for record in records:
         theirs, method = record["config"], record["config"]["method"]
         alike = all(theirs[section].get(key) == wanted[section][key] for section, key in keys)
+        # Older records lack the form of the step; on a GPU, where it matters most, they tell nothing of today's.
+        alike &= theirs["training"].get("step", "auto") == config.training.step
+        alike &= "step" in record["resolved"] or compute.device.type == "cpu"
         if not alike or record["device"] != machine or record["resolved"].get("precision") != compute.precision:
             continue
         for phase, cost in record["cost"]["phases"].items():
@@ -242,7 +248,7 @@ class _StepTimer(Hooks):
         self.clocks.append(read_clocks(state.session.compute.device))
         return False
 
-    def after_backward(self, model: nn.Module, step: int) -> None:
+    def change_gradients(self, model: nn.Module, strengths: Sequence[float | Tensor]) -> None:
         """The subgradient, which costs next to nothing."""
         bn_l1_subgradient_(model, _PENALTY)
 

@@ -59,19 +59,22 @@ class SearchHooks(Hooks):
         self._draw_chosen(state, 0)
         return self.has_all_tickets()
 
-    def after_backward(self, model: nn.Module, step: int) -> None:
+    def strengths(self, step: int) -> tuple[float, ...]:
+        """That of the subgradient."""
+        is_on = self.method.penalty_form == "subgradient" and step < self.max_steps
+        return (self.clock.penalty(self.method.penalty) if is_on else 0.0,)
+
+    def change_gradients(self, model: nn.Module, strengths: Sequence[float | Tensor]) -> None:
         """The subgradient of s * sum|gamma|."""
-        if self.method.penalty_form == "subgradient" and step < self.max_steps:
-            bn_l1_subgradient_(model, self.clock.penalty(self.method.penalty))
+        _penalise_(model, strengths[0])
 
     def after_step(self, state: FitState) -> bool:
         """Shrink (proximal form), and draw where the clock says so."""
         if state.step > self.max_steps:
             return False
         if self.method.penalty_form == "proximal":
-            lr = state.optimizer.param_groups[0]["lr"]
             momentum = state.session.settings.momentum
-            bn_l1_proximal_(state.model, self.clock.penalty(self.method.penalty), lr=lr, momentum=momentum)
+            bn_l1_proximal_(state.model, self.clock.penalty(self.method.penalty), lr=state.lr, momentum=momentum)
         if self.method.weights == "rewind":
             keep_weights_of_epoch(state, self.folder, self.method.rewind_epoch)
         if self.clock.is_draw(state.step):
@@ -243,10 +246,14 @@ class HoldHooks(Hooks):
             parameters = dict(model.named_parameters())
             self._removed = [(parameters[name], ~mask[name].to(parameters[name].device)) for name in mask]
 
-    def after_backward(self, model: nn.Module, step: int) -> None:
+    def strengths(self, step: int) -> tuple[float, ...]:
+        """That of the penalty."""
+        return (self.penalty,)
+
+    def change_gradients(self, model: nn.Module, strengths: Sequence[float | Tensor]) -> None:
         """The subgradient of s * sum|gamma|; no gradient where a weight is removed."""
         if self.penalty:
-            bn_l1_subgradient_(model, self.penalty)
+            _penalise_(model, strengths[0])
         for parameter, removed in self._removed:
             if parameter.grad is not None:
                 # Filled, not multiplied: 0 * inf is no zero.
@@ -258,6 +265,12 @@ class HoldHooks(Hooks):
         for parameter, removed in self._removed:
             parameter.masked_fill_(removed, 0)
         return False
+
+
+def _penalise_(model: nn.Module, strength: float | Tensor) -> None:
+    """Add the subgradient; a number 0 adds nothing, which a tensor is not asked."""
+    if isinstance(strength, Tensor) or strength:
+        bn_l1_subgradient_(model, strength)
 
 
 def keep_weights_of_epoch(state: FitState, folder: Path, epoch: int) -> None:

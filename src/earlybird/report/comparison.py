@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # The seed, where data lie and how often to save change no result in kind: such runs are one experiment.
 NOT_A_SETTING = frozenset({"seed", "root", "cache", "download", "workers", "checkpoint_every", "eval_batch_size"})
 # Settings that records of older versions lack, and the value as which that counts.
-YOUNGER = {"budget_macs": 0, "min_draw_steps": MIN_DRAW_STEPS}
+YOUNGER = {"budget_macs": 0, "min_draw_steps": MIN_DRAW_STEPS, "step": "auto", "tf32": "conv"}
 
 _HOW_TO_READ = (
     "Mean ± sample standard deviation over n seeds (no ± where all agree). In brackets: divided by the dense run of "
@@ -129,7 +129,12 @@ def row_of(record: Mapping[str, Any], dense: Mapping[str, Any] | None) -> Row:
         "method": method_label(record),
         "seed": seed_of(record),
         "device": device_label(record),
-        "settings": {**_flat(record["config"]), "precision": precision, "device": device_label(record)},
+        "settings": {
+            **_flat(record["config"]),
+            "precision": precision,
+            "step": _step(record),
+            "device": device_label(record),
+        },
         "prune_ratio": requested_ratio(record),
         "realised_ratio": (ticket or record.get("weight_mask") or {}).get("realised_ratio"),  # channels, or weights
         "searched_in_vain": bool((record.get("ticket") or {}).get("none")),
@@ -159,10 +164,16 @@ def row_of(record: Mapping[str, Any], dense: Mapping[str, Any] | None) -> Row:
 
 
 def _timed_alike(record: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """True if two runs were timed on the same device and, on a CPU, with as many threads (if both say)."""
+    """True if two runs were timed on the same device, in the same form and, on a CPU, with as many threads."""
     threads = {(run.get("device") or {}).get("threads") for run in (record, other)} - {None}
     is_cpu = (record.get("device") or {}).get("type") == "cpu"
-    return device_label(record) == device_label(other) and not (is_cpu and len(threads) > 1)
+    is_same_form = _step(record) == _step(other)
+    return device_label(record) == device_label(other) and is_same_form and not (is_cpu and len(threads) > 1)
+
+
+def _step(record: Mapping[str, Any]) -> str:
+    """Form of a run's training step; those of older versions ran eager."""
+    return str((record.get("resolved") or {}).get("step", "eager"))
 
 
 def _dense_partner(record: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:

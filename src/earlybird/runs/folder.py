@@ -41,7 +41,9 @@ SEARCH_NAME = "search.json"
 # What a run or a search leaves when it has ended; then there is nothing to force.
 _ENDS = (RECORD_NAME, SEARCH_NAME)
 # Settings that what an earlier start resolved depends on.
-_DECIDE_RESOLVED = ("model.", "data.", "training.precision", "training.device", "training.batch_size")
+_DECIDE_RESOLVED = (
+    "model.", "data.", "training.precision", "training.device", "training.batch_size", "training.step:",
+)  # fmt: skip
 # Settings that change no weight: a dense run that differs in them is the same training.
 _WITHOUT_EFFECT = (
     "data.root", "data.cache", "data.download", "data.workers", "training.checkpoint_every", "training.eval_batch_size",
@@ -194,7 +196,7 @@ class RunFolder:
         if not isinstance(stored, dict) or not stored or not all(isinstance(s, dict | None) for s in stored.values()):
             raise RunFolderError(f"{path} is corrupt (it holds no settings); restore it or give another --out")
         resolved = stored.get("resolved") or {}
-        kinds = {"precision": str, "run_id": str, "earlier": list}
+        kinds = {"precision": str, "step": str, "layout": str, "run_id": str, "earlier": list}
         if not isinstance(resolved, dict) or any(not isinstance(resolved.get(k, t()), t) for k, t in kinds.items()):
             raise RunFolderError(f"{path} is corrupt (resolved: {resolved!r:.80}); restore it or give another --out")
         return stored

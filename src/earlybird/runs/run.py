@@ -43,6 +43,7 @@ from earlybird.settings.method import TICKET_FILE, EarlyBirdTraining, TicketRequ
 from earlybird.settings.run import DataConfig, ModelConfig, RunConfig, refuse_unnamed_code
 from earlybird.training.compute import Compute, Evaluation, choose_device, choose_precision, evaluate
 from earlybird.training.session import Journal, Progress, Session, StopFlag, stop_on_signals
+from earlybird.training.step_choice import choose_step, resolved_compute
 
 
 def run(
@@ -182,7 +183,9 @@ def run_evaluation(out: str | Path, *, device: str = "auto", trusted: Collection
     data = RunConfig.from_dict({"data": record["config"]["data"]}).data
     refuse_unnamed_code("--data", data.name, trusted)
     model, _ = load_network(folder, trusted=trusted)
-    compute = Compute(choose_device(device), record["resolved"]["precision"])
+    place, resolved = choose_device(device), record["resolved"]
+    layout = resolved.get("layout") if record["device"]["type"] == place.type else None
+    compute = Compute(place, resolved["precision"], layout=layout, tf32=training.get("tf32", "conv"))
     bundle = load_bundle(data, training["seed"])
     batches = evaluation_batches(bundle, "test", training.get("eval_batch_size", 500), compute, data.workers)
     return evaluate(compute.place(model), batches, compute)
@@ -276,11 +279,15 @@ def prepare(
     device = choose_device(settings.device)
     shape = (settings.batch_size, *spec.example_input().shape[1:])
     precision = resolved.get("precision") or choose_precision(settings.precision, model, shape, device)
-    compute = Compute(device, precision)
+    compute = Compute(device, precision, tf32=settings.tf32)
+    # An earlier start, of whatever version, has settled the step where it has settled the precision.
+    is_begun = "precision" in resolved
+    compute = resolved_compute(compute, resolved) if is_begun else choose_step(settings, model, shape, compute)
     session = _session(config, bundle, compute, folder, stop, quiet)
     measure_idle(session.energy)  # now, while nothing runs
     settled = {
-        "precision": precision, "device": str(device), "augment": resolve_augment(config.data, bundle),
+        "precision": precision, "step": compute.step, "layout": compute.layout, "device": str(device),
+        "augment": resolve_augment(config.data, bundle),
         "threads": torch.get_num_threads(), "steps_per_epoch": session.steps_per_epoch,
         "total_steps": session.total_steps,
     }  # fmt: skip

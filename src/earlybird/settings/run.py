@@ -20,6 +20,9 @@ from earlybird.settings.method import EarlyBirdTraining, Method
 from earlybird.user_code import Kind, is_code
 
 PrecisionChoice = Literal["auto", "fp32", "bf16"]
+StepKind = Literal["eager", "captured", "compiled"]
+StepChoice = Literal["auto", "eager", "captured", "compiled"]
+Tf32Choice = Literal["conv", "all", "never"]
 
 SECTIONS = ("model", "data", "method", "training")
 # The flags that may name code of the user's own, and what it is then.
@@ -93,6 +96,10 @@ class TrainingSettings:
     eval_batch_size: int = setting(500, "images of a forward pass in evaluation", ">= 1")
     precision: PrecisionChoice = setting("auto", "auto measures fp32 against bf16 once and records the choice")
     device: str = setting("auto", "auto, cpu, cuda or cuda:N")
+    step: StepChoice = setting(
+        "auto", "form of a step; captured: a CUDA graph; auto: eager on a CPU, on CUDA the faster of eager and captured"
+    )
+    tf32: Tf32Choice = setting("conv", "fp32 products that CUDA may round to TF32; conv is what PyTorch does by itself")
     seed: int = setting(0, "the one seed that all others follow from", "[0, 2147483648)")
     checkpoint_every: int = setting(0, "optimizer steps between checkpoints; 0 = once per epoch", ">= 0")
     budget_macs: float = setting(

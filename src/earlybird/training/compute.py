@@ -22,9 +22,10 @@ from earlybird.copying import copied
 from earlybird.cost import TrainingStep
 from earlybird.data import Batches
 from earlybird.errors import ConfigError, NonFiniteError, OutOfMemoryError, require, wrong_value
-from earlybird.settings.run import PrecisionChoice
+from earlybird.settings.run import PrecisionChoice, StepKind, Tf32Choice
 
 Precision = Literal["fp32", "bf16"]
+Layout = Literal["contiguous", "channels_last"]
 
 # A gain below this is not worth other numerics than the reference's.
 _WORTHWHILE = 0.95
@@ -43,22 +44,41 @@ SMALLER_STEPS = "lower --batch-size or raise --training.micro_batches"
 
 @dataclass(frozen=True)
 class Compute:
-    """Device and precision of one run."""
+    """Device and precision of one run, form of its steps, layout of its images and weights.
+
+    layout: None before it is settled, and for runs of older versions.
+    """
 
     device: torch.device
     precision: Precision = "fp32"
+    step: StepKind = "eager"
+    layout: Layout | None = None
+    tf32: Tf32Choice = "conv"
 
     @property
     def memory_format(self) -> torch.memory_format:
-        """channels_last wherever it was measured or is known to be faster: on a CPU always, on a GPU with bf16."""
+        """That of the layout; without one, channels_last on a CPU, where it is faster, and on a GPU with bf16."""
         is_faster = self.device.type == "cpu" or self.precision == "bf16"
-        return torch.channels_last if is_faster else torch.contiguous_format
+        is_last = is_faster if self.layout is None else self.layout == "channels_last"
+        return torch.channels_last if is_last else torch.contiguous_format
 
     def autocast(self) -> AbstractContextManager[object]:
         """The context in which forward and loss are computed."""
         if self.precision == "fp32":
             return nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        # A graph must cast the weights at each replay, and would not see a cast that was kept from before.
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, cache_enabled=self.step != "captured")
+
+    @contextmanager
+    def float32_rules(self) -> Iterator[None]:
+        """Allow TF32 inside as `tf32` says. It is a state of the process, and put back."""
+        before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+        torch.backends.cudnn.allow_tf32 = self.tf32 != "never"
+        torch.backends.cuda.matmul.allow_tf32 = self.tf32 == "all"
+        try:
+            yield
+        finally:
+            torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
     def place(self, model: nn.Module) -> nn.Module:
         """The model, moved to the device and laid out for this precision (in place for its parameters)."""
@@ -156,7 +176,7 @@ def evaluate(
     try:
         for x, y in batches.epoch(0):
             with explain_out_of_memory("in an evaluation", "lower --training.eval_batch_size"):
-                with compute.autocast():
+                with compute.float32_rules(), compute.autocast():
                     logits = model(x)
                 logits, classes = logits.float(), logits.shape[1]
                 loss_sum += functional.cross_entropy(logits, y, reduction="sum").double()

@@ -1,26 +1,24 @@
 """`fit`: the one training loop, for every phase of every method; its learning rate, a pure function of the step.
 
-It reads top to bottom: a batch, forward, backward, the method touches the gradients, a step, the method looks; at the
-end of an epoch a row of metrics and a checkpoint. Everything the loop depends on is in the checkpoint, and data order
-is a pure function of (seed, epoch, index): a run killed at any step ends with the same bits as one that was left alone.
+It reads top to bottom: a batch, a step (`training/step.py`: forward, backward, the method touches the gradients, the
+optimizer), the method looks; at the end of an epoch a row of metrics and a checkpoint. Everything the loop depends on
+is in the checkpoint, and data order is a pure function of (seed, epoch, index): a run killed at any step ends with the
+same bits as one that was left alone.
 """
 
 from __future__ import annotations
 
 import math
+from contextlib import closing
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn import functional
 
 from earlybird.cost import ModelCost
 from earlybird.settings.run import TrainingSettings
 from earlybird.training.compute import SMALLER_STEPS, explain_out_of_memory
 from earlybird.training.session import Session
 from earlybird.training.state import FitState, Hooks, Span
-
-# A GPU is asked only this often whether the loss is still finite, since asking waits for it; a CPU at every step.
-_STEPS_BETWEEN_FINITE_CHECKS = 50
 
 
 def fit(
@@ -53,7 +51,7 @@ def fit(
         Terminated: a signal asked to stop; the state is saved.
     """
     state = FitState(session, model, span, cost, hooks or Hooks(), carry or {})
-    with state.meter:
+    with state.meter, session.compute.float32_rules(), closing(state.train_step):
         state.start(resume, momentum or {})
         model.train()
         while not state.is_over():
@@ -82,26 +80,13 @@ def _close_step(state: FitState) -> None:
 
 
 def _train_step(state: FitState, x: Tensor, y: Tensor) -> None:
-    session, settings, model = state.session, state.session.settings, state.model
-    for group in state.optimizer.param_groups:
-        group["lr"] = learning_rate(state.step, state.schedule_steps, settings)
-    state.optimizer.zero_grad(set_to_none=True)
-    for x_part, y_part in zip(x.chunk(settings.micro_batches), y.chunk(settings.micro_batches), strict=True):
-        with session.compute.autocast():
-            logits = model(x_part)
-            loss = functional.cross_entropy(logits.float(), y_part, label_smoothing=settings.label_smoothing)
-        # Weighted by size, so that the parts add up to the gradient of the mean over the whole batch.
-        (loss * (len(y_part) / len(y))).backward()
-        state.sums.add(loss.detach(), logits.detach(), y_part, state.step)
-    state.hooks.after_backward(model, state.step)
-    if settings.clip_norm:
-        nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
-    if session.compute.device.type == "cpu" or state.step % _STEPS_BETWEEN_FINITE_CHECKS == 0:
-        state.sums.raise_if_not_finite(state.span.phase)
-    state.optimizer.step()
+    session = state.session
+    state.lr = learning_rate(state.step, state.schedule_steps, session.settings)
+    state.train_step(x, y, state.step, state.lr)
     state.step += 1
     state.steps_done += 1
     state.images += len(y)
+    state.sums.seen += len(y)
     state.ended = state.hooks.after_step(state)
     if session.progress.due():
         session.progress.step(state.span.phase, state.step, *state.sums.means(), state.hooks.note())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +11,9 @@ from torch import Tensor, nn
 
 from earlybird.cost import ModelCost, PhaseCost, evaluation_work, training_work
 from earlybird.errors import CheckpointError, EarlyBirdError, NonFiniteError, first_line
-from earlybird.settings.run import TrainingSettings
 from earlybird.training.compute import evaluate, not_finite
 from earlybird.training.session import Session
-
-_CURE = "lower --lr, add --training.warmup 0.05 or --training.clip_norm 1; the last checkpoint is intact"
+from earlybird.training.step import LOSS_CURE, STEPS, EpochSums, StepParts, make_optimizer
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,32 @@ class Hooks:
         """Called where the phase begins, not where one is resumed; True ends it before its first step."""
         return False
 
+    def strengths(self, step: int) -> tuple[float, ...]:
+        """Numbers that `change_gradients` takes at global step `step`, such as a penalty's; as many at every step."""
+        return ()
+
+    def change_gradients(self, model: nn.Module, strengths: Sequence[float | Tensor]) -> None:
+        """Called with the gradients, which may be changed in place. A captured step records it and replays it.
+
+        So it reads no tensor's value on the host, and does the same operations at every step.
+
+        strengths: those of the step; in a captured step tensors [], which are new at each replay.
+        """
+
+    def tensors(self) -> Sequence[Tensor]:
+        """What `change_gradients` changes in place beside the gradients; recording a step puts it back."""
+        return ()
+
     def after_backward(self, model: nn.Module, step: int) -> None:
-        """Called with the gradients of global step `step` (0-based), which may be changed."""
+        """Called with the gradients of global step `step` (0-based), which may be changed.
+
+        A subclass that overrides this, not `change_gradients`, may do anything here, and its steps run eager.
+        """
+        self.change_gradients(model, self.strengths(step))
+
+    def is_capturable(self) -> bool:
+        """True if `change_gradients` is all that a step asks of these hooks between backward and optimizer."""
+        return type(self).after_backward is Hooks.after_backward
 
     def after_step(self, state: FitState) -> bool:
         """Called after `state.step` steps; True ends the phase here. Weights may be changed, nothing else."""
@@ -59,43 +82,6 @@ class Hooks:
         """Restore a `state_dict`."""
 
 
-def make_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.SGD:
-    """The paper's optimizer: SGD with momentum, weight decay on all parameters."""
-    return torch.optim.SGD(
-        model.parameters(), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay, foreach=True
-    )
-
-
-class EpochSums:
-    """Loss, hits and first non-finite step of the epoch so far, kept on the device until they are read."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.loss = torch.zeros((), dtype=torch.float64, device=device)
-        self.correct = torch.zeros((), dtype=torch.int64, device=device)
-        self.bad_step = torch.full((), -1, dtype=torch.int64, device=device)
-        self.seen = 0
-
-    def add(self, loss: Tensor, logits: Tensor, y: Tensor, step: int) -> None:
-        """Count a batch: `loss` [] is its mean, `logits` [b, classes], `y` [b]."""
-        self.loss += loss.double() * len(y)
-        self.correct += (logits.argmax(dim=1) == y).sum()
-        self.seen += len(y)
-        self.bad_step = torch.where((self.bad_step < 0) & ~torch.isfinite(loss), step, self.bad_step)
-
-    def means(self) -> tuple[float, float]:
-        """Mean loss in nats and accuracy in [0, 1]."""
-        return float(self.loss) / max(1, self.seen), int(self.correct) / max(1, self.seen)
-
-    def raise_if_not_finite(self, phase: str) -> None:
-        """Raise if a loss was NaN or infinite.
-
-        Raises:
-            NonFiniteError: with the step of the first.
-        """
-        if (bad := int(self.bad_step)) >= 0:
-            raise NonFiniteError(f"the loss became NaN or infinite at step {bad} of phase '{phase}'; {_CURE}")
-
-
 class FitState:
     """State of a phase, changing from step to step; `start` reads what `save` writes."""
 
@@ -105,8 +91,16 @@ class FitState:
         self.session, self.model, self.span, self.cost = session, model, span, cost
         self.hooks, self.carry = hooks, carry
         self._infinite_by_design = set(not_finite(model))  # as a buffer that masks an attention
-        self.optimizer = make_optimizer(model, session.settings)
-        self.sums = EpochSums(session.compute.device)
+        settings, compute, full_batch = (
+            session.settings,
+            session.compute,
+            min(session.train.batch_size, session.train.num_samples),
+        )
+        self.optimizer = make_optimizer(model, settings, compute.step)
+        self.sums = EpochSums(compute.device)
+        parts = StepParts(model, self.optimizer, hooks, self.sums, settings, compute, span.phase, full_batch)
+        self.train_step = STEPS[compute.step](parts)
+        self.lr = settings.lr  # of the newest step
         self.meter = session.meter(span.phase)
         self.schedule_steps = session.total_steps if span.schedule_steps is None else span.schedule_steps
         self.step, self.steps_done, self.images, self.ended = span.start_step, 0, 0, False
@@ -172,7 +166,7 @@ class FitState:
             "phase": self.span.phase,
             "step": self.step,
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self._optimizer_state(),
             "hooks": self.hooks.state_dict(),
             "journal": self.journal_so_far(),
             "loss_sum": float(self.sums.loss),
@@ -181,6 +175,11 @@ class FitState:
             "random_state": _random_state(),
         }
         self.session.checkpoints.save(state | self.carry)
+
+    def _optimizer_state(self) -> dict[str, Any]:
+        """State of the optimizer with plain numbers, whatever form the step has."""
+        state = self.optimizer.state_dict()
+        return state | {"param_groups": [group | {"lr": float(group["lr"])} for group in state["param_groups"]]}
 
     def raise_if_weights_not_finite(self) -> None:
         """Raise if a weight or buffer is NaN or infinite: a step can break them while its loss is still fine.
@@ -191,7 +190,7 @@ class FitState:
         for name in not_finite(self.model):
             if name not in self._infinite_by_design:
                 where = f"by step {self.step - 1} of phase '{self.span.phase}'"
-                raise NonFiniteError(f"{name} became NaN or infinite {where}; {_CURE}")
+                raise NonFiniteError(f"{name} became NaN or infinite {where}; {LOSS_CURE}")
 
     def close_epoch(self) -> None:
         """Add a row of metrics, with the validation accuracy where there is a split for it, and save.
@@ -211,7 +210,7 @@ class FitState:
             self.val_batches += session.val.steps_per_epoch
         session.journal.add_row(self.row(val.accuracy if val else None))
         session.progress.epoch(self.span.phase, self.step, loss, accuracy, self.hooks.note())
-        self.sums = EpochSums(session.compute.device)
+        self.sums.reset()
         self.hooks.settle(self)
         if not self.ended:  # An ended phase is about to be replaced by the next one's first checkpoint.
             self.save()
@@ -226,7 +225,7 @@ class FitState:
             "train_loss": loss,
             "train_accuracy": accuracy,
             "val_accuracy": val_accuracy,
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "lr": self.lr,
             "wall_seconds": session.journal.ledger.total().wall_seconds + self.phase_cost().wall_seconds,
         }
 

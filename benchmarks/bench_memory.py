@@ -1,0 +1,114 @@
+"""Peak memory of a training step, dense against slim: what the slim phase of a run needs less of.
+
+    python benchmarks/bench_memory.py
+
+A CPU process never shrinks its high-water mark, so a run's own `peak_bytes` shows the dense phase's in the slim one
+too. Here each network has a process of its own, which loads nothing else and takes three training steps of batch 128
+(fp32, channels_last). Two measures: bytes of tensors alive at once, added up from the allocator's events (exact), and
+the growth of the resident set from before the network is loaded to the high-water mark (with workspaces of kernels).
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.profiler import ProfilerActivity, profile
+
+from earlybird import bn_scale, channel_groups, draw_mask, slim
+from earlybird.cli.main import keep_freed_memory
+from earlybird.cost import count_cost
+from earlybird.models import build_model
+
+BATCH_SIZE, STEPS = 128, 3
+NETWORKS = [("vgg16", 0.25), ("resnet18", 0.25), ("resnet18", 1.0)]
+RATIO, ROUND_TO = 0.5, 8
+
+
+def slim_copy(dense: nn.Module) -> nn.Module:
+    """Cut to half of the channels by random scales, in multiples of 8."""
+    generator, example = torch.Generator().manual_seed(0), torch.zeros(1, 3, 32, 32)
+    for norm in dense.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            nn.init.uniform_(norm.weight, 0.1, 1.0, generator=generator)
+    groups = channel_groups(dense, example)
+    return slim(dense, draw_mask(bn_scale(dense), RATIO, groups, round_to=ROUND_TO), example)
+
+
+def resident_bytes() -> int:
+    """Resident set of this process now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+def child(file: str) -> None:
+    """Train the network in `file` for a few steps and print its two peaks as JSON."""
+    keep_freed_memory()  # as `earlybird train` does
+    before = resident_bytes()
+    model = torch.load(file, weights_only=False).to(memory_format=torch.channels_last).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4, foreach=True)
+    x = torch.randn(BATCH_SIZE, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    y = torch.arange(BATCH_SIZE) % 10
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+
+    for _ in range(STEPS - 1):
+        step()
+    grown = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    held = [*model.parameters(), *model.buffers(), *(s["momentum_buffer"] for s in optimizer.state.values()), x, y]
+    optimizer.zero_grad(set_to_none=True)  # so that what is alive before the step is known
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+    print(json.dumps([sum(t.nbytes for t in held) + peak_of(profiler), grown]))
+
+
+def peak_of(profiler: profile) -> int:
+    """Most bytes that were allocated at once beyond those before, from the allocator's events in order of time."""
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    now = most = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        now += event.nbytes()
+        most = max(most, now)
+    return most
+
+
+def main() -> None:
+    if len(sys.argv) > 1:
+        child(sys.argv[1])
+        return
+    print(f"peak MB of a training step of {BATCH_SIZE}, fp32, dense and slim (p = {RATIO}, multiples of {ROUND_TO})")
+    print(f"{'network':<16}{'MACs':>6}{'tensors: dense, slim, ratio':>30}{'resident set: dense, slim, ratio':>36}")
+    for name, width in NETWORKS:
+        torch.manual_seed(0)
+        dense = build_model(name, num_classes=10, width=width)
+        networks = (dense, slim_copy(dense))
+        peaks = [measured(network) for network in networks]
+        macs = [count_cost(network, (3, 32, 32)).macs for network in networks]
+        print(f"{f'{name} {width:g}':<16}{macs[1] / macs[0]:6.2f}", end="")
+        for wide, narrow in zip(*peaks, strict=True):
+            print(f"{wide / 1e6:16.1f}{narrow / 1e6:9.1f}{narrow / wide:7.2f}", end="")
+        print()
+
+
+def measured(network: nn.Module) -> list[float]:
+    """Both peaks of a network, in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "network.pt"
+        torch.save(network, file)
+        done = subprocess.run([sys.executable, __file__, str(file)], check=True, stdout=subprocess.PIPE, text=True)
+    peaks: list[float] = json.loads(done.stdout.splitlines()[-1])
+    return peaks
+
+
+if __name__ == "__main__":
+    main()
