@@ -2,15 +2,15 @@
 
     python benchmarks/bench_memory.py
 
-A CPU process never shrinks its high-water mark, so a run's own `peak_bytes` shows the dense phase's in the slim one
-too. Here each network has a process of its own, which loads nothing else and takes three training steps of batch 128
-(fp32, channels_last). Two measures: bytes of tensors alive at once, added up from the allocator's events (exact), and
-the growth of the resident set from before the network is loaded to the high-water mark (with workspaces of kernels).
+Each network has a process of its own, which loads nothing else and takes three training steps of batch 128 (fp32,
+channels_last). Two measures: bytes of tensors alive at once, added up from the allocator's events (exact), and the
+growth of the resident set from before the network is loaded to the high-water mark (with workspaces of kernels).
 """
 
 from __future__ import annotations
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -105,7 +105,8 @@ def measured(network: nn.Module) -> list[float]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "network.pt"
         torch.save(network, file)
-        done = subprocess.run([sys.executable, __file__, str(file)], check=True, stdout=subprocess.PIPE, text=True)
+        command, quiet = [sys.executable, __file__, str(file)], {**os.environ, "KINETO_LOG_LEVEL": "5"}
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=quiet)
     peaks: list[float] = json.loads(done.stdout.splitlines()[-1])
     return peaks
 

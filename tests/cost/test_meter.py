@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 import pytest
+import torch
 
 from earlybird.cost import PhaseMeter, Work
 from earlybird.energy import NoCounter
@@ -140,3 +142,20 @@ def test_a_meter_that_is_entered_again_leaves_out_what_came_between(clock) -> No
     cost = meter.cost(Work())
     assert (cost.wall_seconds, cost.joules, cost.energy_coverage) == (2.0, 7.0, 1.0)
     assert counter.calls == ["start", "take", "start", "take"]
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the kernel keeps the high-water mark")
+def test_a_smaller_phase_has_a_smaller_peak_on_a_cpu():
+    """As after a cut; what is used between two phases counts as the later one's."""
+    mega = 1024 * 1024
+    peaks, before = [], None
+    for size in (300, 20, 20):
+        with PhaseMeter("search", after=before) as meter:
+            torch.ones(size * mega // 4)
+        before = meter
+        peaks.append(meter.cost(Work(0)).peak_bytes)
+        if len(peaks) == 2:
+            torch.ones(150 * mega // 4)
+    wide, narrow, after_a_cut = peaks
+    assert wide - narrow > 200 * mega
+    assert after_a_cut - narrow > 100 * mega

@@ -154,6 +154,7 @@ def test_recording_leaves_no_trace(fake):
     hooks = Penalty()
     parts = parts_of(network().train(), hooks)
     captured, (x, y) = step.CapturedStep(parts), batch()
+    step._give_momentum(parts.optimizer)
     before = [value.clone() for value in captured._tensors()]
     random_state = torch.get_rng_state()
     captured._prepare(x, y, 0, 0.1)
@@ -162,9 +163,7 @@ def test_recording_leaves_no_trace(fake):
     assert int(parts.model[1].num_batches_tracked) == 0 and int(parts.sums.bad_step) == -1
     momentum = [value["momentum_buffer"] for value in parts.optimizer.state.values()]
     assert len(momentum) == 6 and not any(buffer.any() for buffer in momentum)
-    after = captured._tensors()
-    assert all(torch.equal(a, b) for a, b in zip(before, after[: len(before) - 4], strict=False))
-    assert not hooks.seen.any() and float(parts.sums.loss) == 0
+    assert all(torch.equal(a, b) for a, b in zip(before, captured._tensors(), strict=True))
     assert torch.equal(torch.get_rng_state(), random_state)
 
 
@@ -223,7 +222,7 @@ def test_held_weights_stay_zero_in_a_captured_step(tmp_path: Path, fake):
 
 class Waits(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return x * 2 if float(x.sum()) > 0 else x
+        return x * 2 if float(x.detach().sum()) > 0 else x
 
 
 class Replaces(nn.Module):

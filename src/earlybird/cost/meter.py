@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
+from pathlib import Path
 from typing import Self
 
 import torch
@@ -26,9 +28,9 @@ class PhaseMeter:
     It may be entered again after it was left: the seconds add up and the peaks' maximum is kept. Leaving it leaves the
     counter running for the phase after it; who owns the counter stops it at the end. Do not nest meters,
     since they share the energy counter and on a GPU entering one resets the device's peak. On CUDA the peak is
-    `torch.cuda.max_memory_allocated`. On a CPU it is the resident set of the process, a high-water mark since the
-    process began that never falls: a later, smaller phase shows the peak of an earlier one. `cpu_seconds` is
-    `time.process_time`, all threads of the process.
+    `torch.cuda.max_memory_allocated`. On a CPU it is the resident set of the process at its highest since the phase
+    before; where the kernel does not let that mark begin anew (other than Linux), since the process began, so that a
+    later, smaller phase shows the peak of an earlier one. `cpu_seconds` is `time.process_time`, all threads.
 
     Args:
         phase: one of `PHASES`.
@@ -64,6 +66,8 @@ class PhaseMeter:
         before = self._after._left if self._after is not None else None
         if before is None:
             self._counter.start()
+            if self._device.type == "cpu":
+                _forget_peak()
         self._started = read_clocks(self._device)
         between, between_cpu = (now - then for now, then in zip(self._started, before or self._started, strict=True))
         self._wall_seconds += between
@@ -77,6 +81,8 @@ class PhaseMeter:
         self._read()
         if self._counter.pending:
             self._counter.start()  # Joules still to come are of nobody: the phase after must not be charged them.
+        if self._device.type == "cpu":
+            _forget_peak()
         self._left, self._started = self._started, None
 
     def cost(self, work: Work) -> PhaseCost:
@@ -123,6 +129,13 @@ class PhaseMeter:
             self._metered_seconds += self._open_seconds
         if not self._counter.pending:  # Otherwise the next reading's joules are of these seconds too.
             self._open_seconds = 0.0
+
+
+def _forget_peak() -> None:
+    """Give freed memory back to the kernel and begin the high-water mark anew, where libc and kernel can (Linux)."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def read_clocks(device: torch.device) -> tuple[float, float]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from earlybird.copying import own_tensors
+from earlybird.copying import full_name, own_tensors
 from earlybird.errors import ConfigError, NonFiniteError, first_line
 from earlybird.settings.run import StepKind, TrainingSettings
 from earlybird.training.compute import Compute
@@ -185,12 +185,16 @@ class CapturedStep(EagerStep):
         self._gradients: list[Tensor | None] = []
         self._has_own_gradients = False  # False where a step that was not replayed has put others into their place
         self._addresses: list[int] = []
+        self._has_momentum = False
         self.kind = "captured"
         if reason := _why_not(parts):
             self._give_up(reason)
 
     def __call__(self, x: Tensor, y: Tensor, step: int, lr: float) -> None:
         """Train on a batch; see `EagerStep`."""
+        if not self._has_momentum:
+            _give_momentum(self.parts.optimizer)  # now, at addresses that stay
+            self._has_momentum = True
         if len(y) == self.parts.full_batch and self.kind == "captured":
             self._prepare(x, y, step, lr)
             if self._replay is None or self._addresses != self._addresses_now():  # A hook may have moved the weights.
@@ -210,6 +214,7 @@ class CapturedStep(EagerStep):
         """Free the graph and its memory before the next phase takes its own."""
         self._replay, self._gradients = None, []
         self._x = self._y = torch.empty(0)
+        self.parts.optimizer.zero_grad(set_to_none=True)
 
     def _set_lr(self, lr: float) -> None:
         self._lr.set(lr)
@@ -241,9 +246,10 @@ class CapturedStep(EagerStep):
         self._replay = None
         owned = list(own_tensors(self.parts.model))
         try:
+            self._warm_up()
+            if replaced := [full_name(path, name) for path, module, name, x in owned if getattr(module, name) is not x]:
+                raise RuntimeError(f"it puts a new tensor in the place of {replaced[0]!r}")
             self._capture()
-            if replaced := [f"{path}.{name}" for path, module, name, x in owned if getattr(module, name) is not x]:
-                raise RuntimeError(f"it puts a new tensor in the place of {replaced[0].lstrip('.')!r}")
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
@@ -252,19 +258,20 @@ class CapturedStep(EagerStep):
                 setattr(module, name, x)
             self._give_up(first_line(error))
 
-    def _capture(self) -> None:
-        parts = self.parts
-        _give_momentum(parts.optimizer)  # now, at addresses that stay
-        with untouched(self._tensors(), parts.compute.device), self._graphs.warm_up():
+    def _warm_up(self) -> None:
+        with untouched(self._tensors(), self.parts.compute.device), self._graphs.warm_up():
             self._body()
             with self._graphs.forbid_waiting():
                 for _ in range(_WARM_UP_STEPS - 1):
                     self._body()
+
+    def _capture(self) -> None:
+        model = self.parts.model
         replay = self._graphs.capture(self._body)
         self._has_own_gradients = False
-        self._gradients = [parameter.grad for parameter in parts.model.parameters()]
+        self._gradients = [parameter.grad for parameter in model.parameters()]
         self._addresses = self._addresses_now()
-        if not _same_update(parts.model, self._update_of(self._body), self._update_of(replay)):
+        if not _same_update(model, self._update_of(self._body), self._update_of(replay)):
             raise RuntimeError("its replay does not do what the same operations do one by one")
         self._replay = replay
 
