@@ -28,7 +28,7 @@ from earlybird.cost import count_cost
 from earlybird.models import build_model
 
 BATCH_SIZE, STEPS = 128, 3
-NETWORKS = [("vgg16", 0.25), ("resnet18", 0.25), ("resnet18", 1.0)]
+NETWORKS = [("vgg16", 0.25), ("resnet18", 0.25)]
 RATIO, ROUND_TO = 0.5, 8
 
 
