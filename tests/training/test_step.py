@@ -16,7 +16,7 @@ from earlybird.data import DataBundle, MemoryImages, train_batches
 from earlybird.errors import ConfigError, NonFiniteError
 from earlybird.methods.hooks import HoldHooks
 from earlybird.settings.run import StepKind, TrainingSettings
-from earlybird.training import graphs, step
+from earlybird.training import step
 from earlybird.training.checkpoint import Checkpoints
 from earlybird.training.compute import Compute
 from earlybird.training.loop import fit
@@ -287,12 +287,6 @@ def test_the_graph_and_its_memory_go_when_the_phase_ends(tmp_path: Path, fake, m
     assert len(kept) == 1 and kept[0]._replay is None and kept[0]._x.numel() == 0 and kept[0]._gradients == []
 
 
-def test_a_device_without_graphs_is_refused():
-    with pytest.raises(ConfigError, match="'captured', but cpu has no CUDA graphs; give auto, eager or compiled"):
-        graphs.graphs_of(CPU)
-    assert isinstance(graphs.graphs_of(torch.device("cuda")), graphs.CudaGraphs)
-
-
 def test_a_step_that_does_not_compile_is_said_and_runs_eager(tmp_path: Path, monkeypatch):
     def no_compiler(function: Any, **options: Any) -> Any:
         def fails(*batch: Tensor) -> Any:
@@ -336,19 +330,6 @@ def test_a_compiled_step_trains_alike_and_resumes_to_the_same_bits(tmp_path: Pat
     assert same_tensors(model, resumed)
 
 
-@pytest.mark.parametrize(
-    ("tf32", "inside"), [("conv", (True, False)), ("all", (True, True)), ("never", (False, False))]
-)
-def test_tf32_is_allowed_inside_only(tf32: Any, inside: tuple[bool, bool]):
-    def flags() -> tuple[bool, bool]:
-        return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-
-    before = flags()
-    with Compute(CPU, tf32=tf32).float32_rules():
-        assert flags() == inside
-    assert flags() == before
-
-
 def test_sums_keep_their_tensors_over_epochs():
     sums = EpochSums(CPU)
     held = [sums.loss, sums.correct, sums.bad_step]
@@ -360,10 +341,3 @@ def test_sums_keep_their_tensors_over_epochs():
     sums.reset()
     assert [float(x) for x in held] == [0, 0, -1]
     assert all(a is b for a, b in zip(held, (sums.loss, sums.correct, sums.bad_step), strict=True))
-
-
-def test_the_recorder_refuses_what_a_graph_would(fake):
-    with pytest.raises(RuntimeError, match="synchronizing"), fake.forbid_waiting():
-        torch.ones(()).item()
-    with pytest.raises(RuntimeError, match="synchronizing"):
-        fake.capture(lambda: torch.ones(3).nonzero())

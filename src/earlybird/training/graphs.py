@@ -56,10 +56,13 @@ class CudaGraphs:
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         """Record a graph, with memory of its own and the default generator: dropout draws anew at each replay."""
         with torch.cuda.device(self._device):
-            graph = torch.cuda.CUDAGraph()
-            # Threads of a DataLoader go on pinning memory meanwhile, which the stricter default would refuse.
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                work()
+            graph, main = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+            try:
+                # Threads of a DataLoader go on pinning memory meanwhile, which the stricter default would refuse.
+                with torch.cuda.graph(graph, stream=torch.cuda.Stream(), capture_error_mode="thread_local"):
+                    work()
+            finally:
+                torch.cuda.set_stream(main)  # A capture that fails leaves its own stream behind.
         return graph.replay
 
 
