@@ -2,7 +2,7 @@
 
 `EagerStep` runs one operation after the other. `CapturedStep` records them once a phase as a CUDA graph and replays it:
 small networks are bound by the launching of kernels, which a graph does in one call. `CompiledStep` has forward and
-loss compiled. Which one a run takes is settled once (`training/step_choice.py`). `docs/method.md` section 11.
+loss compiled. Which one a run takes is settled once (`training/step_choice.py`); `docs/decisions.md`, "Training".
 """
 
 from __future__ import annotations
