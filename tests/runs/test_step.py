@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from earlybird.cli.main import main
@@ -86,6 +87,21 @@ def test_the_settled_form_is_kept_and_a_forced_one_settled_anew(
     path.write_text(path.read_text().replace("step: eager", "step: sideways"))
     with pytest.raises(ConfigError, match="resolved.step is 'sideways'; give eager, captured or compiled"):
         go(settings, tmp_path / "other")
+
+
+def test_a_phase_that_ran_in_another_form_is_flagged(tiny_settings, tmp_path: Path, monkeypatch):
+    def no_compiler(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("no C++ compiler")
+
+    settings = tiny_settings("dense", training={"epochs": 1})
+    eager = go(settings, tmp_path / "eager")
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    settings["training"]["step"] = "compiled"
+    with pytest.warns(UserWarning, match=r"cannot be compiled \(no C\+\+ compiler\) and runs eager"):
+        record = go(settings, tmp_path / "run")
+    assert record["resolved"]["step"] == "compiled" and eager["flags"] == []
+    assert record["flags"] == ["the step of phase 'train' cannot be compiled and ran eager"]
+    assert record["files"]["model.safetensors"] == eager["files"]["model.safetensors"]
 
 
 def test_reports_keep_runs_of_other_forms_apart_and_older_ones_together(tiny_settings, tmp_path: Path):

@@ -25,6 +25,7 @@ from earlybird.runs.energy import energy_facts
 from earlybird.runs.record_file import SCHEMA_VERSION
 from earlybird.settings.catalog import DenseShorter, Uniform, preset_of
 from earlybird.settings.run import RunConfig, TrainingSettings
+from earlybird.training.session import Session
 
 _PACKAGES = ("torch", "torchvision", "numpy", "safetensors")
 
@@ -65,8 +66,16 @@ def make_record(config: RunConfig, resolved: dict[str, Any], task: Task, outcome
         "uncut_test": asdict(outcome.uncut_test) if outcome.uncut_test else None,
         "cost": {"phases": phases, "total": ledger.total().as_dict()},
         "energy": energy_facts(ledger, session.energy, final.traffic_reason),
-        "flags": list(candidate.flags),
+        "flags": [*candidate.flags, *_flags_about_steps(session)],
     }
+
+
+def _flags_about_steps(session: Session) -> list[str]:
+    """Phases, since the run was last resumed, whose step ran in another form than `resolved` says."""
+    form = session.compute.step
+    return [
+        f"the step of phase '{phase}' cannot be {form} and ran eager" for phase in dict.fromkeys(session.eager_phases)
+    ]
 
 
 def _ticket(candidate: Candidate, task: Task) -> dict[str, Any] | None:

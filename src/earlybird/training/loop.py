@@ -62,6 +62,8 @@ def fit(
                 _close_step(state)
                 if state.is_over():
                     break
+    if state.train_step.kind != session.compute.step:
+        session.eager_phases.append(span.phase)
     session.journal.ledger.add(state.phase_cost())
     return state.step
 

@@ -179,6 +179,8 @@ class Session:
     progress: Progress
     stop: StopFlag = field(default_factory=StopFlag)
     energy: EnergyCounter = field(default_factory=lambda: NoCounter("none was asked for"))
+    # Phases whose step could not take the form that was settled.
+    eager_phases: list[str] = field(default_factory=list)
     _meter: PhaseMeter | None = field(default=None, repr=False)
 
     @property

@@ -327,8 +327,8 @@ class CompiledStep(EagerStep):
         return self._compiled(x, y)
 
     def _try_to_compile(self, x: Tensor, y: Tensor, step: int) -> None:
-        self._compiled = torch.compile(super()._forward, dynamic=False)
         try:
+            self._compiled = torch.compile(super()._forward, dynamic=False)
             with untouched(self._tensors(), self.parts.compute.device):
                 self._backward(x, y, step)
         except torch.OutOfMemoryError:
