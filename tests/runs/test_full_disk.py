@@ -221,7 +221,7 @@ def test_searches_and_comparisons_end_in_one_line_and_go_on(
     if process.exitcode == 2:
         assert len(said) == 1 and str(out) in said[0] and "No space left on device" in said[0]
     else:  # There was room for what had to be; a node of the comparison failed.
-        assert process.exitcode in (0, 1) and all(line.startswith(("failed: ", "1 of ", "2 of ")) for line in said)
+        assert process.exitcode in (0, 1) and all("failed" in line for line in said)
     assert not list(out.rglob("*.tmp-*"))
     (disk.path / "filler").unlink()
     assert main(command(out)) == 0
