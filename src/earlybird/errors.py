@@ -142,8 +142,9 @@ def one_line(error: Exception) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of why an exception was raised (see `reason`)."""
-    return next((line for line in _why(error).splitlines() if line.strip()), type(error).__name__)
+    """The first line of why an exception was raised (see `reason`), below a headline that ends with a colon."""
+    lines = [line.strip() for line in _why(error).splitlines() if line.strip()]
+    return next((line for line in lines if not line.endswith(":")), lines[0] if lines else type(error).__name__)
 
 
 def reason(error: Exception) -> str:

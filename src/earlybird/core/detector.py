@@ -6,6 +6,7 @@ mask is rounded, because snapping would hide or invent changes near the threshol
 
 from __future__ import annotations
 
+import math
 import operator
 import warnings
 from collections.abc import Mapping, Sequence
@@ -32,7 +33,7 @@ from earlybird.core.groups import ChannelGroups, mask_distance
 from earlybird.core.mask import ChannelMask
 from earlybird.core.stop_rules import MaskHistory, checked_stop_rule
 from earlybird.core.ticket import Ticket
-from earlybird.errors import ConfigError, MaskError, is_integer, is_number, require, require_type
+from earlybird.errors import ConfigError, MaskError, is_integer, is_number, reason, require, require_type
 
 _ADDS = {operator.add, operator.iadd, torch.add}
 
@@ -173,17 +174,37 @@ class EarlyBird:
         """Restore a state; tickets held so far are dropped.
 
         Raises:
-            ConfigError: the state belongs to other prune ratios.
+            ConfigError: the state belongs to other prune ratios or another network, or was changed.
         """
-        if set(histories := state.get("histories", ())) != set(self.prune_ratios):
-            told = f"detector state holds prune ratios {sorted(histories)}, this detector {self.prune_ratios}"
+        histories = state.get("histories") if isinstance(state, Mapping) else None
+        if not isinstance(histories, Mapping) or set(histories) != set(self.prune_ratios):
+            theirs = [*histories] if isinstance(histories, Mapping) else "no"
+            told = f"detector state holds prune ratios {theirs}, this detector {self.prune_ratios}"
             raise ConfigError(f"{told}; make it with the same")
-        self.draws = int(state["draws"])
-        self._fired = {float(ratio): int(draw) for ratio, draw in state["fired"].items()}
-        self.tickets, self.last_scores = {}, None
+        draws: Any = state.get("draws")
+        fired: Any = state.get("fired")
+        right = is_integer(draws) and isinstance(fired, Mapping) and set(fired) <= set(histories)
+        if not right or not all(is_integer(draw) and 1 <= draw <= draws for draw in fired.values()):
+            raise ConfigError(f"detector state was changed (draws {draws!r:.40}, fired {fired!r:.40}); restore it")
         for ratio, history in self._histories.items():
-            saved = state["histories"][ratio]
-            history.restore([ChannelMask(m) for m in saved["masks"]], saved["distances"], saved["epi_values"])
+            history.restore(*self._checked_history(histories[ratio], draws))
+        self.draws, self._fired = draws, dict(fired)
+        self.tickets, self.last_scores = {}, None
+
+    def _checked_history(self, saved: Any, draws: int) -> tuple[list[ChannelMask], list[float], list[float]]:
+        """Masks, distances and values of a stored history of so many draws."""
+        try:
+            masks, distances = [ChannelMask(mask) for mask in saved["masks"]], list(saved["distances"])
+            values, widths = list(saved["epi_values"]), [self.groups] if self.groups else masks[:1]
+            fits = len(distances) == max(0, draws - 1) and bool(draws) == bool(masks) and len(masks) <= draws
+            fits = fits and all(mask.widths() == widths[0].widths() for mask in masks)
+            fits = fits and all(is_number(number) and 0 <= number <= 1 for number in distances)
+            if not fits or not all(is_number(value) and math.isfinite(value) for value in values):
+                raise ValueError(f"{len(masks)} masks and {len(distances)} distances after {draws} draws")
+        except (KeyError, TypeError, ValueError, MaskError) as error:
+            told = f"detector state was changed, or is of another network ({reason(error)})"
+            raise ConfigError(f"{told}; restore it, or begin the search anew") from error
+        return masks, distances, values
 
     def _ticket(self, model: nn.Module, ranking: Ranking, prune_ratio: float, rule: str, *flags: str) -> Ticket:
         mask = draw_ranked(ranking, prune_ratio, min_channels=self.min_channels, round_to=self.round_to)

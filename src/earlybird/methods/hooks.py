@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from earlybird.atomic import write_atomically
 from earlybird.core import EarlyBird, Ticket, WeightMask, bn_l1_proximal_, bn_l1_subgradient_, mask_weights_
-from earlybird.errors import ConfigError, NonFiniteError, TicketError
+from earlybird.errors import ConfigError, NonFiniteError, TicketError, is_number
 from earlybird.settings.method import Clock, DrawAt, EarlyBirdTraining, TicketRequest
+from earlybird.training.checkpoint import changed_checkpoint
 from earlybird.training.loop import drop_steps
 from earlybird.training.session import Session
 from earlybird.training.state import FitState, Hooks
@@ -151,6 +152,7 @@ class SearchHooks(Hooks):
 
         Raises:
             ConfigError: the search was begun for other tickets.
+            CheckpointError: the state is of other hooks, or was changed.
         """
         theirs = [TicketRequest(*request) for request in state.get("requests", [])] or list(self.requests)
         if theirs != list(self.requests):
@@ -164,6 +166,19 @@ class SearchHooks(Hooks):
         self.saved = [TicketRequest(ratio, draw_at) for ratio, draw_at in state.get("saved", older)]
         self._scores = list(state["scores"])
         self._layer_widths = dict(state["layer_widths"])
+        self._refuse_what_does_not_fit()
+
+    def _refuse_what_does_not_fit(self) -> None:
+        width, times = sum(self._layer_widths.values()), self.draw_seconds
+        saved = [self.folder / request.file_name(self.requests) for request in self.saved]
+        if len(self.draw_steps) != self.detector.draws or self.draw_steps != sorted(set(self.draw_steps)):
+            raise changed_checkpoint(f"its draws are {self.draw_steps!r:.80}, and {self.detector.draws} were counted")
+        if [score.shape for score in self._scores] != [(width,)] * self.detector.draws:
+            raise changed_checkpoint(f"its scores are not of {self.detector.draws} draws and {width} channels")
+        if len(times) != 2 or not all(is_number(seconds) and 0 <= seconds < math.inf for seconds in times):
+            raise changed_checkpoint(f"its draw_seconds are {times!r:.80}")
+        if missing := [path.name for path in saved if not path.is_file()]:
+            raise changed_checkpoint(f"it says that {missing[0]} is drawn, which is not in {self.folder}")
 
     def save_scores(self) -> None:
         """Write `scales.npz`: per layer the scores `[draws, channels]`, float32, and `steps` `[draws]`."""

@@ -18,6 +18,7 @@ from earlybird.methods.hooks import HoldHooks, keep_weights_of_epoch
 from earlybird.methods.retrain import REINIT_SEED_OFFSET, WEIGHT_MASK_FILE, load_weights_of_epoch_, weight_candidate
 from earlybird.methods.task import Candidate, DenseRun, Task
 from earlybird.settings.catalog import LotteryTicket
+from earlybird.training.checkpoint import whole_number
 from earlybird.training.loop import fit
 from earlybird.training.state import FitState, Span
 
@@ -62,7 +63,8 @@ def _check_rewind(method: LotteryTicket, epochs: int) -> None:
 def train_rounds(method: LotteryTicket, task: Task, resume: dict[str, Any] | None, *, first_round: int) -> None:
     """Train and prune from `first_round` (or the checkpoint's) on, until the last mask lies in the folder."""
     session = task.session
-    for number in range(first_round if resume is None else resume["round"], method.rounds):
+    begun = first_round if resume is None else whole_number(resume, "round", first_round, method.rounds - 1)
+    for number in range(begun, method.rounds):
         start = method.rewind_epoch * session.steps_per_epoch if number else 0
         model = task.build() if number == 0 else _start_weights(method, task)
         mask = None if number == 0 else WeightMask.load(_mask_file(task.folder, number))[0]

@@ -15,10 +15,12 @@ from earlybird.methods.hooks import HoldHooks, near_chance
 from earlybird.methods.retrain import ticket_in
 from earlybird.methods.task import Candidate, DenseRun, Task
 from earlybird.settings.method import ChecksNetwork, Method, Plans, StartsFromDense, StartsFromTicket
+from earlybird.training.checkpoint import changed_checkpoint, whole_number
 from earlybird.training.compute import Evaluation, evaluate
 from earlybird.training.loop import fit
 from earlybird.training.state import Span
 
+_PHASES = ("search", "train", "retrain")
 # In checkpoints of a last training with a budget: the step at which it ends, and the candidate's flags.
 _BUDGET_KEY = "budget"
 # Flag a last training shorter than this share of the one without a budget.
@@ -56,11 +58,15 @@ def run_method(
         MethodError: the method cannot handle this network, or cannot start from what it was given.
     """
     resume = task.session.checkpoints.latest()
+    if resume is not None and resume["phase"] not in _PHASES:
+        raise changed_checkpoint(f"its phase is {resume['phase']!r:.80}, none of {', '.join(_PHASES)}")
     searching = resume is None or resume["phase"] == "search"
     if candidate is None and resume is None:
         check_network(method, task.build(), task.example_input())
     if candidate is None:
         candidate = _searched(method, task, resume, dense) if searching else method.restore(task)
+    if searching and resume is not None and candidate.phase == "train":
+        raise changed_checkpoint(f"its phase is 'search', which method {method.name} has not")
     begun = None if searching else resume
     candidate = within_budget(task, candidate, begun)
     train_candidate(task, candidate, begun)
@@ -143,8 +149,7 @@ def within_budget(task: Task, candidate: Candidate, resume: Mapping[str, Any] | 
     if not budget:
         return candidate
     if resume is not None:
-        end, flags = resume[_BUDGET_KEY]["end_step"], tuple(resume[_BUDGET_KEY]["flags"])
-        return replace(candidate, end_step=end, schedule_steps=end, flags=flags)
+        return _as_begun(task, candidate, resume)
     spent = session.journal.ledger.total().macs
     so_far = f"what came before cost {spent / budget:.2f} of training.budget_macs"
     if candidate.start_step >= candidate.end_step:
@@ -156,6 +161,18 @@ def within_budget(task: Task, candidate: Candidate, resume: Mapping[str, Any] | 
     if steps < _SHORT * planned:
         flags = (*flags, f"its last training is {steps / planned:.2f} of the one without a budget: {so_far}")
     return replace(candidate, end_step=start + steps, schedule_steps=start + steps, flags=flags)
+
+
+def _as_begun(task: Task, candidate: Candidate, resume: Mapping[str, Any]) -> Candidate:
+    """The candidate with the end and the flags that its checkpoints carry, which no budget would put later."""
+    session, start = task.session, candidate.start_step
+    begun, most = resume.get(_BUDGET_KEY), round(session.settings.budget_macs or 0)
+    most = start + steps_that_buy(most, task.cost(candidate.model), session.planned_data, start)
+    flags = begun.get("flags") if isinstance(begun, dict) else None
+    if not isinstance(begun, dict) or not isinstance(flags, list) or not all(isinstance(flag, str) for flag in flags):
+        raise changed_checkpoint(f"its {_BUDGET_KEY} is {begun!r:.80}")
+    end = whole_number(begun, "end_step", start, most)
+    return replace(candidate, end_step=end, schedule_steps=end, flags=tuple(flags))
 
 
 def train_candidate(task: Task, candidate: Candidate, resume: dict[str, Any] | None) -> None:

@@ -194,8 +194,7 @@ def load_ticket_weights(dense: nn.Module, ticket: Ticket) -> None:
     try:
         dense.load_state_dict(dict(ticket.weights), assign=any(parameter.is_meta for parameter in dense.parameters()))
     except RuntimeError as error:
-        first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        told = f"the ticket belongs to another network ({first}); give the --model it was drawn from"
+        told = f"the ticket belongs to another network ({first_line(error)}); give the --model it was drawn from"
         raise TicketError(told) from error
 
 

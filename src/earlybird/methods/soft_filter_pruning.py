@@ -22,6 +22,7 @@ from earlybird.methods.retrain import Retrain, cut, leave_ticket, load_ticket_we
 from earlybird.methods.task import Candidate, Task
 from earlybird.settings.catalog import SoftFilterPruning
 from earlybird.slimming import channel_groups, zero_channels_
+from earlybird.training.checkpoint import changed_checkpoint
 from earlybird.training.loop import fit
 from earlybird.training.state import FitState, Hooks, Span
 
@@ -112,9 +113,15 @@ class ZeroingHooks(Hooks):
         return {"first": None if self.first is None else dict(self.first)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take it back; older checkpoints have none, and their runs get no flag."""
+        """Take it back; older checkpoints have none, and their runs get no flag.
+
+        Raises:
+            CheckpointError: the state is of other hooks, or of another network.
+        """
         first = state.get("first", {})
         self.first = None if first is None else ChannelMask(first)
+        if set(state) - {"first"} or (self.first and self.first.widths() != self.groups.widths()):
+            raise changed_checkpoint("its first mask is of another network or method")
 
     def _zero(self, state: FitState) -> None:
         mask = filter_mask(self.method, state.model, self.groups)

@@ -28,6 +28,7 @@ from earlybird.methods.retrain import Retrain, cut, leave_ticket, ticket_in
 from earlybird.methods.task import Candidate, DenseRun, Task
 from earlybird.settings.catalog import ThiNet
 from earlybird.slimming import channel_groups, expanded, kept_indices, slim
+from earlybird.training.checkpoint import changed_checkpoint, whole_number
 from earlybird.training.loop import fit
 from earlybird.training.state import Span
 
@@ -134,7 +135,9 @@ def cut_layers(method: ThiNet, task: Task, dense: nn.Module | None, resume: dict
     keep = torch.ones(groups.num_units, dtype=torch.bool)
     done, model = 0, dense
     if resume is not None:
-        done, keep = int(resume["layers_done"]), resume["keep"]
+        done, keep = whole_number(resume, "layers_done", 1, len(layers)), resume["keep"]
+        if not isinstance(keep, Tensor) or (keep.dtype, keep.shape) != (torch.bool, (groups.num_units,)):
+            raise changed_checkpoint(f"its 'keep' is no bool tensor [{groups.num_units}]")
         # Of the shape that is left; its weights are of no account.
         small = slim(shape, groups.mask_of(keep), task.example_input(), groups, check=False)
         model = task.session.compute.place(small)

@@ -175,7 +175,7 @@ class RunFolder:
         if state is None:
             return
         is_another = any(change.startswith("method.name:") for change in changed)
-        is_cut = state.get("round", 0) > 0 or "layers_done" in state  # by the old settings
+        is_cut = state.get("round", 0) != 0 or "layers_done" in state  # by the old settings
         if is_another or is_cut or state["phase"] != "search":
             why = "a part is pruned already" if is_cut else "its search is over"
             why = "another method has begun it" if is_another else why

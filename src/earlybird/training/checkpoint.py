@@ -28,7 +28,24 @@ class _State(dict[str, Any]):
     """Content of a checkpoint; asking for a key that it lacks is a `CheckpointError`."""
 
     def __missing__(self, key: str) -> Any:
-        raise CheckpointError(f"the checkpoint lacks {key!r}: it was changed; restore it, or give another --out")
+        raise changed_checkpoint(f"it lacks {key!r}")
+
+
+def changed_checkpoint(why: str) -> CheckpointError:
+    """The error of a checkpoint whose content no run can have written."""
+    return CheckpointError(f"the checkpoint was changed ({why}); restore it, or give another --out")
+
+
+def whole_number(state: Mapping[str, Any], key: str, least: int, most: int) -> int:
+    """An entry of a checkpoint's state that counts something.
+
+    Raises:
+        CheckpointError: it is missing, or no integer in [`least`, `most`].
+    """
+    value = state.get(key)
+    if type(value) is not int or not least <= value <= most:
+        raise changed_checkpoint(f"its {key} is {value!r:.80}, no integer in [{least}, {most}]")
+    return value
 
 
 class Checkpoints:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from earlybird.cost import ModelCost, PhaseCost, evaluation_work, training_work
 from earlybird.errors import CheckpointError, EarlyBirdError, NonFiniteError, first_line
+from earlybird.training.checkpoint import changed_checkpoint, whole_number
 from earlybird.training.compute import evaluate, not_finite
 from earlybird.training.session import Session
 from earlybird.training.step import LOSS_CURE, STEPS, EpochSums, StepParts, make_optimizer
@@ -79,7 +81,13 @@ class Hooks:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a `state_dict`."""
+        """Restore a `state_dict`; these hooks have none to restore.
+
+        Raises:
+            CheckpointError: the state is of other hooks.
+        """
+        if state:
+            raise changed_checkpoint("it holds the state of another method's hooks")
 
 
 class FitState:
@@ -127,19 +135,18 @@ class FitState:
 
     def _resume(self, resume: dict[str, Any]) -> None:
         try:
-            self.model.load_state_dict(resume["model"])
-            # Its momentum only: the settings are this configuration's, also where --force has changed them.
-            self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": resume["optimizer"]["state"]})
-            for name, buffer in self.momentum().items():
-                buffer.view_as(self.model.get_parameter(name))
-            if not isinstance(resume["step"], int) or resume["step"] < 0:
-                raise ValueError(f"its step is {resume['step']!r}")
-            self.step = resume["step"]
+            if resume["phase"] != self.span.phase:
+                raise ValueError(f"its phase is {resume['phase']!r:.80}, not {self.span.phase!r}")
+            self.step = whole_number(resume, "step", self.span.start_step, self.span.end_step)
+            self._resume_weights(resume["model"])
+            self._resume_momentum(resume)
             self.hooks.load_state_dict(resume["hooks"])
             self.session.journal.load_state_dict(resume["journal"])
+            self.sums.seen = whole_number(resume, "seen", 0, self.session.train.num_samples)
+            self.sums.correct.fill_(whole_number(resume, "correct", 0, self.sums.seen))
+            if not 0 <= resume["loss_sum"] < math.inf:
+                raise ValueError(f"its loss_sum is {resume['loss_sum']!r:.80}")
             self.sums.loss.fill_(resume["loss_sum"])
-            self.sums.correct.fill_(resume["correct"])
-            self.sums.seen = int(resume["seen"])
             _set_random_state(resume["random_state"])
         except EarlyBirdError:
             raise
@@ -148,6 +155,30 @@ class FitState:
                 f"the checkpoint in {self.session.checkpoints.folder} is of another network than this configuration's, "
                 f"or was changed ({first_line(error)}); give the settings it was made with, or another --out"
             ) from error
+
+    def _resume_weights(self, weights: dict[str, Any]) -> None:
+        self.model.load_state_dict(weights)
+        for name, own in (*self.model.named_parameters(), *self.model.named_buffers()):
+            if weights.get(name, own).dtype != own.dtype:  # which loading would cast
+                raise ValueError(f"{name} is {weights[name].dtype}, not {own.dtype}")
+        if broken := set(not_finite(self.model)) - self._infinite_by_design:
+            raise ValueError(f"{min(broken)} is NaN or infinite")
+
+    def _resume_momentum(self, resume: dict[str, Any]) -> None:
+        """Take the momentum only: the settings are this configuration's, also where --force has changed them."""
+        theirs, parameters = resume["optimizer"], list(self.model.parameters())
+        for place, entry in theirs["state"].items():
+            buffer, parameter = entry["momentum_buffer"], parameters[place]
+            if buffer is not None and (buffer.shape, buffer.dtype) != (parameter.shape, parameter.dtype):
+                raise ValueError(f"a momentum is {buffer.dtype} {list(buffer.shape)}, not {list(parameter.shape)}")
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": theirs["state"]})
+        found = self.momentum()
+        # Parameters without a gradient have none. Older checkpoints do not say which.
+        needs_some = self.step > self.span.start_step and theirs["param_groups"][0]["momentum"]
+        if (needs_some and not found) or list(found) != resume.get("with_momentum", list(found)):
+            raise ValueError("a momentum is missing")
+        if not all(buffer.isfinite().all() for buffer in found.values()):
+            raise ValueError("a momentum is NaN or infinite")
 
     def momentum(self) -> dict[str, Tensor]:
         """Parameter name -> the optimizer's momentum, where it has any."""
@@ -167,6 +198,7 @@ class FitState:
             "step": self.step,
             "model": self.model.state_dict(),
             "optimizer": self._optimizer_state(),
+            "with_momentum": list(self.momentum()),
             "hooks": self.hooks.state_dict(),
             "journal": self.journal_so_far(),
             "loss_sum": float(self.sums.loss),
