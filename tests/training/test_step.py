@@ -15,8 +15,10 @@ from earlybird.cost import ModelCost
 from earlybird.data import DataBundle, MemoryImages, train_batches
 from earlybird.errors import ConfigError, NonFiniteError
 from earlybird.methods.hooks import HoldHooks
-from earlybird.settings.run import StepKind, TrainingSettings
-from earlybird.training import step
+from earlybird.runs import run as run_module
+from earlybird.runs.run import run
+from earlybird.settings.run import RunConfig, StepKind, TrainingSettings
+from earlybird.training import loop, step
 from earlybird.training.checkpoint import Checkpoints
 from earlybird.training.compute import Compute
 from earlybird.training.loop import fit
@@ -108,7 +110,7 @@ def test_a_captured_phase_ends_with_the_bits_of_an_eager_one(tmp_path: Path, fak
     assert type(captured.checkpoints.latest()["optimizer"]["param_groups"][0]["lr"]) is float
 
 
-@pytest.mark.parametrize("killed_at", [1, 3, 5, 11])
+@pytest.mark.parametrize("killed_at", [1, 5])
 def test_a_captured_run_killed_at_any_step_ends_with_the_same_bits(tmp_path: Path, fake, killed_at: int):
     class KilledPenalty(Penalty, KillAt):
         def __init__(self) -> None:
@@ -137,6 +139,40 @@ def test_each_phase_has_a_graph_of_its_own(tmp_path: Path, fake):
         ends.append((wide, narrow))
     assert all(same_tensors(a, b) for a, b in zip(*ends, strict=True))
     assert fake.captures == 2
+
+
+@pytest.mark.parametrize("form", ["subgradient", pytest.param("proximal", marks=pytest.mark.slow)])
+def test_a_whole_run_is_captured_in_each_phase_and_resumes_to_the_same_bits(
+    tiny_settings, tmp_path: Path, fake, monkeypatch, form: str
+):
+    """Search with its penalty and draws, cut, retrain; killed in the search and again in the retrain."""
+
+    def go(name: str) -> Any:
+        settings = tiny_settings(penalty_form=form, training={"checkpoint_every": 2, "epochs": 5})
+        record = run(RunConfig.from_dict(settings), tmp_path / name, quiet=True)
+        return record["files"]["model.safetensors"], record["ticket"]["step"], record["resolved"]["step"]
+
+    eager = go("eager")
+    monkeypatch.setattr(run_module, "choose_step", lambda *values: replace(values[3], step="captured"))
+    assert go("captured") == (*eager[:2], "captured")
+    assert fake.captures == 2
+    for step_of_kill in (3, 22):
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "_train_step", killed_at(step_of_kill))
+            with pytest.raises(Killed):
+                go("killed")
+    assert go("killed") == (*eager[:2], "captured")
+
+
+def killed_at(step: int) -> Any:
+    original = loop._train_step
+
+    def train_step(state: Any, x: Tensor, y: Tensor) -> None:
+        if state.step == step:
+            raise Killed
+        original(state, x, y)
+
+    return train_step
 
 
 def parts_of(model: nn.Module, hooks: Hooks | None = None, **settings: Any) -> StepParts:

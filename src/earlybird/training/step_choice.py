@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -23,6 +24,8 @@ from earlybird.training.step import STEPS, EpochSums, StepParts, make_optimizer
 
 _LAYOUTS: tuple[Layout, ...] = ("contiguous", "channels_last")
 _ROUNDS, _STEPS = 3, 10
+# Slow steps are told apart by one round.
+_SECONDS = 5.0
 # No step of a trial is to end in numbers that are none.
 _SMALL_LR = 1e-6
 
@@ -90,7 +93,7 @@ def _step_seconds(compute: Compute, settings: TrainingSettings, model: nn.Module
     network = compute.place(copied(model)).train()
     optimizer, sums = make_optimizer(network, settings, compute.step), EpochSums(compute.device)
     parts = StepParts(network, optimizer, Hooks(), sums, settings, compute, "trial", len(batch))
-    best = math.inf
+    best, end = math.inf, time.monotonic() + _SECONDS
     with compute.float32_rules(), closing(STEPS[compute.step](parts)) as step:
         for round_number in range(1 + _ROUNDS):
             start, _ = read_clocks(compute.device)
@@ -100,4 +103,6 @@ def _step_seconds(compute: Compute, settings: TrainingSettings, model: nn.Module
             if step.kind != compute.step:
                 return math.inf
             best = min(best, took) if round_number else best
+            if round_number and time.monotonic() > end:
+                break
     return best
