@@ -288,7 +288,39 @@ def test_a_record_that_cannot_be_read_costs_its_own_line_in_a_comparison(tmp_pat
     assert main(["compare", "--out", str(out)]) == 1
     shown = capfd.readouterr()
     assert "not in the tables: dense-s0: cannot read record" in shown.err and "dense" in shown.out
+    assert main([*argv, "--dry-run", "--out", str(out)]) == 0
+    shown = capfd.readouterr()
+    assert (
+        "dense-s0: cannot read record" in shown.err
+        and "nothing else is left" in shown.out
+        and "1 of 2 runs" in shown.out
+    )
+    shutil.copy(out / "dense-s1" / "record.json", out / "dense-s0")  # which can be read, and is of another seed
+    assert main(["compare", "--out", str(out)]) == 1
+    err = capfd.readouterr().err
+    assert "dense-s0/record.json is of another run (training.seed: 1 -> 0); restore its own" in err
+    (out / "dense-s0" / "record.json").write_text('{"schema_version": 1, "final": {}}')
     assert main([*argv, "--seeds", "0,1,2", "--dry-run", "--out", str(out)]) == 0
     assert main(["report", str(out)]) == 0
     with pytest.warns(UserWarning, match="left out: cannot read record"):
         assert len(load_records([out])) == 1
+
+
+@pytest.mark.parametrize("method", ["densse", "early_bird:epsilon=x", "dense:sedes=1"])
+def test_a_wrong_method_in_a_stored_grid_names_its_file(tmp_path: Path, capfd, method: str):
+    grid = {"settings": {}, "blocks": [{"methods": [method], "ratios": [0.5], "seeds": [0]}], "method_settings": {}}
+    (tmp_path / "grid.json").write_text(json.dumps(grid | {"equal_cost": []}))
+    for argv in (["compare"], COMPARE):
+        assert f"{tmp_path / 'grid.json'} is corrupt (" in said_of([*argv, "--out", str(tmp_path)], capfd)
+
+
+def test_a_search_of_another_seed_in_a_grid_is_refused(tmp_path: Path, capfd):
+    out, argv = tmp_path / "c", ["compare", *TINY, "--methods", "early_bird", "--method.draw_at", "1"]
+    assert main([*argv, "--method.min_draw_steps", "1", "--seeds", "0,1", "--out", str(out)]) == 0
+    for path in out.glob("search-*-s1/*"):
+        if path.is_file():
+            shutil.copy(path, str(path).replace("-s1/", "-s0/"))
+    shutil.rmtree(out / "early_bird-p0.5-s0")
+    capfd.readouterr()
+    assert main([*argv, "--method.min_draw_steps", "1", "--seeds", "0,1", "--out", str(out)]) == 1
+    assert "s0/config.yaml is of another run (training.seed: 1 -> 0)" in capfd.readouterr().err

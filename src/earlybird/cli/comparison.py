@@ -20,14 +20,14 @@ from earlybird.forecast.grid import forecast_grid
 from earlybird.grids import engines
 from earlybird.grids import sweep as sweeps
 from earlybird.grids.grid import Grid, RunNode, asked_place
-from earlybird.grids.run_node import error_of, events_since, new_token
+from earlybird.grids.run_node import error_of, events_since, new_token, record_of_node
 from earlybird.grids.sweep import Sweep
 from earlybird.report.comparison import data_label, model_label, scheduled_epochs
 from earlybird.report.forecast import grid_forecast_table
 from earlybird.report.grid import GridEntry, brief_tables, full_tables, means_table, results_by_ratio, runs_table
 from earlybird.report.table import to_csv, to_latex, to_markdown, to_terminal
 from earlybird.runs.folder import RunFolder
-from earlybird.runs.record_file import RECORD_NAME, finished_record
+from earlybird.runs.record_file import RECORD_NAME
 from earlybird.runs.run import network_and_data
 
 
@@ -75,8 +75,13 @@ def _opened(grid: Grid | None, parsed: Namespace) -> Sweep | None:
     sweep = Sweep(root, sweeps.grown(root, grid), token)
     _reference(sweep, parsed.reference)  # which refuses an unknown one before anything is written
     if parsed.dry_run:
+        unreadable = _say_unreadable(sweep, grid_entries(sweep))
         if (forecast := forecast_grid(sweep, spec, bundle)) is None:
-            print(f"nothing is left to do in {root}: all {len(sweep.nodes)} runs and searches are done")
+            if unreadable:
+                done = f"{len(sweep.nodes) - unreadable} of {len(sweep.nodes)} runs and searches are done"
+                print(f"nothing else is left to do in {root}: {done}; what was refused stands in the way of the rest")
+            else:
+                print(f"nothing is left to do in {root}: all {len(sweep.nodes)} runs and searches are done")
         else:
             to_terminal(grid_forecast_table(forecast, parsed.workers))
         return None
@@ -155,7 +160,7 @@ def grid_entries(sweep: Sweep) -> list[GridEntry]:
     for node in sorted(asked, key=lambda node: asked_place(sweep.grid, node)):
         record = None
         try:
-            record = finished_record(sweep.root / node.id)
+            record = record_of_node(sweep.root, node)
             error = "" if record else error_of(sweep.root, node)
         except RunFolderError as unreadable:
             error = str(unreadable)
@@ -170,10 +175,16 @@ def topic_of(sweep: Sweep) -> str:
     return f"{model_label(record)} on {data_label(record)}, {scheduled_epochs(record)} epochs"
 
 
-def _report_failures(sweep: Sweep, entries: Sequence[GridEntry]) -> int:
-    unreadable = [e for e in entries if e.record is None and os.path.lexists(sweep.root / e.folder / RECORD_NAME)]
-    for entry in unreadable:
+def _say_unreadable(sweep: Sweep, entries: Sequence[GridEntry]) -> int:
+    """Say which finished runs are left out, and why; their number."""
+    found = [e for e in entries if e.record is None and os.path.lexists(sweep.root / e.folder / RECORD_NAME)]
+    for entry in found:
         print(f"not in the tables: {entry.folder}: {entry.error}", file=sys.stderr)
+    return len(found)
+
+
+def _report_failures(sweep: Sweep, entries: Sequence[GridEntry]) -> int:
+    unreadable = _say_unreadable(sweep, entries)
     failed = sweeps.failures(sweep)
     for name, why in failed.items():
         print(f"failed: {name}: {why}", file=sys.stderr)

@@ -18,15 +18,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from earlybird.atomic import file_lock, json_object, named_errors, read_file, write_atomically
-from earlybird.errors import ConfigError, EarlyBirdError, MethodError, SweepError, one_line, reason
+from earlybird.errors import ConfigError, EarlyBirdError, MethodError, RunFolderError, SweepError, one_line, reason
 from earlybird.grids.grid import RunNode
 from earlybird.methods.pipeline import plan_method
-from earlybird.runs.folder import SEARCH_NAME, read_search
+from earlybird.runs.folder import SEARCH_NAME, WITHOUT_EFFECT, read_search
 from earlybird.runs.record import recorded_schedule
-from earlybird.runs.record_file import RECORD_NAME, finished_record, recorded_training_macs
+from earlybird.runs.record_file import RECORD_NAME, Record, finished_record, recorded_training_macs
 from earlybird.runs.run import run, run_search
 from earlybird.settings.method import TICKET_FILE, EarlyBirdTraining, Method, Plans, StartsFromTicket, TicketRequest
-from earlybird.settings.run import RunConfig, TrainingSettings
+from earlybird.settings.run import RunConfig, TrainingSettings, differences, read_yaml, with_younger_settings
 from earlybird.training.checkpoint import Checkpoints
 
 State = Literal["open", "done", "failed"]
@@ -94,7 +94,9 @@ def run_node(root: Path, node: RunNode, *, quiet: bool = True) -> None:
         run_search(node.config, node.requests, root / node.id, quiet=quiet)
     elif node.equal_to is not None:
         full, early_bird = node.equal_to
-        training, is_kept = at_equal_cost(node.config, _record(root, full), _record(root, early_bird))
+        full_record = _record(root, full, node.config)
+        theirs = _record(root, early_bird, node.config, "method.")
+        training, is_kept = at_equal_cost(node.config, full_record, theirs)
         # Not the ticket of the search: where the grid has grown since, it was done again.
         ticket = root / full / TICKET_FILE if is_kept else None
         try:
@@ -107,10 +109,33 @@ def run_node(root: Path, node: RunNode, *, quiet: bool = True) -> None:
         run(node.config, root / node.id, ticket=_ticket_of(root, node), dense_run=dense_run, quiet=quiet)
 
 
-def _record(root: Path, name: str) -> dict[str, Any]:
+def record_of_node(root: Path, node: RunNode) -> Record | None:
+    """Record of a node's finished run; None where there is none.
+
+    Raises:
+        RunFolderError: there is one and it cannot be read, or is of another run.
+    """
+    record = finished_record(root / node.id)
+    if record is not None:
+        of_its_own = () if node.equal_to is None else ("training.epochs", "training.budget_macs")
+        _refuse_another(root / node.id / RECORD_NAME, record["config"], node.config, *of_its_own)
+    return record
+
+
+def _record(root: Path, name: str, config: RunConfig, *may_differ: str) -> Record:
+    """Record of a run that a node at equal cost starts from."""
     if (record := finished_record(root / name)) is None:
         raise SweepError(f"{root / name} holds no finished run; give the same command again")
+    _refuse_another(root / name / RECORD_NAME, record["config"], config, *may_differ)
     return record
+
+
+def _refuse_another(path: Path, settings: dict[str, Any], config: RunConfig, *may_differ: str) -> None:
+    """Raise if a file is of a run with other settings than these; `may_differ` are prefixes of those that may."""
+    changes = differences(with_younger_settings(settings, config), config.to_dict())
+    if wrong := [change for change in changes if not change.startswith((*may_differ, *WITHOUT_EFFECT))]:
+        cure = "restore its own, or remove it and give the same command again"
+        raise RunFolderError(f"{path} is of another run ({'; '.join(wrong[:3])}); {cure}")
 
 
 def at_equal_cost(
@@ -230,6 +255,12 @@ def _ticket_of(root: Path, node: RunNode) -> Path | None:
     if own.is_file() and Checkpoints(root / node.id / "checkpoints").exist():
         return own
     asked = read_search(root / node.search)["tickets"]
+    path = root / node.search / "config.yaml"
+    stored = read_yaml(path)
+    _refuse_another(path, stored if isinstance(stored, dict) else {}, node.config, "method.", "resolved.")
+    if [node.request.prune_ratio, node.request.draw_at] not in asked:
+        told = f"holds no ticket of p = {node.request.prune_ratio:g} at {node.request.draw_at}"
+        raise RunFolderError(f"{path.with_name(SEARCH_NAME)} is of another search: it {told}; restore its own")
     path = root / node.search / node.request.file_name([TicketRequest(ratio, draw) for ratio, draw in asked])
     if path.is_file():
         return path

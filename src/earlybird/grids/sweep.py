@@ -137,12 +137,15 @@ def read_grid(root: Path) -> Grid:
     """
     path = root / GRID_NAME
     try:
-        return Grid.from_dict(parse(read_file(path), "grid"))
+        grid = Grid.from_dict(parse(read_file(path), "grid"))
+        if not any(flag == METHODS_FLAG for _, flag in code_names(grid)):
+            nodes_of(grid)  # which refuses unknown methods and wrong settings of theirs
+        return grid
     except FileNotFoundError as error:
         told = f"{root} holds no comparison (no {GRID_NAME}); give --methods, --ratios and --seeds"
         raise SweepError(told) from error
     except (OSError, ValueError, ConfigError) as error:
-        raise SweepError(f"{path} is corrupt ({reason(error)}); remove it and give the same command again") from error
+        raise SweepError(f"{path} is corrupt ({reason(error)}); restore it, or give another --out") from error
 
 
 def code_names(grid: Grid) -> list[tuple[str, str]]:

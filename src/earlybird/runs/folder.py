@@ -45,7 +45,7 @@ _DECIDE_RESOLVED = (
     "model.", "data.", "training.precision", "training.device", "training.batch_size", "training.step:",
 )  # fmt: skip
 # Settings that change no weight: a dense run that differs in them is the same training.
-_WITHOUT_EFFECT = (
+WITHOUT_EFFECT = (
     "data.root", "data.cache", "data.download", "data.workers", "training.checkpoint_every", "training.eval_batch_size",
 )  # fmt: skip
 
@@ -360,7 +360,7 @@ def load_dense_run(folder: Path, config: RunConfig, precision: str) -> DenseRun:
     if record["config"]["training"].get("budget_macs"):
         length = "as long as its training.budget_macs allowed"
         raise MethodError(f"run {folder} was trained for {length}; give one without a budget")
-    may_differ = ("method.", "training.budget_macs", *_WITHOUT_EFFECT)
+    may_differ = ("method.", "training.budget_macs", *WITHOUT_EFFECT)
     changes = differences(with_younger_settings(record["config"], config), config.to_dict())
     changes = [change for change in changes if not change.startswith(may_differ)]
     if (theirs := record["resolved"]["precision"]) != precision:
