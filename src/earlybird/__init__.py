@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from earlybird.core.groups import ChannelGroups, mask_distance
     from earlybird.core.mask import ChannelMask
     from earlybird.core.penalty import bn_l1_proximal_, bn_l1_subgradient_
+    from earlybird.core.saliency import BNSaliency
     from earlybird.core.ticket import Ticket
     from earlybird.models import load, save
     from earlybird.slimming import channel_groups, masked, slim
@@ -25,8 +26,8 @@ __version__ = "0.1.0"
 _HOMES = {"channel_groups": "slimming", "masked": "slimming", "slim": "slimming", "load": "models", "save": "models"}
 
 __all__ = [
-    "ChannelGroups", "ChannelMask", "EarlyBird", "Ticket", "__version__", "bn_l1_proximal_", "bn_l1_subgradient_",
-    "bn_scale", "channel_groups", "draw_mask", "filter_l1", "load", "mask_distance", "masked", "save", "slim",
+    "BNSaliency", "ChannelGroups", "ChannelMask", "EarlyBird", "Ticket", "__version__", "bn_l1_proximal_",
+    "bn_l1_subgradient_", "bn_scale", "channel_groups", "draw_mask", "filter_l1", "load", "mask_distance", "masked", "save", "slim",
     "taylor",
 ]  # fmt: skip
 

@@ -17,22 +17,23 @@ if TYPE_CHECKING:
     from earlybird.core.groups import ChannelGroups, mask_distance
     from earlybird.core.mask import ChannelMask
     from earlybird.core.penalty import bn_l1_proximal_, bn_l1_subgradient_
+    from earlybird.core.saliency import BNSaliency
     from earlybird.core.ticket import Ticket
     from earlybird.core.weight_mask import WeightMask, keep_largest, mask_weights_, prunable_weights
 
-# Built-in criteria, functions of `core/criteria.py`.
-CRITERION_NAMES = ("bn_scale", "filter_l1", "filter_l2", "taylor")
+# Built-in criteria: functions of `core/criteria.py`, and `bn_saliency` of `core/saliency.py`, which gathers over steps.
+CRITERION_NAMES = ("bn_scale", "bn_saliency", "filter_l1", "filter_l2", "taylor")
 # What a unit that ties several scored channels scores.
 TieScore = Literal["mean", "max", "sum"]
 # Residual policies (`docs/method.md` section 3); "auto" is resolved when a network is traced.
 Policy = Literal["inner", "tie", "select"]
 PolicyChoice = Literal["auto", "inner", "tie", "select"]
 
-_MODULES = "criteria detector drawing groups mask penalty ticket weight_mask"
+_MODULES = "criteria detector drawing groups mask penalty saliency ticket weight_mask"
 
 __all__ = [
-    "CRITERION_NAMES", "STOP_RULES", "ChannelGroups", "ChannelMask", "Criterion", "EarlyBird", "Policy", "PolicyChoice",
-    "StopRule", "Ticket", "TieScore", "WeightMask", "bn_l1_proximal_", "bn_l1_subgradient_", "bn_scale", "draw_mask",
+    "CRITERION_NAMES", "STOP_RULES", "BNSaliency", "ChannelGroups", "ChannelMask", "Criterion", "EarlyBird", "Policy",
+    "PolicyChoice", "StopRule", "Ticket", "TieScore", "WeightMask", "bn_l1_proximal_", "bn_l1_subgradient_", "bn_scale", "draw_mask",
     "draw_mask_per_layer", "filter_l1", "filter_l2", "first_firing_draw", "keep_largest", "mask_distance",
     "mask_weights_", "prunable_weights", "realised_ratio", "taylor",
 ]  # fmt: skip

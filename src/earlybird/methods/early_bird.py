@@ -16,7 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from earlybird.core import CRITERION_NAMES, ChannelGroups, ChannelMask, Criterion, EarlyBird, Ticket, criteria
+from earlybird.core import (
+    CRITERION_NAMES,
+    BNSaliency,
+    ChannelGroups,
+    ChannelMask,
+    Criterion,
+    EarlyBird,
+    Ticket,
+    criteria,
+)
 from earlybird.core.drawing import draw_mask, realised_ratio, scored_groups
 from earlybird.core.stop_rules import STOP_RULES
 from earlybird.cost import MethodPlan, Schedule, Stage
@@ -31,7 +40,10 @@ from earlybird.training.session import Session
 from earlybird.training.state import Span
 from earlybird.user_code import find_callable
 
-CRITERIA: dict[str, Criterion] = {name: getattr(criteria, name) for name in CRITERION_NAMES}
+_FUNCTIONS = ("bn_scale", "filter_l1", "filter_l2", "taylor")
+CRITERIA: dict[str, Criterion] = {name: getattr(criteria, name) for name in _FUNCTIONS}
+# Criteria that read gradients, of which there are none before training -> one that scores the same layers by then.
+_READ_GRADIENTS = {"taylor": "filter_l1", "bn_saliency": "bn_scale"}
 _import_once = cache(find_callable)
 # Random masks must not repeat the numbers that the run's initial weights were drawn with.
 _SEED_OFFSET = 2_000_003
@@ -39,8 +51,9 @@ _SEED_OFFSET = 2_000_003
 
 def check_network(method: EarlyBirdTraining, model: nn.Module, example_input: Tensor) -> None:
     """Raise unless there are channels to cut and scores to rank them by."""
-    if method.criterion == "taylor" and method.draw_at == 0:
-        raise MaskError("criterion 'taylor' reads gradients, of which there are none at draw 0; give a later draw")
+    if method.criterion in _READ_GRADIENTS and method.draw_at == 0:
+        told = f"criterion {method.criterion!r} reads gradients, of which there are none at draw 0"
+        raise MaskError(f"{told}; give a later draw")
     refuse_nothing_to_cut(method.criterion, model, channel_groups(model, example_input, method.policy))
 
 
@@ -207,26 +220,28 @@ def _shown(distances: Sequence[float]) -> str:
 
 
 def find_criterion(name: str) -> Criterion:
-    """The criterion of a name; the user's own is imported once.
+    """The criterion of a name; the user's own is imported once, `bn_saliency` begins anew at each call.
 
     Raises:
         ConfigError: there is none of this name.
     """
+    if name == "bn_saliency":
+        return BNSaliency()
     if name in CRITERIA:
         return CRITERIA[name]
-    found: Criterion = _import_once(name, "criterion", ConfigError, other_forms=", ".join(CRITERIA))
+    found: Criterion = _import_once(name, "criterion", ConfigError, other_forms=", ".join(CRITERION_NAMES))
     return found
 
 
 def scored_units(name: str, model: nn.Module, groups: ChannelGroups) -> ChannelGroups:
     """The units that a criterion can rank before any training; the others are protected.
 
-    `taylor` reads gradients, of which there are none yet; it scores every conv and linear.
+    Of one that reads gradients, of which there are none yet, the units of the layers that it scores.
 
     Raises:
         MaskError: the criterion scores nothing of this network.
     """
-    criterion = criteria.filter_l1 if name == "taylor" else find_criterion(name)
+    criterion = find_criterion(_READ_GRADIENTS.get(name, name))
     return scored_groups(criterion(model), groups) if groups.num_units else groups
 
 

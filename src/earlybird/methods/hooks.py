@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from earlybird.atomic import write_atomically
-from earlybird.core import EarlyBird, Ticket, WeightMask, bn_l1_proximal_, bn_l1_subgradient_, mask_weights_
+from earlybird.core import BNSaliency, EarlyBird, Ticket, WeightMask, bn_l1_proximal_, bn_l1_subgradient_, mask_weights_
 from earlybird.errors import ConfigError, NonFiniteError, TicketError, is_number
 from earlybird.settings.method import Clock, DrawAt, EarlyBirdTraining, TicketRequest
 from earlybird.training.checkpoint import changed_checkpoint
@@ -66,8 +66,14 @@ class SearchHooks(Hooks):
         return (self.clock.penalty(self.method.penalty) if is_on else 0.0,)
 
     def change_gradients(self, model: nn.Module, strengths: Sequence[float | Tensor]) -> None:
-        """The subgradient of s * sum|gamma|."""
+        """Gradients of the loss alone for a score that gathers them, then the subgradient of s * sum|gamma|."""
+        if isinstance(self.detector.criterion, BNSaliency):
+            self.detector.criterion.update(model)
         _penalise_(model, strengths[0])
+
+    def tensors(self) -> Sequence[Tensor]:
+        """What such a score has gathered."""
+        return self.detector.criterion.tensors() if isinstance(self.detector.criterion, BNSaliency) else ()
 
     def after_step(self, state: FitState) -> bool:
         """Shrink (proximal form), and draw where the clock says so."""
@@ -136,8 +142,10 @@ class SearchHooks(Hooks):
         self.saved.append(request)
 
     def state_dict(self) -> dict[str, Any]:
-        """Detector and log."""
-        return {
+        """Detector and log, and what a score has gathered."""
+        criterion = self.detector.criterion
+        gathered = {"saliency": criterion.state_dict()} if isinstance(criterion, BNSaliency) else {}
+        return gathered | {
             "detector": self.detector.state_dict(),
             "draw_steps": list(self.draw_steps),
             "draw_seconds": list(self.draw_seconds),
@@ -166,6 +174,8 @@ class SearchHooks(Hooks):
         self.saved = [TicketRequest(ratio, draw_at) for ratio, draw_at in state.get("saved", older)]
         self._scores = list(state["scores"])
         self._layer_widths = dict(state["layer_widths"])
+        if isinstance(self.detector.criterion, BNSaliency):
+            self.detector.criterion.load_state_dict(state["saliency"])
         self._refuse_what_does_not_fit()
 
     def _refuse_what_does_not_fit(self) -> None:
