@@ -27,8 +27,8 @@ _HOMES = {"channel_groups": "slimming", "masked": "slimming", "slim": "slimming"
 
 __all__ = [
     "BNSaliency", "ChannelGroups", "ChannelMask", "EarlyBird", "Ticket", "__version__", "bn_l1_proximal_",
-    "bn_l1_subgradient_", "bn_scale", "channel_groups", "draw_mask", "filter_l1", "load", "mask_distance", "masked", "save", "slim",
-    "taylor",
+    "bn_l1_subgradient_", "bn_scale", "channel_groups", "draw_mask", "filter_l1", "load", "mask_distance", "masked",
+    "save", "slim", "taylor",
 ]  # fmt: skip
 
 

@@ -4,8 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from earlybird.cli.main import main
+from earlybird.cost import layer_timing
+from earlybird.cost import layer_timing
+from earlybird.cost.layer_timing import LayerSeconds
 
 
 def test_the_table_says_what_can_go_and_what_not(capsys):
@@ -14,7 +18,7 @@ def test_the_table_says_what_can_go_and_what_not(capsys):
     assert "preresnet20 on 3x32x32, policy select:" in said
     assert "layer1.0.bn1" in said
     assert "MACs per image" in said
-    assert "seconds per training step" not in said
+    assert "seconds" not in said
 
 
 def test_json_holds_the_groups_and_the_cost_before_and_after(capsys):
@@ -25,6 +29,29 @@ def test_json_holds_the_groups_and_the_cost_before_and_after(capsys):
     assert facts["after"]["macs"] < facts["before"]["macs"]
     assert abs(facts["realised_ratio"] - 0.3) < 0.1
     assert set(facts["step_seconds"]) == {"before", "after"}
+    layers = facts["layer_seconds"]
+    assert [layer["name"] for layer in layers[:2]] == ["features.0", "features.4"]
+    assert layers[-1]["name"] == "classifier"
+    assert all(layer["dense"] > 0 and layer["slim"] > 0 for layer in layers)
+    assert layers[0]["dense_widths"] == [3, 6]
+
+
+def test_the_seconds_of_each_layer_are_shown_and_slow_widths_named(capsys, monkeypatch):
+    def measured(model, mask, groups, images):
+        assert images.shape == (4, 3, 32, 32)
+        assert images.is_contiguous(memory_format=torch.channels_last)
+        return [
+            LayerSeconds("features.0", (3, 6), (3, 5), 0.004, 0.005, 0.0045),
+            LayerSeconds("classifier", (51, 10), (25, 10), 0.001, 0.0005, 0.0006),
+        ]
+
+    monkeypatch.setattr(layer_timing, "layer_seconds", measured)
+    assert main(["inspect", "--model", "vgg11", "--width", "0.1", "--ratio", "0.3", "--batch-size", "4"]) == 0
+    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
+    assert "3 -> 6" in rows["features.0"]
+    assert "5.00e-03" in rows["features.0"]
+    assert "slow: 0.90 of it at multiples of 8" in rows["features.0"]
+    assert "slow" not in rows["classifier"]
 
 
 def test_a_network_that_nothing_can_be_cut_from_is_shown_with_its_reasons(capsys, tmp_path: Path):

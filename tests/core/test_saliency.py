@@ -116,9 +116,9 @@ def rescaled(net: nn.Module, generator: torch.Generator) -> nn.Module:
     return other
 
 
-@pytest.mark.parametrize(("dtype", "eps", "most_in_a_layer", "most"), [(torch.float64, 1e-12, 2, 2), (torch.float32, 1e-5, 2, 14)])  # fmt: skip
+@pytest.mark.parametrize(("dtype", "eps", "most"), [(torch.float64, 1e-12, 2), (torch.float32, 1e-5, 14)])
 def test_factors_that_change_no_function_leave_the_saliency_mask_where_it_is_up_to_eps(
-    dtype: torch.dtype, eps: float, most_in_a_layer: int, most: int
+    dtype: torch.dtype, eps: float, most: int
 ):
     generator = torch.Generator().manual_seed(0)
     batches = [
@@ -134,7 +134,7 @@ def test_factors_that_change_no_function_leave_the_saliency_mask_where_it_is_up_
             saliency.update(model)
     moved, counts = compared([saliency.scores() for saliency in saliencies])
     assert moved <= most
-    assert all(abs(a - b) <= most_in_a_layer for a, b in counts)
+    assert all(abs(a - b) <= 2 for a, b in counts)
     moved, counts = compared([bn_scale(net), bn_scale(twin)])
     assert moved > 100
     assert max(abs(a - b) for a, b in counts) > 50

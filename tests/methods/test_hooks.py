@@ -119,7 +119,7 @@ def test_the_proximal_form_reaches_exact_zeros(tiny_settings, tmp_path: Path):
     assert 0 < at_zero.sum() < len(at_zero)
 
 
-@pytest.mark.parametrize("criterion", ["filter_l1", "taylor"])
+@pytest.mark.parametrize("criterion", ["bn_saliency", "filter_l1", "taylor"])
 def test_the_other_criteria_cut_as_many_units(tiny_settings, tmp_path: Path, criterion: str):
     settings = tiny_settings(criterion=criterion, on_no_ticket="draw", training={"epochs": 4})
     record = go(settings, tmp_path / "run")

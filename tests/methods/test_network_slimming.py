@@ -179,7 +179,8 @@ def test_a_network_of_one_conv_has_nothing_to_cut():
         NetworkSlimming().check_network(nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2)), torch.zeros(2, 3, 4, 4))
 
 
-def test_taylor_at_draw_0_is_refused_before_any_training(tiny_settings, tmp_path: Path):
-    with pytest.raises(MethodError, match="criterion 'taylor' reads gradients, of which there are none at draw 0"):
-        go(tiny_settings(draw_at=0, criterion="taylor"), tmp_path / "run")
+@pytest.mark.parametrize("criterion", ["bn_saliency", "taylor"])
+def test_gradients_at_draw_0_are_refused_before_any_training(tiny_settings, tmp_path: Path, criterion: str):
+    with pytest.raises(MethodError, match=f"{criterion!r} reads gradients, of which there are none at draw 0"):
+        go(tiny_settings(draw_at=0, criterion=criterion), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -30,7 +30,7 @@ COMMANDS = {
 }
 
 # Commands whose training steps gain from keeping freed memory; `cost` measures steps as they will be.
-_TRAINING = ("train", "search", "retrain", "compare", "cost")
+_TRAINING = ("train", "search", "retrain", "compare", "cost", "inspect")
 
 # Parameters of mallopt, by their numbers in glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3

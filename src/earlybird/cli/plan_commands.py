@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from earlybird.errors import ConfigError, require
 from earlybird.report.table import Column, Table, named_columns, print_lines, to_terminal
 from earlybird.runs.record_file import record_of
 from earlybird.settings.catalog import METHODS, PRESETS, method_names, summary_of
+from earlybird.settings.method import ROUND_TO
 from earlybird.settings.run import DataConfig, TrainingSettings
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ _INSPECT_FLAGS: Flags = {
     "--min-channels": (int, 1, "channels that stay in every layer"),
     "--keep": (list[str], [], "names or patterns of layers to leave whole"),
     "--criterion": (str, "bn_scale", "bn_scale or filter_l1"),
-    "--batch-size": (int, 8, "images in the measured training step; 0: no timing"),
+    "--batch-size": (int, 8, "images in the measured training step and its layers; 0: no timing"),
     **JSON,
 }
 
@@ -215,6 +216,8 @@ def inspect_command(argv: Sequence[str]) -> None:
     print_lines([said])
     if facts["after"] is not None:
         to_terminal(_savings_table(facts))
+    if facts.get("layer_seconds"):
+        to_terminal(_layers_table(facts["layer_seconds"]))
 
 
 def _facts(parsed: Namespace, argv: Sequence[str]) -> dict[str, Any]:
@@ -223,8 +226,10 @@ def _facts(parsed: Namespace, argv: Sequence[str]) -> dict[str, Any]:
     from earlybird.core import bn_scale, draw_mask, filter_l1
     from earlybird.core.drawing import realised_ratio, scored_groups
     from earlybird.cost import count_cost, step_seconds
+    from earlybird.cost.layer_timing import layer_seconds
     from earlybird.slimming import channel_groups, slim
     from earlybird.slimming.groups import inspect_groups
+    from earlybird.training.compute import Compute
 
     spec, sizes = options.planned_network(parsed, argv)
     model, shape = spec.build(seed=0), sizes.image_shape
@@ -253,8 +258,11 @@ def _facts(parsed: Namespace, argv: Sequence[str]) -> dict[str, Any]:
     facts["realised_ratio"] = realised_ratio(mask, scored)
     facts["after"] = asdict(count_cost(small, shape))
     if parsed.batch_size:
-        images = torch.randn(parsed.batch_size, *shape)
+        # As a run on a CPU has them.
+        layout = Compute(torch.device("cpu")).memory_format if len(shape) == 3 else torch.preserve_format
+        images = torch.randn(parsed.batch_size, *shape).contiguous(memory_format=layout)
         facts["step_seconds"] = step_seconds({"before": model, "after": small}, images)
+        facts["layer_seconds"] = [row.facts() for row in layer_seconds(model, mask, groups, images)]
     return facts
 
 
@@ -280,6 +288,20 @@ def _savings_table(facts: dict[str, Any]) -> Table:
         before, after = seconds["before"], seconds["after"]
         rows.append(("seconds per training step, measured", f"{before:.4f}", f"{after:.4f}", after / before))
     return Table([*named_columns("", "before", "after"), Column("ratio", form=".2f")], rows)
+
+
+def _layers_table(layers: Sequence[Mapping[str, Any]]) -> Table:
+    """Measured seconds of each layer, dense and cut, and the widths that cost more than larger ones."""
+    rows = []
+    for row in layers:
+        widths = (f"{read} -> {made}" for read, made in (row["dense_widths"], row["slim_widths"]))
+        note = f"slow: {row['rounded'] / row['slim']:.2f} of it at multiples of {ROUND_TO}" if row["is_slow"] else ""
+        rows.append((row["name"], *widths, row["dense"], row["slim"], row["slim"] / row["dense"], note))
+    milliseconds = [Column("dense", form=".2e"), Column("slim", form=".2e"), Column("ratio", form=".2f")]
+    columns = [Column("layer", "left"), *named_columns("channels", "after the cut"), *milliseconds, Column("", "left")]
+    total = sum(row["slim"] for row in layers) / sum(row["dense"] for row in layers)
+    title = "CPU seconds of each layer in a training step, with its norm and activation"
+    return Table(columns, rows, f"{title} (together {total:.2f} of the dense ones)")
 
 
 def list_command(argv: Sequence[str]) -> None:

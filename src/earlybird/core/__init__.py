@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from earlybird.core.stop_rules import STOP_RULES, StopRule, first_firing_draw
 
 if TYPE_CHECKING:
+    from earlybird.core.allocation import CostTerm, StepCost, allocate
     from earlybird.core.criteria import Criterion, bn_scale, filter_l1, filter_l2, taylor
     from earlybird.core.detector import EarlyBird
     from earlybird.core.drawing import draw_mask, draw_mask_per_layer, realised_ratio
@@ -23,19 +24,22 @@ if TYPE_CHECKING:
 
 # Built-in criteria: functions of `core/criteria.py`, and `bn_saliency` of `core/saliency.py`, which gathers over steps.
 CRITERION_NAMES = ("bn_scale", "bn_saliency", "filter_l1", "filter_l2", "taylor")
+# How a budget in seconds is shared among layers (`core/allocation.py`).
+ALLOCATIONS = ("global", "uniform", "time")
 # What a unit that ties several scored channels scores.
 TieScore = Literal["mean", "max", "sum"]
 # Residual policies (`docs/method.md` section 3); "auto" is resolved when a network is traced.
 Policy = Literal["inner", "tie", "select"]
 PolicyChoice = Literal["auto", "inner", "tie", "select"]
 
-_MODULES = "criteria detector drawing groups mask penalty saliency ticket weight_mask"
+_MODULES = "allocation criteria detector drawing groups mask penalty saliency ticket weight_mask"
 
 __all__ = [
-    "CRITERION_NAMES", "STOP_RULES", "BNSaliency", "ChannelGroups", "ChannelMask", "Criterion", "EarlyBird", "Policy",
-    "PolicyChoice", "StopRule", "Ticket", "TieScore", "WeightMask", "bn_l1_proximal_", "bn_l1_subgradient_", "bn_scale", "draw_mask",
-    "draw_mask_per_layer", "filter_l1", "filter_l2", "first_firing_draw", "keep_largest", "mask_distance",
-    "mask_weights_", "prunable_weights", "realised_ratio", "taylor",
+    "ALLOCATIONS", "CRITERION_NAMES", "STOP_RULES", "BNSaliency", "ChannelGroups", "ChannelMask", "CostTerm",
+    "Criterion", "EarlyBird", "Policy", "PolicyChoice", "StepCost", "StopRule", "Ticket", "TieScore", "WeightMask",
+    "allocate", "bn_l1_proximal_", "bn_l1_subgradient_", "bn_scale", "draw_mask", "draw_mask_per_layer", "filter_l1",
+    "filter_l2", "first_firing_draw", "keep_largest", "mask_distance", "mask_weights_", "prunable_weights",
+    "realised_ratio", "taylor",
 ]  # fmt: skip
 
 

@@ -93,7 +93,7 @@ def draw_mask_per_layer(
     counts = [size - removed_count(size, prune_ratio, min_channels, round_to) for size in sizes]
     if told := shortfall(ranking.groups, prune_ratio):
         warnings.warn(told, stacklevel=2)
-    return ranking.groups.mask_of(torch.from_numpy(_highest_of_blocks(ranking, counts)))
+    return ranking.groups.mask_of(torch.from_numpy(highest_of_blocks(ranking, counts)))
 
 
 def removed_count(size: int, prune_ratio: float, min_channels: int = 1, round_to: int = 1) -> int:
@@ -197,11 +197,11 @@ def snap_widths(keep: np.ndarray, ranking: Ranking, *, round_to: int, min_channe
     blocks = ranking.groups.blocks
     counts = [nearest_count(int(keep[block].sum()), block.size, round_to, min_channels) for block in blocks]
     # Against the kept set this gives up or takes back the units nearest the threshold.
-    return _highest_of_blocks(ranking, counts)
+    return highest_of_blocks(ranking, counts)
 
 
-def _highest_of_blocks(ranking: Ranking, counts: Sequence[int]) -> np.ndarray:
-    """Bool `[N]`: of each block the highest ranked, as many as its count."""
+def highest_of_blocks(ranking: Ranking, counts: Sequence[int]) -> np.ndarray:
+    """Bool `[N]`: of each block (`ChannelGroups.blocks`) the highest ranked, as many as its count."""
     highest, rank = np.zeros(ranking.lowest_first.size, dtype=bool), np.argsort(ranking.lowest_first)
     for block, count in zip(ranking.groups.blocks, counts, strict=True):
         highest[block[np.argsort(-rank[block])[:count]]] = True

@@ -186,9 +186,13 @@ class TrainingStep:
     def seconds(self) -> float:
         """Wall seconds of one step."""
         start, _ = read_clocks(self.images.device)
+        self.run()
+        return read_clocks(self.images.device)[0] - start
+
+    def run(self) -> None:
+        """One step; a GPU may not be done with it yet."""
         self.optimizer.zero_grad(set_to_none=True)
         with self.autocast():
             outputs = [x for x in pytree.tree_leaves(self.model(self.images)) if isinstance(x, Tensor)]
         torch.stack([x.float().square().mean() for x in outputs]).sum().backward()
         self.optimizer.step()
-        return read_clocks(self.images.device)[0] - start
