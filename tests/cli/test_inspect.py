@@ -8,7 +8,6 @@ import torch
 
 from earlybird.cli.main import main
 from earlybird.cost import layer_timing
-from earlybird.cost import layer_timing
 from earlybird.cost.layer_timing import LayerSeconds
 
 
@@ -47,11 +46,13 @@ def test_the_seconds_of_each_layer_are_shown_and_slow_widths_named(capsys, monke
 
     monkeypatch.setattr(layer_timing, "layer_seconds", measured)
     assert main(["inspect", "--model", "vgg11", "--width", "0.1", "--ratio", "0.3", "--batch-size", "4"]) == 0
-    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
-    assert "3 -> 6" in rows["features.0"]
-    assert "5.00e-03" in rows["features.0"]
-    assert "slow: 0.90 of it at multiples of 8" in rows["features.0"]
-    assert "slow" not in rows["classifier"]
+    said = capsys.readouterr().out
+    (first,) = (line for line in said.splitlines() if "features.0 " in line and "->" in line)
+    assert first.replace("│", " ").split() == ["features.0", "3->6", "3->5", "4.00", "5.00", "1.25", "4.50", "slow!"]
+    (last,) = (line for line in said.splitlines() if "classifier" in line)
+    assert last.replace("│", " ").split() == ["classifier", "51->10", "25->10", "1.00", "0.50", "0.50", "0.60"]
+    assert "the cut's widths cost more than the next multiples of 8" in said
+    assert "CPU time of each layer with its norm and activation: 1.10 of dense" in said
 
 
 def test_a_network_that_nothing_can_be_cut_from_is_shown_with_its_reasons(capsys, tmp_path: Path):

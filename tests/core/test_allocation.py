@@ -119,11 +119,12 @@ def test_a_network_with_adds_comes_near_to_brute_force_within_the_budget(seed):
 def test_uniform_keeps_the_same_fraction_of_each_layer_and_as_much_as_fits():
     groups = one_unit_per_channel({"a": 32, "b": 64})
     cost = StepCost([term({}, {0: 1.0}, 1.0, 1.0), term({0: 1.0}, {1: 1.0}, 1.0)])
-    counts = uniform_counts(groups, cost, 0.4 * cost.seconds([32, 64]))
+    counts = uniform_counts([32, 64], cost, 0.4 * cost.seconds([32, 64]), 8, groups)
     assert counts == [16, 40]  # 24, 40 and 16, 48 do not fit
-    assert uniform_counts(groups, cost, 1e9) == [32, 64]
+    assert uniform_counts([32, 64], cost, 1e9, 8, groups) == [32, 64]
+    assert uniform_counts([16, 64], cost, 1e9, 8, groups) == [16, 64]
     with pytest.raises(ConfigError, match="budget_seconds is 1; give at least .* a step of 8 channels of each layer"):
-        uniform_counts(groups, cost, 1)
+        uniform_counts([32, 64], cost, 1, 8, groups)
 
 
 @pytest.mark.parametrize("allocation", ["global", "uniform", "time"])
@@ -140,6 +141,24 @@ def test_a_mask_fits_the_budget_and_keeps_the_best_of_each_layer(allocation):
         best = block[np.argsort(-ranking.scores[block])[:count]]
         assert ranking.groups.keep_units(mask).numpy()[best].all()
     assert allocate(ranking, cost, 1e9, allocation=allocation).kept_counts() == dict(zip(mask, widths, strict=True))
+
+
+@pytest.mark.parametrize("allocation", ["global", "uniform", "time"])
+def test_a_second_cut_brings_nothing_back(allocation):
+    rng = np.random.default_rng(5)
+    widths = [32, 32, 32]
+    ranking, cost = ranked(widths, rng), chain_cost(widths, rng)
+    # The first cut removes the best of each layer, so that a cut by score alone would bring them back.
+    gone = np.concatenate([block[np.argsort(-ranking.scores[block])[:12]] for block in ranking.groups.blocks])
+    first = np.ones(96, dtype=bool)
+    first[gone] = False
+    before = ranking.groups.mask_of(torch.from_numpy(first))
+    whole = cost.seconds([20, 20, 20])
+    mask = allocate(ranking, cost, 0.8 * whole, allocation=allocation, round_to=4, within=before)
+    kept = ranking.groups.keep_units(mask).numpy()
+    assert not kept[gone].any()
+    assert 0.5 * whole < cost.seconds(kept_of_blocks(mask, ranking.groups)) <= 0.8 * whole
+    assert allocate(ranking, cost, whole, allocation=allocation, round_to=4, within=before) == before
 
 
 def test_time_spends_where_seconds_are_cheap():

@@ -21,10 +21,10 @@ from earlybird.models import build_model
 
 
 def macs_as_seconds(work: Callable[[], object]) -> float:
-    """A clock that is never disturbed: a second for each multiply-accumulate, and a tenth that nothing explains."""
+    """A clock that is never disturbed: 1.1 seconds for each multiply-accumulate, and a hundredth for the rest."""
     with MacCounter() as counter:
         work()
-    return 1.1 * counter.macs
+    return 1.1 * counter.macs + 0.01
 
 
 class Residual(nn.Module):
@@ -85,7 +85,7 @@ REAL = {
 def check_prediction(model: nn.Module, images: Tensor, policy: PolicyChoice) -> None:
     """Where seconds are multiply-accumulates, a prediction is their count in the network that is really cut."""
     groups = channel_groups(model, images, policy)
-    table = measure_layer_table(model, groups, images, timer=macs_as_seconds, rounds=1)
+    table = measure_layer_table(model, groups, images, timer=macs_as_seconds, passes=1)
     generator = torch.Generator().manual_seed(0)
     scores = {name: torch.rand(units.numel(), generator=generator) for name, units in groups.unit_of.items()}
     mask = draw_mask(scores, 0.4, groups, round_to=8)
@@ -93,14 +93,14 @@ def check_prediction(model: nn.Module, images: Tensor, policy: PolicyChoice) -> 
     counted = [1.1 * len(images) * count_cost(net, tuple(images.shape[1:])).train_macs for net in (model, small)]
     assert counted[1] < 0.9 * counted[0]
     assert table.predict([block.size for block in groups.blocks]) == pytest.approx(counted[0])
-    assert table.predict(mask) == pytest.approx(counted[1], rel=1e-6)
+    assert table.predict(mask) == pytest.approx(counted[1], rel=1e-5)
     assert table.factor == pytest.approx(1.0)
-    assert table.cost.constant_seconds == pytest.approx(0.0, abs=1e-6 * counted[0])
+    assert table.cost.constant_seconds == pytest.approx(0.0, abs=1e-5 * counted[0])
 
 
 @pytest.mark.parametrize(("build", "policy"), [(chain, "auto"), (adds, "tie"), (depthwise, "tie"), (stream, "select")])
 def test_a_step_is_predicted_to_the_last_operation_where_seconds_are_operations(build: Build, policy: PolicyChoice):
-    check_prediction(build(24), torch.randn(2, 3, 8, 8), policy)
+    check_prediction(build(16), torch.randn(2, 3, 8, 8), policy)
 
 
 @pytest.mark.slow
@@ -112,13 +112,13 @@ def test_a_step_of_a_real_network_is_predicted_likewise(kind: str):
 
 @pytest.mark.parametrize("build", [chain, adds])
 def test_an_allocated_network_costs_what_the_budget_says(build: Build):
-    model, images = build(64), torch.randn(2, 3, 8, 8)
+    model, images = build(32), torch.randn(2, 3, 8, 8)
     groups = channel_groups(model, images, "tie")
-    table = measure_layer_table(model, groups, images, timer=macs_as_seconds, rounds=1)
+    table = measure_layer_table(model, groups, images, timer=macs_as_seconds, passes=1)
     generator = torch.Generator().manual_seed(1)
     scores = {name: torch.rand(units.numel(), generator=generator) for name, units in groups.unit_of.items()}
     ranking, dense = rank_units(scores, groups), count_cost(model, (3, 8, 8)).train_macs
-    for allocation, least in {"time": 0.94, "uniform": 0.8}.items():
+    for allocation, least in {"time": 0.9, "uniform": 0.7}.items():
         for share in (0.5, 0.7):
             budget = share * table.dense_seconds
             mask = allocate(ranking, table.cost, budget, allocation=allocation, round_to=4)
@@ -146,22 +146,70 @@ def test_chains_are_a_layer_its_norm_and_what_follows_and_equal_ones_share_a_key
     assert not net[0]._forward_hooks
 
 
+def test_a_norm_on_a_stream_gathers_only_where_something_was_cut():
+    model, images = stream(24).train(), torch.randn(2, 3, 8, 8)
+    groups = channel_groups(model, images, "select")
+    small = slim(model, groups.mask_of(torch.arange(groups.num_units) % 2 == 0), images, groups)
+    chain_of = {chain.name: chain for chain in find_chains(model, small, groups, images)}
+    norm = chain_of["block.0"]
+    assert norm.selects
+    assert not chain_of["block.2"].selects
+    assert [type(norm.built(24, made)[0]).__name__ for made in (8, 24)] == ["SelectBatchNorm2d", "BatchNorm2d"]
+    assert norm.built(24, 8)(torch.randn(2, 24, 4, 4)).shape == (2, 8, 4, 4)
+
+
+def test_odd_multiples_that_cost_more_are_predicted_too():
+    net = nn.Sequential(nn.Conv2d(3, 64, 1), nn.BatchNorm2d(64), nn.ReLU(), nn.Conv2d(64, 4, 1))
+    images = torch.randn(2, 3, 4, 4)
+    groups = channel_groups(net, images)
+
+    def seconds(made: int) -> float:
+        return made * (1.3 if made // 8 % 2 else 1.0)
+
+    def timer(work: Callable[[], object]) -> float:
+        seen.clear()
+        work()
+        return sum(seen) + 1e-3
+
+    seen: list[float] = []
+
+    def see(module: nn.Module, args: object, output: object) -> None:
+        if isinstance(module, nn.BatchNorm2d):
+            seen.append(seconds(module.num_features))
+
+    handle = nn.modules.module.register_module_forward_hook(see)
+    try:
+        table = measure_layer_table(net, groups, images, timer=timer, passes=1)
+    finally:
+        handle.remove()
+    for made in (8, 16, 24, 32, 40, 48, 56, 64):
+        assert table.predict([made]) == pytest.approx(seconds(made), rel=1e-3)
+    assert table.predict([28]) == pytest.approx((seconds(24) + seconds(32)) / 2, rel=1e-3)
+
+
 def test_a_side_is_measured_at_a_multiple_a_quarter_a_half_three_quarters_and_whole():
     assert Side(128, {0: 1.0}, 128).measured_widths(8) == [8, 32, 64, 96, 128]
     assert Side(20, {0: 1.0}, 18).measured_widths(8) == [10, 18, 20]  # two channels always stay
     assert Side(6, {0: 1.0}, 6).measured_widths(8) == [6]
     assert Side(256, {0: 4.0}, 256).measured_widths(8) == [32, 64, 128, 192, 256]
-    assert Side(10).measured_widths(8) == [10]
+    assert Side(10).measured_widths(8) == Side(10).all_widths(8) == [10]
+    assert Side(10).odd_widths(8) == Side(24, {0: 1.0}, 24).odd_widths(8) == []
+    assert Side(128, {0: 1.0}, 128).odd_widths(8) == [40, 72, 104]
+    assert Side(64, {0: 1.0}, 64).odd_widths(8) == [24, 40, 56]
+    assert Side(34, {0: 1.0}, 32).all_widths(8) == [10, 18, 26, 34]
+    assert Side(64, {0: 1.0}, 64).measured_widths(8, also_next_to_all=True) == [8, 16, 32, 48, 56, 64]
+    assert Side(8, {0: 1.0}, 8).measured_widths(8, also_next_to_all=True) == [7, 8]
 
 
 def test_readings_take_turns_and_short_works_are_repeated():
     calls: list[str] = []
     clock = {"a": 0.001, "b": 1.0}
+    disturbance = iter([9.0, 9.0, 0.5, 0.0, 0.0, 0.25])
 
     def timer(work: Callable[[], object]) -> float:
         start = len(calls)
         work()
-        return sum(clock[name] for name in calls[start:])
+        return sum(clock[name] for name in calls[start:]) + next(disturbance) * (len(calls) > 4)
 
     works: dict[object, Callable[[], object]] = {name: (lambda name=name: calls.append(name)) for name in "ab"}
     assert interleaved_seconds(works, timer, 2) == pytest.approx([0.001, 1.0])
@@ -172,7 +220,7 @@ def test_a_cached_table_is_read_again_and_a_changed_one_refused(tmp_path: Path):
     net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 4, 3))
     images = torch.randn(2, 3, 8, 8)
     groups = channel_groups(net, images)
-    first = measure_layer_table(net, groups, images, cache=tmp_path, timer=macs_as_seconds, rounds=1)
+    first = measure_layer_table(net, groups, images, cache=tmp_path, timer=macs_as_seconds, passes=1)
 
     def never(work: Callable[[], object]) -> float:
         raise AssertionError("measured again")
@@ -183,7 +231,7 @@ def test_a_cached_table_is_read_again_and_a_changed_one_refused(tmp_path: Path):
         measure_layer_table(net, groups, torch.randn(3, 3, 8, 8), cache=tmp_path, timer=never)
     (file,) = tmp_path.glob("layer-table-*.json")
     values = json.loads(file.read_text())
-    file.write_text(json.dumps(values | {"dense": 2 * values["dense"]}))
+    file.write_text(json.dumps(values | {"steps": [2 * values["steps"][0], *values["steps"][1:]]}))
     with pytest.raises(ModelError, match=r"its seal does not fit.*; delete it to measure the layers again"):
         measure_layer_table(net, groups, images, cache=tmp_path)
 
@@ -191,14 +239,18 @@ def test_a_cached_table_is_read_again_and_a_changed_one_refused(tmp_path: Path):
 def test_steps_of_a_loop_of_ones_own_are_fitted_and_impossible_ones_refused():
     net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 4, 3))
     images = torch.randn(2, 3, 8, 8)
-    table = measure_layer_table(net, channel_groups(net, images), images, timer=macs_as_seconds, rounds=1)
-    assert table.slim_counts == (8,)
-    own = table.fitted(table.dense_seconds * 1.2 + 5, table.slim_seconds * 1.2 + 5)
-    assert own.predict([16]) == pytest.approx(table.dense_seconds * 1.2 + 5)
-    assert own.predict([8]) == pytest.approx(table.slim_seconds * 1.2 + 5)
+    table = measure_layer_table(net, channel_groups(net, images), images, timer=macs_as_seconds, passes=1)
+    assert table.slim_counts == ((8,), (8,))
+    slower = [1.2 * seconds + 5 for seconds in table.slim_seconds]
+    own = table.fitted(1.2 * table.dense_seconds + 5, slower)
+    assert own.predict([16]) == pytest.approx(1.2 * table.dense_seconds + 5)
+    assert own.predict([8]) == pytest.approx(slower[0])
     assert own.factor == pytest.approx(1.2 * table.factor)
+    # Two that disagree are both missed, the smaller by less.
+    between = table.fitted(table.dense_seconds, [table.slim_seconds[0], 0.8 * table.slim_seconds[1]])
+    assert 0.8 * table.slim_seconds[1] < between.predict([8]) < 0.9 * table.slim_seconds[0]
     with pytest.raises(ModelError, match=r"do not fit layers of .*\(factor 0.00\); measure again on an idle machine"):
-        table.fitted(1.0, 1.0)
+        table.fitted(1.0, [1.0, 1.0])
 
 
 def test_a_width_is_slow_where_the_next_multiple_costs_less(monkeypatch):

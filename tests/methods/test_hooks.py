@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -124,6 +125,33 @@ def test_the_other_criteria_cut_as_many_units(tiny_settings, tmp_path: Path, cri
     settings = tiny_settings(criterion=criterion, on_no_ticket="draw", training={"epochs": 4})
     record = go(settings, tmp_path / "run")
     assert record["ticket"]["realised_ratio"] == 0.5
+
+
+def test_a_search_by_saliency_sees_the_loss_alone_and_goes_on_with_the_same_bits_after_a_kill(
+    tiny_settings, tmp_path: Path, monkeypatch
+):
+    settings = tiny_settings(criterion="bn_saliency", draw_at=9, training={"epochs": 4})
+    go(settings, tmp_path / "whole")
+    original = loop._train_step
+
+    def die(state: Any, x: torch.Tensor, y: torch.Tensor) -> None:
+        original(state, x, y)
+        if state.step == 7:  # after the checkpoint at step 5
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "_train_step", die)
+    with pytest.raises(KeyboardInterrupt):
+        go(settings, tmp_path / "killed")
+    monkeypatch.setattr(loop, "_train_step", original)
+    go(settings, tmp_path / "killed")
+    scales = [np.load(tmp_path / name / "scales.npz") for name in ("whole", "killed")]
+    assert list(scales[0]["steps"]) == list(range(1, 10))
+    assert all(np.array_equal(scales[0][layer], scales[1][layer]) for layer in scales[0].files)
+    # One update with the gradients of the first step, on which no penalty of any strength lies.
+    go(tiny_settings(criterion="bn_saliency", draw_at=9, penalty=5.0, training={"epochs": 4}), tmp_path / "strong")
+    strong = np.load(tmp_path / "strong" / "scales.npz")
+    assert np.array_equal(strong["stem.1"][0], scales[0]["stem.1"][0])
+    assert not np.array_equal(strong["stem.1"][-1], scales[0]["stem.1"][-1])
 
 
 def test_a_disk_that_refuses_the_ticket_is_one_line(tiny_settings, tmp_path: Path, monkeypatch):

@@ -291,17 +291,23 @@ def _savings_table(facts: dict[str, Any]) -> Table:
 
 
 def _layers_table(layers: Sequence[Mapping[str, Any]]) -> Table:
-    """Measured seconds of each layer, dense and cut, and the widths that cost more than larger ones."""
+    """Measured milliseconds of each layer, dense and cut, and of the cut widths at the next multiples."""
     rows = []
     for row in layers:
-        widths = (f"{read} -> {made}" for read, made in (row["dense_widths"], row["slim_widths"]))
-        note = f"slow: {row['rounded'] / row['slim']:.2f} of it at multiples of {ROUND_TO}" if row["is_slow"] else ""
-        rows.append((row["name"], *widths, row["dense"], row["slim"], row["slim"] / row["dense"], note))
-    milliseconds = [Column("dense", form=".2e"), Column("slim", form=".2e"), Column("ratio", form=".2f")]
-    columns = [Column("layer", "left"), *named_columns("channels", "after the cut"), *milliseconds, Column("", "left")]
+        widths = (f"{read}->{made}" for read, made in (row["dense_widths"], row["slim_widths"]))
+        dense, slim, rounded = (None if s is None else 1e3 * s for s in (row["dense"], row["slim"], row["rounded"]))
+        at_multiples = None if rounded is None else f"{rounded:.2f}{' slow!' if row['is_slow'] else ''}"
+        rows.append((row["name"], *widths, dense, slim, row["slim"] / row["dense"], at_multiples))
+    columns = [
+        Column("layer", "left", fold_after=22),
+        *named_columns("channels", "cut"),
+        *(Column(name, form=".2f") for name in ("dense\nms", "cut\nms", "ratio")),
+        Column(f"multiples\nof {ROUND_TO}, ms"),
+    ]
     total = sum(row["slim"] for row in layers) / sum(row["dense"] for row in layers)
-    title = "CPU seconds of each layer in a training step, with its norm and activation"
-    return Table(columns, rows, f"{title} (together {total:.2f} of the dense ones)")
+    told = f"CPU time of each layer with its norm and activation: {total:.2f} of dense"
+    slow = [f"slow!: the cut's widths cost more than the next multiples of {ROUND_TO}"]
+    return Table(columns, rows, told, notes=slow if any(row["is_slow"] for row in layers) else [])
 
 
 def list_command(argv: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ of which the scores say most for the seconds. Nothing is timed here: seconds are
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -100,6 +100,7 @@ def allocate(
     allocation: str = "time",
     round_to: int = 8,
     floor: float = 0.25,
+    within: ChannelMask | None = None,
 ) -> ChannelMask:
     """The mask of the best network whose step costs no more than a budget.
 
@@ -115,6 +116,7 @@ def allocate(
         allocation: "global", "uniform" or "time".
         round_to: kept counts of each block are multiples of this, or the whole block.
         floor: of "time", fraction of each block that stays at least, in (0, 1].
+        within: an earlier cut of the same network: what it removed stays out, whatever its score.
 
     Raises:
         ConfigError: an argument is out of range, or the budget is smaller than what the smallest network costs.
@@ -124,12 +126,18 @@ def allocate(
     require("round_to", round_to, round_to >= 1, "an integer >= 1 (1: no rounding)")
     require("floor", floor, 0.0 < floor <= 1.0, "a number in (0, 1]")
     require("budget_seconds", budget_seconds, budget_seconds > 0, "a number above 0")
+    alive = np.ones(ranking.groups.num_units, dtype=bool)
+    if within is not None:
+        alive = ranking.groups.keep_units(within).numpy()
+        order = ranking.lowest_first
+        ranking = replace(ranking, lowest_first=np.concatenate([order[~alive[order]], order[alive[order]]]))
+    most = [int(alive[block].sum()) for block in ranking.groups.blocks]
     if allocation == "global":
-        return _global_mask(ranking, cost, budget_seconds, round_to)
-    if allocation == "uniform":
-        counts = uniform_counts(ranking.groups, cost, budget_seconds, round_to)
+        counts = _global_counts(ranking, cost, budget_seconds, round_to, most)
+    elif allocation == "uniform":
+        counts = uniform_counts(most, cost, budget_seconds, round_to, ranking.groups)
     else:
-        counts = time_counts(choices_of(ranking, round_to, floor), cost, budget_seconds)
+        counts = time_counts(choices_of(ranking, round_to, floor, alive), cost, budget_seconds)
     return ranking.groups.mask_of(torch.from_numpy(highest_of_blocks(ranking, counts)))
 
 
@@ -143,27 +151,28 @@ def kept_of_blocks(mask: ChannelMask, groups: ChannelGroups) -> list[int]:
     return [int(keep[block].sum()) for block in groups.blocks]
 
 
-def _global_mask(ranking: Ranking, cost: StepCost, budget: float, round_to: int) -> ChannelMask:
-    """The paper's mask with the fewest units removed that fits, found by halving."""
+def _global_counts(
+    ranking: Ranking, cost: StepCost, budget: float, round_to: int, most: Sequence[int]
+) -> Sequence[int]:
+    """Units that the paper's mask keeps of each block with the fewest units removed that fits, found by halving."""
+    blocks = ranking.groups.blocks
 
-    def mask_at(removed: float) -> ChannelMask:
+    def counts_at(removed: float) -> list[int]:
         keep = ~remove_lowest(ranking, round(removed), 1)
         if round_to > 1:
             keep = snap_widths(keep, ranking, round_to=round_to, min_channels=1)
-        return ranking.groups.mask_of(torch.from_numpy(keep))
+        return [min(int(keep[block].sum()), limit) for block, limit in zip(blocks, most, strict=True)]
 
-    def fits(removed: float) -> bool:
-        return cost.seconds(kept_of_blocks(mask_at(removed), ranking.groups)) <= budget
-
-    if fits(0):
-        return mask_at(0)
-    if not fits(most := ranking.groups.num_units):
-        raise _too_small(budget, cost.seconds(kept_of_blocks(mask_at(most), ranking.groups)), "the smallest network")
-    return mask_at(_smallest(fits, 0, most))
+    return _largest_that_fits(counts_at, ranking.groups.num_units, cost, budget, "the smallest network")
 
 
-def uniform_counts(groups: ChannelGroups, cost: StepCost, budget_seconds: float, round_to: int = 8) -> list[int]:
+def uniform_counts(
+    most: Sequence[int], cost: StepCost, budget_seconds: float, round_to: int, groups: ChannelGroups
+) -> Sequence[int]:
     """Units kept of each block: the same fraction, the largest that fits, each at the nearest multiple of `round_to`.
+
+    Args:
+        most: units of each block that may stay.
 
     Raises:
         ConfigError: the budget is smaller than what one multiple of each block costs.
@@ -171,24 +180,29 @@ def uniform_counts(groups: ChannelGroups, cost: StepCost, budget_seconds: float,
     sizes = [block.size for block in groups.blocks]
 
     def counts_at(cut: float) -> list[int]:
-        return [nearest_count(round((1.0 - cut) * size), size, round_to) for size in sizes]
+        wanted = (nearest_count(round((1.0 - cut) * size), size, round_to) for size in sizes)
+        return [min(count, limit) for count, limit in zip(wanted, most, strict=True)]
+
+    return _largest_that_fits(counts_at, 1.0, cost, budget_seconds, f"{round_to} channels of each layer")
+
+
+def _largest_that_fits(
+    counts_at: Callable[[float], Sequence[int]], whole: float, cost: StepCost, budget: float, smallest: str
+) -> Sequence[int]:
+    """Counts of the least cut, in [0, `whole`], whose step fits the budget, found by halving."""
 
     def fits(cut: float) -> bool:
-        return cost.seconds(counts_at(cut)) <= budget_seconds
+        return cost.seconds(counts_at(cut)) <= budget
 
     if fits(0.0):
-        return sizes
-    if not fits(1.0):
-        raise _too_small(budget_seconds, cost.seconds(counts_at(1.0)), f"{round_to} channels of each layer")
-    return counts_at(_smallest(fits, 0.0, 1.0))
-
-
-def _smallest(fits: Callable[[float], bool], low: float, high: float) -> float:
-    """A number that fits, a hair above one that does not; `low` does not, `high` does."""
+        return counts_at(0.0)
+    if not fits(whole):
+        raise _too_small(budget, cost.seconds(counts_at(whole)), smallest)
+    low, high = 0.0, whole
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         low, high = (low, middle) if fits(middle) else (middle, high)
-    return high
+    return counts_at(high)
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,8 +218,11 @@ class Choices:
     values: Sequence[np.ndarray]
 
 
-def choices_of(ranking: Ranking, round_to: int = 8, floor: float = 0.25) -> Choices:
+def choices_of(ranking: Ranking, round_to: int = 8, floor: float = 0.25, alive: np.ndarray | None = None) -> Choices:
     """Multiples of `round_to` from `floor` of each block on, and the whole block, with the log of their score share.
+
+    Args:
+        alive: bool `[num_units]`, the units that may stay; all by default.
 
     Raises:
         MaskError: all scores of a block are zero, or one is negative.
@@ -213,15 +230,16 @@ def choices_of(ranking: Ranking, round_to: int = 8, floor: float = 0.25) -> Choi
     counts, values = [], []
     names = list(ranking.groups.units_of_layer)
     for block in ranking.groups.blocks:
-        scores = np.sort(ranking.scores[block])[::-1]
+        mine = block if alive is None else block[alive[block]]
+        scores = np.sort(ranking.scores[mine])[::-1]
         where = f"layer {names[ranking.groups.layers_of[block[0]][0]]!r}"
         if scores[-1] < 0:
             raise MaskError(f"{where}: score {scores[-1]:g} is negative; allocation 'time' takes shares of scores >= 0")
         if scores[0] == 0:
             cure = "gather the score over more steps, or leave the layer whole with keep"
-            raise MaskError(f"{where}: all {block.size} scores are zero, so that no share can be taken; {cure}")
-        multiples = range(round_to, block.size, round_to)
-        kept = np.array([count for count in multiples if count >= floor * block.size] + [block.size])
+            raise MaskError(f"{where}: all {mine.size} scores are zero, so that no share can be taken; {cure}")
+        multiples = range(round_to, mine.size, round_to)
+        kept = np.array([count for count in multiples if count >= floor * block.size] + [mine.size])
         counts.append(kept)
         values.append(np.log(np.cumsum(scores)[kept - 1] / scores.sum()))
     return Choices(counts, values)

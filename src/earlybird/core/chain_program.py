@@ -109,7 +109,7 @@ def _best_path(
 
 def _undominated(seconds: np.ndarray, value: np.ndarray, limit: float) -> np.ndarray:
     """Indices of the pairs within the limit that no other beats in both, by seconds; thinned where there are many."""
-    order = np.lexsort((-value, seconds))
+    order: np.ndarray = np.lexsort((-value, seconds))
     order = order[seconds[order] <= limit]
     best = np.maximum.accumulate(value[order])
     order = order[np.concatenate([np.ones(min(1, order.size), dtype=bool), value[order][1:] > best[:-1]])]
@@ -118,4 +118,5 @@ def _undominated(seconds: np.ndarray, value: np.ndarray, limit: float) -> np.nda
     interval = np.floor((seconds[order] - seconds[order[0]]) * (MOST_PAIRS / (limit - seconds[order[0]])))
     is_last = np.concatenate([interval[1:] != interval[:-1], [True]])  # the most valuable of its interval
     is_last[0] = True  # the cheapest
-    return order[is_last]
+    thinned: np.ndarray = order[is_last]
+    return thinned

@@ -23,6 +23,8 @@ from earlybird.slimming.selection import GATHERING_NORMS, SCATTERING_NORMS
 
 Autocast = Callable[[], AbstractContextManager[object]]
 
+# Quarters of a side at which it is measured.
+_SHARES = (0.25, 0.5, 0.75)
 _HEADS = ("conv", "transposed_conv", "linear")
 # Modules without parameters that pass channels on; others (a pixel shuffle) may not take any width.
 _PASSING = tuple(f"torch.nn.modules.{name}" for name in ("activation", "dropout", "pooling"))
@@ -51,14 +53,33 @@ class Side:
         """Channels left, units kept of each block given."""
         return round(self.always + sum(per * float(kept[block]) for block, per in self.per_unit.items()))
 
-    def measured_widths(self, round_to: int) -> list[int]:
-        """Up to five widths, ascending: one multiple, a quarter, a half, three quarters and all of what moves."""
-        if not self.moving:
-            return [self.total]
-        # Of a flattened map each unit has several channels.
-        step = round_to * max(1, round(min(self.per_unit.values())))
-        parts = (step * max(1, round(self.moving * share / step)) for share in (0, 0.25, 0.5, 0.75))
-        return [*sorted({self.always + part for part in parts if part < self.moving}), self.total]
+    def step(self, round_to: int) -> int:
+        """Channels of a multiple; of a flattened map each unit has several."""
+        return round_to * max(1, round(min(self.per_unit.values(), default=1)))
+
+    def measured_widths(self, round_to: int, *, also_next_to_all: bool = False) -> list[int]:
+        """Up to five widths, ascending: one multiple, even multiples near each quarter, and all of what moves.
+
+        also_next_to_all: and one multiple less than all, for what costs more as soon as a channel goes.
+        """
+        step = self.step(round_to)
+        parts = {step, *(2 * step * max(1, round(self.moving * share / (2 * step))) for share in _SHARES)}
+        if also_next_to_all:
+            parts.add(self.moving - step if self.moving > step else self.moving - 1)
+        return [*sorted(self.always + part for part in parts if 0 < part < self.moving), self.total]
+
+    def odd_widths(self, round_to: int) -> list[int]:
+        """Up to three more: odd multiples above each quarter, which may cost more than the even ones beside them."""
+        step, known = self.step(round_to), self.measured_widths(round_to)
+        parts = (2 * step * max(1, round(self.moving * share / (2 * step))) + step for share in _SHARES)
+        return sorted({self.always + p for p in parts if p < self.moving and self.always + p not in known})
+
+    def all_widths(self, round_to: int) -> list[int]:
+        """Every multiple, and all of what moves."""
+        return [
+            *(self.always + part for part in range(self.step(round_to), self.moving, self.step(round_to))),
+            self.total,
+        ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +89,7 @@ class LayerChain:
     Attributes:
         name: of the first layer.
         modules: the layers, as they are in a network that was cut.
+        dense: the same of the dense network: a norm gathers only where something was cut.
         reads: channels that come in.
         makes: channels that go out of the first layer.
         made_per_read: channels made for each that is read, where no other number goes (depthwise, a norm); else None.
@@ -81,6 +103,7 @@ class LayerChain:
 
     name: str
     modules: tuple[nn.Module, ...]
+    dense: tuple[nn.Module, ...]
     reads: Side
     makes: Side
     made_per_read: int | None
@@ -90,6 +113,11 @@ class LayerChain:
     is_channels_last: bool
     needs_gradient: bool
     key: str
+
+    @property
+    def selects(self) -> bool:
+        """True if a norm gathers or scatters once something was cut."""
+        return any(type(cut) is not type(whole) for cut, whole in zip(self.modules, self.dense, strict=True))
 
     def widths(self, kept: Sequence[int] | np.ndarray) -> tuple[int, int]:
         """Channels read and made, units kept of each block given."""
@@ -104,7 +132,8 @@ class LayerChain:
 
     def built(self, read: int, made: int) -> nn.Sequential:
         """The layers at these widths, in train mode."""
-        first, *rest = self.modules
+        is_whole = (read, made) == (self.reads.total, self.makes.total)
+        first, *rest = self.dense if is_whole else self.modules
         layers = [_narrowed(first, read, made), *(_narrowed(module, made, made) for module in rest)]
         return nn.Sequential(*layers).train()
 
@@ -154,9 +183,10 @@ class _Started:
         layers = [f"{type(cut).__name__} {whole!r}" for cut, whole in zip(self.modules, self.dense, strict=True)]
         sides = [(side.always, side.moving, sorted(side.per_unit.values())) for side in (self.reads, self.makes)]
         facts = [*layers, tuple(x.shape), x.dtype, self.output_dtype, is_channels_last, x.requires_grad, *sides]
+        layers_of, key = (tuple(self.modules), tuple(self.dense)), "; ".join(map(str, facts))
         return LayerChain(
-            self.name, tuple(self.modules), self.reads, self.makes, self.made_per_read, x.shape, dim, x.dtype,
-            is_channels_last, x.requires_grad, "; ".join(map(str, facts)),
+            self.name, *layers_of, self.reads, self.makes, self.made_per_read, x.shape, dim, x.dtype, is_channels_last,
+            x.requires_grad, key,
         )  # fmt: skip
 
 

@@ -6,7 +6,6 @@ CPU seconds on a CPU, which another process does not lengthen by waiting; wall s
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -46,10 +45,8 @@ def work_seconds(device: torch.device) -> Timer:
     return seconds
 
 
-def interleaved_seconds(
-    works: Mapping[object, Callable[[], object]], timer: Timer, rounds: int = _ROUNDS
-) -> list[float]:
-    """Median seconds of each, in turns, so that what else the machine does falls on all; the first call warms up."""
+def interleaved_seconds(works: Mapping[Any, Callable[[], object]], timer: Timer, rounds: int = _ROUNDS) -> list[float]:
+    """Least seconds of each, in turns, so that what else the machine does falls on all; the first call warms up."""
     repeats = []
     for work in works.values():
         work()
@@ -59,7 +56,7 @@ def interleaved_seconds(
         for place, work in enumerate(works.values()):
             count = repeats[place]
             readings[place].append(timer(lambda work=work, count=count: [work() for _ in range(count)]) / count)  # type: ignore[misc]
-    return [statistics.median(values) for values in readings]
+    return [min(values) for values in readings]  # What disturbs only adds.
 
 
 def chain_seconds(
