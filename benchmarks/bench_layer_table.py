@@ -28,7 +28,7 @@ from earlybird.errors import ConfigError
 from earlybird.models import build_model
 
 NETWORKS = {"vgg16": 0.25, "resnet18": 0.25, "preresnet20": 1.0, "torchvision:mobilenet_v2": 1.0}
-MASKS, ROUNDS, AT_ONCE = 12, 15, 4
+MASKS, ROUNDS, LAYERS_AT_ONCE = 12, 15, 150
 RATIOS, BUDGETS = (0.3, 0.5, 0.7), (0.5, 0.6, 0.7)
 
 
@@ -84,17 +84,20 @@ def shares(
 ) -> tuple[dict[str, float], dict[str, float]]:
     """MACs and measured seconds of a step of each network, as shares of the dense one's.
 
-    A few take turns with the dense one at a time: more have more kernels than oneDNN keeps (1,024), and then each step
-    makes them anew, which no training does.
+    A few take turns with the dense one at a time: of more oneDNN does not keep the kernels (1,024), and each step would
+    make them anew, which no training does.
     """
-    macs = {label: count_cost(net, tuple(images.shape[1:])).train_macs for label, net in nets.items()}
-    whole, seconds = count_cost(dense, tuple(images.shape[1:])).train_macs, {}
-    for start in range(0, len(nets), AT_ONCE):
-        labels = list(nets)[start : start + AT_ONCE]
-        steps = [TrainingStep(net, images, autocast).run for net in (dense, *(nets[label] for label in labels))]
-        first, *others = interleaved_seconds(dict(enumerate(steps)), timer, ROUNDS)
-        seconds |= {label: other / first for label, other in zip(labels, others, strict=True)}
-    return {label: count / whole for label, count in macs.items()}, seconds
+    shape = tuple(images.shape[1:])
+    at_once = max(1, LAYERS_AT_ONCE // sum(isinstance(module, (nn.Conv2d, nn.Linear)) for module in dense.modules()))
+    whole, first = count_cost(dense, shape).train_macs, TrainingStep(dense, images, autocast).run
+    macs = {label: count_cost(net, shape).train_macs / whole for label, net in nets.items()}
+    seconds: dict[str, float] = {}
+    for start in range(0, len(nets), at_once):
+        labels = list(nets)[start : start + at_once]
+        steps = {label: TrainingStep(nets[label], images, autocast).run for label in labels}
+        before, *after = interleaved_seconds({"dense": first, **steps}, timer, ROUNDS)
+        seconds |= {label: taken / before for label, taken in zip(labels, after, strict=True)}
+    return macs, seconds
 
 
 def main() -> None:

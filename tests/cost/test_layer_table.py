@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from earlybird import channel_groups, draw_mask, slim
+from earlybird.atomic import sealed_json
 from earlybird.core import PolicyChoice, allocate
 from earlybird.core.drawing import rank_units
 from earlybird.cost import count_cost, layer_table, layer_timing
-from earlybird.cost.layer_chains import Side, find_chains
+from earlybird.cost.layer_chains import LayerChain, Side, find_chains
 from earlybird.cost.layer_table import measure_layer_table
 from earlybird.cost.layer_timing import chain_seconds, interleaved_seconds, layer_seconds, placed
 from earlybird.cost.operations import MacCounter
@@ -165,30 +166,19 @@ def test_a_norm_on_a_stream_gathers_only_where_something_was_cut():
     assert norm.built(24, 8)(torch.randn(2, 24, 4, 4)).shape == (2, 8, 4, 4)
 
 
-def test_odd_multiples_that_cost_more_are_predicted_too():
+def test_odd_multiples_that_cost_more_are_predicted_too(monkeypatch):
     net = nn.Sequential(nn.Conv2d(3, 64, 1), nn.BatchNorm2d(64), nn.ReLU(), nn.Conv2d(64, 4, 1))
     images = torch.randn(2, 3, 4, 4)
-    groups = channel_groups(net, images)
 
     def seconds(made: int) -> float:
         return made * (1.3 if made // 8 % 2 else 1.0)
 
-    def timer(work: Callable[[], object]) -> float:
-        seen.clear()
-        work()
-        return sum(seen) + 1e-3
+    def of_chain(chain: LayerChain, pairs: Sequence[tuple[int, int]], *_: object) -> list[float]:
+        return [seconds(made) if chain.name == "0" else 1e-3 for _, made in pairs]
 
-    seen: list[float] = []
-
-    def see(module: nn.Module, args: object, output: object) -> None:
-        if isinstance(module, nn.BatchNorm2d):
-            seen.append(seconds(module.num_features))
-
-    handle = nn.modules.module.register_module_forward_hook(see)
-    try:
-        table = measure_layer_table(net, groups, images, timer=timer, passes=1)
-    finally:
-        handle.remove()
+    monkeypatch.setattr(layer_table, "chain_seconds", of_chain)
+    monkeypatch.setattr(layer_table, "interleaved_seconds", lambda *_: [64.0, 32.0, 16.0])
+    table = measure_layer_table(net, channel_groups(net, images), images, passes=1)
     for made in (8, 16, 24, 32, 40, 48, 56, 64):
         assert table.predict([made]) == pytest.approx(seconds(made), rel=1e-3)
     assert table.predict([28]) == pytest.approx((seconds(24) + seconds(32)) / 2, rel=1e-3)
@@ -241,6 +231,17 @@ def test_a_cached_table_is_read_again_and_a_changed_one_refused(tmp_path: Path):
     file.write_text(json.dumps(values | {"steps": [2 * values["steps"][0], *values["steps"][1:]]}))
     with pytest.raises(ModelError, match=r"its seal does not fit.*; delete it to measure the layers again"):
         measure_layer_table(net, groups, images, cache=tmp_path)
+    del values["seal"]
+    name = next(iter(values["layers"]))
+    for changed, told in [
+        ({"key": {}}, "holds no layer table of this network and machine"),
+        ({"layers": {}}, "holds no layer table of this network"),
+        ({"steps": [1.0, -1.0, 1.0]}, "holds no layer table of this network"),
+        ({"layers": values["layers"] | {name: [True]}}, "holds seconds that are no positive numbers"),
+    ]:
+        file.write_bytes(sealed_json(values | changed))
+        with pytest.raises(ModelError, match=told):
+            measure_layer_table(net, groups, images, cache=tmp_path)
 
 
 def test_steps_of_a_loop_of_ones_own_are_fitted_and_impossible_ones_refused():

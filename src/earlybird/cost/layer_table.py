@@ -15,20 +15,20 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from earlybird.atomic import sealed_json, unsealed_json, write_atomically
+from earlybird.atomic import read_file, sealed_json, unsealed_json, write_atomically
 from earlybird.core import ChannelGroups, ChannelMask
 from earlybird.core.allocation import CostTerm, StepCost, kept_of_blocks
 from earlybird.core.drawing import nearest_count
 from earlybird.cost.layer_chains import Autocast, LayerChain, find_chains
 from earlybird.cost.layer_timing import Timer, Widths, chain_seconds, interleaved_seconds, placed, work_seconds
 from earlybird.cost.meter import TrainingStep
-from earlybird.errors import ModelError
+from earlybird.errors import ModelError, reason
 from earlybird.slimming import slim
 
 FORMAT = 1
@@ -113,13 +113,12 @@ def measure_layer_table(
     counts = tuple(tuple(nearest_count(size // by, size, round_to) for size in sizes) for by in (2, 4))
     small = [slim(dense, first_units(groups, kept), images[:2], groups, check=False) for kept in counts]
     chains = find_chains(dense, small[0], groups, images, autocast)
-    key = {**_circumstances(images), "counts": counts, "chains": [chain.key for chain in chains]}
-    key["round_to"] = round_to
+    key = _circumstances(images) | {"counts": counts, "round_to": round_to, "chains": [chain.key for chain in chains]}
     file = None if cache is None else cache / f"layer-table-{_digest(key)}.json"
     if file is None or not file.exists():
         timer = timer or work_seconds(images.device)
         works = {number: TrainingStep(net, images, autocast).run for number, net in enumerate([dense, *small])}
-        measured: dict[str, Any] = {"format": FORMAT, "key": key}
+        measured: dict[str, Any] = {"key": key}
         for _ in range(passes):  # So that a disturbance of seconds falls on layers and on steps.
             layers = _measured_chains(chains, images.device, timer, autocast, round_to)
             steps = interleaved_seconds(works, timer, _STEP_ROUNDS)
@@ -128,7 +127,7 @@ def measure_layer_table(
             file.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(file, sealed_json(measured))
     else:
-        measured = _read(file)
+        measured = _read(file, key, {chain.key: len(_pairs(chain, round_to)) for chain in chains})
     terms = [_term(chain, measured["layers"][chain.key], round_to) for chain in chains]
     return _fitted(groups, terms, measured["steps"][0], tuple(measured["steps"][1:]), counts)
 
@@ -167,7 +166,9 @@ def _pairs(chain: LayerChain, round_to: int) -> list[Widths]:
 
 def _sides(chain: LayerChain, round_to: int) -> tuple[list[int], list[int], list[int], list[int]]:
     """Widths of the grid, read and made, and odd ones, read and made."""
-    makes = chain.makes.measured_widths(round_to, also_next_to_all=chain.selects)
+    # A depthwise kernel may be fast at the whole width alone (960 channels on one pixel take half as long as 928).
+    is_sudden = chain.selects or chain.made_per_read is not None
+    makes = chain.makes.measured_widths(round_to, also_next_to_all=is_sudden)
     odd_makes = [width for width in chain.makes.odd_widths(round_to) if width not in makes]
     if chain.made_per_read:
         return [chain.reads.total], makes, [], odd_makes
@@ -239,6 +240,7 @@ def _circumstances(images: Tensor) -> dict[str, Any]:
     is_gpu = device.type == "cuda"
     name = torch.cuda.get_device_name(device) if is_gpu else torch.backends.cpu.get_cpu_capability()
     return {
+        "format": FORMAT,
         "device": f"{device.type} {platform.machine()} {name}",
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
@@ -250,11 +252,22 @@ def _digest(key: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read(file: Path, key: dict[str, Any], counts: dict[str, int]) -> dict[str, Any]:
+    """Readings in a file; `counts` says how many there are of each chain."""
+    cure = "delete it to measure the layers again"
     try:
-        values = unsealed_json(file.read_bytes())
+        values = unsealed_json(read_file(file))
     except (OSError, ValueError) as error:
-        raise ModelError(f"{file} cannot be read ({error}); delete it to measure the layers again") from error
-    if values.get("format") != FORMAT:
-        raise ModelError(f"{file} has format {values.get('format')!r}; delete it to measure the layers again")
+        raise ModelError(f"{file} cannot be read ({reason(error)}); {cure}") from error
+    layers = values.get("layers")
+    is_ours = values.get("key") == json.loads(json.dumps(key)) and _are_seconds(values.get("steps"), 3)
+    if not is_ours or not isinstance(layers, dict) or layers.keys() != counts.keys():
+        raise ModelError(f"{file} holds no layer table of this network and machine; {cure}")
+    if not all(_are_seconds(layers[name], count) for name, count in counts.items()):
+        raise ModelError(f"{file} holds seconds that are no positive numbers; {cure}")
     return values
+
+
+def _are_seconds(values: object, count: int) -> bool:
+    is_list = isinstance(values, list) and len(values) == count
+    return is_list and all(type(value) in (int, float) and value > 0 for value in cast("list[Any]", values))
