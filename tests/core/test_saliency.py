@@ -59,6 +59,32 @@ def test_a_resumed_average_goes_on_with_the_same_bits():
     assert torch.equal(whole.scores()["1"], second.scores()["1"])
 
 
+def test_updates_keep_their_tensors_and_count_none_before_the_first():
+    saliency, net = BNSaliency(), net_with_gradients()
+    saliency.begin(net)
+    with pytest.raises(MaskError, match="has seen no gradient yet"):
+        saliency.scores()
+    before = saliency.tensors()
+    saliency.update(net)
+    assert [a is b for a, b in zip(before, saliency.tensors(), strict=True)] == [True, True]
+    assert saliency.scores()["1"].tolist() == pytest.approx([5.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"weight": torch.tensor(2.0, dtype=torch.float64)},
+        {"means": {"1": -torch.ones(2)}},
+        {"means": {"2": torch.ones(2)}},
+    ],
+)
+def test_a_state_that_was_changed_is_refused(changed):
+    saliency = BNSaliency()
+    saliency.update(net_with_gradients())
+    with pytest.raises(ConfigError, match="the saved bn_saliency is of another network, or was changed"):
+        saliency.load_state_dict(saliency.state_dict() | changed)
+
+
 def test_a_detector_takes_it_as_its_criterion():
     saliency = BNSaliency()
     net = net_with_gradients()

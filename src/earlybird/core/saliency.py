@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from earlybird.errors import MaskError, require
+from earlybird.errors import ConfigError, MaskError, require
 
 
 class BNSaliency:
@@ -24,7 +24,7 @@ class BNSaliency:
     between a norm and the next do not change it, up to eps; across a residual add sizes are real and count.
 
     It is a criterion too: `EarlyBird(0.5, groups, criterion=saliency)`. Updates are tensor operations in place, without
-    synchronisation, and from the second one on can be captured in a CUDA graph.
+    synchronisation; after `begin(model)` or one update they can be captured in a CUDA graph.
 
     Args:
         decay: weight of the past in the average, in [0, 1).
@@ -48,9 +48,26 @@ class BNSaliency:
     def __init__(self, decay: float = 0.9) -> None:
         require("decay", decay, 0.0 <= decay < 1.0, "a number in [0, 1)")
         self.decay = decay
-        self._names: tuple[str, ...] = ()
-        self._means: list[Tensor] = []
+        self._means: dict[str, Tensor] = {}
         self._weight = torch.zeros((), dtype=torch.float64)  # of all updates together: 1 - decay ** updates
+
+    def begin(self, model: nn.Module) -> None:
+        """Make room for the norms of a model on its device: needed only where a step is captured before any update.
+
+        Raises:
+            MaskError: the model has no BatchNorm with a scale, or has others than before.
+        """
+        norms = _norms(model)
+        shapes = {name: norm.weight.shape for name, norm in norms.items()}
+        if not self._means:
+            self._means = {name: torch.zeros(shape) for name, shape in shapes.items()}
+        if {name: mean.shape for name, mean in self._means.items()} != shapes:
+            told = "bn_saliency was gathered from other BatchNorm layers or widths"
+            raise MaskError(f"{told}; begin a new BNSaliency() for a network that was cut")
+        device = next(iter(norms.values())).weight.device
+        if self._weight.device != device:
+            self._means = {name: mean.to(device) for name, mean in self._means.items()}
+            self._weight = self._weight.to(device)
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
@@ -59,18 +76,13 @@ class BNSaliency:
         Raises:
             MaskError: the model has no BatchNorm with a scale, one has no gradient, or others than before.
         """
-        names, values = _terms(model)
-        if not self._names:
-            self._names, self._means = names, [torch.zeros_like(value) for value in values]
-        widths = [mean.shape for mean in self._means]
-        if names != self._names or [value.shape for value in values] != widths:
-            told = "bn_saliency was gathered from other BatchNorm layers or widths"
-            raise MaskError(f"{told}; begin a new BNSaliency() for a network that was cut")
-        if self._weight.device != values[0].device:  # at the first update, and at the first after a resume
-            self._means = [mean.to(value.device) for mean, value in zip(self._means, values, strict=True)]
-            self._weight = self._weight.to(values[0].device)
-        torch._foreach_lerp_(self._means, values, 1.0 - self.decay)
+        self.begin(model)
+        torch._foreach_lerp_(list(self._means.values()), _terms(_norms(model)), 1.0 - self.decay)
         self._weight.lerp_(torch.ones_like(self._weight), 1.0 - self.decay)
+
+    def tensors(self) -> list[Tensor]:
+        """What `update` changes in place."""
+        return [*self._means.values(), self._weight]
 
     def scores(self) -> dict[str, Tensor]:
         """Norm layer -> float32 `[channels]` on the CPU, >= 0, higher = keep.
@@ -78,10 +90,10 @@ class BNSaliency:
         Raises:
             MaskError: there was no update yet.
         """
-        if not self._names:
-            raise MaskError("bn_saliency has seen no gradient yet; call update(model) after backward() first")
         weight = self._weight.cpu()
-        return {n: (mean.cpu() / weight).float() for n, mean in zip(self._names, self._means, strict=True)}
+        if not weight:
+            raise MaskError("bn_saliency has seen no gradient yet; call update(model) after backward() first")
+        return {name: (mean.cpu() / weight).float() for name, mean in self._means.items()}
 
     def __call__(self, model: nn.Module) -> dict[str, Tensor]:
         """`scores()`, whatever the model: the form of a criterion."""
@@ -89,27 +101,37 @@ class BNSaliency:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything `update` and `scores` depend on, in tensors and plain values; copies, on the CPU."""
-        means = {name: mean.to("cpu", copy=True) for name, mean in zip(self._names, self._means, strict=True)}
+        means = {name: mean.to("cpu", copy=True) for name, mean in self._means.items()}
         return {"decay": self.decay, "weight": self._weight.to("cpu", copy=True), "means": means}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state; what follows has the same bits.
 
         Raises:
-            ConfigError: the state was gathered with another decay.
+            ConfigError: the state was gathered with another decay, or is none.
         """
         require("decay of the saved bn_saliency", state["decay"], state["decay"] == self.decay, f"{self.decay:g}")
-        self._names = tuple(state["means"])
-        self._means = [mean.clone() for mean in state["means"].values()]
-        self._weight = state["weight"].clone()
+        weight, means = state["weight"], dict(state["means"])
+        shapes = {name: mean.shape for name, mean in means.items()}
+        is_sound = weight.shape == () and weight.dtype == torch.float64 and bool(0 <= weight <= 1)
+        is_sound &= all(mean.dtype == torch.float32 and bool((mean >= 0).all()) for mean in means.values())
+        if not is_sound or (self._means and shapes != {name: mean.shape for name, mean in self._means.items()}):
+            raise ConfigError("the saved bn_saliency is of another network, or was changed; give the network's own")
+        device = self._weight.device
+        self._means = {name: mean.to(device, copy=True) for name, mean in means.items()}
+        self._weight = weight.to(device, copy=True)
 
 
-def _terms(model: nn.Module) -> tuple[tuple[str, ...], list[Tensor]]:
-    """Names of the norms, and |gamma * dL/dgamma + beta * dL/dbeta| of each, float32 `[channels]`."""
+def _norms(model: nn.Module) -> dict[str, _BatchNorm]:
     norms = {name: m for name, m in model.named_modules() if isinstance(m, _BatchNorm) and m.weight is not None}
     if not norms:
         told = "criterion 'bn_saliency' found no BatchNorm with a scale; use criterion=filter_l1 or criterion=taylor"
         raise MaskError(told)
+    return norms
+
+
+def _terms(norms: Mapping[str, _BatchNorm]) -> list[Tensor]:
+    """|gamma * dL/dgamma + beta * dL/dbeta| of each norm, float32 `[channels]`."""
     for name, norm in norms.items():
         if norm.weight.grad is None or (norm.bias is not None and norm.bias.grad is None):
             told = f"criterion 'bn_saliency' found no gradient at {name!r}"
@@ -120,7 +142,7 @@ def _terms(model: nn.Module) -> tuple[tuple[str, ...], list[Tensor]]:
         shifts = _products([norm.bias for norm in norms.values() if norm.bias is not None])
         torch._foreach_add_([values[place] for place in shifted], shifts)
     torch._foreach_abs_(values)
-    return tuple(norms), values
+    return values
 
 
 def _products(parameters: list[nn.Parameter]) -> list[Tensor]:

@@ -133,7 +133,10 @@ def draw_tickets(
     ratios = list(dict.fromkeys(request.prune_ratio for request in requests))
     shared = ("rule", "window", "epsilon", "min_channels", "tie_score", "round_to")
     settings: dict[str, Any] = {name: getattr(method, name) for name in shared}
-    detector = EarlyBird(ratios, groups, criterion=find_criterion(method.criterion), **settings)
+    criterion = find_criterion(method.criterion)
+    if isinstance(criterion, BNSaliency):
+        criterion.begin(model)  # A captured step makes nothing new.
+    detector = EarlyBird(ratios, groups, criterion=criterion, **settings)
     clock = method.clock_of(session.steps_per_epoch, session.total_steps)
     hooks = SearchHooks(method, detector, clock, search_steps(method, session), task.folder, requests)
     _check_draws(method, requests, clock, hooks.max_steps)
