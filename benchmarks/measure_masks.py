@@ -24,7 +24,8 @@ from earlybird.core import bn_l1_subgradient_, mask_distance
 from earlybird.data import load_data, train_batches
 from earlybird.methods.soft_filter_pruning import filter_mask
 from earlybird.models import build_model
-from earlybird.runs.run import network_and_data, run
+from earlybird.runs.inputs import network_and_data
+from earlybird.runs.run import run
 from earlybird.settings.method import EarlyBirdTraining
 from earlybird.settings.run import RunConfig, TrainingSettings
 from earlybird.training.loop import learning_rate

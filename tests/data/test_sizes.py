@@ -13,7 +13,7 @@ from PIL import Image
 from earlybird.data import DataBundle, MemoryImages, decode
 from earlybird.data.images import PUBLISHED, DataSizes
 from earlybird.errors import DataError
-from earlybird.runs.run import data_sizes, load_bundle
+from earlybird.runs.inputs import data_sizes, load_bundle
 from earlybird.settings.run import DataConfig
 
 

@@ -9,13 +9,14 @@ import torch
 
 from earlybird.cost import MethodPlan, ModelCost, PlannedData, Schedule, Stage
 from earlybird.errors import ConfigError
-from earlybird.forecast import calibration
-from earlybird.forecast.calibration import Calibration, Seconds, calibrate, noise_bundle
+from earlybird.forecast.calibration import Calibration, calibrate, noise_bundle
 from earlybird.methods.pipeline import plan_method
 from earlybird.models import build_model
 from earlybird.settings.method import EarlyBirdTraining
 from earlybird.settings.run import TrainingSettings
+from earlybird.training import timing
 from earlybird.training.compute import Compute
+from earlybird.training.timing import Seconds
 
 CPU = Compute(torch.device("cpu"))
 
@@ -72,7 +73,7 @@ def test_each_network_has_the_seconds_of_its_steps_and_the_originals_are_left_al
 
     for name, seconds in (("dense", 4.0), ("slim", 1.0)):
         nets[name].register_forward_hook(lasts(seconds))
-    monkeypatch.setattr(calibration, "read_clocks", lambda device: (clock.wall, clock.cpu))
+    monkeypatch.setattr(timing, "read_clocks", lambda device: (clock.wall, clock.cpu))
     before = {name: tensor.clone() for name, tensor in nets["dense"].state_dict().items()}
     settings, bundle = TrainingSettings(batch_size=32), noise_bundle((3, 32, 32), 10, 64)
     found = calibrate(nets, bundle, settings, CPU, augment="crop_flip", steps=10, seconds=600)

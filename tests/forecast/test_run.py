@@ -14,7 +14,8 @@ from earlybird.errors import ConfigError, RunFolderError, SlimError
 from earlybird.forecast.facts import PAPER_METHODS, Prices, forecast_facts, planned_methods
 from earlybird.forecast.run import Networks, Scenario, drawn_by, networks_of, settings_of_run, sizes_of_run
 from earlybird.runs.folder import NetworkSpec
-from earlybird.runs.run import network_spec, run
+from earlybird.runs.inputs import network_spec
+from earlybird.runs.run import run
 from earlybird.settings.run import ModelConfig, RunConfig
 
 VGG = NetworkSpec("vgg11", num_classes=10, in_channels=3, image_size=32, width=0.25)

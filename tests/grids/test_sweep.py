@@ -238,7 +238,7 @@ def test_code_that_only_the_folders_grid_names_is_not_run(grid, tmp_path: Path):
 
 def test_methods_that_cannot_handle_the_network_are_all_named_before_anything_runs(grid, tiny: Path, tmp_path: Path):
     from earlybird.grids.sweep import any_config
-    from earlybird.runs.run import network_and_data
+    from earlybird.runs.inputs import network_and_data
 
     tiny.write_text(tiny.read_text().replace("BatchNorm2d", "InstanceNorm2d"))
     one = grid("dense", "lottery_ticket", "network_slimming", "thinet", "early_bird")
@@ -256,7 +256,7 @@ def test_methods_that_cannot_handle_the_network_are_all_named_before_anything_ru
 
 def test_precision_auto_is_settled_once_for_all_runs(grid, tmp_path: Path):
     from earlybird.grids.sweep import any_config
-    from earlybird.runs.run import network_and_data
+    from earlybird.runs.inputs import network_and_data
 
     one = grid("dense", "snip")
     one.settings["training"]["precision"] = "auto"

@@ -17,7 +17,7 @@ from earlybird.methods.pipeline import plan_method
 from earlybird.runs.folder import NetworkSpec
 from earlybird.runs.record import recorded_schedule
 from earlybird.runs.run import run
-from earlybird.settings.catalog import MatchedToTicket, method_class, method_label, method_names
+from earlybird.settings.catalog import MatchedToTicket, WideStart, method_class, method_label, method_names
 from earlybird.settings.run import RunConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -34,6 +34,7 @@ def network(num_classes, in_channels):
 """
 VARIANTS: dict[str, dict[str, Any]] = {
     **{name: {"name": name} for name in method_names()},
+    "wide_start:cuts=0.1/0.8,0.3/0.5": {"name": "wide_start", "cuts": "0.1/0.8,0.3/0.5"},
     "thinet:finetune_steps=3": {"name": "thinet", "finetune_steps": 3},
     "lottery_ticket:rewind_epoch=2:rounds=2": {"name": "lottery_ticket", "rewind_epoch": 2, "rounds": 2},
     "early_bird:weights=rewind:rewind_epoch=1": {"name": "early_bird", "weights": "rewind", "rewind_epoch": 1},
@@ -52,7 +53,8 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def settings(tiny_settings: Any, chain: Path) -> Any:
     def make(**method: Any) -> dict[str, Any]:
-        found = tiny_settings("dense", data={"val_fraction": 0.1}, training={"epochs": 4})
+        budget = {"budget": "macs=0.6"} if issubclass(method_class(method["name"]), WideStart) else {}
+        found = tiny_settings("dense", data={"val_fraction": 0.1}, training={"epochs": 4, **budget})
         found["model"] = {"name": f"{chain}:network"}
         shared = {name: 1 for name in ("round_to", "min_draw_steps") if name in _fields(method["name"])}
         return found | {"method": shared | method}
@@ -90,8 +92,8 @@ def test_plan_cost_dry_run_and_ledger_agree_to_the_last_product(
     widths = str(tmp_path / "run") if record["layers"] else UNIFORM
     drawn = total if schedule.ticket_step is None else schedule.ticket_step
     scenario = Scenario(
-        spec, schedule.data, total / per_epoch, 0.5, widths=widths, ticket_epoch=drawn / per_epoch,
-        budget_macs=schedule.budget_macs,
+        spec, schedule.data, (schedule.whole_steps or total) / per_epoch, 0.5, widths=widths,
+        ticket_epoch=drawn / per_epoch, budget_macs=schedule.budget_macs, budget=config.training.budget,
     )  # fmt: skip
     facts = forecast_facts(scenario, networks_of(scenario), planned_methods((), scenario, record))
     label = method_label(record["config"]["method"])

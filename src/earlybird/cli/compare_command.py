@@ -31,7 +31,8 @@ _FLAGS: Flags = {
     ),
     "--ratios": (Any, 0.5, "prune ratios: 0.3,0.5,0.7"),
     "--seeds": (Any, 0, "seeds of whole runs: 0,1,2"),
-    "--grid": (str | None, None, "YAML list of {methods, ratios, seeds}, instead of the three flags"),
+    "--budgets": (Any, None, "what each run may cost, search included: time=0.5,time=0.7 (see --training.budget)"),
+    "--grid": (str | None, None, "YAML list of {methods, ratios, seeds, budgets}, instead of the four flags"),
     "--equal-cost": (
         Any, None,
         "methods to run a second time, their schedule set so that the total cost is early_bird's; all = every one that "
@@ -119,7 +120,11 @@ def _without_method_settings(argv: Sequence[str]) -> tuple[list[str], dict[str, 
 def _blocks(parsed: Namespace) -> list[Block]:
     methods = [str(method) for method in listed(parsed.methods)]
     if parsed.grid is None:
-        return [_block({"methods": methods, "ratios": parsed.ratios, "seeds": parsed.seeds})] if methods else []
+        return (
+            [_block({"methods": methods, "ratios": parsed.ratios, "seeds": parsed.seeds, "budgets": parsed.budgets})]
+            if methods
+            else []
+        )
     if methods:
         raise ConfigError("--grid and --methods both say what to compare; give one of them")
     path, content = parsed.grid, read_yaml(parsed.grid)
@@ -136,9 +141,10 @@ def _blocks(parsed: Namespace) -> list[Block]:
 
 
 def _block(plain: dict[str, Any]) -> Block:
-    refuse_unknown("key in a block of --grid", plain, ("methods", "ratios", "seeds"))
+    refuse_unknown("key in a block of --grid", plain, ("methods", "ratios", "seeds", "budgets"))
     methods = [str(method) for method in listed(plain.get("methods"))]
     ratios, seeds = listed(plain.get("ratios", 0.5)), listed(plain.get("seeds", 0))
     require("--ratios", ratios, fits(ratios, list[float]), "numbers in [0, 1), such as 0.3,0.5")
     require("--seeds", seeds, fits(seeds, list[int]), "integers, such as 0,1,2")
-    return Block(tuple(methods), tuple(float(ratio) for ratio in ratios), tuple(seeds))
+    budgets = [str(budget or "") for budget in listed(plain.get("budgets"))] or [""]
+    return Block(tuple(methods), tuple(float(ratio) for ratio in ratios), tuple(seeds), tuple(budgets))

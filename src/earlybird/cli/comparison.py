@@ -27,8 +27,8 @@ from earlybird.report.forecast import grid_forecast_table
 from earlybird.report.grid import GridEntry, brief_tables, full_tables, means_table, results_by_ratio, runs_table
 from earlybird.report.table import to_csv, to_latex, to_markdown, to_terminal
 from earlybird.runs.folder import RunFolder
+from earlybird.runs.inputs import network_and_data
 from earlybird.runs.record_file import RECORD_NAME
-from earlybird.runs.run import network_and_data
 
 
 def compare(grid: Grid | None, parsed: Namespace) -> int:
@@ -165,7 +165,9 @@ def grid_entries(sweep: Sweep) -> list[GridEntry]:
         except RunFolderError as unreadable:
             error = str(unreadable)
         at_equal_cost = node.equal_to is not None
-        entries.append(GridEntry(node.label, node.prune_ratio, node.seed, at_equal_cost, node.id, record, error))
+        entries.append(
+            GridEntry(node.label, node.prune_ratio, node.seed, at_equal_cost, node.id, record, error, node.budget)
+        )
     return entries
 
 

@@ -44,6 +44,7 @@ SHORT_FLAGS = {
     "--seed": "--training.seed",
     "--precision": "--training.precision",
     "--device": "--training.device",
+    "--budget": "--training.budget",
 }
 _OPTION = re.compile(r"--[A-Za-z][\w.\-]*")
 # The sections of a network and its data, for commands that train nothing.
@@ -224,7 +225,7 @@ def planned_network(
     """
     from earlybird.forecast.run import sizes_of_run
     from earlybird.models import check_model_name
-    from earlybird.runs.run import data_sizes, network_spec
+    from earlybird.runs.inputs import data_sizes, network_spec
 
     model, data = ModelConfig(**parsed.model.as_dict()), DataConfig(**parsed.data.as_dict())
     refuse_unnamed_code("--model", model.name, [value_of("--model.name", argv) or ""])

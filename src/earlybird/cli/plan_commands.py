@@ -154,7 +154,7 @@ def _calibration(
     """Measured steps of the scenario's dense and slim network, on noise, augmented as the run or the flags say."""
     from earlybird.energy import find_counter
     from earlybird.forecast.calibration import calibrate, noise_bundle
-    from earlybird.runs.run import resolve_augment
+    from earlybird.runs.inputs import resolve_augment
     from earlybird.training.compute import Compute, choose_device
 
     compute = Compute(choose_device(parsed.device), "bf16" if scenario.precision == "bf16" else "fp32")

@@ -5,11 +5,22 @@ from earlybird.cost.layer_timing import LayerSeconds, layer_seconds
 from earlybird.cost.ledger import PHASES, CostLedger, PhaseCost, Work, bit_operations, evaluation_work, training_work
 from earlybird.cost.meter import PhaseMeter, TrainingStep, read_clocks, step_seconds
 from earlybird.cost.network import ModelCost, count_cost, count_cost_and_traffic, layer_macs
-from earlybird.cost.plan import MASKED, MethodPlan, PlannedData, Schedule, Stage, price, steps_that_buy, training_macs
+from earlybird.cost.plan import (
+    MASKED,
+    MethodPlan,
+    PlannedData,
+    Schedule,
+    Stage,
+    price,
+    steps_that_buy,
+    steps_that_train,
+    training_macs,
+)
 
 __all__ = [
     "MASKED", "PHASES", "CostLedger", "LayerSeconds", "LayerTable", "MethodPlan", "ModelCost", "PhaseCost",
     "PhaseMeter", "PlannedData", "Schedule", "Stage", "TrainingStep", "Work", "bit_operations", "count_cost",
     "count_cost_and_traffic", "evaluation_work", "layer_macs", "layer_seconds", "measure_layer_table", "price",
-    "read_clocks", "step_seconds", "steps_that_buy", "training_macs", "training_work",
+    "read_clocks", "step_seconds", "steps_that_buy", "steps_that_train", "training_macs",
+    "training_work",
 ]  # fmt: skip

@@ -7,7 +7,7 @@ cost and the controls' budgets all read the same plans, and a finished run's led
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -122,6 +122,7 @@ class Schedule:
         image_shape: (channels, height, width).
         precision: "fp32" or "bf16".
         budget_macs: training MACs that a control is matched to, where they are known; otherwise those of `early_bird`.
+        whole_steps: optimizer steps of T epochs, where a budget makes `total_steps` another number.
 
     Raises:
         ConfigError: `total_steps` is not positive, or the ticket is drawn outside the schedule.
@@ -137,6 +138,7 @@ class Schedule:
     image_shape: tuple[int, int, int] = (3, 32, 32)
     precision: str = "fp32"
     budget_macs: int | None = None
+    whole_steps: int | None = None
 
     def __post_init__(self) -> None:
         per_epoch = self.data.steps_per_epoch
@@ -158,6 +160,7 @@ class MethodPlan:
         note: what to know about the numbers.
         also_tested: a network that is evaluated beside it.
         networks: costs of the plan's own networks, beside "dense" and "slim".
+        spends_budget: its stages spend the whole of a budget; otherwise the last grows to what the others leave.
 
     Raises:
         ConfigError: a stage or an evaluation is of a network that the plan does not give.
@@ -169,6 +172,7 @@ class MethodPlan:
     note: str = ""
     also_tested: str | None = None
     networks: Mapping[str, ModelCost] = field(default_factory=dict)
+    spends_budget: bool = False
 
     def __post_init__(self) -> None:
         for network in (*(stage.network for stage in (*self.stages, *self.charged)), *self.tested):
@@ -218,16 +222,25 @@ def training_macs(cost: ModelCost, data: PlannedData, start_step: int, end_step:
 
 def steps_that_buy(macs: int, cost: ModelCost, data: PlannedData, start_step: int = 0) -> int:
     """The number of training steps from a global step on, at least 1, whose cost comes nearest to `macs`."""
+    if not cost.train_macs:
+        return 1
+    return _nearest_steps(macs, lambda steps: training_macs(cost, data, start_step, start_step + steps))
 
-    def spent(steps: int) -> int:
-        return training_macs(cost, data, start_step, start_step + steps)
 
+def steps_that_train(images: float, data: PlannedData, start_step: int = 0) -> int:
+    """The number of training steps from a global step on, at least 1, that see nearest to so many images."""
+    before = data.images_by(start_step)
+    return _nearest_steps(images, lambda steps: data.images_by(start_step + steps) - before)
+
+
+def _nearest_steps(amount: float, spent: Callable[[int], int]) -> int:
+    """The number of steps, at least 1, for which `spent` comes nearest to an amount; it rises with the steps."""
     # By hand: `bisect` asks a range for its length, which ends at 2^63.
     low, high = 0, 1
-    while spent(high) < macs and cost.train_macs:
+    while spent(high) < amount:
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if spent(middle) < macs else (low, middle)
+        low, high = (middle, high) if spent(middle) < amount else (low, middle)
     # The first number of steps that costs as much or more, or the one before it.
-    return max(1, min(low, high, key=lambda steps: abs(spent(steps) - macs)))
+    return max(1, min(low, high, key=lambda steps: abs(spent(steps) - amount)))

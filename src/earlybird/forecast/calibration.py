@@ -7,22 +7,19 @@ dense and the slim network take turns, so that what else the machine does falls 
 from __future__ import annotations
 
 import math
-import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from earlybird.copying import copied
-from earlybird.core import bn_l1_subgradient_
-from earlybird.cost import MethodPlan, ModelCost, PhaseMeter, Schedule, Work, read_clocks
+from earlybird.cost import MethodPlan, ModelCost, PhaseMeter, Schedule, Work
 from earlybird.data import Augment, Batches, DataBundle, MemoryImages, eval_batches, train_batches
 from earlybird.data.images import subset
 from earlybird.energy import EnergyCounter, NoCounter
@@ -31,38 +28,17 @@ from earlybird.runs.record import device_facts
 from earlybird.runs.record_file import Record
 from earlybird.settings.method import EarlyBirdTraining
 from earlybird.settings.run import RunConfig, TrainingSettings
-from earlybird.training.checkpoint import Checkpoints
 from earlybird.training.compute import Compute, evaluate
-from earlybird.training.loop import fit
-from earlybird.training.session import Journal, Progress, Session
-from earlybird.training.state import FitState, Hooks, Span
+from earlybird.training.session import Session
 from earlybird.training.step_choice import choose_step
+from earlybird.training.timing import Seconds, median_seconds, timed_steps, timing_session
 
 Network = Literal["dense", "slim"]
 _Modules = Mapping[Network, nn.Module]
 
-WARM_UP_STEPS = 2
 ROUNDS = 5
 TEST_IMAGES = 1000
 SECONDS = 20.0
-_PENALTY = 1e-4
-
-
-@dataclass(frozen=True)
-class Seconds:
-    """Time of a piece of work: of all threads together, and by the clock; joules where a counter measured them."""
-
-    cpu: float
-    wall: float
-    joules: float | None = None
-
-    def times(self, count: float) -> Seconds:
-        """The same `count` times over."""
-        return Seconds(self.cpu * count, self.wall * count, None if self.joules is None else self.joules * count)
-
-    def __add__(self, other: Seconds) -> Seconds:
-        joules = None if self.joules is None or other.joules is None else self.joules + other.joules
-        return Seconds(self.cpu + other.cpu, self.wall + other.wall, joules)
 
 
 @dataclass(frozen=True)
@@ -145,15 +121,15 @@ def calibrate(
     each = math.ceil(steps / ROUNDS)
     print(f"measuring training steps here, for about {seconds:.0f} s at most", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        session = _session(train, settings, compute, Path(folder), each)
+        session = timing_session(train, settings, compute, Path(folder), each)
         measured, tested = _in_turns(session, placed, tests, each, seconds, counter)
     return Calibration(
         device=f"{compute.device}, {torch.get_num_threads()} threads, {compute.precision}",
         machine=device_facts(compute.device),
         measured_steps=min(map(len, measured.values())),
         energy_method=counter.method,
-        step={name: _median(pieces) for name, pieces in measured.items()},
-        tested_image={name: _median(pieces) for name, pieces in tested.items()},
+        step={name: median_seconds(pieces) for name, pieces in measured.items()},
+        tested_image={name: median_seconds(pieces) for name, pieces in tested.items()},
     )
 
 
@@ -167,7 +143,7 @@ def _in_turns(
     for turn, (name, model) in enumerate(turns):
         if (left := end - time.monotonic()) <= 0 and turn >= len(models):
             break
-        timed = _timed_steps(session, model, each, time.monotonic() + left / (len(turns) - turn), counter)
+        timed = timed_steps(session, model, each, time.monotonic() + left / (len(turns) - turn), counter)
         measured[name] += timed
         tested[name].append(_evaluation(model, tests[len(timed) < each], session.compute, counter))
     return measured, tested
@@ -201,7 +177,7 @@ def recorded(
                 found[kind].append((record["run_id"], rate))
     if not (found["dense"] and found["evaluate"]):
         return None
-    rates = {kind: _median([rate for _, rate in runs or found["dense"]]) for kind, runs in found.items()}
+    rates = {kind: median_seconds([rate for _, rate in runs or found["dense"]]) for kind, runs in found.items()}
     runs = ", ".join(sorted({run for kind in found.values() for run, _ in kind}))
     return Calibration(
         device=f"{compute.device}, {torch.get_num_threads()} threads, {compute.precision}, as recorded by {runs}",
@@ -235,66 +211,9 @@ def noise_bundle(image_shape: tuple[int, int, int], num_classes: int, images: in
     )  # fmt: skip
 
 
-class _StepTimer(Hooks):
-    """Penalises as a search does, reads the clocks after every step, and ends the phase after enough, or past `end`."""
-
-    def __init__(self, steps: int, end: float, counter: EnergyCounter) -> None:
-        self.steps, self.end, self.counter = steps, end, counter  # `end` by `time.monotonic`
-        self.clocks: list[tuple[float, float]] = []  # at the start, and after each step
-        self.joules: float | None = None
-
-    def at_start(self, state: FitState) -> bool:
-        """Note when the first step began."""
-        self.clocks.append(read_clocks(state.session.compute.device))
-        return False
-
-    def change_gradients(self, model: nn.Module, strengths: Sequence[float | Tensor]) -> None:
-        """The subgradient, which costs next to nothing."""
-        bn_l1_subgradient_(model, _PENALTY)
-
-    def after_step(self, state: FitState) -> bool:
-        """Note when the step ended."""
-        self.clocks.append(read_clocks(state.session.compute.device))
-        done = len(self.clocks) - 1
-        if done == WARM_UP_STEPS:
-            self.counter.start()
-        if done < WARM_UP_STEPS + self.steps and time.monotonic() < self.end:
-            return False
-        if done >= WARM_UP_STEPS:
-            self.joules = self.counter.take() if done > WARM_UP_STEPS else None
-            self.counter.stop()
-        return True
-
-
-def _timed_steps(session: Session, model: nn.Module, steps: int, end: float, counter: EnergyCounter) -> list[Seconds]:
-    timer = _StepTimer(steps, end, counter)
-    # What the steps cost is known; here it is asked for nothing.
-    fit(session, model, Span("train", 0, session.total_steps), ModelCost(0, 0, 0, 0.0), hooks=timer)
-    clocks = timer.clocks[min(WARM_UP_STEPS, len(timer.clocks) - 2) :]  # Where steps are dear, the first counts.
-    joules, measured = None if timer.joules is None else timer.joules / (len(clocks) - 1), pairwise(clocks)
-    return [Seconds(cpu=b[1] - a[1], wall=b[0] - a[0], joules=joules) for a, b in measured]
-
-
 def _evaluation(model: nn.Module, test: Batches, compute: Compute, counter: EnergyCounter) -> Seconds:
     with PhaseMeter("evaluate", compute.device, counter) as meter:
         images = evaluate(model, test, compute).samples
     counter.stop()
     took = meter.cost(Work(images))
     return Seconds(took.cpu_seconds, took.wall_seconds, took.joules).times(1 / images)
-
-
-def _median(pieces: Sequence[Seconds]) -> Seconds:
-    joules = [piece.joules for piece in pieces if piece.joules is not None]
-    return Seconds(
-        cpu=statistics.median(piece.cpu for piece in pieces),
-        wall=statistics.median(piece.wall for piece in pieces),
-        joules=statistics.fmean(joules) if joules else None,
-    )
-
-
-def _session(train: Batches, settings: TrainingSettings, compute: Compute, folder: Path, steps: int) -> Session:
-    epochs = math.ceil((WARM_UP_STEPS + steps) / train.steps_per_epoch)
-    # Small steps: on noise large ones might end in numbers that are none.
-    settings = replace(settings, lr=1e-4, epochs=epochs, checkpoint_every=0)
-    progress = Progress(train.steps_per_epoch, epochs, quiet=True)
-    return Session(train, None, settings, compute, Checkpoints(folder), Journal(), progress)

@@ -12,7 +12,7 @@ from earlybird.core import STOP_RULES
 from earlybird.cost import MethodPlan, ModelCost, Schedule, Work, bit_operations, price
 from earlybird.energy import estimated_joules, unit_energies
 from earlybird.errors import MethodError, require
-from earlybird.forecast.calibration import Calibration, Seconds
+from earlybird.forecast.calibration import Calibration
 from earlybird.forecast.run import Networks, Scenario, cost_of
 from earlybird.grids.grid import parse_method
 from earlybird.methods.pipeline import check_network, plan_method
@@ -20,6 +20,7 @@ from earlybird.settings import catalog
 from earlybird.settings.fields import fits
 from earlybird.settings.method import EarlyBirdTraining, Method
 from earlybird.settings.run import RunConfig
+from earlybird.training.timing import Seconds
 from earlybird.user_code import is_code
 
 # Rows of a forecast where no method is named: those of the paper's tables.
@@ -152,11 +153,10 @@ def _plans(
     for name, method in methods.items():
         try:
             check_network(method, network, torch.zeros(2, *scenario.image_shape))
-        except MethodError as error:  # Others can handle it.
+            own = schedules if scenario.ticket_epoch is not None else _from_its_first_draw(method, schedules)
+            plans[name] = {label: plan_method(method, schedule) for label, schedule in own.items()}
+        except MethodError as error:  # Others can handle the network, or have something left of the budget.
             left_out[name] = str(error)
-            continue
-        own = schedules if scenario.ticket_epoch is not None else _from_its_first_draw(method, schedules)
-        plans[name] = {label: plan_method(method, schedule) for label, schedule in own.items()}
     if not plans:
         raise MethodError(next(iter(left_out.values())))
     return plans, left_out
@@ -245,8 +245,8 @@ def check_against(record: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[s
         return found | {"reason": "its method is not among those of the table"}
     planned = facts["methods"][method]["cases"]["planned"]
     off = planned["macs"] / total["macs"] - 1 if total["macs"] else float("inf")
-    if record["config"]["training"].get("budget_macs"):
-        return found | {"reason": "it trained for as long as training.budget_macs allowed, which is not planned"}
+    if any(record["config"]["training"].get(name) for name in ("budget", "budget_macs")):
+        return found | {"reason": "it trained for as long as its budget allowed, which is not planned"}
     if abs(off) > _SAME_MACS:
         reason = f"the plan is of another training than the run: {100 * off:+.1f} % of its MACs; leave its settings out"
         return found | {"reason": reason}

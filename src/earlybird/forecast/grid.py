@@ -24,8 +24,9 @@ from earlybird.grids.sweep import Sweep
 from earlybird.methods.early_bird import planned_draw
 from earlybird.methods.pipeline import plan_method
 from earlybird.runs.folder import NetworkSpec
+from earlybird.runs.inputs import resolve_augment
 from earlybird.runs.record_file import Record, finished_record, load_records
-from earlybird.runs.run import resolve_augment
+from earlybird.settings.budget import parse_budget
 from earlybird.settings.method import EarlyBirdTraining, Method
 from earlybird.settings.run import RunConfig
 from earlybird.training.compute import Compute, choose_device
@@ -78,9 +79,14 @@ def forecast_grid(sweep: Sweep, spec: NetworkSpec, bundle: DataBundle) -> GridFo
         if (own := replace(scenario, policy=policy, round_to=round_to)) not in slim_costs:
             slim_costs[own] = cost_of(networks_of(own).slim[UNIFORM], own)
         share = drawn.get((ratio, node.seed), TICKET_AT)
-        schedule = replace(full, slim=slim_costs[own], ticket_step=round(share * full.total_steps))
+        budget, whole = parse_budget(node.config.training.budget), full.total_steps
+        total = whole if budget is None else budget.dense_steps(whole, calibration.step["dense"].wall)
+        schedule = replace(
+            full, slim=slim_costs[own], total_steps=total, ticket_step=round(share * total),
+            whole_steps=None if budget is None else whole,
+        )  # fmt: skip
         plan = plan_node(node, schedule, early_birds.get((ratio, node.seed)))
-        name = node.label + ("" if node.equal_to is None else ", at equal cost")
+        name = " ".join(filter(None, (node.label, node.budget))) + ("" if node.equal_to is None else ", at equal cost")
         cost = plan.training_macs(schedule), calibration.predict(plan, schedule).wall / 3600
         costs.setdefault((name, node.prune_ratio), []).append(cost)
     rows = [

@@ -24,6 +24,7 @@ from earlybird.methods.retrain import check_notes
 from earlybird.models.model_file import DESCRIPTION
 from earlybird.runs.folder import NetworkSpec, load_network
 from earlybird.runs.record_file import record_of
+from earlybird.settings.budget import parse_budget
 from earlybird.settings.method import EarlyBirdTraining
 from earlybird.slimming import channel_costs, channel_groups, slim
 
@@ -45,6 +46,8 @@ class Scenario:
         policy: residual policy.
         round_to: kept widths are multiples of this.
         budget_macs: training MACs that controls are matched to, where a finished run says them.
+        budget: what a run may cost, as `training.budget`; "" for its schedule.
+        step_seconds: measured seconds of a dense training step; a budget in seconds needs them.
     """
 
     spec: NetworkSpec
@@ -57,6 +60,8 @@ class Scenario:
     policy: PolicyChoice = "auto"
     round_to: int = 8
     budget_macs: int | None = None
+    budget: str = ""
+    step_seconds: float | None = None
 
     def __post_init__(self) -> None:
         require("--ratio", self.prune_ratio, 0 <= self.prune_ratio < 1, "a number in [0, 1)")
@@ -82,9 +87,12 @@ class Scenario:
 
     def schedule(self, network: nn.Module, dense: ModelCost, slim: ModelCost, ticket_epoch: float) -> Schedule:
         """Schedule of the dense network and a slim one by their costs, with a ticket drawn after `ticket_epoch`."""
+        whole, budget = self.data.steps(self.epochs), parse_budget(self.budget)
+        total = whole if budget is None else budget.dense_steps(whole, self.step_seconds)
+        drawn = round(self.data.steps(ticket_epoch) * total / whole)  # at the same share of a shorter schedule
         return Schedule(
-            self.data.steps(self.epochs), self.data, dense, slim, self.data.steps(ticket_epoch), self.spec.num_classes,
-            network, self.image_shape, self.precision, self.budget_macs,
+            total, self.data, dense, slim, drawn, self.spec.num_classes, network, self.image_shape, self.precision,
+            self.budget_macs, None if budget is None else whole,
         )  # fmt: skip
 
 

@@ -14,11 +14,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import yaml
 
 from earlybird.errors import ConfigError, did_you_mean, require
+from earlybird.settings.budget import parse_budget
 from earlybird.settings.catalog import Dense, MatchedToCost, MatchedToTicket, method_class, preset_settings
 from earlybird.settings.method import EarlyBirdTraining, Method, StartsFromDense, StartsFromTicket, TicketRequest
 from earlybird.settings.run import RunConfig
@@ -28,19 +29,23 @@ EARLY_BIRD = EarlyBirdTraining.name
 
 @dataclass(frozen=True)
 class Block:
-    """All combinations of methods, ratios and seeds.
+    """All combinations of methods, ratios, seeds and budgets.
 
     Attributes:
         methods: names, each with settings of its own where it has any: `NAME[:KEY=VALUE]...`.
         ratios: prune ratios, in [0, 1).
         seeds: seeds of whole runs.
+        budgets: what each run may cost (`settings.budget`), "" for what `training.budget` says.
     """
 
     methods: tuple[str, ...]
     ratios: tuple[float, ...] = (0.5,)
     seeds: tuple[int, ...] = (0,)
+    budgets: tuple[str, ...] = ("",)
 
     def __post_init__(self) -> None:
+        for budget in self.budgets:
+            parse_budget(budget)
         require("methods", list(self.methods), len(self.methods) > 0, "at least one method")
         legal = len(self.ratios) > 0 and all(0 <= ratio < 1 for ratio in self.ratios)
         require("ratios", list(self.ratios), legal, "numbers in [0, 1)")
@@ -72,7 +77,10 @@ class Grid:
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Grid:
         """The grid whose `dataclasses.asdict` went through JSON."""
-        blocks = tuple(Block(tuple(b["methods"]), tuple(b["ratios"]), tuple(b["seeds"])) for b in plain["blocks"])
+        blocks = tuple(
+            Block(tuple(b["methods"]), tuple(b["ratios"]), tuple(b["seeds"]), tuple(b.get("budgets") or ("",)))
+            for b in plain["blocks"]
+        )
         settings = {name: section or {} for name, section in plain["settings"].items()}
         RunConfig.from_dict({name: dict(section) for name, section in settings.items()})  # which refuses wrong values
         return cls(settings, blocks, plain["method_settings"], tuple(plain["equal_cost"]))
@@ -89,6 +97,7 @@ class RunNode:
         label: what it is called in tables: the method as it was asked for.
         prune_ratio: p, or None for a method without one.
         seed: of the run.
+        budget: of the run, "" without one.
         is_asked: the grid names it; otherwise others need it.
         requests: of a search, the tickets that it leaves.
         search: id of the search whose ticket a run starts from, if any.
@@ -109,6 +118,7 @@ class RunNode:
     request: TicketRequest | None = None
     dense_run: str | None = None
     equal_to: tuple[str, str] | None = None
+    budget: str = ""
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -163,22 +173,38 @@ def nodes_of(grid: Grid) -> list[RunNode]:
     return _Planner(grid).nodes()
 
 
+class _Asked(NamedTuple):
+    """A method as it is asked for, and the ratio (None where it takes none), seed and budget of its run."""
+
+    text: str
+    ratio: float | None
+    seed: int
+    budget: str = ""
+
+    @property
+    def folder(self) -> str:
+        """Name of the run's folder."""
+        ratio = "" if self.ratio is None else f"p{self.ratio:g}-"
+        label = re.sub(r"[^\w.\-=]+", "_", _label(self.text))
+        return f"{label}-{ratio}{_in_name(self.budget)}s{self.seed}"
+
+
 class _Planner:
     """Collects the nodes of a grid."""
 
     def __init__(self, grid: Grid) -> None:
         self.grid = grid
         self.runs: dict[str, RunNode] = {}
-        self.searches: dict[str, tuple[dict[str, Any], int, dict[TicketRequest, None]]] = {}
+        self.searches: dict[str, tuple[dict[str, Any], _Asked, dict[TicketRequest, None]]] = {}
 
     def nodes(self) -> list[RunNode]:
         self._refuse_settings_of_no_method()
-        for method, ratio, seed in self._asked():
-            self._add_run(method, ratio, seed, is_asked=True)
+        for asked in self._asked():
+            self._add_run(asked, is_asked=True)
         for text in self.grid.equal_cost:
-            for method, ratio, seed in self._asked():
-                if method == text:
-                    self._add_equal(text, ratio, seed)
+            for asked in self._asked():
+                if asked.text == text and not asked.budget:
+                    self._add_equal(asked)
         searches = {key: self._search(*found) for key, found in self.searches.items()}
         runs = [
             node if node.search is None else dataclasses.replace(node, search=searches[node.search].id)
@@ -187,81 +213,83 @@ class _Planner:
         dense_first = sorted(runs, key=lambda node: (len(node.needs) > 0, node.equal_to is not None))
         return [*searches.values(), *dense_first]
 
-    def _asked(self) -> Iterable[tuple[str, float | None, int]]:
+    def _asked(self) -> Iterable[_Asked]:
         found = {
-            (method, ratio if self._takes_ratio(method) else None, seed)
+            _Asked(method, ratio if self._takes_ratio(method) else None, seed, budget)
             for block in self.grid.blocks
             for seed in block.seeds
+            for budget in block.budgets
             for ratio in block.ratios
             for method in block.methods
         }
         order = self.grid.methods
-        return sorted(found, key=lambda run: (run[2], order.index(run[0]), run[1] or 0.0))
+        return sorted(found, key=lambda run: (run.seed, order.index(run.text), run.ratio or 0.0, run.budget))
 
     def _takes_ratio(self, text: str) -> bool:
         kind = _class_of(text)
         return "prune_ratio" in _fields(kind) or issubclass(kind, MatchedToTicket)
 
-    def _add_run(self, text: str, ratio: float | None, seed: int, *, is_asked: bool) -> RunNode:
-        config = self._config(text, ratio, seed)
-        node_id = _folder_name(text, ratio, seed)
+    def _add_run(self, asked: _Asked, *, is_asked: bool) -> RunNode:
+        config, node_id, seed = self._config(asked), asked.folder, asked.seed
         known = self.runs.get(node_id)
         if known is not None and known.config.to_dict() != config.to_dict():
             raise ConfigError(f"two methods of the grid would share the folder {node_id!r}; name them otherwise")
         search = request = dense_run = None
         # A dense run with a budget is of another length than the first training of a method with one.
-        has_budget = config.training.budget_macs > 0
+        has_budget = config.training.budget_macs > 0 or bool(config.training.budget)
         if isinstance(config.method, StartsFromTicket):
             method = config.method.shared_search()
             if method is None:  # A control of the early_bird beside it.
-                method = self._config(EARLY_BIRD, ratio, seed).method.shared_search()  # type: ignore[attr-defined]
+                early_bird = self._config(asked._replace(text=EARLY_BIRD))
+                method = early_bird.method.shared_search()  # type: ignore[attr-defined]
             request = TicketRequest(method.prune_ratio, method.draw_at)
             shared = dataclasses.asdict(method)
             del shared["prune_ratio"], shared["draw_at"]
             if shared["min_draw_steps"] == EarlyBirdTraining.min_draw_steps:  # Younger than grids that may be going on.
                 del shared["min_draw_steps"]
-            search = json.dumps([shared, seed])
-            self.searches.setdefault(search, (shared, seed, {}))[2][request] = None
+            search = json.dumps([shared, seed, asked.budget])
+            self.searches.setdefault(search, (shared, asked, {}))[2][request] = None
         elif isinstance(config.method, StartsFromDense) and config.method.starts_from_dense() and not has_budget:
-            dense_run = self._add_run(Dense.name, None, seed, is_asked=False).id
+            dense_run = self._add_run(_Asked(Dense.name, None, seed), is_asked=False).id
         node = RunNode(
-            id=node_id, kind="run", config=config, label=_label(text), prune_ratio=ratio, seed=seed,
+            id=node_id, kind="run", config=config, label=_label(asked.text), prune_ratio=asked.ratio, seed=seed,
             is_asked=is_asked or (known is not None and known.is_asked), search=search, request=request,
-            dense_run=dense_run,
+            dense_run=dense_run, budget=asked.budget,
         )  # fmt: skip
         self.runs[node_id] = node
         return node
 
-    def _search(self, shared: dict[str, Any], seed: int, asked: dict[TicketRequest, None]) -> RunNode:
-        requests = tuple(sorted(asked, key=lambda request: (request.prune_ratio, str(request.draw_at))))
+    def _search(self, shared: dict[str, Any], asked: _Asked, tickets_asked: dict[TicketRequest, None]) -> RunNode:
+        requests = tuple(sorted(tickets_asked, key=lambda request: (request.prune_ratio, str(request.draw_at))))
         first = requests[0]
         method = {"name": EARLY_BIRD, **shared, "prune_ratio": first.prune_ratio, "draw_at": first.draw_at}
-        config = RunConfig.from_dict(self._sections(seed) | {"method": method})
+        config = RunConfig.from_dict(self._sections(asked) | {"method": method})
         # The tickets are part of the name: a folder holds the search of just these.
         tickets = [[request.prune_ratio, request.draw_at] for request in requests]
         digest = hashlib.sha256(json.dumps([shared, tickets]).encode()).hexdigest()[:6]
+        place = f"{_in_name(asked.budget)}s{asked.seed}"
         return RunNode(
-            id=f"search-{digest}-s{seed}", kind="search", config=config, label="search", prune_ratio=None, seed=seed,
-            is_asked=False, requests=requests,
+            id=f"search-{digest}-{place}", kind="search", config=config, label="search", prune_ratio=None,
+            seed=asked.seed, is_asked=False, requests=requests, budget=asked.budget,
         )  # fmt: skip
 
-    def _add_equal(self, text: str, ratio: float | None, seed: int) -> None:
-        ratios = [ratio] if ratio is not None else sorted({r for block in self.grid.blocks for r in block.ratios})
+    def _add_equal(self, asked: _Asked) -> None:
+        ratios = [asked.ratio] if asked.ratio is not None else sorted({r for b in self.grid.blocks for r in b.ratios})
         for p in ratios:
-            full = self.runs[_folder_name(text, ratio, seed)]
-            early_bird = self._add_run(EARLY_BIRD, p, seed, is_asked=False)
-            node_id = f"{_folder_name(text, p, seed)}-equal"
+            full, early_bird = self.runs[asked.folder], self._add_run(_Asked(EARLY_BIRD, p, asked.seed), is_asked=False)
+            node_id = f"{asked._replace(ratio=p).folder}-equal"
             self.runs[node_id] = dataclasses.replace(
                 full, id=node_id, prune_ratio=p, search=None, request=None, dense_run=None, is_asked=True,
                 equal_to=(full.id, early_bird.id),
             )  # fmt: skip
 
-    def _sections(self, seed: int) -> dict[str, Any]:
+    def _sections(self, asked: _Asked) -> dict[str, Any]:
         sections = {name: dict(self.grid.settings.get(name) or {}) for name in ("model", "data", "training")}
-        sections["training"]["seed"] = seed
+        sections["training"] |= {"seed": asked.seed} | ({"budget": asked.budget} if asked.budget else {})
         return sections
 
-    def _config(self, text: str, ratio: float | None, seed: int) -> RunConfig:
+    def _config(self, asked: _Asked) -> RunConfig:
+        text, ratio = asked.text, asked.ratio
         name, own = parse_method(text)
         kind, preset = method_class(name), preset_settings(name)
         names = _fields(kind)
@@ -270,10 +298,10 @@ class _Planner:
         if ratio is not None and "prune_ratio" in names:
             settings["prune_ratio"] = ratio
         if issubclass(kind, MatchedToCost) and "early_bird_start" not in settings:
-            early_bird = cast(EarlyBirdTraining, self._config(EARLY_BIRD, ratio, seed).method)
+            early_bird = cast(EarlyBirdTraining, self._config(asked._replace(text=EARLY_BIRD)).method)
             settings["early_bird_start"] = early_bird.retrain_start
         try:
-            return RunConfig.from_dict(self._sections(seed) | {"method": {**settings, "name": name}})
+            return RunConfig.from_dict(self._sections(asked) | {"method": {**settings, "name": name}})
         except ConfigError as error:
             raise ConfigError(f"{_label(text)}: {error}") from error
 
@@ -293,11 +321,11 @@ class _Planner:
                 raise ConfigError(f"--equal-cost names {text!r}, whose ticket decides its cost; leave it out")
 
 
-def asked_place(grid: Grid, node: RunNode) -> tuple[bool, int, float, int]:
-    """Sort key of a run node: full schedules first, then as the methods were named, by ratio and seed."""
+def asked_place(grid: Grid, node: RunNode) -> tuple[bool, int, float, str, int]:
+    """Sort key of a run node: full schedules first, then as the methods were named, by ratio, budget and seed."""
     labels = [_label(method) for method in grid.methods]
     place = labels.index(node.label) if node.label in labels else len(labels)
-    return node.equal_to is not None, place, node.prune_ratio or 0.0, node.seed
+    return node.equal_to is not None, place, node.prune_ratio or 0.0, node.budget, node.seed
 
 
 def at_early_birds_cost(text: str) -> bool:
@@ -327,9 +355,8 @@ def _label(text: str) -> str:
     return name.rpartition(":")[2] + settings
 
 
-def _folder_name(text: str, ratio: float | None, seed: int) -> str:
-    parts = [re.sub(r"[^\w.\-=]+", "_", _label(text))]
-    return "-".join([*parts, *([] if ratio is None else [f"p{ratio:g}"]), f"s{seed}"])
+def _in_name(budget: str) -> str:
+    return f"{budget.replace('=', '')}-" if budget else ""
 
 
 def merged(grids: Sequence[Grid]) -> Grid:

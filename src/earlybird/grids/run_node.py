@@ -21,6 +21,7 @@ from earlybird.atomic import file_lock, json_object, named_errors, read_file, wr
 from earlybird.errors import ConfigError, EarlyBirdError, MethodError, RunFolderError, SweepError, one_line, reason
 from earlybird.grids.grid import RunNode
 from earlybird.methods.pipeline import plan_method
+from earlybird.methods.task import STEP_TIMES
 from earlybird.runs.folder import SEARCH_NAME, WITHOUT_EFFECT, read_search
 from earlybird.runs.record import recorded_schedule
 from earlybird.runs.record_file import RECORD_NAME, Record, finished_record, recorded_training_macs
@@ -106,7 +107,8 @@ def run_node(root: Path, node: RunNode, *, quiet: bool = True) -> None:
             raise ConfigError(told) from error
     else:
         dense_run = None if node.dense_run is None else root / node.dense_run
-        run(node.config, root / node.id, ticket=_ticket_of(root, node), dense_run=dense_run, quiet=quiet)
+        ticket, times = _ticket_of(root, node), root / STEP_TIMES
+        run(node.config, root / node.id, ticket=ticket, dense_run=dense_run, quiet=quiet, step_times=times)
 
 
 def record_of_node(root: Path, node: RunNode) -> Record | None:

@@ -204,8 +204,8 @@ def refuse_nothing_to_cut(criterion: str, model: nn.Module, groups: ChannelGroup
 
 def search_steps(method: EarlyBirdTraining, session: Session) -> int:
     """Steps during which masks are drawn: `max_search_epochs`, at most the schedule."""
-    epochs = session.settings.epochs
-    return min(method.max_search_epochs or epochs, epochs) * session.steps_per_epoch
+    total = session.total_steps
+    return min(method.max_search_epochs * session.steps_per_epoch or total, total)
 
 
 def raise_no_ticket(hooks: SearchHooks) -> NoReturn:

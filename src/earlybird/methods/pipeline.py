@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
 
-from earlybird.cost import MethodPlan, Schedule, Stage, evaluation_work, steps_that_buy
+from earlybird.cost import MethodPlan, Schedule, Stage, evaluation_work
 from earlybird.data import Batches
 from earlybird.errors import EarlyBirdError, MaskError, MethodError, SlimError, one_line
+from earlybird.methods.budget import carried, planned_within, within_budget
 from earlybird.methods.hooks import HoldHooks, near_chance
 from earlybird.methods.retrain import ticket_in
 from earlybird.methods.task import Candidate, DenseRun, Task
 from earlybird.settings.method import ChecksNetwork, Method, Plans, StartsFromDense, StartsFromTicket
-from earlybird.training.checkpoint import changed_checkpoint, whole_number
+from earlybird.training.checkpoint import changed_checkpoint
 from earlybird.training.compute import Evaluation, evaluate
 from earlybird.training.loop import fit
 from earlybird.training.state import Span
 
 _PHASES = ("search", "train", "retrain")
-# In checkpoints of a last training with a budget: the step at which it ends, and the candidate's flags.
-_BUDGET_KEY = "budget"
-# Flag a last training shorter than this share of the one without a budget.
-_SHORT = 0.25
-# Flag a realised cost that differs from the budget by more than this fraction.
-_NEAR = 0.05
 
 
 @dataclass(frozen=True)
@@ -108,7 +102,7 @@ def plan_method(method: Method, schedule: Schedule) -> MethodPlan:
     """
     if isinstance(method, Plans):
         try:
-            return method.plan(schedule)
+            return planned_within(method.plan(schedule), schedule)
         except EarlyBirdError:
             raise
         except Exception as error:  # It is the user's code.
@@ -136,54 +130,13 @@ def _searched(method: Method, task: Task, resume: dict[str, Any] | None, dense: 
     return method.from_dense(task, dense)
 
 
-def within_budget(task: Task, candidate: Candidate, resume: Mapping[str, Any] | None) -> Candidate:
-    """The candidate with a last training as long as the run's budget allows, where it has one.
-
-    The learning-rate schedule ends where that training ends. A candidate that has nothing left to train stays.
-
-    Args:
-        resume: a checkpoint of the candidate's last training, or None before it.
-    """
-    session = task.session
-    budget = session.settings.budget_macs
-    if not budget:
-        return candidate
-    if resume is not None:
-        return _as_begun(task, candidate, resume)
-    spent = session.journal.ledger.total().macs
-    so_far = f"what came before cost {spent / budget:.2f} of training.budget_macs"
-    if candidate.start_step >= candidate.end_step:
-        flags = (*candidate.flags, f"nothing was trained last: {so_far}")
-        return replace(candidate, flags=flags) if abs(spent / budget - 1) > _NEAR else candidate
-    cost, start, flags = task.cost(candidate.model), candidate.start_step, candidate.flags
-    steps = steps_that_buy(round(budget) - spent, cost, session.planned_data, start)
-    planned = candidate.end_step - start
-    if steps < _SHORT * planned:
-        flags = (*flags, f"its last training is {steps / planned:.2f} of the one without a budget: {so_far}")
-    return replace(candidate, end_step=start + steps, schedule_steps=start + steps, flags=flags)
-
-
-def _as_begun(task: Task, candidate: Candidate, resume: Mapping[str, Any]) -> Candidate:
-    """The candidate with the end and the flags that its checkpoints carry, which no budget would put later."""
-    session, start = task.session, candidate.start_step
-    begun, most = resume.get(_BUDGET_KEY), round(session.settings.budget_macs or 0)
-    most = start + steps_that_buy(most, task.cost(candidate.model), session.planned_data, start)
-    flags = begun.get("flags") if isinstance(begun, dict) else None
-    if not isinstance(begun, dict) or not isinstance(flags, list) or not all(isinstance(flag, str) for flag in flags):
-        raise changed_checkpoint(f"its {_BUDGET_KEY} is {begun!r:.80}")
-    end = whole_number(begun, "end_step", start, most)
-    return replace(candidate, end_step=end, schedule_steps=end, flags=tuple(flags))
-
-
 def train_candidate(task: Task, candidate: Candidate, resume: dict[str, Any] | None) -> None:
     """Train the candidate's module over the steps that are left to it."""
     if candidate.start_step >= candidate.end_step:
         return
     span = Span(candidate.phase, candidate.start_step, candidate.end_step, candidate.schedule_steps)
     hooks = HoldHooks(candidate.model, candidate.penalty, candidate.weight_mask)
-    cost, momentum, carry = task.cost(candidate.model), candidate.momentum, {}
-    if task.session.settings.budget_macs:  # So that it ends at the same step after a kill.
-        carry[_BUDGET_KEY] = {"end_step": candidate.end_step, "flags": list(candidate.flags)}
+    cost, momentum, carry = task.cost(candidate.model), candidate.momentum, carried(task, candidate)
     fit(task.session, candidate.model, span, cost, hooks=hooks, carry=carry, momentum=momentum, resume=resume)
 
 

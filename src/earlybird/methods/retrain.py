@@ -66,6 +66,7 @@ def leave_ticket(
     step: int,
     scored: ChannelGroups | None = None,
     flags: tuple[str, ...] = (),
+    file: str = TICKET_FILE,
     **drawn: Any,
 ) -> Ticket:
     """Write a ticket that no stop rule drew into the run folder: `cut` makes a candidate of it, now or after a kill.
@@ -76,6 +77,7 @@ def leave_ticket(
         prune_ratio: what was asked for, in [0, 1).
         step: global step at which it was drawn.
         scored: the units that the ratio counts, where a score reaches only some (`core.drawing.scored_groups`).
+        file: its name in the run folder.
         drawn: further fields of the ticket (criterion, round_to, ...).
     """
     counted = scored or groups
@@ -87,7 +89,7 @@ def leave_ticket(
     own: dict[str, Any] = {"drawn_after": 0, "policy": groups.policy, "groups_digest": groups.digest(), "flags": flags}
     notes, realised = ticket_notes(task.session, step, task.session.journal.state_dict()), realised_ratio(mask, counted)
     ticket = Ticket(mask, weights, prune_ratio, realised, rule=rule, notes=notes, **own, **drawn)
-    ticket.save(task.folder / TICKET_FILE)
+    ticket.save(task.folder / file)
     return ticket
 
 
@@ -100,8 +102,10 @@ def ticket_in(folder: Path) -> Ticket:
     return Ticket.load(folder / TICKET_FILE)
 
 
-def cut(task: Task, ticket: Ticket, retrain: Retrain) -> Candidate:
+def cut(task: Task, ticket: Ticket, retrain: Retrain, file: str = TICKET_FILE) -> Candidate:
     """Cut the dense network by the ticket and give it the weights and the schedule that are asked for.
+
+    file: the ticket's, beside which its momentum lies.
 
     Raises:
         TicketError: the ticket is of another network or policy, or does not say where it stood in its schedule.
@@ -120,7 +124,7 @@ def cut(task: Task, ticket: Ticket, retrain: Retrain) -> Candidate:
         groups = task.groups(dense, retrain.policy)
         check_groups(ticket, groups)
         small = slim(dense, ticket.mask, task.example_input(), groups)
-        momentum = _cut_momentum(task, dense, ticket, groups) if retrain.carry_momentum else {}
+        momentum = _cut_momentum(task, dense, ticket, groups, file) if retrain.carry_momentum else {}
         # Drawn for the widths that are left; a network that lost nothing keeps those it was built with.
         draws_anew = retrain.weights in ("reinit", "initial") and not bool(ticket.mask.flat().all())
         if draws_anew and hasattr(small, "initialise_"):
@@ -234,9 +238,9 @@ def _rewind(retrain: Retrain, task: Task, dense: nn.Module, ticket: Ticket, flag
     return step
 
 
-def _cut_momentum(task: Task, dense: nn.Module, ticket: Ticket, groups: ChannelGroups) -> dict[str, Tensor]:
+def _cut_momentum(task: Task, dense: nn.Module, ticket: Ticket, groups: ChannelGroups, file: str) -> dict[str, Tensor]:
     """The search's momentum at the ticket's moment, cut as the weights are."""
-    path, cure = momentum_file(task.folder / TICKET_FILE), "search again with --method.carry_momentum true"
+    path, cure = momentum_file(task.folder / file), "search again with --method.carry_momentum true"
     buffers = _read(path, cure)
     shapes = {name: parameter.shape for name, parameter in dense.named_parameters()}
     if any(shapes.get(name) != buffer.shape for name, buffer in buffers.items()):

@@ -18,6 +18,8 @@ from earlybird.errors import MethodError
 from earlybird.slimming import channel_groups
 from earlybird.training.session import Session
 
+STEP_TIMES = "step-times.json"
+
 
 @dataclass
 class Task:
@@ -30,6 +32,7 @@ class Task:
         folder: where a method may leave files (tickets, scales).
         seed: the run's model seed.
         classes: number of classes of the data.
+        step_times: file of measured step times, of this run or shared by the runs of a comparison.
         sample: n -> batches of n training images, each class by its share, not augmented; the same ones each time.
     """
 
@@ -40,6 +43,7 @@ class Task:
     seed: int
     classes: int
     sample: Callable[[int], Batches]
+    step_times: Path
     _costs: WeakKeyDictionary[nn.Module, ModelCost] = field(default_factory=WeakKeyDictionary, repr=False)
 
     def build(self, seed: int | None = None) -> nn.Module:
@@ -82,6 +86,8 @@ class Candidate:
         uncut: the trained network before its channels went, where their going changes what it computes; it is
             evaluated beside the final one.
         notes: JSON values for the record.
+        spent_share: share of the run's budget that its search took, where it counted that itself.
+        goes_on: under a budget its training begins in the schedule where the search has come to, by what is spent.
     """
 
     model: nn.Module
@@ -98,6 +104,8 @@ class Candidate:
     momentum: dict[str, Tensor] = field(default_factory=dict)
     uncut: nn.Module | None = None
     notes: dict[str, object] = field(default_factory=dict)
+    spent_share: float | None = None
+    goes_on: bool = False
 
 
 @dataclass(frozen=True)

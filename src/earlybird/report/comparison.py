@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 # The seed, where data lie and how often to save change no result in kind: such runs are one experiment.
 NOT_A_SETTING = frozenset({"seed", "root", "cache", "download", "workers", "checkpoint_every", "eval_batch_size"})
 # Settings that records of older versions lack, and the value as which that counts.
-YOUNGER = {"budget_macs": 0, "min_draw_steps": MIN_DRAW_STEPS, "step": "auto", "tf32": "conv"}
+YOUNGER = {"budget": "", "budget_macs": 0, "min_draw_steps": MIN_DRAW_STEPS, "step": "auto", "tf32": "conv"}
+_NO_BUDGET = {"budget": "", "budget_macs": 0}
 
 _HOW_TO_READ = (
     "Mean ± sample standard deviation over n seeds (no ± where all agree). In brackets: divided by the dense run of "
@@ -179,15 +180,15 @@ def _step(record: Mapping[str, Any]) -> str:
 def _dense_partner(record: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     """First dense record of the same model, data, epochs and seed; one of the same training is preferred.
 
-    A budget of MACs may have set the length of the run's training, but not of its partner's.
+    A budget may have set the length of the run's training, but not of its partner's.
     """
     if method_label(record) == "dense":
         return record
-    key, training, device = _pair_key(record), _training(record) | {"budget_macs": 0}, device_label(record)
+    key, training, device = _pair_key(record), _training(record) | _NO_BUDGET, device_label(record)
     dense = [other for other in records if method_label(other) == "dense" and _pair_key(other) == key]
     return min(
-        (other for other in dense if not _training(other).get("budget_macs")),
-        key=lambda other: (device_label(other) != device, _training(other) | {"budget_macs": 0} != training),
+        (other for other in dense if not any(_training(other).get(name) for name in _NO_BUDGET)),
+        key=lambda other: (device_label(other) != device, _training(other) | _NO_BUDGET != training),
         default=None,
     )
 

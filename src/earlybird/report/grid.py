@@ -6,7 +6,7 @@ cost of a run is what it executed in MACs, its search included, its final evalua
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,8 +27,8 @@ OFF_COST = 0.05
 class GridEntry:
     """Run of a grid: `record` is None without a finished run, `error` says why, or is "".
 
-    `label` is the method as it was asked for, `prune_ratio` None for a method without one, and `is_equal_cost` tells
-    that the schedule was set so that the cost is Early-Bird's.
+    `label` is the method as it was asked for, `prune_ratio` None for a method without one, `is_equal_cost` tells that
+    the schedule was set so that the cost is Early-Bird's, and `budget` what the run might cost, "" for anything.
     """
 
     label: str
@@ -38,6 +38,7 @@ class GridEntry:
     folder: str
     record: Mapping[str, Any] | None
     error: str = ""
+    budget: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class GridLine(RunGroup):
 class RatioResults:
     """All methods of a grid at one ratio: full schedules, dense first; and what costs as much as the reference, first.
 
+    Under a `budget` ("" without one) all have the same cost, and the second is empty.
     `not_equal` is label -> cost ratio of methods that cost something else and were not run at equal cost;
     `accuracy_error` the standard error of one run's accuracy by the size of the test set, in points of a percent.
     """
@@ -66,14 +68,18 @@ class RatioResults:
     equal_cost: tuple[GridLine, ...]
     not_equal: dict[str, float]
     accuracy_error: float
+    budget: str = ""
 
 
 def grid_rows(entries: Sequence[GridEntry]) -> dict[str, Row]:
-    """Row of each finished run by its folder; ratios are to the dense run of the same seed and the full schedule."""
-    dense = {e.seed: e.record for e in entries if e.label == DENSE and e.record and not e.is_equal_cost}
+    """Row of each finished run by its folder; ratios are to the dense run of the same seed and the full schedule.
+
+    Under a budget without such a run, to the dense one of the same budget.
+    """
+    dense = {(e.seed, e.budget): e.record for e in entries if e.label == DENSE and e.record and not e.is_equal_cost}
     return {
-        e.folder: row_of(e.record, dense.get(e.seed))
-        | {"training_macs": recorded_training_macs(e.record), "seed": e.seed}
+        e.folder: row_of(e.record, dense.get((e.seed, ""), dense.get((e.seed, e.budget))))
+        | {"training_macs": recorded_training_macs(e.record), "seed": e.seed, "step_ratio": _step_ratio(e.record)}
         for e in entries
         if e.record is not None
     }
@@ -84,12 +90,17 @@ def results_by_ratio(entries: Sequence[GridEntry], reference: str) -> list[Ratio
 
     Differences are formed against the method with the label `reference`.
     """
-    rows = grid_rows(entries)
-    ratios = sorted({e.prune_ratio for e in entries if e.prune_ratio is not None}) or [0.0]
-    return [_results([e for e in entries if e.prune_ratio in (None, p)], rows, p, reference) for p in ratios]
+    rows, found = grid_rows(entries), []
+    for budget in sorted({e.budget for e in entries}):
+        own = [e for e in entries if e.budget == budget]
+        ratios = sorted({e.prune_ratio for e in own if e.prune_ratio is not None}) or [0.0]
+        found += [_results([e for e in own if e.prune_ratio in (None, p)], rows, p, reference, budget) for p in ratios]
+    return found
 
 
-def _results(entries: Sequence[GridEntry], rows: Mapping[str, Row], prune_ratio: float, reference: str) -> RatioResults:
+def _results(
+    entries: Sequence[GridEntry], rows: Mapping[str, Row], prune_ratio: float, reference: str, budget: str
+) -> RatioResults:
     kinds: dict[tuple[str, bool], list[GridEntry]] = {}
     for entry in entries:
         kinds.setdefault((entry.label, entry.is_equal_cost), []).append(entry)
@@ -97,13 +108,20 @@ def _results(entries: Sequence[GridEntry], rows: Mapping[str, Row], prune_ratio:
     lines = [(_line(runs, rows, base, reference), is_equal_cost) for (_, is_equal_cost), runs in kinds.items()]
     full = sorted((line for line, is_equal_cost in lines if not is_equal_cost), key=lambda line: line.name != DENSE)
     near = [line for line in full if line.cost_ratio is not None and abs(line.cost_ratio - 1) <= EQUAL_COST]
+    near = [] if budget else near  # They all have that cost, in seconds.
     matched = [line for line, is_equal_cost in lines if is_equal_cost]
     equal = sorted([*near, *matched], key=lambda line: line.name != reference)
     names = {line.name for line in equal}
     others = {line.name: line.cost_ratio for line in full if line.cost_ratio is not None and line.name not in names}
     tests = sorted((row["accuracy"], row["test_images"]) for row in rows_of((*full, *matched)))
     error = 100 * quantities.sampling_error(*tests[len(tests) // 2]) if tests else 0.0  # of a typical run
-    return RatioResults(prune_ratio, tuple(full), tuple(equal), others, error)
+    return RatioResults(prune_ratio, tuple(full), tuple(equal), {} if budget else others, error, budget)
+
+
+def _step_ratio(record: Mapping[str, Any]) -> float | None:
+    """Measured seconds of a training step of the final network, as a share of the dense one's, where a budget asked."""
+    found = ((record.get("notes") or {}).get("budget") or {}).get("step_ratio")
+    return None if found is None else float(found)
 
 
 def _line(runs: Sequence[GridEntry], rows: Mapping[str, Row], base: Mapping[int, Row], reference: str) -> GridLine:
@@ -199,6 +217,9 @@ def _sections(
     for result in results:
         where = f"{topic}, p = {result.prune_ratio:g}" if result.prune_ratio else topic
         lines = result.equal_ratio
+        if result.budget:
+            yield f"{where}: budget {result.budget}", _budget_cells(lines, reference), lines, _notes(result, reference)
+            continue
         yield f"{where}: at equal ratio", _ratio_cells(lines, reference), lines, _notes(result, reference)
         if lines := result.equal_cost:
             title = f"{where}: at the total cost of {reference}"
@@ -236,6 +257,16 @@ def _cost_cells(lines: Sequence[GridLine], reference: str) -> Cells:
     }
 
 
+def _budget_cells(lines: Sequence[GridLine], reference: str) -> Cells:
+    """Columns under a budget: what a step of the final network takes, and how long it was trained."""
+    cells = dict(_cost_cells(lines, reference))
+    step: dict[str, Callable[[Any], str]] = {
+        "step / dense": lambda line: quantities.mean_text(line, "step_ratio", ".2f")
+    }
+    names = ("method", "trained to epoch", "test accuracy %", f"points from {reference}")
+    return {name: cells.pop(name) for name in names} | step | cells
+
+
 def _points(line: GridLine) -> str:
     """`+0.31 ± 0.52`: points, and half of the 95 % confidence interval where there are several seeds."""
     if (found := line.difference) is None:
@@ -263,6 +294,7 @@ def _range(line: GridLine, key: str) -> str:
 
 def _notes(result: RatioResults, reference: str) -> list[str]:
     notes = [
+        *_budget_notes(result.budget),
         "Mean ± sample standard deviation over n seeds. In brackets: divided by the dense run of the same seed. "
         "Training cost counts search, training and evaluation; what runs share is charged to each in full. Points: "
         f"mean difference from {reference} within seeds, ± half of its 95 % confidence interval (Student).",
@@ -277,6 +309,16 @@ def _notes(result: RatioResults, reference: str) -> list[str]:
             notes.append(f"{line.name}: {100 * before.mean:.2f} % before its channels went.")
         notes += quantities.flag_notes(line)
     return notes
+
+
+def _budget_notes(budget: str) -> list[str]:
+    if not budget:
+        return []
+    told = "of the dense training" if budget.startswith(("time", "macs")) else "seconds"
+    return [
+        f"Budget {budget}: every method may take this {told}, its search included. Steps are counted at their measured "
+        "seconds; step / dense is a step of the final network against one of the dense network, in turns."
+    ]
 
 
 def _equal_notes(result: RatioResults, reference: str) -> list[str]:

@@ -357,10 +357,10 @@ def load_dense_run(folder: Path, config: RunConfig, precision: str) -> DenseRun:
     record = record_of(folder)
     if (method := record["config"]["method"]["name"]) != Dense.name:
         raise MethodError(f"run {folder} is one of method {method}; give a run of method dense")
-    if record["config"]["training"].get("budget_macs"):
-        length = "as long as its training.budget_macs allowed"
+    if any(record["config"]["training"].get(name) for name in ("budget", "budget_macs")):
+        length = "as long as its budget allowed"
         raise MethodError(f"run {folder} was trained for {length}; give one without a budget")
-    may_differ = ("method.", "training.budget_macs", *WITHOUT_EFFECT)
+    may_differ = ("method.", "training.budget", *WITHOUT_EFFECT)
     changes = differences(with_younger_settings(record["config"], config), config.to_dict())
     changes = [change for change in changes if not change.startswith(may_differ)]
     if (theirs := record["resolved"]["precision"]) != precision:

@@ -23,6 +23,7 @@ from earlybird.methods.pipeline import Outcome
 from earlybird.methods.task import Candidate, Task
 from earlybird.runs.energy import energy_facts
 from earlybird.runs.record_file import SCHEMA_VERSION
+from earlybird.settings.budget import parse_budget
 from earlybird.settings.catalog import DenseShorter, Uniform, preset_of
 from earlybird.settings.run import RunConfig, TrainingSettings
 from earlybird.training.session import Session
@@ -162,7 +163,9 @@ def recorded_schedule(
         data["train_images"], record["test"]["samples"], training["batch_size"], data.get("val_images") or 0,
         training.get("eval_batch_size", TrainingSettings().eval_batch_size),
     )  # fmt: skip
-    total, ticket = (epochs or training["epochs"]) * images.steps_per_epoch, record.get("ticket") or {}
+    whole, ticket = (epochs or training["epochs"]) * images.steps_per_epoch, record.get("ticket") or {}
+    budget = parse_budget(training.get("budget") or "")
+    total = whole if budget is None else budget.dense_steps(whole, record["resolved"].get("dense_step_seconds"))
     drawn = ticket.get("step")
     if drawn is not None and epochs is not None:
         drawn = round(ticket["fraction_of_schedule"] * total)
@@ -177,6 +180,7 @@ def recorded_schedule(
         image_shape=tuple(data["image_shape"]),
         precision=record["resolved"]["precision"],
         budget_macs=matched_budget(record),
+        whole_steps=None if budget is None else whole,
     )
 
 

@@ -11,23 +11,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import nn
 
 from earlybird.atomic import write_atomically
 from earlybird.core import Ticket
-from earlybird.data import Augment, Batches, DataBundle, MemoryImages, eval_batches, load_data, train_batches
-from earlybird.data.images import PUBLISHED, DataSizes, stratified_indices, subset
+from earlybird.data import Batches, DataBundle, train_batches
+from earlybird.data.images import stratified_indices, subset
 from earlybird.energy import find_counter, measure_idle
 from earlybird.errors import ConfigError, MethodError, RunFolderError, TicketError
+from earlybird.methods.budget import give_budget_
 from earlybird.methods.early_bird import draw_tickets, raise_no_ticket, search_steps
 from earlybird.methods.hooks import momentum_file, rewind_file
 from earlybird.methods.pipeline import Outcome, check_network, run_method, start_from_ticket
-from earlybird.methods.retrain import check_notes, load_ticket_weights
-from earlybird.methods.task import Candidate, Task
-from earlybird.models import check_model_name
+from earlybird.methods.retrain import check_notes
+from earlybird.methods.task import STEP_TIMES, Candidate, Task
 from earlybird.runs.folder import (
     SEARCH_NAME,
     NetworkSpec,
@@ -37,10 +36,11 @@ from earlybird.runs.folder import (
     read_search,
     save_network,
 )
+from earlybird.runs.inputs import evaluation_batches, load_bundle, network_and_data, resolve_augment
 from earlybird.runs.record import make_record
 from earlybird.runs.record_file import check_files, file_digests, finished_record, record_of, write_record
 from earlybird.settings.method import TICKET_FILE, EarlyBirdTraining, TicketRequest, check_requests
-from earlybird.settings.run import DataConfig, ModelConfig, RunConfig, refuse_unnamed_code
+from earlybird.settings.run import RunConfig, refuse_unnamed_code
 from earlybird.training.compute import Compute, Evaluation, choose_device, choose_precision, evaluate
 from earlybird.training.session import Journal, Progress, Session, StopFlag, stop_on_signals
 from earlybird.training.step_choice import choose_step, resolved_compute
@@ -55,6 +55,7 @@ def run(
     force: bool = False,
     quiet: bool = False,
     wait: bool = False,
+    step_times: Path | None = None,
 ) -> dict[str, Any]:
     """Train a configuration to its record (`record.json`), which is returned, or resume the run in the folder.
 
@@ -66,6 +67,7 @@ def run(
         force: go on even if the folder holds another configuration.
         quiet: print no progress.
         wait: wait for another process that has the folder instead of raising.
+        step_times: file of step times that runs share, where a budget needs them; by default in the folder.
 
     Raises:
         EarlyBirdError: anything the user can mend; one line.
@@ -74,9 +76,8 @@ def run(
     folder = RunFolder(out)
     if ticket is not None and dense_run is not None:
         raise MethodError("a run starts from a ticket or from a dense run, not from both; leave one out")
-    # Read before the folder is made: a wrong ticket must leave nothing behind.
     drawn = None
-    if ticket is not None:
+    if ticket is not None:  # Read before the folder is made: a wrong ticket must leave nothing behind.
         drawn = Ticket.load(ticket)
         check_files(Path(ticket).parent, Path(ticket).name)
     with folder.held(wait=wait):
@@ -86,7 +87,7 @@ def run(
         if (finished := finished_record(folder.path)) is not None:
             folder.checkpoints.clear()  # A kill may have come between the record and this.
             return finished
-        with _started(config, folder, resolved, quiet, drawn) as prepared:
+        with _started(config, folder, resolved, quiet, drawn, step_times) as prepared:
             candidate = trained = None
             if not folder.checkpoints.exist():  # Else it has what it needs.
                 if ticket is not None and drawn is not None:
@@ -193,12 +194,19 @@ def run_evaluation(out: str | Path, *, device: str = "auto", trusted: Collection
 
 @contextmanager
 def _started(
-    config: RunConfig, folder: RunFolder, resolved: dict[str, Any], quiet: bool, ticket: Ticket | None = None
+    config: RunConfig,
+    folder: RunFolder,
+    resolved: dict[str, Any],
+    quiet: bool,
+    ticket: Ticket | None = None,
+    step_times: Path | None = None,
 ) -> Iterator[Prepared]:
     """Prepare a run and heed signals inside; a start that fails leaves nothing behind."""
     try:
         with stop_on_signals() as stop:
             prepared = prepare(config, folder, resolved, stop, quiet, ticket)
+            if step_times is not None:
+                prepared.task.step_times = step_times
             yield prepared
             prepared.task.session.energy.stop()
             stop.raise_if_set()  # It came after the last step; the result is written.
@@ -284,8 +292,9 @@ def prepare(
     is_begun = "precision" in resolved
     compute = resolved_compute(compute, resolved) if is_begun else choose_step(settings, model, shape, compute)
     session = _session(config, bundle, compute, folder, stop, quiet)
+    settled = give_budget_(session, compute.place(model), resolved)
     measure_idle(session.energy)  # now, while nothing runs
-    settled = {
+    settled |= {
         "precision": precision, "step": compute.step, "layout": compute.layout, "device": str(device),
         "augment": resolve_augment(config.data, bundle),
         "threads": torch.get_num_threads(), "steps_per_epoch": session.steps_per_epoch,
@@ -298,42 +307,18 @@ def prepare(
     folder.write_config(config, settled)
     image_shape = (bundle.in_channels, bundle.image_size, bundle.image_size)
     sample = partial(_sample, config, bundle, compute)
-    task = Task(spec.build, image_shape, session, folder.path, settings.seed, bundle.num_classes, sample)
+    task = Task(
+        spec.build,
+        image_shape,
+        session,
+        folder.path,
+        settings.seed,
+        bundle.num_classes,
+        sample,
+        folder.path / STEP_TIMES,
+    )
     test = partial(evaluation_batches, bundle, "test", settings.eval_batch_size, compute, config.data.workers)
     return Prepared(task, spec, settled, test)
-
-
-def network_and_data(config: RunConfig, ticket: Ticket | None = None) -> tuple[NetworkSpec, DataBundle, nn.Module]:
-    """Build the network of a configuration, if the ticket to start from is one of it, and load its data.
-
-    Raises:
-        EarlyBirdError: unknown or missing model or data, or a network that cannot take these images, or is not the
-            ticket's.
-    """
-    check_model_name(config.model.name)
-    bundle = load_bundle(config.data, config.training.seed)
-    spec = network_spec(config.model, DataSizes.of(bundle))
-    if ticket is not None and (unmade := spec.unmade()) is not None:  # Settings beside a ticket may promise anything.
-        load_ticket_weights(unmade, ticket)
-    model = spec.build(config.training.seed)
-    spec.check(model)
-    return spec, bundle, model
-
-
-def network_spec(model: ModelConfig, sizes: DataSizes) -> NetworkSpec:
-    """Network of a configuration for data of these sizes."""
-    return NetworkSpec(model.name, sizes.classes, sizes.image_shape[0], sizes.image_shape[1], model.width)
-
-
-def data_sizes(data: DataConfig) -> DataSizes:
-    """Sizes of a configuration's data, which are read unless these are published; of a folder's pictures some headers.
-
-    Raises:
-        EarlyBirdError: unknown or missing data, or more training images asked for than there are.
-    """
-    if data.name in PUBLISHED:
-        return PUBLISHED[data.name].split(data.image_size, data.train_images, data.val_fraction)
-    return DataSizes.of(load_bundle(data, seed=0, decode=False))
 
 
 def _session(
@@ -358,30 +343,3 @@ def _sample(config: RunConfig, bundle: DataBundle, compute: Compute, images: int
     chosen = stratified_indices(bundle.train.labels, images, config.training.seed)
     sample = replace(bundle, train=subset(bundle.train, chosen))
     return evaluation_batches(sample, "train", config.training.eval_batch_size, compute, config.data.workers)
-
-
-def evaluation_batches(
-    bundle: DataBundle, split: Literal["train", "val", "test"], batch_size: int, compute: Compute, workers: int
-) -> Batches:
-    """Batches of one split for a network placed by `compute`; see `eval_batches`."""
-    return eval_batches(
-        bundle, split, batch_size=batch_size, device=compute.device, workers=workers,
-        memory_format=compute.memory_format,
-    )  # fmt: skip
-
-
-def load_bundle(data: DataConfig, seed: int, *, decode: bool = True) -> DataBundle:
-    """Load the data set of a configuration; `decode` as in `load_data`."""
-    return load_data(
-        data.name, root=data.root, download=data.download, image_size=data.image_size, val_fraction=data.val_fraction,
-        seed=seed, cache_dir=data.cache, train_images=data.train_images, decode=decode,
-    )  # fmt: skip
-
-
-def resolve_augment(data: DataConfig, bundle: DataBundle) -> Augment:
-    """Augmentation for `auto`: digits are not mirrored, folders get the ImageNet protocol."""
-    if data.augment != "auto":
-        return data.augment
-    if not isinstance(bundle.train, MemoryImages):
-        return "imagenet"
-    return "none" if data.name == "digits" else "crop_flip"

@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
 
 from earlybird.core import PolicyChoice, TieScore
-from earlybird.errors import ConfigError, MethodError, wrong_value
+from earlybird.errors import ConfigError, MethodError, require, wrong_value
 from earlybird.settings.fields import setting
 from earlybird.settings.method import ROUND_TO, ClockName, EarlyBirdTraining, Method, MethodSettings, PenaltyForm
 from earlybird.user_code import find_callable, is_code
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from earlybird.methods.task import Candidate, Task
+
+# How a budget of step time is shared among the layers (`docs/method.md`).
+Allocation = Literal["uniform", "global"]
 
 
 @dataclass(frozen=True)
@@ -199,9 +202,72 @@ class DenseShorter(MatchedToCost):
     name: ClassVar[str] = "dense_shorter"
 
 
+@dataclass(frozen=True)
+class WideStart(MethodSettings):
+    """Train dense for a share of a budget, cut to a step time, go on with the weights; needs `--budget`.
+
+    Raises:
+        ConfigError: a value is of another type or out of range, or two contradict each other.
+    """
+
+    name: ClassVar[str] = "wide_start"
+
+    share: float = setting(0.03, "share of the budget that is trained dense before the cut; 0 = none", "[0, 1)")
+    step_ratio: float | Literal["auto"] = setting(
+        "auto",
+        "seconds of a training step after the cut, as a share of the dense network's; auto = the share that the budget "
+        "is of the dense training, so that the cut network has a whole schedule",
+        "(0, 1]",
+    )
+    cuts: str = setting("", "several cuts instead of one, SHARE/STEP_RATIO each: 0.03/0.8,0.08/0.62,0.15/0.5")
+    allocation: Allocation = setting(
+        "uniform", "which layers go: uniform = the same fraction of each; global = the lowest scores of all layers"
+    )
+    criterion: Literal["bn_scale"] = setting("bn_scale", "which channels of a layer stay")
+    weights: Literal["inherit", "initial"] = setting("inherit", "weights after the cut: trained, or the run's initial")
+    schedule: Literal["auto", "continue", "restart"] = setting(
+        "auto", "learning rate after the cut: auto = restart after one cut, continue after several"
+    )
+    policy: PolicyChoice = setting("auto", "residual policy")
+    tie_score: TieScore = setting("mean", "score of channels that are cut together")
+    min_share: float = setting(0.25, "share of each layer's channels that stays at least", "(0, 1]")
+    round_to: int = setting(ROUND_TO, "kept widths are multiples of this; 1 = exact", ">= 1")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        shares, ratios = zip(*self.planned_cuts(1.0), strict=True)
+        legal = all(0 <= share < 1 for share in shares) and all(0 < ratio <= 1 for ratio in ratios)
+        rising = list(shares) == sorted(set(shares)) and list(ratios) == sorted(set(ratios), reverse=True)
+        expected = "SHARE/STEP_RATIO pairs, shares rising in [0, 1), ratios falling in (0, 1]"
+        require("method.cuts", self.cuts, legal and rising, expected)
+
+    @property
+    def resolved_schedule(self) -> Literal["continue", "restart"]:
+        """Learning rate after the cut, "auto" resolved for the number of cuts."""
+        if self.schedule == "auto":
+            return "continue" if "," in self.cuts else "restart"
+        return self.schedule
+
+    def planned_cuts(self, budget_share: float) -> list[tuple[float, float]]:
+        """Share of the budget at which each cut is made, and the step ratio after it.
+
+        Args:
+            budget_share: what the budget is of the dense training.
+        """
+        if not self.cuts:
+            return [(self.share, min(1.0, budget_share) if self.step_ratio == "auto" else self.step_ratio)]
+        try:
+            pairs = [cut.split("/") for cut in self.cuts.split(",")]
+            return [(float(share), float(ratio)) for share, ratio in pairs]
+        except ValueError:
+            raise ConfigError(
+                wrong_value("method.cuts", self.cuts, "SHARE/STEP_RATIO,... such as 0.03/0.8,0.08/0.5")
+            ) from None
+
+
 _CLASSES: tuple[type[Method], ...] = (
     EarlyBirdTraining, Dense, LotteryTicket, Snip, NetworkSlimming, ThiNet, SoftFilterPruning, Uniform, ScratchLonger,
-    DenseShorter,
+    DenseShorter, WideStart,
 )  # fmt: skip
 METHODS: dict[str, type[Method]] = {kind.name: kind for kind in _CLASSES}
 
@@ -219,6 +285,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "lottery_ticket_iterative": ("lottery_ticket", {"rounds": 3}),
     "soft_filter_pruning_as_written": ("soft_filter_pruning", {"zero_at_start": False}),
     "snip_channels": ("snip", {"form": "channels"}),
+    "narrow": ("wide_start", {"share": 0.0, "weights": "initial"}),
 }
 
 

@@ -14,6 +14,7 @@ import yaml
 
 from earlybird.atomic import read_file
 from earlybird.errors import ConfigError, did_you_mean, one_line, require
+from earlybird.settings.budget import parse_budget
 from earlybird.settings.catalog import method_class, name_of, preset_settings
 from earlybird.settings.fields import check_ranges, check_settings, setting
 from earlybird.settings.method import EarlyBirdTraining, Method
@@ -102,6 +103,11 @@ class TrainingSettings:
     tf32: Tf32Choice = setting("conv", "fp32 products that CUDA may round to TF32; conv is what PyTorch does by itself")
     seed: int = setting(0, "the one seed that all others follow from", "[0, 2147483648)")
     checkpoint_every: int = setting(0, "optimizer steps between checkpoints; 0 = once per epoch", ">= 0")
+    budget: str = setting(
+        "",
+        "what the whole run may cost, search included: time=F or macs=F (share of the dense training of T epochs), "
+        "seconds=N; the dense schedule is shortened to it, and what the search leaves goes to the last training",
+    )
     budget_macs: float = setting(
         0.0,
         "training MACs of the whole run, search included: the training after the search is as long as what is left of "
@@ -113,6 +119,8 @@ class TrainingSettings:
         check_settings("training", self)
         rising = all(0 < a < 1 for a in self.milestones) and list(self.milestones) == sorted(self.milestones)
         require("training.milestones", list(self.milestones), rising, "rising fractions in (0, 1)")
+        if parse_budget(self.budget) and self.budget_macs:
+            raise ConfigError("training.budget contradicts training.budget_macs; give one of them")
 
 
 @dataclass(frozen=True)

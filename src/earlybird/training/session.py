@@ -167,7 +167,7 @@ class Session:
     """Data, settings, device, checkpoints and records of a run.
 
     `val` is None unless a part of the training images was set aside: without one nothing may be selected, and the test
-    set is not in here at all.
+    set is not in here at all. `budget_steps` are the dense training steps that the run's budget buys, None without one.
     """
 
     train: Batches
@@ -181,6 +181,7 @@ class Session:
     energy: EnergyCounter = field(default_factory=lambda: NoCounter("none was asked for"))
     # Phases whose step could not take the form that was settled.
     eager_phases: list[str] = field(default_factory=list)
+    budget_steps: int | None = None
     _meter: PhaseMeter | None = field(default=None, repr=False)
 
     @property
@@ -189,9 +190,14 @@ class Session:
         return self.train.steps_per_epoch
 
     @property
-    def total_steps(self) -> int:
-        """Optimizer steps of the whole schedule, T * steps_per_epoch."""
+    def whole_steps(self) -> int:
+        """Optimizer steps of T epochs."""
         return self.settings.epochs * self.steps_per_epoch
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the schedule: of T epochs, or the dense ones that the run's budget buys."""
+        return self.whole_steps if self.budget_steps is None else self.budget_steps
 
     @property
     def planned_data(self) -> PlannedData:

@@ -1,0 +1,266 @@
+"""`wide_start`: a short dense training, a cut to a step time, and the rest of a budget for what is left.
+
+The cut chooses widths by the seconds that they take, not by a prune ratio: it is drawn, measured in turns with the
+dense network, and drawn again until the step time is the one asked for. One cut, or several milder ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from earlybird.atomic import write_atomically
+from earlybird.core import ChannelMask, Ticket, bn_scale
+from earlybird.core.drawing import highest_of_blocks, nearest_count, rank_units, realised_ratio, scored_groups
+from earlybird.cost import (
+    MethodPlan,
+    ModelCost,
+    Schedule,
+    Stage,
+    Work,
+    count_cost,
+    count_cost_and_traffic,
+    steps_that_train,
+)
+from earlybird.errors import MethodError
+from earlybird.methods.budget import step_ratio, stretch
+from earlybird.methods.early_bird import refuse_nothing_to_cut
+from earlybird.methods.hooks import momentum_file
+from earlybird.methods.retrain import Retrain, cut, leave_ticket
+from earlybird.methods.task import Candidate, Task
+from earlybird.settings.budget import Budget, parse_budget
+from earlybird.settings.catalog import WideStart
+from earlybird.settings.method import TICKET_FILE
+from earlybird.slimming import channel_groups, expanded, kept_indices, slim
+from earlybird.training.checkpoint import whole_number
+from earlybird.training.loop import fit
+from earlybird.training.state import FitState, Hooks, Span
+
+# In checkpoints of the search: the number of the cut that they come before.
+_CUT_KEY = "cut"
+# How near to the step time that was asked for is near enough, and how often widths are drawn for it.
+_NEAR, _TRIES = 0.03, 4
+# Fractions of the units are told apart to this; finer ones give the same widths.
+_FINEST = 1e-3
+
+
+def check_network(method: WideStart, model: nn.Module, example_input: Tensor) -> None:
+    """Raise unless there are channels to cut and scores to rank them by."""
+    refuse_nothing_to_cut(method.criterion, model, channel_groups(model, example_input, method.policy))
+
+
+def search(method: WideStart, task: Task, resume: dict[str, Any] | None) -> Candidate:
+    """Train to each cut and make it.
+
+    Raises:
+        MethodError: the run has no budget.
+    """
+    cuts = _cuts(method, task)
+    begun = 0 if resume is None else whole_number(resume, _CUT_KEY, 0, len(cuts) - 1)
+    for number in range(begun, len(cuts)):
+        _train_to_cut(method, task, number, resume if number == begun else None)
+    return restore(method, task)
+
+
+def restore(method: WideStart, task: Task) -> Candidate:
+    """Rebuild the candidate from the ticket of the last cut in the run folder."""
+    cuts, goes_on = _cuts(method, task), method.resolved_schedule == "continue"
+    carries = goes_on and method.weights == "inherit"
+    retrain = Retrain(method.weights, method.resolved_schedule, carry_momentum=carries, policy=method.policy)
+    candidate = _cut_by(task, len(cuts), cuts, retrain)
+    return replace(candidate, spent_share=cuts[-1][0], goes_on=goes_on)
+
+
+def plan(method: WideStart, schedule: Schedule) -> MethodPlan:
+    """The stretches between the cuts and what the budget leaves, step times taken as the MACs are."""
+    if schedule.network is None:
+        raise MethodError("wide_start is planned by the widths of its network; give the schedule one")
+    data, total, shape = schedule.data, schedule.total_steps, schedule.image_shape
+    cuts = method.planned_cuts(total / (schedule.whole_steps or total))
+    widths = _Widths(method, schedule.network, torch.zeros(2, *shape), bn_scale(schedule.network))
+    networks, stages = dict[str, ModelCost](), list[Stage]()
+    network, ratio, begin, mask = "dense", 1.0, 0.0, None
+    for number, (end, target) in enumerate(cuts, 1):
+        if end > begin:
+            first, last = stretch(data, total, begin, end, ratio)
+            stages.append(Stage("search", network, last, first, validation="epochs"))
+        mask, ratio = widths.fitted(target, mask, lambda small: count_cost(small, shape).train_macs / widths.dense_macs)
+        network, begin = f"cut {number}", end
+        networks[network] = count_cost_and_traffic(widths.network(mask), shape, schedule.precision)
+    first, last = stretch(data, total, begin, 1.0, ratio)
+    if method.resolved_schedule == "restart":
+        first, last = 0, steps_that_train((1 - begin) * data.images_by(total) / ratio, data)
+    note = "steps are taken to need seconds as their MACs are; the run measures them"
+    stages.append(Stage("retrain", network, last, first))
+    return MethodPlan(tuple(stages), network, note=note, networks=networks, spends_budget=True)
+
+
+class _StretchHooks(Hooks):
+    """Ends a stretch of the search at its last step, and keeps the momentum of that moment."""
+
+    def __init__(self, end_step: int) -> None:
+        self.end_step = end_step
+        self.momentum: dict[str, Tensor] = {}
+
+    def after_step(self, state: FitState) -> bool:
+        """End the phase, so that no checkpoint comes between its last step and the cut."""
+        if state.step < self.end_step:
+            return False
+        self.momentum = {name: buffer.clone() for name, buffer in state.momentum().items()}
+        return True
+
+
+def _train_to_cut(method: WideStart, task: Task, number: int, resume: dict[str, Any] | None) -> None:
+    """Train up to cut `number` (from 0), draw it, and leave its ticket in the dense network's coordinates."""
+    session, cuts = task.session, _cuts(method, task)
+    budget, begin, (end, target) = _budget(task), cuts[number - 1][0] if number else 0.0, cuts[number]
+    carry = Retrain(carry_momentum=True, policy=method.policy)
+    before = _cut_by(task, number, cuts, carry) if number else Candidate(task.build(), "search", 0, 0)
+    ratio = step_ratio(task, before.model, budget)
+    first, last = stretch(session.planned_data, session.total_steps, begin, end, ratio)
+    hooks = _StretchHooks(last)
+    if end > begin:
+        span, cost = Span("search", first, last, round(session.total_steps / ratio)), task.cost(before.model)
+        fit(
+            session, before.model, span, cost, hooks=hooks, carry={_CUT_KEY: number}, momentum=before.momentum,
+            resume=resume,
+        )  # fmt: skip
+    with session.meter("slim") as meter:
+        mask = None if before.ticket is None else before.ticket.mask
+        dense, example = task.build(), task.example_input()
+        widths = _Widths(method, dense, example, _at_full_width(bn_scale(before.model), mask))
+        drawn, found = widths.fitted(target, mask, lambda small: step_ratio(task, small, budget))
+    session.journal.ledger.add(meter.cost(Work()))
+    session.progress.say(f"cut {number + 1} of {len(cuts)}: a step takes {found:.3f} of the dense network's seconds")
+    off = f"cut {number + 1}: a step takes {found:.3f} of the dense network's, not {target:g}: no widths come nearer"
+    flags = (off,) if abs(found / target - 1) > _NEAR else ()
+    file, indices = _file(number, cuts), {} if mask is None else kept_indices(dense, mask, example, widths.groups)
+    shapes = {name: tensor.shape for name, tensor in dense.state_dict().items()}
+
+    def expand(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        known = {name: tensor.detach().cpu() for name, tensor in tensors.items() if name in shapes}
+        full = known if mask is None else {n: expanded(t, shapes[n], indices[n]) for n, t in known.items()}
+        return {name: tensor.contiguous() for name, tensor in full.items()}
+
+    # Before the ticket: what finds a ticket finds its momentum.
+    write_atomically(momentum_file(task.folder / file), save(expand(hooks.momentum)))
+    leave_ticket(
+        task, drawn, widths.groups, expand(before.model.state_dict()), rule=method.name,
+        prune_ratio=realised_ratio(drawn, widths.groups), step=round(end * session.total_steps), flags=flags, file=file,
+        scored=widths.ranking.groups, criterion=method.criterion, round_to=method.round_to, tie_score=method.tie_score,
+    )  # fmt: skip
+
+
+class _Widths:
+    """Widths of a network by the seconds, or the MACs, that they take.
+
+    Args:
+        scores: mask key -> `[channels]` at full width, higher = keep.
+    """
+
+    def __init__(self, method: WideStart, dense: nn.Module, example: Tensor, scores: Mapping[str, Tensor]) -> None:
+        self.method, self.dense, self.example = method, dense, example
+        self.groups = channel_groups(dense, example, method.policy)
+        self.ranking = rank_units(scores, scored_groups(scores, self.groups), method.tie_score)
+        self.dense_macs = self.macs(dense)
+        self._known: dict[ChannelMask, float] = {}
+
+    def macs(self, model: nn.Module) -> int:
+        """MACs of training on one image."""
+        return count_cost(model, tuple(self.example.shape[1:])).train_macs
+
+    def network(self, mask: ChannelMask) -> nn.Module:
+        """The network that a mask leaves, for its widths."""
+        return slim(self.dense, mask, self.example, self.groups, check=False)
+
+    def fitted(
+        self, target: float, before: ChannelMask | None, measure: Callable[[nn.Module], float]
+    ) -> tuple[ChannelMask, float]:
+        """Mask whose network measures nearest to `target`, and what it measures.
+
+        MACs lead to the first widths; what these measure corrects the MACs that the next are drawn for.
+
+        Args:
+            target: share of the dense network, in (0, 1].
+            before: the mask of the cut before; what it removed stays removed.
+            measure: share of the dense network that a network takes.
+        """
+        aim, tried = target, dict[ChannelMask, float]()
+        for _ in range(_TRIES):
+            mask = self._of_macs(aim, before)
+            if mask in tried:
+                break
+            tried[mask] = measure(self.network(mask))
+            if abs(tried[mask] / target - 1) <= _NEAR:
+                break
+            aim *= target / tried[mask]
+        best = min(tried, key=lambda mask: abs(tried[mask] - target))
+        return best, tried[best]
+
+    def _of_macs(self, share: float, before: ChannelMask | None) -> ChannelMask:
+        """Mask whose MACs come nearest to a share of the dense network's: masks are nested, so bisection finds it."""
+
+        def of(removed: float) -> tuple[ChannelMask, float]:
+            mask = self._mask(removed, before)
+            if mask not in self._known:
+                self._known[mask] = self.macs(self.network(mask)) / self.dense_macs
+            return mask, self._known[mask]
+
+        low, high = 0.0, 1.0
+        while high - low > _FINEST:
+            middle = (low + high) / 2
+            low, high = (middle, high) if of(middle)[1] >= share else (low, middle)
+        return min((of(low), of(high)), key=lambda found: abs(found[1] - share))[0]
+
+    def _mask(self, removed: float, before: ChannelMask | None) -> ChannelMask:
+        """Mask that removes a fraction of each layer, or of all units, within floors, rounding and the mask before."""
+        groups, method = self.ranking.groups, self.method
+        alive = np.ones(groups.num_units, dtype=bool) if before is None else groups.keep_units(before).numpy()
+        stay = np.zeros(groups.num_units, dtype=bool)
+        stay[self.ranking.lowest_first[round(removed * groups.num_units) :]] = True
+        counts = []
+        for block in groups.blocks:
+            wanted = round((1 - removed) * block.size) if method.allocation == "uniform" else int(stay[block].sum())
+            floor = max(1, round(method.min_share * block.size))
+            count = nearest_count(wanted, block.size, method.round_to, floor)
+            counts.append(min(count, int(alive[block].sum())))
+        return groups.mask_of(torch.from_numpy(highest_of_blocks(self.ranking, counts)))
+
+
+def _at_full_width(scores: Mapping[str, Tensor], mask: ChannelMask | None) -> dict[str, Tensor]:
+    """Scores of the network that a mask left, at their places in the dense one; what is gone scores below all else."""
+    if mask is None:
+        return dict(scores)
+    full = {name: torch.full((mask[name].numel(),), -1.0) for name in scores}
+    for name, score in scores.items():
+        full[name][mask[name]] = score
+    return full
+
+
+def _cut_by(task: Task, number: int, cuts: list[tuple[float, float]], retrain: Retrain) -> Candidate:
+    """The network after so many cuts."""
+    file = _file(number - 1, cuts)
+    return cut(task, Ticket.load(task.folder / file), retrain, file)
+
+
+def _file(number: int, cuts: list[tuple[float, float]]) -> str:
+    """File of the ticket of cut `number` (from 0); the last is the run's."""
+    return TICKET_FILE if number == len(cuts) - 1 else f"cut-{number + 1}.safetensors"
+
+
+def _cuts(method: WideStart, task: Task) -> list[tuple[float, float]]:
+    session = task.session
+    _budget(task)
+    return method.planned_cuts(session.total_steps / session.whole_steps)
+
+
+def _budget(task: Task) -> Budget:
+    if (budget := parse_budget(task.session.settings.budget)) is None:
+        raise MethodError("method wide_start spends a budget and was given none; add --budget time=0.5")
+    return budget

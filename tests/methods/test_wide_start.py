@@ -1,0 +1,179 @@
+"""`wide_start` and budgets: every method costs its share of the dense run, cuts compose, kills change no bit."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from earlybird.core import Ticket
+from earlybird.errors import ConfigError, MethodError, RunFolderError
+from earlybird.methods import budget as budgets
+from earlybird.runs.record_file import recorded_training_macs
+from earlybird.runs.run import run
+from earlybird.settings.budget import Budget, parse_budget
+from earlybird.settings.run import RunConfig
+from earlybird.training import loop
+from earlybird.training.timing import Seconds
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+SEVERAL = {"cuts": "0.1/0.8,0.2/0.6,0.35/0.4"}
+WAYS = {
+    "one cut": ("wide_start", {}),
+    "several cuts": ("wide_start", SEVERAL),
+    "global": ("wide_start", {"allocation": "global", "share": 0.2}),
+    "new weights": ("wide_start", {"share": 0.2, "weights": "initial"}),
+    "narrow": ("narrow", {}),
+    "early_bird": ("early_bird", {"draw_at": 3, "round_to": 1}),
+    "dense": ("dense", {}),
+}
+
+
+def settings_of(tiny_settings: Any, way: str, **training: Any) -> dict[str, Any]:
+    name, own = WAYS[way]
+    fine = {"round_to": 1, "min_share": 0.1} if name in ("wide_start", "narrow") else {}
+    return tiny_settings("dense", training=training) | {"method": {"name": name, **fine, **own}}  # type: ignore[no-any-return]
+
+
+def go(settings: dict[str, Any], out: Path, **more: Any) -> dict[str, Any]:
+    return run(RunConfig.from_dict(settings), out, quiet=True, **more)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_run_costs_its_share_of_the_dense_run(way: str, tiny_settings, tmp_path: Path, run_once):
+    dense = run_once(tiny_settings("dense"), tmp_path / "dense")
+    found = go(settings_of(tiny_settings, way, budget="macs=0.5"), tmp_path / "run")
+    spent = recorded_training_macs(found) / recorded_training_macs(dense)
+    assert spent == pytest.approx(0.5, abs=0.02)  # a step of each stretch
+    assert found["resolved"]["total_steps"] == 30  # half of 60
+
+
+@pytest.mark.parametrize("way", ["one cut", "several cuts", "early_bird"])
+@pytest.mark.parametrize("steps", [2, 8, 25])
+def test_killed_anywhere_it_ends_with_the_same_bits(
+    way: str, steps: int, tiny_settings, tmp_path: Path, monkeypatch, run_once
+):
+    settings = settings_of(tiny_settings, way, budget="macs=0.5", checkpoint_every=3)
+    whole = run_once(settings, tmp_path / "whole")
+    count, original = [0], loop._train_step
+
+    def step(*arguments: Any) -> None:
+        if count[0] == steps:
+            raise InterruptedError
+        count[0] += 1
+        original(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_train_step", step)
+        with pytest.raises(InterruptedError):
+            go(settings, tmp_path / "killed")
+    killed = go(settings, tmp_path / "killed")
+    assert [row["step"] for row in killed["metrics"]] == [row["step"] for row in whole["metrics"]]
+    assert killed["notes"] == whole["notes"]
+    files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("killed", "whole")]
+    assert files[0] == files[1]
+
+
+def test_what_a_cut_removed_stays_removed(tiny_settings, tmp_path: Path):
+    go(settings_of(tiny_settings, "several cuts", budget="macs=0.5"), tmp_path / "run")
+    masks = [Ticket.load(tmp_path / "run" / f"{name}.safetensors").mask for name in ("cut-1", "cut-2", "ticket")]
+    for before, after in pairwise(masks):
+        assert sum(after.kept_counts().values()) < sum(before.kept_counts().values())
+        assert all(bool((before[name] | ~after[name]).all()) for name in before)
+
+
+def test_one_schedule_spans_the_budget(tiny_settings, tmp_path: Path):
+    """With several cuts the learning rate drops where half and three quarters of the budget are spent."""
+    found = go(settings_of(tiny_settings, "several cuts", budget="macs=0.5"), tmp_path / "run")
+    last = [row for row in found["metrics"] if row["phase"] == "retrain"]
+    for row in last:  # The rate of the step before: its place in this schedule is its place in the budget.
+        place = (row["step"] - 1) / last[-1]["step"]
+        assert row["lr"] == pytest.approx(0.05 if place < 0.5 else 0.005 if place < 0.75 else 0.0005)
+    assert last[0]["step"] < 0.5 * last[-1]["step"] < last[-2]["step"]
+    spent = found["cost"]["phases"]["search"]["macs"] / recorded_training_macs(found)
+    assert spent == pytest.approx(0.35, abs=0.02)
+
+
+@pytest.fixture
+def fake_times(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Steps that take 0.3 s and 0.7 s for the share of the weights that is left; counts the measurements."""
+    calls = []
+
+    def times(networks: Any, *_: Any) -> dict[str, Seconds]:
+        calls.append(len(networks))
+        sizes = {name: sum(p.numel() for p in model.parameters()) for name, model in networks.items()}
+        return {name: Seconds(0.3 + 0.7 * size / sizes["dense"], 9.0) for name, size in sizes.items()}
+
+    monkeypatch.setattr(budgets, "step_times", times)
+    return calls
+
+
+def test_a_budget_of_time_counts_measured_steps(tiny_settings, tmp_path: Path, fake_times):
+    settings = settings_of(tiny_settings, "one cut", budget="time=0.6")
+    found = go(settings, tmp_path / "run")
+    told = found["notes"]["budget"]
+    assert told["step_ratio"] == pytest.approx(0.6, rel=0.1)
+    images = {phase: found["cost"]["phases"][phase]["images"] for phase in ("search", "retrain")}
+    assert images["search"] + told["step_ratio"] * images["retrain"] == pytest.approx(0.6 * 12 * 90, abs=15)
+    assert not (tmp_path / "run" / "failed.json").exists()
+
+
+def test_runs_share_measured_times(tiny_settings, tmp_path: Path, fake_times):
+    settings = settings_of(tiny_settings, "narrow", budget="time=0.6")
+    first = go(settings, tmp_path / "a", step_times=tmp_path / "times.json")
+    measured = len(fake_times)
+    second = go(
+        settings | {"training": settings["training"] | {"seed": 1}}, tmp_path / "b", step_times=tmp_path / "times.json"
+    )
+    assert measured > 0 and len(fake_times) == measured
+    assert first["notes"]["budget"] == second["notes"]["budget"]
+
+
+def test_a_changed_file_of_times_is_refused(tiny_settings, tmp_path: Path, fake_times):
+    times = tmp_path / "times.json"
+    times.write_text('{"x": 1}')
+    with pytest.raises(RunFolderError, match=r"times\.json cannot be read .*; remove it, and .* measured again"):
+        go(settings_of(tiny_settings, "narrow", budget="time=0.6"), tmp_path / "a", step_times=times)
+
+
+def test_a_budget_in_seconds_is_measured_once(tiny_settings, tmp_path: Path, fake_times):
+    found = go(settings_of(tiny_settings, "dense", budget="seconds=90"), tmp_path / "run")
+    assert found["resolved"]["dense_step_seconds"] == 9.0
+    assert found["resolved"]["total_steps"] == found["metrics"][-1]["step"] == 10
+
+
+def test_without_a_budget_it_is_refused(tiny_settings, tmp_path: Path):
+    with pytest.raises(MethodError, match=r"wide_start spends a budget and was given none; add --budget time=0\.5"):
+        go(settings_of(tiny_settings, "one cut"), tmp_path / "run")
+
+
+def test_a_search_that_spends_the_budget_is_refused(tiny_settings, tmp_path: Path):
+    settings = tiny_settings(training={"budget": "macs=0.2"}, draw_at="last", schedule="restart")
+    with pytest.raises(MethodError, match=r"took 1\.00 of the budget macs=0\.2: no step is left to train"):
+        go(settings, tmp_path / "run")
+
+
+@pytest.mark.parametrize("text", ["0.5", "time=", "time=0", "time=-1", "time=nan", "time=inf", "hours=3", "time=0.5x"])
+def test_what_is_no_budget(text: str, tiny_settings):
+    with pytest.raises(ConfigError, match=r"training\.budget is .*; give time=F .* such as time=0\.5"):
+        RunConfig.from_dict(tiny_settings(training={"budget": text}))
+
+
+def test_two_budgets_contradict_each_other(tiny_settings):
+    with pytest.raises(ConfigError, match=r"budget contradicts training\.budget_macs"):
+        RunConfig.from_dict(tiny_settings(training={"budget": "time=0.5", "budget_macs": 1e9}))
+
+
+def test_a_budget_below_one_step():
+    with pytest.raises(ConfigError, match="buys a dense training step"):
+        Budget("time", 1e-9).dense_steps(1000)
+    assert parse_budget("seconds=12").dense_steps(1000, step_seconds=0.5) == 24  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("cuts", ["0.1", "0.1/0.8,0.05/0.5", "0.1/0.5,0.2/0.8", "1.0/0.5", "a/b", "0.1/0.8/2"])
+def test_what_are_no_cuts(cuts: str, tiny_settings):
+    with pytest.raises(ConfigError, match=r"method\.cuts is .*SHARE/STEP_RATIO"):
+        RunConfig.from_dict(tiny_settings("wide_start", cuts=cuts))
