@@ -19,7 +19,7 @@ from earlybird.atomic import file_lock, sealed_json, unsealed_json, write_atomic
 from earlybird.core import STOP_RULES
 from earlybird.cost import MethodPlan, PlannedData, Schedule, steps_that_buy, steps_that_train
 from earlybird.errors import MethodError, RunFolderError, reason
-from earlybird.methods.task import Candidate, Task
+from earlybird.methods.task import STEP_TIMES, Candidate, Task
 from earlybird.settings.budget import Budget, parse_budget
 from earlybird.training.checkpoint import changed_checkpoint, whole_number
 from earlybird.training.session import Session
@@ -205,7 +205,7 @@ def step_ratio(task: Task, model: nn.Module, budget: Budget) -> float:
     dense = task.build()
     if budget.kind == "macs" or task.cost(model).macs == task.cost(dense).macs:
         return task.cost(model).train_macs / task.cost(dense).train_macs
-    session, path, key = task.session, task.step_times, _key_of(task, model)
+    session, path, key = task.session, task.step_times or task.folder / STEP_TIMES, _key_of(task, model)
     with file_lock(path.with_name(f".{path.name}.lock")):  # Runs of a comparison measure one after another.
         known = _known_times(path)
         if key not in known:

@@ -32,8 +32,8 @@ class Task:
         folder: where a method may leave files (tickets, scales).
         seed: the run's model seed.
         classes: number of classes of the data.
-        step_times: file of measured step times, of this run or shared by the runs of a comparison.
         sample: n -> batches of n training images, each class by its share, not augmented; the same ones each time.
+        step_times: file of measured step times that runs of a comparison share; None for one in the folder.
     """
 
     build_from_seed: Callable[[int], nn.Module]
@@ -43,7 +43,7 @@ class Task:
     seed: int
     classes: int
     sample: Callable[[int], Batches]
-    step_times: Path
+    step_times: Path | None = None
     _costs: WeakKeyDictionary[nn.Module, ModelCost] = field(default_factory=WeakKeyDictionary, repr=False)
 
     def build(self, seed: int | None = None) -> nn.Module:

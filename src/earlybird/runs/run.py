@@ -26,7 +26,7 @@ from earlybird.methods.early_bird import draw_tickets, raise_no_ticket, search_s
 from earlybird.methods.hooks import momentum_file, rewind_file
 from earlybird.methods.pipeline import Outcome, check_network, run_method, start_from_ticket
 from earlybird.methods.retrain import check_notes
-from earlybird.methods.task import STEP_TIMES, Candidate, Task
+from earlybird.methods.task import Candidate, Task
 from earlybird.runs.folder import (
     SEARCH_NAME,
     NetworkSpec,
@@ -205,8 +205,7 @@ def _started(
     try:
         with stop_on_signals() as stop:
             prepared = prepare(config, folder, resolved, stop, quiet, ticket)
-            if step_times is not None:
-                prepared.task.step_times = step_times
+            prepared.task.step_times = step_times
             yield prepared
             prepared.task.session.energy.stop()
             stop.raise_if_set()  # It came after the last step; the result is written.
@@ -267,13 +266,9 @@ class Prepared:
 
 
 def prepare(
-    config: RunConfig,
-    folder: RunFolder,
-    resolved: dict[str, Any],
-    stop: StopFlag,
-    quiet: bool,
+    config: RunConfig, folder: RunFolder, resolved: dict[str, Any], stop: StopFlag, quiet: bool,
     ticket: Ticket | None = None,
-) -> Prepared:
+) -> Prepared:  # fmt: skip
     """Load data and network, settle device and precision, and write the value of each "auto" into the folder.
 
     `resolved` is what an earlier start settled; it is reused, so that a resumed run keeps its numbers.
@@ -307,16 +302,7 @@ def prepare(
     folder.write_config(config, settled)
     image_shape = (bundle.in_channels, bundle.image_size, bundle.image_size)
     sample = partial(_sample, config, bundle, compute)
-    task = Task(
-        spec.build,
-        image_shape,
-        session,
-        folder.path,
-        settings.seed,
-        bundle.num_classes,
-        sample,
-        folder.path / STEP_TIMES,
-    )
+    task = Task(spec.build, image_shape, session, folder.path, settings.seed, bundle.num_classes, sample)
     test = partial(evaluation_batches, bundle, "test", settings.eval_batch_size, compute, config.data.workers)
     return Prepared(task, spec, settled, test)
 
