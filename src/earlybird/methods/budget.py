@@ -79,10 +79,9 @@ def within_budget(task: Task, candidate: Candidate, resume: Mapping[str, Any] | 
 def _as_begun(task: Task, candidate: Candidate, resume: Mapping[str, Any]) -> Candidate:
     """The candidate with the end, the flags and the notes that its checkpoints carry."""
     session, begun = task.session, resume.get(_BUDGET_KEY)
-    parts = [begun.get(name) for name in ("flags", "notes")] if isinstance(begun, dict) else [None, None]
-    flags, notes = parts[0], parts[1] or {}
+    flags, notes = (begun.get("flags"), begun.get("notes", {})) if isinstance(begun, dict) else (None, None)
     are_flags = isinstance(flags, list) and all(isinstance(flag, str) for flag in flags)
-    if not isinstance(begun, dict) or not are_flags or not isinstance(notes, dict):
+    if not (isinstance(begun, dict) and are_flags and isinstance(notes, dict)):
         raise changed_checkpoint(f"its {_BUDGET_KEY} is {begun!r:.80}")
     start = 0 if candidate.goes_on else candidate.start_step
     if macs := round(session.settings.budget_macs):
@@ -91,7 +90,7 @@ def _as_begun(task: Task, candidate: Candidate, resume: Mapping[str, Any]) -> Ca
         most = start + _QUICKEST * session.total_steps
     end = whole_number(begun, "end_step", start, most)
     notes = {**candidate.notes, **notes}
-    return replace(candidate, end_step=end, schedule_steps=end, flags=tuple(flags), notes=notes)
+    return replace(candidate, end_step=end, schedule_steps=end, flags=tuple(flags or ()), notes=notes)
 
 
 def carried(task: Task, candidate: Candidate) -> dict[str, Any]:
