@@ -294,6 +294,22 @@ def test_a_replay_that_does_something_else_is_not_used(tmp_path: Path, fake, mon
     assert same_tensors(model, reference)
 
 
+def test_rounding_in_a_small_step_is_no_other_update(fake):
+    """At a rate of 1e-7 most of an update is lost in the weights' last places; the momentum tells what was done."""
+    weights, other = [torch.ones(1000)], [torch.ones(1000) + 1e-7]
+    gradients, halves = [torch.ones(1000)], [torch.full((1000,), 0.5)]
+    before = ([torch.ones(1000)], [torch.zeros(1000)])
+    assert step._same_update(before, (weights, gradients), (other, gradients))
+    assert not step._same_update(before, (weights, gradients), (weights, halves))
+    assert not step._same_update(before, ([torch.ones(1000) * 1.1], gradients), (weights, gradients))
+    nothing = [torch.full((1000,), float("nan"))]
+    assert step._same_update(before, (nothing, gradients), (weights, gradients))
+    parts = parts_of(network().train())
+    captured, (x, y) = step.CapturedStep(parts), batch()
+    captured(x, y, 0, 1e-12)
+    assert captured.kind == "captured" and fake.captures == 1
+
+
 def test_hooks_that_only_have_after_backward_run_eager_or_are_refused(tmp_path: Path, fake):
     class Reads(Hooks):
         def after_backward(self, model: nn.Module, step: int) -> None:

@@ -11,7 +11,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,9 @@ _WARM_UP_STEPS = 3
 # A replay whose update of the weights differs by more than this share from that of the same operations one by one is
 # no rounding of another order: the network keeps something where a graph cannot see it change.
 _SAME_UPDATE = 0.05
+_ROUNDING = 1e-6  # of fp32 weights, some units in the last place
+
+_State: TypeAlias = "tuple[list[Tensor], list[Tensor]]"
 
 
 class EpochSums:
@@ -271,15 +274,21 @@ class CapturedStep(EagerStep):
         self._has_own_gradients = False
         self._gradients = [parameter.grad for parameter in model.parameters()]
         self._addresses = self._addresses_now()
-        if not _same_update(model, self._update_of(self._body), self._update_of(replay)):
+        if not _same_update(self._state(), self._state_after(self._body), self._state_after(replay)):
             raise RuntimeError("its replay does not do what the same operations do one by one")
         self._replay = replay
 
-    def _update_of(self, work: Callable[[], None]) -> list[Tensor]:
-        """The weights after `work`, which leaves no trace."""
+    def _state(self) -> _State:
+        """Copies of weights and momentum."""
+        momentum = (state.get("momentum_buffer") for state in self.parts.optimizer.state.values())
+        weights = [parameter.detach().clone() for parameter in self.parts.model.parameters()]
+        return weights, [buffer.clone() for buffer in momentum if buffer is not None]
+
+    def _state_after(self, work: Callable[[], None]) -> _State:
+        """The state after `work`, which leaves no trace."""
         with untouched(self._tensors(), self.parts.compute.device):
             work()
-            return [parameter.detach().clone() for parameter in self.parts.model.parameters()]
+            return self._state()
 
     def _addresses_now(self) -> list[int]:
         return [x.data_ptr() for x in (*self.parts.model.parameters(), *self.parts.model.buffers())]
@@ -361,9 +370,16 @@ def _give_momentum(optimizer: torch.optim.Optimizer) -> None:
                 state["momentum_buffer"] = torch.zeros_like(parameter)
 
 
-def _same_update(model: nn.Module, wanted: Sequence[Tensor], found: Sequence[Tensor]) -> bool:
-    """True if two updates of the weights differ by rounding at most."""
-    before = [parameter.detach() for parameter in model.parameters()]
-    off = sum(float((a - b).double().square().sum()) for a, b in zip(wanted, found, strict=True))
-    step = sum(float((a - b).double().square().sum()) for a, b in zip(wanted, before, strict=True))
-    return not math.isfinite(step) or off <= _SAME_UPDATE**2 * step  # A loss that is none is found elsewhere.
+def _same_update(before: _State, wanted: _State, found: _State) -> bool:
+    """True if two updates of weights and momentum differ by rounding at most."""
+    for old, a, b in zip(before, wanted, found, strict=True):
+        size, step = _squares(old), _squares([x - y for x, y in zip(a, old, strict=True)])
+        off = _squares([x - y for x, y in zip(a, b, strict=True)])
+        # A loss that is no number is found elsewhere. A small step in large weights is mostly rounding itself.
+        if math.isfinite(step) and not off <= _SAME_UPDATE**2 * step + _ROUNDING**2 * size:
+            return False
+    return True
+
+
+def _squares(tensors: Sequence[Tensor]) -> float:
+    return sum(float(x.double().square().sum()) for x in tensors)

@@ -26,8 +26,6 @@ _LAYOUTS: tuple[Layout, ...] = ("contiguous", "channels_last")
 _ROUNDS, _STEPS = 3, 10
 # Slow steps are told apart by one round.
 _SECONDS = 5.0
-# No step of a trial is to end in numbers that are none.
-_SMALL_LR = 1e-6
 
 
 def choose_step(settings: TrainingSettings, model: nn.Module, shape: Sequence[int], compute: Compute) -> Compute:
@@ -97,8 +95,8 @@ def _step_seconds(compute: Compute, settings: TrainingSettings, model: nn.Module
     with compute.float32_rules(), closing(STEPS[compute.step](parts)) as step:
         for round_number in range(1 + _ROUNDS):
             start, _ = read_clocks(compute.device)
-            for number in range(_STEPS):
-                step(x, y, number, _SMALL_LR)
+            for number in range(1, 1 + _STEPS):  # From 1: at 0 the loss would be looked at, and noise may have any.
+                step(x, y, number, settings.lr)
             took = (read_clocks(compute.device)[0] - start) / _STEPS
             if step.kind != compute.step:
                 return math.inf
