@@ -4,49 +4,91 @@ from __future__ import annotations
 
 import json
 import runpy
+import statistics
 import tarfile
 from pathlib import Path
 
 import pytest
 
-from earlybird.cli.comparison import grid_entries, topic_of
-from earlybird.grids.sweep import Sweep, read_grid
-from earlybird.report.grid import full_tables, means_table, results_by_ratio, runs_table
-from earlybird.report.table import to_csv, to_markdown
-
 REPOSITORY = Path(__file__).parents[2]
 RESULTS = REPOSITORY / "docs" / "results"
-COMPARISON = "compare-cifar10"
+COMPARISON, LATER_SEEDS = "compare-cifar10", "compare-cifar10-seeds"
 PACKING = runpy.run_path(str(REPOSITORY / "benchmarks" / "pack_results.py"))
 pack, unpack = PACKING["pack"], PACKING["unpack"]
 
 
+JOINING = runpy.run_path(str(REPOSITORY / "benchmarks" / "join_comparisons.py"))
+
+
+def unpacked(into: Path) -> list[Path]:
+    """Folders of the comparison and of its later seeds."""
+    return [unpack(study, into) for study in (COMPARISON, LATER_SEEDS)]
+
+
 def test_the_page_of_a_comparison_has_the_tables_of_its_records(tmp_path: Path):
-    sweep = Sweep(unpack(COMPARISON, tmp_path), read_grid(tmp_path / COMPARISON), "a")
-    entries = grid_entries(sweep)
-    assert all(entry.record is not None for entry in entries)
-    results = results_by_ratio(entries, "early_bird")
-    markdown = to_markdown(*full_tables(results, "early_bird", topic_of(sweep)))
-    assert markdown in (RESULTS / f"{COMPARISON}.md").read_text()
-    assert (RESULTS / COMPARISON / "table.csv").read_text() == to_csv(means_table(results))
-    assert (RESULTS / COMPARISON / "runs.csv").read_text() == to_csv(runs_table(entries))
+    files, _ = JOINING["texts"](JOINING["opened"](unpacked(tmp_path)))
+    assert files["table.md"] in (RESULTS / f"{COMPARISON}.md").read_text()
+    assert (RESULTS / COMPARISON / "table.csv").read_text() == files["table.csv"]
+    assert (RESULTS / COMPARISON / "runs.csv").read_text() == files["runs.csv"]
+
+
+def test_comparisons_of_other_settings_or_of_the_same_runs_are_not_joined(tmp_path: Path):
+    first, later = unpacked(tmp_path)
+    with pytest.raises(SystemExit, match="more than one comparison holds dense-s3"):
+        JOINING["joined"](JOINING["opened"]([later, later]))
+    grid = json.loads((later / "grid.json").read_text())
+    grid["settings"]["training"]["lr"] = 0.2
+    (later / "grid.json").write_text(json.dumps(grid))
+    with pytest.raises(SystemExit, match=r"other settings \(training.lr: 0.1 -> 0.2\)"):
+        JOINING["opened"]([first, later])
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_later_seeds_are_of_the_same_data_though_its_path_is_another(seed: int, tmp_path: Path):
+    first, later = unpacked(tmp_path)
+    names = (first / f"early_bird-p0.5-s{seed}", later / f"early_bird_as_released-p0.5-s{seed}")
+    early, released = (json.loads((name / "record.json").read_text())["ticket"]["distances"] for name in names)
+    # One dense search under two stop rules: up to the earlier draw every mask distance is the same to the bit.
+    assert len(early) < len(released) and released[: len(early)] == early
+
+
+COMPARED = runpy.run_path(str(REPOSITORY / "benchmarks" / "compare_seeds.py"))
 
 
 def test_the_page_of_a_comparison_has_the_differences_of_its_runs_and_what_holm_leaves():
-    compared = runpy.run_path(str(REPOSITORY / "benchmarks" / "compare_seeds.py"))
-    table, page = compared["table"](), (RESULTS / f"{COMPARISON}.md").read_text()
-    assert table in page
-    # Student's t of 4.303 is the 5 % point at two degrees of freedom; by hand, three differences with that t.
-    assert compared["probability"]([4.303 - 3**0.5, 4.303, 4.303 + 3**0.5]) == pytest.approx(0.05, abs=1e-4)
-    assert compared["holm"]([0.03, 0.01, 0.04]) == pytest.approx([0.06, 0.03, 0.06])
-    lowest = min(float(row.split("|")[6]) for row in table.splitlines()[2:])
-    assert lowest >= 0.05 and "No difference stands at 5 %" in page
+    page = (RESULTS / f"{COMPARISON}.md").read_text()
+    assert COMPARED["table"]() in page
+    rows = [line.strip("| ").split(" | ") for line in COMPARED["table"]().splitlines()[2:]]
+    without, whole = ({row[0] for row in rows if float(row[column]) < 0.05} for column in (3, 5))
+    lead, dense = "early_bird_restart = - early_bird", "dense - early_bird"
+    assert len(rows) == 14 and "Fourteen comparisons" in page and "corrected for the fourteen" in page
+    assert without == {lead, dense} and "Two differences stand at 5 %" in page
+    assert whole == {lead, dense, "uniform - early_bird"}
+
+
+def test_a_difference_without_the_seed_that_promoted_a_variant_has_the_seeds_that_both_have():
+    found = COMPARED["differences"](("early_bird_restart", True), ("early_bird", False))
+    assert list(found) == [0, 1, 2, 3, 4] and COMPARED["later"](found) == [found[seed] for seed in (1, 2, 3, 4)]
+    assert list(COMPARED["differences"](("reinit", True), ("early_bird_restart", True))) == [0, 1, 2]
+
+
+# The 5 % points of Student's t, as tables print them, for 1 to 6 degrees of freedom.
+@pytest.mark.parametrize(("degrees", "t"), [*enumerate([12.706, 4.303, 3.182, 2.776, 2.571, 2.447], 1)])
+def test_a_paired_t_test_at_the_tabulated_point_has_probability_five_percent(degrees: int, t: float):
+    plain = [float(i) for i in range(degrees + 1)]
+    middle, error = statistics.fmean(plain), statistics.stdev(plain) / len(plain) ** 0.5
+    points = [value - middle + t * error for value in plain]  # whose mean is t standard errors
+    assert COMPARED["probability"](points) == pytest.approx(0.05, abs=1e-4)
+
+
+def test_holm_multiplies_the_smallest_probability_by_their_number_and_keeps_the_order():
+    assert COMPARED["holm"]([0.03, 0.01, 0.04]) == pytest.approx([0.06, 0.03, 0.06])
 
 
 def test_there_is_a_comparison_and_its_records_are_of_finished_runs(tmp_path: Path):
-    paths = list(unpack(COMPARISON, tmp_path).glob("*/record.json"))
-    assert len(paths) == 78
-    assert {json.loads(path.read_text())["status"] for path in paths} == {"finished"}
+    paths = [list(folder.glob("*/record.json")) for folder in unpacked(tmp_path)]
+    assert [len(found) for found in paths] == [78, 13]
+    assert {json.loads(path.read_text())["status"] for found in paths for path in found} == {"finished"}
 
 
 def test_the_page_of_the_policies_is_the_table_of_its_records(tmp_path: Path):
