@@ -4,9 +4,11 @@ One small hierarchy. Each message is one line: what is wrong, where, the legal v
 it as it stands and exits with code 2.
 """
 
+import os
 import re
 from collections.abc import Iterable
 from numbers import Integral, Real
+from pathlib import Path
 
 
 class EarlyBirdError(Exception):
@@ -93,6 +95,13 @@ def require_type(name: str, value: object, wanted: type, error: type[EarlyBirdEr
     """Raise `error` unless a value is of a class."""
     if not isinstance(value, wanted):
         raise error(f"{name} is a {type(value).__name__}; {cure}")
+
+
+def path_given(name: str, value: object, error: type[EarlyBirdError]) -> Path:
+    """The path that an argument names; raise `error` where it is no text and no path."""
+    if not isinstance(value, (str, os.PathLike)) or isinstance(value, bytes):
+        raise error(f"{name} is {value!r:.60}; give a path")
+    return Path(value)
 
 
 def wrong_value(name: str, value: object, expected: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 from earlybird import EarlyBird, channel_groups, draw_mask, load, save, slim
-from earlybird.core import ChannelMask, bn_l1_proximal_, bn_l1_subgradient_, bn_scale, filter_l1
+from earlybird.core import ChannelMask, Ticket, WeightMask, bn_l1_proximal_, bn_l1_subgradient_, bn_scale, filter_l1
 from earlybird.errors import EarlyBirdError
 
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -130,3 +131,37 @@ def test_a_mask_of_a_list_and_a_state_of_nothing():
     refused("mask of layer is a list; give name -> torch.bool tensor", lambda: ChannelMask([True]))  # type: ignore[arg-type]
     refused(r"detector state holds prune ratios \[\]", lambda: EarlyBird(0.5, GROUPS).load_state_dict({}))
     refused("into is a str; give the dense network", lambda: load("nowhere", into="vgg11"))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mask": {"1": torch.ones(8) > 0}}, {"weights": [1]}, {"weights": {"w": 1}}, {"prune_ratio": "0.5"},
+        {"prune_ratio": 1.5}, {"prune_ratio": True}, {"realised_ratio": float("nan")}, {"drawn_after": 1.5},
+        {"drawn_after": -1}, {"rule": None}, {"window": "5"}, {"epsilon": [0.1]}, {"distances": [0.1]},
+        {"distances": (2.0,)}, {"distances": ("x",)}, {"flags": "drawn late"}, {"flags": (1,)}, {"notes": [1]},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_field_of_a_ticket_that_is_none(change: dict[str, Any]):
+    fields: dict[str, Any] = {"mask": MASK, "weights": {}, "prune_ratio": 0.5, "realised_ratio": 0.5, "drawn_after": 1}
+    assert Ticket(**fields).mask == MASK
+    refused(f"^{next(iter(change)).rstrip('s')}", lambda: Ticket(**(fields | change)))
+
+
+@pytest.mark.parametrize("path", [3, None, b"x", ["x"]])
+def test_a_path_that_is_none(path: Any):
+    ticket = Ticket(MASK, {}, 0.5, 0.5, 1)
+    for call in (lambda: ticket.save(path), lambda: Ticket.load(path), lambda: WeightMask.load(path)):
+        refused("path is .*; give a path", call)
+    refused("folder is .*; give a path", lambda: save(MODEL, path))
+    refused("folder is .*; give a path", lambda: load(path))
+
+
+def test_a_path_of_the_wrong_kind(tmp_path: Path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "taken" / "model.safetensors").mkdir(parents=True)
+    refused("is a folder; give the path of a file", lambda: Ticket(MASK, {}, 0.5, 0.5, 1).save(tmp_path))
+    for folder in ("file", "file/below", "taken"):
+        refused("is no folder that can hold the files", lambda folder=folder: save(MODEL, tmp_path / folder))
+    assert (tmp_path / "file").read_text() == "mine"

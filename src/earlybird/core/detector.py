@@ -178,7 +178,7 @@ class EarlyBird:
         """
         histories = state.get("histories") if isinstance(state, Mapping) else None
         if not isinstance(histories, Mapping) or set(histories) != set(self.prune_ratios):
-            theirs = [*histories] if isinstance(histories, Mapping) else "no"
+            theirs = [*histories] if isinstance(histories, Mapping) else []
             told = f"detector state holds prune ratios {theirs}, this detector {self.prune_ratios}"
             raise ConfigError(f"{told}; make it with the same")
         draws: Any = state.get("draws")

@@ -7,6 +7,7 @@ can reach exact zeros. Every `_BatchNorm` is penalised, SyncBatchNorm included; 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ def bn_l1_subgradient_(model: nn.Module, strength: float | Tensor) -> None:
     Raises:
         ConfigError: `strength` is a negative number or not finite.
     """
-    if not isinstance(strength, Tensor):
+    if not isinstance(strength, Tensor) or strength.dim():
         _check(strength)
     for scale in _scales(model):
         if scale.grad is not None:
@@ -62,7 +63,7 @@ def _scales(model: nn.Module) -> list[Tensor]:
     return list({id(scale): scale for scale in scales if scale is not None and scale.requires_grad}.values())
 
 
-def _check(strength: float) -> None:
+def _check(strength: Any) -> None:
     # Also catches NaN.
     require(
         "penalty strength",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,19 +21,19 @@ from torch import Tensor
 
 from earlybird.atomic import json_object, read_file, write_atomically
 from earlybird.core.mask import ChannelMask
-from earlybird.errors import TicketError, first_line, reason
+from earlybird.errors import TicketError, first_line, is_integer, is_number, path_given, reason, require_type
 
 Parsed = TypeVar("Parsed")
 
 _NO_DIGEST = b"0" * 64
 # How a field's type reads in JSON.
-_JSON_TYPES: dict[str, tuple[type, ...]] = {
-    "str": (str,),
-    "int": (int,),
-    "float": (int, float),
-    "tuple[float, ...]": (list,),
-    "tuple[str, ...]": (list,),
-    "Mapping[str, Any]": (dict,),
+_FITS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "str": (lambda value: isinstance(value, str), "text"),
+    "int": (lambda value: is_integer(value) and value >= 0, "an integer >= 0"),
+    "float": (lambda value: is_number(value) and 0 <= value < math.inf, "a number >= 0"),
+    "tuple[float, ...]": (lambda value: _all(value, _is_share), "a tuple of numbers in [0, 1]"),
+    "tuple[str, ...]": (lambda value: _all(value, lambda one: isinstance(one, str)), "a tuple of texts"),
+    "Mapping[str, Any]": (lambda value: isinstance(value, Mapping), "a dict of JSON values"),
 }
 
 
@@ -58,9 +59,11 @@ class TensorFormat:
         """Write a file, replacing an older one in one step that survives a crash.
 
         Raises:
-            TicketError: the header is no JSON.
+            TicketError: the header is no JSON, or the path is a folder.
             OSError: the disk is full or refuses; an older file is intact.
         """
+        if path.is_dir():
+            raise TicketError(f"{path} is a folder; give the path of a file, such as {path / self.give}")
         # The digest first, so that nothing before it can look like it.
         header = {"sha256": _NO_DIGEST.decode(), "format_version": self.version, **header}
         try:
@@ -156,6 +159,9 @@ class Ticket:
         distances: consecutive mask distances so far; the first is draw 2 against draw 1.
         flags: caveats, one sentence each.
         notes: JSON values a trainer adds (clock, step, epoch, ...).
+
+    Raises:
+        TicketError: a value is of another type, or out of range.
     """
 
     mask: ChannelMask
@@ -176,6 +182,16 @@ class Ticket:
     flags: tuple[str, ...] = ()
     notes: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        require_type("mask", self.mask, ChannelMask, TicketError, "give a ChannelMask")
+        require_type("weights", self.weights, Mapping, TicketError, "give a state dict")
+        for name, weight in self.weights.items():
+            require_type(f"weight {name!r}", weight, Tensor, TicketError, "give a tensor")
+        for f in _plain():
+            (fits, expected), value = _FITS[str(f.type)], getattr(self, f.name)
+            if not fits(value) or (f.name.endswith("_ratio") and value > 1):
+                raise TicketError(f"{f.name} is {value!r:.80}; give {expected}")
+
     def __repr__(self) -> str:
         kept = f"keeps {sum(self.mask.kept_counts().values())} of {sum(self.mask.widths().values())} channels"
         ratio = f"prune ratio {self.prune_ratio:g} (realised {self.realised_ratio:.3f})"
@@ -192,7 +208,7 @@ class Ticket:
         tensors = {f"mask.{name}": keep.to(torch.uint8) for name, keep in self.mask.items()}
         tensors |= {f"weights.{name}": value for name, value in self.weights.items()}
         header = {"layers": list(self.mask), **{f.name: getattr(self, f.name) for f in _plain()}}
-        _FILE.save(Path(path), header, tensors)
+        _FILE.save(path_given("path", path, TicketError), header, tensors)
 
     @classmethod
     def load(cls, path: str | Path) -> Ticket:
@@ -207,7 +223,7 @@ class Ticket:
             weights = {name.removeprefix("weights."): t for name, t in tensors.items() if name.startswith("weights.")}
             return cls(mask=mask, weights=weights, **_plain_fields(header))
 
-        return _FILE.load(Path(path), parse)
+        return _FILE.load(path_given("path", path, TicketError), parse)
 
 
 def _plain() -> list[dataclasses.Field[Any]]:
@@ -215,17 +231,18 @@ def _plain() -> list[dataclasses.Field[Any]]:
     return [f for f in dataclasses.fields(Ticket) if f.name not in ("mask", "weights")]
 
 
+_TUPLES = ("distances", "flags")
+
+
 def _plain_fields(header: Mapping[str, Any]) -> dict[str, Any]:
     header = {"tie_score": "mean", **header}  # Younger than the format.
     values = {f.name: header[f.name] for f in _plain()}
-    for f in _plain():
-        if not isinstance(values[f.name], _JSON_TYPES[str(f.type)]):
-            raise TypeError(f"{f.name} is {values[f.name]!r}")
-        if isinstance(values[f.name], bool) or (isinstance(values[f.name], (int, float)) and values[f.name] < 0):
-            raise ValueError(f"{f.name} is {values[f.name]!r}")
-    shares = [values["prune_ratio"], values["realised_ratio"], *values["distances"]]
-    if not all(type(share) in (int, float) and 0 <= share <= 1 for share in shares):
-        raise ValueError(f"a ratio or a distance is none in [0, 1]: {shares}")
-    if not all(isinstance(flag, str) for flag in values["flags"]):
-        raise TypeError(f"flags is {values['flags']!r}")
-    return values | {"distances": tuple(values["distances"]), "flags": tuple(values["flags"])}
+    return values | {key: tuple(value) for key, value in values.items() if key in _TUPLES and isinstance(value, list)}
+
+
+def _all(values: Any, fits: Callable[[Any], bool]) -> bool:
+    return isinstance(values, tuple) and all(map(fits, values))
+
+
+def _is_share(value: Any) -> bool:
+    return is_number(value) and 0 <= value <= 1

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from earlybird.core.criteria import weighted_layers
 from earlybird.core.mask import BoolTensors
 from earlybird.core.ticket import TensorFormat, kept_flags
-from earlybird.errors import MaskError, NonFiniteError, require
+from earlybird.errors import MaskError, NonFiniteError, TicketError, path_given, require
 
 _FILE = TensorFormat("weight mask", "earlybird_weight_mask", 1, "run the search again", "weight-mask.safetensors")
 
@@ -75,7 +75,7 @@ class WeightMask(BoolTensors):
             OSError: the disk is full or refuses.
         """
         tensors = {f"keep.{name}": flags.to(torch.uint8) for name, flags in self._keep.items()}
-        _FILE.save(Path(path), {"parameters": list(self._keep), "notes": notes}, tensors)
+        _FILE.save(path_given("path", path, TicketError), {"parameters": list(self._keep), "notes": notes}, tensors)
 
     @classmethod
     def load(cls, path: str | Path) -> tuple[WeightMask, dict[str, Any]]:
@@ -89,7 +89,7 @@ class WeightMask(BoolTensors):
             mask = cls({name: kept_flags(tensors, f"keep.{name}") for name in header["parameters"]})
             return mask, dict(header["notes"])
 
-        return _FILE.load(Path(path), parse)
+        return _FILE.load(path_given("path", path, TicketError), parse)
 
 
 def prunable_weights(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import earlybird
 from earlybird.atomic import SEAL, json_object, read_file, sealed_json, unsealed_json, write_atomically
 from earlybird.copying import full_name
 from earlybird.core import ChannelMask
-from earlybird.errors import CheckpointError, ConfigError, SlimError, reason, require_type
+from earlybird.errors import CheckpointError, ConfigError, SlimError, path_given, reason, require_type
 from earlybird.models.catalog import BUILT_IN, Watched, build_named, unmade
 from earlybird.slimming.layers import LAYER_KINDS, kind_of
 from earlybird.slimming.selection import GATHERING, GATHERING_NORMS, Norm, let_gather_, let_scatter_
@@ -64,13 +65,14 @@ def save(
 
     Raises:
         ConfigError: the factory has no name by which it could be found again, or the arguments are no JSON.
-        CheckpointError: the state dict holds something that is no tensor.
+        CheckpointError: the state dict holds something that is no tensor, or `folder` is a file.
         OSError: the disk is full or refuses.
 
     Example:
         >>> earlybird.save(small, "out", factory="torchvision:resnet18", kwargs={"num_classes": 10})
     """
     require_type("the network", model, nn.Module, CheckpointError, "give a torch.nn.Module")
+    folder = path_given("folder", folder, CheckpointError)
     data = safetensors.torch.save(_plain_tensors(model))
     description = {
         "format_version": FORMAT_VERSION,
@@ -88,10 +90,17 @@ def save(
         raise ConfigError(
             f"kwargs of the factory cannot be written as JSON ({reason(error)}); give plain values"
         ) from error
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    _make_folder(folder)
     write_atomically(folder / TENSORS, data)
     write_atomically(folder / DESCRIPTION, text)
+
+
+def _make_folder(folder: Path) -> None:
+    with suppress(FileExistsError, NotADirectoryError):  # which the next line finds
+        folder.mkdir(parents=True, exist_ok=True)
+    if not folder.is_dir() or (folder / TENSORS).is_dir() or (folder / DESCRIPTION).is_dir():
+        told = f"{folder} is no folder that can hold the files {TENSORS} and {DESCRIPTION}"
+        raise CheckpointError(f"{told}; give a new one, or the folder of an earlier network")
 
 
 def load(folder: str | Path, *, into: nn.Module | None = None, factory: Factory | None = None) -> nn.Module:
@@ -112,7 +121,7 @@ def load(folder: str | Path, *, into: nn.Module | None = None, factory: Factory 
     """
     if into is not None:
         require_type("into", into, nn.Module, CheckpointError, "give the dense network, a torch.nn.Module")
-    folder = Path(folder)
+    folder = path_given("folder", folder, CheckpointError)
     description = read_description(folder / DESCRIPTION)
     path = folder / TENSORS
     if not path.is_file():
