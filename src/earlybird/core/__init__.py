@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from earlybird.core.drawing import draw_mask, draw_mask_per_layer, realised_ratio
     from earlybird.core.groups import ChannelGroups, mask_distance
     from earlybird.core.mask import ChannelMask
+    from earlybird.core.measured_allocation import MeasuredAllocation, allocate_measured
     from earlybird.core.penalty import bn_l1_proximal_, bn_l1_subgradient_
     from earlybird.core.saliency import BNSaliency
     from earlybird.core.ticket import Ticket
@@ -32,14 +33,14 @@ TieScore = Literal["mean", "max", "sum"]
 Policy = Literal["inner", "tie", "select"]
 PolicyChoice = Literal["auto", "inner", "tie", "select"]
 
-_MODULES = "allocation criteria detector drawing groups mask penalty saliency ticket weight_mask"
+_MODULES = "allocation criteria detector drawing groups mask measured_allocation penalty saliency ticket weight_mask"
 
 __all__ = [
     "ALLOCATIONS", "CRITERION_NAMES", "STOP_RULES", "BNSaliency", "ChannelGroups", "ChannelMask", "CostTerm",
-    "Criterion", "EarlyBird", "Policy", "PolicyChoice", "StepCost", "StopRule", "Ticket", "TieScore", "WeightMask",
-    "allocate", "bn_l1_proximal_", "bn_l1_subgradient_", "bn_scale", "draw_mask", "draw_mask_per_layer", "filter_l1",
-    "filter_l2", "first_firing_draw", "keep_largest", "mask_distance", "mask_weights_", "prunable_weights",
-    "realised_ratio", "taylor",
+    "Criterion", "EarlyBird", "MeasuredAllocation", "Policy", "PolicyChoice", "StepCost", "StopRule", "Ticket",
+    "TieScore", "WeightMask", "allocate", "allocate_measured", "bn_l1_proximal_", "bn_l1_subgradient_", "bn_scale",
+    "draw_mask", "draw_mask_per_layer", "filter_l1", "filter_l2", "first_firing_draw", "keep_largest", "mask_distance",
+    "mask_weights_", "prunable_weights", "realised_ratio", "taylor",
 ]  # fmt: skip
 
 
