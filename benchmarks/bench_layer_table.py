@@ -3,8 +3,8 @@
     python benchmarks/bench_layer_table.py [--threads 1] [--batch 32] [--precision fp32]
 
 Prints the ratio T(slim) / T(dense) of each mask, predicted and measured, and the median and worst relative error; the
-same for the networks that allocation `time` gives for budgets of the dense seconds. The networks are small, so that it
-takes minutes. Seconds are CPU seconds.
+same for the networks that allocation `time` gives for budgets of the dense seconds, as predicted and then corrected by
+the real step. The networks are small, so that it takes minutes. Seconds are CPU seconds.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 import torch
 from torch import Tensor, nn
 
-from earlybird import channel_groups, draw_mask, slim
+from earlybird import ChannelMask, channel_groups, draw_mask, slim
 from earlybird.cli.main import keep_freed_memory
-from earlybird.core import ChannelGroups, allocate
+from earlybird.core import ChannelGroups, allocate, allocate_measured
 from earlybird.core.drawing import rank_units
 from earlybird.cost import TrainingStep, count_cost
 from earlybird.cost.layer_chains import Autocast
@@ -57,12 +57,19 @@ def errors_of(name: str, width: float, images: Tensor, precision: str) -> list[f
         ratio, scores = RATIOS[number % len(RATIOS)], random_scores(groups, generator)
         masks[f"mask {number}, p = {ratio}"] = draw_mask(scores, ratio, groups, round_to=8, min_channels=8)
     ranking = rank_units(scores, groups)
+    model = placed(dense, images)
+
+    def measure(mask: ChannelMask) -> float:
+        net = slim(model, mask, images[:2], groups, check=False)
+        return shares(model, {"net": net}, images, timer, autocast)[1]["net"] * table.dense_seconds
+
     for share in BUDGETS:
         with suppress(ConfigError):  # Where streams keep their width, a quarter of the rest may cost more.
             masks[f"budget {share}"] = allocate(ranking, table.cost, share * table.dense_seconds)
+            found = allocate_measured(ranking, table.cost, share * table.dense_seconds, measure)
+            masks[f"{share}, {found.corrections} corrected"] = found.mask
     for label, counts in zip(("half", "quarter"), table.slim_counts, strict=True):
         masks[f"{label} width"] = first_units(groups, counts)
-    model = placed(dense, images)
     nets = {label: slim(model, mask, images[:2], groups, check=False) for label, mask in masks.items()}
     of_macs, of_seconds = shares(model, nets, images, timer, autocast)
     constant = table.cost.constant_seconds / table.dense_seconds
