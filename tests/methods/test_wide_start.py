@@ -6,11 +6,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from earlybird.core import Ticket
+from earlybird.core import ChannelGroups, CostTerm, StepCost, Ticket
+from earlybird.cost import LayerTable
 from earlybird.errors import ConfigError, MethodError, RunFolderError
 from earlybird.methods import budget as budgets
+from earlybird.methods import wide_start
 from earlybird.runs.record_file import recorded_training_macs
 from earlybird.runs.run import run
 from earlybird.settings.budget import Budget, parse_budget
@@ -25,6 +28,7 @@ WAYS = {
     "one cut": ("wide_start", {}),
     "several cuts": ("wide_start", SEVERAL),
     "global": ("wide_start", {"allocation": "global", "share": 0.2}),
+    "saliency": ("wide_start", {"criterion": "bn_saliency", "share": 0.2}),
     "new weights": ("wide_start", {"share": 0.2, "weights": "initial"}),
     "narrow": ("narrow", {}),
     "early_bird": ("early_bird", {"draw_at": 3, "round_to": 1}),
@@ -51,7 +55,7 @@ def test_a_run_costs_its_share_of_the_dense_run(way: str, tiny_settings, tmp_pat
     assert found["resolved"]["total_steps"] == 30  # half of 60
 
 
-@pytest.mark.parametrize("way", ["one cut", "several cuts", "early_bird"])
+@pytest.mark.parametrize("way", ["one cut", "several cuts", "saliency", "early_bird"])
 @pytest.mark.parametrize("steps", [2, 8, 25])
 def test_killed_anywhere_it_ends_with_the_same_bits(
     way: str, steps: int, tiny_settings, tmp_path: Path, monkeypatch, run_once
@@ -119,6 +123,32 @@ def test_a_budget_of_time_counts_measured_steps(tiny_settings, tmp_path: Path, f
     images = {phase: found["cost"]["phases"][phase]["images"] for phase in ("search", "retrain")}
     assert images["search"] + told["step_ratio"] * images["retrain"] == pytest.approx(0.6 * 12 * 90, abs=15)
     assert not (tmp_path / "run" / "failed.json").exists()
+
+
+def test_allocation_by_time_takes_the_seconds_of_the_layers(tiny_settings, tmp_path: Path, fake_times, monkeypatch):
+    """Layers that cost nothing stay whole, and the measured step is met all the same."""
+    folders = []
+
+    def table(dense: Any, groups: ChannelGroups, images: Any, *, cache: Path, **_: Any) -> LayerTable:
+        folders.append(cache)
+        sizes = [block.size for block in groups.blocks]
+        grid = np.array([[0.0, 0.7]])
+        terms = [CostTerm("last", {}, {len(sizes) - 1: 1.0}, 0.0, 0.0, np.zeros(1), np.array([0.0, sizes[-1]]), grid)]
+        return LayerTable(groups, StepCost(terms, 0.3), 1.0, (), (), 1.0)
+
+    monkeypatch.setattr(wide_start, "measure_layer_table", table)
+    settings = settings_of(tiny_settings, "one cut", budget="time=0.6")
+    settings["method"] |= {"allocation": "time", "share": 0.2}
+    record = go(settings, tmp_path / "run")
+    kept = [layer["kept"] / layer["dense"] for layer in record["layers"]]
+    assert folders == [tmp_path / "run"]
+    assert max(kept) == 1.0 and min(kept) < 0.7
+    assert record["notes"]["budget"]["step_ratio"] == pytest.approx(0.6, abs=0.05)
+
+
+def test_saliency_needs_a_start(tiny_settings):
+    with pytest.raises(ConfigError, match=r"'bn_saliency' gathers gradients; give --method\.share above 0"):
+        RunConfig.from_dict(tiny_settings("wide_start", criterion="bn_saliency", share=0.0))
 
 
 def test_runs_share_measured_times(tiny_settings, tmp_path: Path, fake_times):

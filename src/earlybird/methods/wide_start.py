@@ -6,7 +6,7 @@ dense network, and drawn again until the step time is the one asked for. One cut
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,10 +15,11 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from earlybird.atomic import write_atomically
-from earlybird.core import ChannelMask, Ticket, bn_scale
+from earlybird.atomic import file_lock, write_atomically
+from earlybird.core import BNSaliency, ChannelGroups, ChannelMask, Ticket, allocate, bn_scale
 from earlybird.core.drawing import highest_of_blocks, nearest_count, rank_units, realised_ratio, scored_groups
 from earlybird.cost import (
+    LayerTable,
     MethodPlan,
     ModelCost,
     Schedule,
@@ -26,9 +27,10 @@ from earlybird.cost import (
     Work,
     count_cost,
     count_cost_and_traffic,
+    measure_layer_table,
     steps_that_train,
 )
-from earlybird.errors import MethodError
+from earlybird.errors import ConfigError, MethodError
 from earlybird.methods.budget import step_ratio, stretch
 from earlybird.methods.early_bird import refuse_nothing_to_cut
 from earlybird.methods.hooks import momentum_file
@@ -102,11 +104,31 @@ def plan(method: WideStart, schedule: Schedule) -> MethodPlan:
 
 
 class _StretchHooks(Hooks):
-    """Ends a stretch of the search at its last step, and keeps the momentum of that moment."""
+    """Gathers scores over a stretch of the search, ends it at its last step, and keeps the momentum of that moment."""
 
-    def __init__(self, end_step: int) -> None:
-        self.end_step = end_step
+    def __init__(self, end_step: int, saliency: BNSaliency | None) -> None:
+        self.end_step, self.saliency = end_step, saliency
         self.momentum: dict[str, Tensor] = {}
+
+    def change_gradients(self, model: nn.Module, strengths: Sequence[float | Tensor]) -> None:
+        """Gradients of the loss alone, for a score that gathers them."""
+        if self.saliency is not None:
+            self.saliency.update(model)
+
+    def tensors(self) -> Sequence[Tensor]:
+        """What such a score has gathered."""
+        return () if self.saliency is None else self.saliency.tensors()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it has gathered."""
+        return {} if self.saliency is None else {"saliency": self.saliency.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take it back."""
+        if self.saliency is None:
+            super().load_state_dict(state)
+        else:
+            self.saliency.load_state_dict(state["saliency"])
 
     def after_step(self, state: FitState) -> bool:
         """End the phase, so that no checkpoint comes between its last step and the cut."""
@@ -124,7 +146,10 @@ def _train_to_cut(method: WideStart, task: Task, number: int, resume: dict[str, 
     before = _cut_by(task, number, cuts, carry) if number else Candidate(task.build(), "search", 0, 0)
     ratio = step_ratio(task, before.model, budget)
     first, last = stretch(session.planned_data, session.total_steps, begin, end, ratio)
-    hooks = _StretchHooks(last)
+    saliency = BNSaliency() if method.criterion == "bn_saliency" else None
+    if saliency is not None:
+        saliency.begin(before.model)  # A captured step makes nothing new.
+    hooks = _StretchHooks(last, saliency)
     if end > begin:
         span, cost = Span("search", first, last, round(session.total_steps / ratio)), task.cost(before.model)
         fit(
@@ -134,7 +159,10 @@ def _train_to_cut(method: WideStart, task: Task, number: int, resume: dict[str, 
     with session.meter("slim") as meter:
         mask = None if before.ticket is None else before.ticket.mask
         dense, example = task.build(), task.example_input()
-        widths = _Widths(method, dense, example, _at_full_width(bn_scale(before.model), mask))
+        scores = bn_scale(before.model) if saliency is None else saliency.scores()
+        widths = _Widths(method, dense, example, _at_full_width(scores, mask))
+        if method.allocation == "time" and budget.kind != "macs":
+            widths.table = _layer_table(method, task, dense, widths.ranking.groups)
         drawn, found = widths.fitted(target, mask, lambda small: step_ratio(task, small, budget))
     session.journal.ledger.add(meter.cost(Work()))
     session.progress.say(f"cut {number + 1} of {len(cuts)}: a step takes {found:.3f} of the dense network's seconds")
@@ -169,6 +197,7 @@ class _Widths:
         self.groups = channel_groups(dense, example, method.policy)
         self.ranking = rank_units(scores, scored_groups(scores, self.groups), method.tie_score)
         self.dense_macs = self.macs(dense)
+        self.table: LayerTable | None = None
         self._known: dict[ChannelMask, float] = {}
 
     def macs(self, model: nn.Module) -> int:
@@ -184,16 +213,19 @@ class _Widths:
     ) -> tuple[ChannelMask, float]:
         """Mask whose network measures nearest to `target`, and what it measures.
 
-        MACs lead to the first widths; what these measure corrects the MACs that the next are drawn for.
+        MACs, or a table of layers, lead to the first widths; what these measure corrects what the next are drawn for.
 
         Args:
             target: share of the dense network, in (0, 1].
             before: the mask of the cut before; what it removed stays removed.
             measure: share of the dense network that a network takes.
+
+        Raises:
+            MethodError: no network that the table of layers knows is so quick.
         """
         aim, tried = target, dict[ChannelMask, float]()
         for _ in range(_TRIES):
-            mask = self._of_macs(aim, before)
+            mask = self._of_macs(aim, before) if self.table is None else self._of_seconds(aim, before, self.table)
             if mask in tried:
                 break
             tried[mask] = measure(self.network(mask))
@@ -202,6 +234,17 @@ class _Widths:
             aim *= target / tried[mask]
         best = min(tried, key=lambda mask: abs(tried[mask] - target))
         return best, tried[best]
+
+    def _of_seconds(self, share: float, before: ChannelMask | None, table: LayerTable) -> ChannelMask:
+        """Mask that keeps most of the scores in a share of the dense network's seconds."""
+        method, seconds = self.method, share * table.dense_seconds
+        try:
+            return allocate(
+                self.ranking, table.cost, seconds, round_to=method.round_to, floor=method.min_share, within=before
+            )
+        except ConfigError as error:
+            told = f"a step of {share:.2f} of the dense network's seconds cannot be had: {error}"
+            raise MethodError(f"{told}; raise --method.step_ratio or lower --method.min_share") from error
 
     def _of_macs(self, share: float, before: ChannelMask | None) -> ChannelMask:
         """Mask whose MACs come nearest to a share of the dense network's: masks are nested, so bisection finds it."""
@@ -226,11 +269,21 @@ class _Widths:
         stay[self.ranking.lowest_first[round(removed * groups.num_units) :]] = True
         counts = []
         for block in groups.blocks:
-            wanted = round((1 - removed) * block.size) if method.allocation == "uniform" else int(stay[block].sum())
+            wanted = int(stay[block].sum()) if method.allocation == "global" else round((1 - removed) * block.size)
             floor = max(1, round(method.min_share * block.size))
             count = nearest_count(wanted, block.size, method.round_to, floor)
             counts.append(min(count, int(alive[block].sum())))
         return groups.mask_of(torch.from_numpy(highest_of_blocks(self.ranking, counts)))
+
+
+def _layer_table(method: WideStart, task: Task, dense: nn.Module, groups: ChannelGroups) -> LayerTable:
+    """Measured seconds of the network's layers; runs that share their step times share them too."""
+    session, folder = task.session, task.folder if task.step_times is None else task.step_times.parent
+    images, _ = next(iter(session.train.epoch(0)))
+    with file_lock(folder / ".layer-table.lock"):
+        return measure_layer_table(
+            dense, groups, images, autocast=session.compute.autocast, round_to=method.round_to, cache=folder
+        )
 
 
 def _at_full_width(scores: Mapping[str, Tensor], mask: ChannelMask | None) -> dict[str, Tensor]:

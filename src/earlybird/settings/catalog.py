@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from earlybird.methods.task import Candidate, Task
 
-# How a budget of step time is shared among the layers (`docs/method.md`).
-Allocation = Literal["uniform", "global"]
+# How a budget of step time is shared among the layers (`core/allocation.py`).
+Allocation = Literal["uniform", "global", "time"]
 
 
 @dataclass(frozen=True)
@@ -221,9 +221,11 @@ class WideStart(MethodSettings):
     )
     cuts: str = setting("", "several cuts instead of one, SHARE/STEP_RATIO each: 0.03/0.8,0.08/0.62,0.15/0.5")
     allocation: Allocation = setting(
-        "uniform", "which layers go: uniform = the same fraction of each; global = the lowest scores of all layers"
+        "uniform",
+        "which layers go: uniform = the same fraction of each; global = the lowest scores of all; time = what keeps "
+        "most of the scores for the seconds (measures the layers first)",
     )
-    criterion: Literal["bn_scale"] = setting("bn_scale", "which channels of a layer stay")
+    criterion: Literal["bn_scale", "bn_saliency"] = setting("bn_scale", "score by which channels stay")
     weights: Literal["inherit", "initial"] = setting("inherit", "weights after the cut: trained, or the run's initial")
     schedule: Literal["auto", "continue", "restart"] = setting(
         "auto", "learning rate after the cut: auto = restart after one cut, continue after several"
@@ -240,6 +242,8 @@ class WideStart(MethodSettings):
         rising = list(shares) == sorted(set(shares)) and list(ratios) == sorted(set(ratios), reverse=True)
         expected = "SHARE/STEP_RATIO pairs, shares rising in [0, 1), ratios falling in (0, 1]"
         require("method.cuts", self.cuts, legal and rising, expected)
+        if self.criterion == "bn_saliency" and not shares[0]:
+            raise ConfigError("method.criterion 'bn_saliency' gathers gradients; give --method.share above 0")
 
     @property
     def resolved_schedule(self) -> Literal["continue", "restart"]:
