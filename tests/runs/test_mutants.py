@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -10,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from earlybird.atomic import SEAL, sealed_json
+from earlybird.cli.options import parse_run
 from earlybird.data import DataBundle, MemoryImages
 from earlybird.data.decode import cached
 from earlybird.energy.power_log import MeterReading
@@ -201,5 +204,59 @@ def test_a_cache_of_pictures_that_is_not_what_it_should_be(tmp_path_factory, tri
         assert len(found.mean) == len(found.std) == 3 and min(found.std) > 0 and sum(found.mean) >= -3
         assert all(isinstance(name, str) for name in found.class_names) and len(found.class_names) == 2
         shutil.rmtree(folder)
+
+    try_one()
+
+
+@TRIES
+def test_a_configuration_that_is_given_by_a_flag(finished, tmp_path_factory, tries: int):
+    plain = yaml.safe_load((finished["early_bird"] / "config.yaml").read_text())
+    path = tmp_path_factory.mktemp("config") / "mine.yaml"
+
+    @tried(tries)
+    def try_one(draw: st.DataObject) -> None:
+        path.write_text(yaml.safe_dump(mutant(plain, draw)))
+        found = read(lambda: parse_run("train", "", ["--config", str(path)])[0])
+        assert found is None or RunConfig.from_dict(found.to_dict()) == found
+
+    try_one()
+
+
+@TRIES
+def test_a_network_whose_header_or_tensors_are_not_what_they_should_be(finished, tmp_path_factory, tries: int):
+    folder = tmp_path_factory.mktemp("network")
+    description = json.loads((finished["early_bird"] / "config.json").read_text())
+    data = (finished["early_bird"] / "model.safetensors").read_bytes()
+    good = load_network(finished["early_bird"])[0].state_dict()
+    end = 8 + int.from_bytes(data[:8], "little")
+    kinds = (torch.float64, torch.float16, torch.int64, torch.bool, torch.uint8)
+
+    def other_header(draw: st.DataObject) -> bytes:
+        header = json.dumps(mutant(json.loads(data[8:end]), draw)).encode()
+        return len(header).to_bytes(8, "little") + header + data[end:]
+
+    def other_tensors(draw: st.DataObject) -> bytes:
+        tensors = safetensors.torch.load(data)
+        name = draw.draw(st.sampled_from(sorted(tensors)))
+        tensor, kind = tensors.pop(name), draw.draw(st.sampled_from(["gone", "longer", "flat", "deep", "kind", "name"]))
+        changed = {
+            "gone": {}, "longer": {name: torch.cat([tensor.view(-1), tensor.view(-1)])},
+            "flat": {name: tensor.reshape(-1).clone()}, "deep": {name: tensor[None].clone()},
+            "kind": {name: tensor.to(draw.draw(st.sampled_from(kinds)))}, "name": {f"{name}.x": tensor},
+        }[kind]  # fmt: skip
+        return safetensors.torch.save(tensors | changed)
+
+    @tried(tries)
+    def try_one(draw: st.DataObject) -> None:
+        changed = draw.draw(st.sampled_from([other_header, other_tensors]))(draw)
+        (folder / "model.safetensors").write_bytes(changed)
+        stored = description | {"sha256": hashlib.sha256(changed).hexdigest()}
+        stored.pop(SEAL)
+        (folder / "config.json").write_bytes(sealed_json(stored))
+        found = read(lambda: load_network(folder))
+        kept = found[0].state_dict() if found else good
+        assert {name: (x.shape, x.dtype) for name, x in kept.items()} == {
+            n: (x.shape, x.dtype) for n, x in good.items()
+        }
 
     try_one()
