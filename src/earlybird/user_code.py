@@ -44,7 +44,9 @@ def find_callable(name: str, kind: Kind, error: type[EarlyBirdError], *, other_f
             while it was loaded; or it cannot be called.
     """
     source, _, attribute = name.rpartition(":")
-    if not source or not attribute or not is_code(name, kind):  # What no check took for code is never run.
+    if (
+        not source or not attribute or attribute.startswith("/") or not is_code(name, kind)
+    ):  # What no check took for code is never run.
         raise error(f"{kind} {name!r} names no callable; write pkg.mod:callable or file.py:callable")
     if source.endswith(".py"):
         module = _load_file(Path(source), kind, error)

@@ -196,3 +196,32 @@ def test_the_measure_is_strict(given: str, legal: list[str], meant: str | None):
 def test_an_empty_value_is_a_wrong_value(flag: str, key: str, capsys):
     for arguments in ([flag, ""], [f"{flag}="]):
         assert complaint(["train", *arguments], capsys).strip() == f"earlybird: {key} is ''; give a number"
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("train --training.lr.x 3", "unknown setting --training.lr.x; "),
+        ("train --method.prune_ratio.x 1", "unknown setting --method.prune_ratio.x; "),
+        ("train --config=", "--config is ''; give a YAML file"),
+        ("train --data http://x", "data 'http://x' names no callable; "),
+        ("search --draws x", "draws is 'x'; give a list such as [rule,0,5,last] or null"),
+        ("search --ratios x", "ratios is 'x'; give a list of numbers such as [0.3,0.5] or null"),
+        ("compare --methods dense --ratio 0.5", "--ratio is of one run; compare takes --ratios"),
+        ("compare --methods dense --method.name dense", "--method is of one run; compare takes --methods"),
+        ("compare --methods early_bird:draw_at", "'draw_at' stands without its value; write early_bird:draw_at=VALUE"),
+        ("compare --methods early_bird:foo=1", "early_bird:foo=1: unknown key in 'method': 'foo'; "),
+        ("train --method snip --method.window 3", "unknown setting --method.window; "),
+        ("train --seeds 1,2", "unknown setting --seeds; did you mean --seed? "),
+        ("cost --ticket-epoch 1000", "--ticket-epoch is 1000.0; give a number in [0, 160]"),
+        ("cost --paper table9", "--paper is 'table9'; "),
+        ("export nothing", "no format given; add --onnx, --pt2 or both"),
+        ("list modles", "topic is 'modles'; give methods, or nothing for all names"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_in_the_words_of_the_user(
+    command: str, said: str, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert said in complaint(command.split(), capsys)
+    assert not any(tmp_path.iterdir())

@@ -7,7 +7,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from earlybird.cli.options import CONFIG, Flags, Parser, expand_short_flags, section_flags
+from earlybird.cli.options import CONFIG, SHORT_FLAGS, Flags, Parser, expand_short_flags, section_flags
 from earlybird.errors import ConfigError, require
 from earlybird.grids.grid import Block, Grid, at_early_birds_cost, nodes_of, read_value
 from earlybird.settings.fields import fits
@@ -106,7 +106,8 @@ def _without_method_settings(argv: Sequence[str]) -> tuple[list[str], dict[str, 
     for flag in flags:
         name, equals, value = flag.partition("=")
         if cure := _OF_ONE_RUN.get(name):
-            raise ConfigError(f"{name.replace('--training.', '--')} is of one run; compare takes {cure}")
+            short = next((short for short, long in SHORT_FLAGS.items() if long == name), name)
+            raise ConfigError(f"{short} is of one run; compare takes {cure}")
         if not name.startswith("--method.") or name == "--method.KEY":
             rest.append(flag)
             continue

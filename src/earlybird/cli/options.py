@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-from earlybird.errors import ConfigError, DataError, ModelError, did_you_mean, wrong_value
+from earlybird.errors import ConfigError, DataError, ModelError, did_you_mean, require, wrong_value
 from earlybird.settings.catalog import METHODS, PRESETS, method_class, method_label, preset_settings
 from earlybird.settings.fields import fits, legal_values
 from earlybird.settings.method import EarlyBirdTraining, Method
@@ -80,7 +80,9 @@ class Parser(ArgumentParser):
 
     def parse_args(self, args: Sequence[str], **kwargs: Any) -> Any:  # type: ignore[override]
         """Parse, with every complaint as a `ConfigError`."""
-        if self.takes_config and (file := value_of("--config", args)):
+        file = value_of("--config", args) if self.takes_config else None
+        require("--config", file, file != "", "a YAML file")
+        if file:
             self._check_config(file)
         try:
             return super().parse_args(args, **kwargs)
@@ -266,6 +268,9 @@ def _one_line(message: str, parser: Parser) -> str:
     text = " ".join(message.split())
     if unknown := re.search(r"unrecognized arguments?: (\S+)", text):
         return _unknown_setting(unknown.group(1), parser)
+    if nested := re.search(r"NestedArg\(key='([\w.]+)'", text):  # Something below a setting that holds no others.
+        key = re.search(r"Parser key \"([\w.]+)\"", text)
+        return _unknown_setting(f"--{key[1] if key else ''}.{nested[1]}", parser)
     wrong = re.search(r"Parser key \"([\w.]+)\":.*(?:Got value|Given value):\s?(.*)$", text)
     if wrong and wrong.group(1) in parser.kinds:
         return wrong_value(wrong.group(1), wrong.group(2), legal_values(parser.kinds[wrong.group(1)]))

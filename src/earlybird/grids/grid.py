@@ -20,7 +20,15 @@ import yaml
 
 from earlybird.errors import ConfigError, did_you_mean, require
 from earlybird.settings.budget import parse_budget
-from earlybird.settings.catalog import Dense, MatchedToCost, MatchedToTicket, method_class, preset_settings
+from earlybird.settings.catalog import (
+    METHODS,
+    PRESETS,
+    Dense,
+    MatchedToCost,
+    MatchedToTicket,
+    method_class,
+    preset_settings,
+)
 from earlybird.settings.method import EarlyBirdTraining, Method, StartsFromDense, StartsFromTicket, TicketRequest
 from earlybird.settings.run import RunConfig
 
@@ -143,6 +151,8 @@ def parse_method(text: str) -> tuple[str, dict[str, Any]]:
             settings[next(reversed(settings))] += f":{part}"
         else:
             name.append(part)
+    if len(name) > 1 and name[0] in (*METHODS, *PRESETS):
+        raise ConfigError(f"method {text!r}: {name[1]!r} stands without its value; write {name[0]}:{name[1]}=VALUE")
     if "name" in settings:
         raise ConfigError(f"method {text!r} sets its own name; give the other method by its name")
     return ":".join(name), {key: read_value(value) for key, value in settings.items()}

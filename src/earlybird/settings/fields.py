@@ -116,6 +116,8 @@ def legal_values(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return ", ".join(str(choice) for choice in get_args(kind))
     if get_origin(kind) in (list, tuple):
-        are_words = str in get_args(kind)
-        return "a list of names such as [stem,layer1*]" if are_words else "a list of numbers such as [0.3,0.5]"
+        (inner,) = {*get_args(kind)} - {...}
+        if get_origin(inner) in (Union, types.UnionType):
+            return "a list such as [rule,0,5,last]"
+        return "a list of names such as [stem,layer1*]" if inner is str else "a list of numbers such as [0.3,0.5]"
     return _WORDS.get(kind, str(kind))
