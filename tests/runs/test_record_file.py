@@ -22,7 +22,8 @@ def made(seed: int = 0) -> dict[str, Any]:
     """A record with the least that one must have."""
     return {
         "schema_version": 1, "run_id": f"s{seed}", "seeds": {"seed": seed}, "config": CONFIG,
-        "dense": NETWORK, "final": NETWORK, "metrics": [], "test": {"accuracy": 0.5},
+        "resolved": {"precision": "fp32"}, "dense": NETWORK, "final": NETWORK, "metrics": [],
+        "test": {"accuracy": 0.5, "samples": 8},
         "cost": {"phases": {"train": PHASE}, "total": PHASE},
     }  # fmt: skip
 
@@ -116,9 +117,9 @@ def test_json_that_is_no_record_is_one_line(tmp_path: Path, text: str, message: 
         ("final", {}, "final: '[a-z_]+' is a required property"),
         ("ticket", 1, "ticket: 1 is not of type 'object', 'null'"),
         ("cost", {}, "cost: '[a-z]+' is a required property"),
-        ("test", {"accuracy": 2.5}, "test.accuracy: 2.5 is greater than the maximum of 1"),
+        ("test", {"accuracy": 2.5, "samples": 8}, "test.accuracy: 2.5 is greater than the maximum of 1"),
         ("config", {**CONFIG, "method": {"name": 1}}, "config.method.name: 1 is not of type 'string'"),
-        ("test", {"accuracy": 0.5, "loss": -1.0}, "test.loss: -1.0 is less than the minimum of 0"),
+        ("test", {"accuracy": 0.5, "samples": 8, "loss": -1.0}, "test.loss: -1.0 is less than the minimum of 0"),
         ("test", {"accuracy": 0.5, "correct": 9, "samples": 8}, "test.correct: 9 is more than test.samples, 8"),
         ("uncut_test", {"accuracy": 0.5, "correct": 9, "samples": 8}, "uncut_test.correct: 9 is more than"),
         ("weight_mask", {"realised_ratio": 0.5, "kept": 3, "weights": 2}, "weight_mask.kept: 3 is more than"),
