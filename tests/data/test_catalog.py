@@ -171,6 +171,8 @@ def test_a_file_with_a_function_gives_the_bundle(tmp_path: Path) -> None:
     [
         ({"num_classes": 3}, "names 2 classes but num_classes is 3"),
         ({"std": (0.0,)}, "std above 0"),
+        ({"std": (float("inf"),)}, "1 finite numbers each, std above 0"),
+        ({"mean": (float("nan"),)}, "1 finite numbers each, std above 0"),
         ({"image_size": 5}, r"expected \(channels, height, width\) = \(1, 5, 5\)"),
         ({"num_classes": 1, "class_names": ("a",)}, r"'x' has 1 class, so that every accuracy is 1; give two or more"),
         (

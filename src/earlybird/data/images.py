@@ -6,6 +6,7 @@ not by a generator with a state: the draw for a sample never depends on which sa
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias
 
@@ -126,8 +127,9 @@ class DataBundle:
         if len(self.class_names) != self.num_classes:
             told = f"data '{self.name}' names {len(self.class_names)} classes but num_classes is {self.num_classes}"
             raise DataError(f"{told}; give one name per class")
-        if len(self.mean) != self.in_channels or len(self.std) != self.in_channels or min(self.std) <= 0:
-            told = f"data '{self.name}': mean and std must hold {self.in_channels} numbers each, std above 0"
+        are_numbers = all(map(math.isfinite, (*self.mean, *self.std)))
+        if {len(self.mean), len(self.std)} != {self.in_channels} or not are_numbers or min(self.std) <= 0:
+            told = f"data '{self.name}': mean and std must hold {self.in_channels} finite numbers each, std above 0"
             raise DataError(f"{told}, not {self.mean} and {self.std}")
         for split, images in (("train", self.train), ("test", self.test), ("val", self.val)):
             if images is not None:
