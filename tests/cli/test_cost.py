@@ -94,6 +94,7 @@ def test_figure_5_is_drawn_the_same_every_time(tmp_path: Path, capsys):
     ("arguments", "message"),
     [
         ("cost --paper table9", "--paper is 'table9'; did you mean 'table3' or 'table2'"),
+        ("cost --paper table3 --epochs 3", "--epochs says nothing of --paper, .*; leave it out"),
         ("cost --paper table3 --picture x.svg", "--picture is 'x.svg'; give it with --paper figure5"),
         ("cost --paper figure5 --picture x.doc", "--picture is 'x.doc'; give a file that ends in .svg, .png or .pdf"),
         ("cost --model vgg61", "unknown model 'vgg61'"),

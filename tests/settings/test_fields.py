@@ -40,6 +40,7 @@ def test_what_is_legal_is_said_in_words():
         (TrainingSettings, {"epochs": "3"}, r"training\.epochs is '3'; give an integer"),
         (TrainingSettings, {"epochs": 1.5}, r"training\.epochs is 1\.5; give an integer"),
         (TrainingSettings, {"batch_size": True}, r"training\.batch_size is True; give an integer"),
+        (TrainingSettings, {"micro_batches": 129}, r"training\.micro_batches is 129; give an integer in \[1, 128\]"),
         (TrainingSettings, {"milestones": 0.5}, r"training\.milestones is 0\.5; give a list of numbers"),
         (
             EarlyBirdTraining,

@@ -78,6 +78,9 @@ def cost_command(argv: Sequence[str]) -> None:
     flags = {**section_flags(NETWORK, record["config"] if record else {}), **_COST_FLAGS}
     parsed = Parser("cost", _COST, flags).parse_args(arguments)
     if parsed.paper is not None:
+        given = [flag.partition("=")[0] for flag in arguments if flag.startswith("--")]
+        if foreign := [flag for flag in given if flag not in ("--paper", "--picture", "--json")]:
+            raise ConfigError(f"{foreign[0]} says nothing of --paper, whose numbers are the paper's; leave it out")
         _print_paper(parsed)
         return
     from earlybird.forecast.facts import Prices, check_against, forecast_facts, planned_methods

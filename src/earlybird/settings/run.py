@@ -119,6 +119,8 @@ class TrainingSettings:
         check_settings("training", self)
         rising = all(0 < a < 1 for a in self.milestones) and list(self.milestones) == sorted(self.milestones)
         require("training.milestones", list(self.milestones), rising, "rising fractions in (0, 1)")
+        parts = f"an integer in [1, {self.batch_size}], the images of a batch"
+        require("training.micro_batches", self.micro_batches, self.micro_batches <= self.batch_size, parts)
         if parse_budget(self.budget) and self.budget_macs:
             raise ConfigError("training.budget contradicts training.budget_macs; give one of them")
 
