@@ -272,7 +272,8 @@ def _load(folder: Path, name: str) -> DataBundle | None:
         channels = [train.images.shape[1], test.images.shape[1], len(mean), len(std)]
         labels = torch.cat([train.labels, test.labels])
         is_right = (
-            len(set(channels)) == 1
+            all(isinstance(meta[key], list) for key in ("class_names", "mean", "std"))
+            and len(set(channels)) == 1
             and all(isinstance(name, str) for name in class_names)
             and all(type(number) in (int, float) for number in (*mean, *std))
             and min(std) > 0

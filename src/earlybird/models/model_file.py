@@ -267,12 +267,12 @@ def match_dtypes_(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Give each parameter and buffer the dtype of its stored tensor; tensors that are shared stay shared.
 
     Raises:
-        SlimError: one is of whole numbers and the other is not.
+        SlimError: they differ, and not both are of floating point.
     """
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         stored = tensors.get(name)
         if stored is not None and stored.dtype != tensor.dtype:
-            if stored.is_floating_point() != tensor.is_floating_point():
+            if not (stored.is_floating_point() and tensor.is_floating_point()):
                 raise SlimError(f"tensor {name!r} is {stored.dtype} in the file, {tensor.dtype} in this network")
             tensor.data = tensor.data.to(stored.dtype)
 
