@@ -34,7 +34,7 @@ def network(num_classes, in_channels):
 """
 VARIANTS: dict[str, dict[str, Any]] = {
     **{name: {"name": name} for name in method_names()},
-    "wide_start:cuts=0.1/0.8,0.3/0.5": {"name": "wide_start", "cuts": "0.1/0.8,0.3/0.5"},
+    "wide_start:cuts=0.1/0.8+0.3/0.5": {"name": "wide_start", "cuts": "0.1/0.8+0.3/0.5"},
     "thinet:finetune_steps=3": {"name": "thinet", "finetune_steps": 3},
     "lottery_ticket:rewind_epoch=2:rounds=2": {"name": "lottery_ticket", "rewind_epoch": 2, "rounds": 2},
     "early_bird:weights=rewind:rewind_epoch=1": {"name": "early_bird", "weights": "rewind", "rewind_epoch": 1},

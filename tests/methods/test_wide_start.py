@@ -23,7 +23,7 @@ from earlybird.training.timing import Seconds
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
-SEVERAL = {"cuts": "0.1/0.8,0.2/0.6,0.35/0.4"}
+SEVERAL = {"cuts": "0.1/0.8+0.2/0.6+0.35/0.4"}
 WAYS = {
     "one cut": ("wide_start", {}),
     "several cuts": ("wide_start", SEVERAL),
@@ -203,7 +203,9 @@ def test_a_budget_below_one_step():
     assert parse_budget("seconds=12").dense_steps(1000, step_seconds=0.5) == 24  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("cuts", ["0.1", "0.1/0.8,0.05/0.5", "0.1/0.5,0.2/0.8", "1.0/0.5", "a/b", "0.1/0.8/2"])
+@pytest.mark.parametrize(
+    "cuts", ["0.1", "0.1/0.8+0.05/0.5", "0.1/0.5+0.2/0.8", "0.1/0.8,0.2/0.5", "1.0/0.5", "a/b", "0.1/0.8/2"]
+)
 def test_what_are_no_cuts(cuts: str, tiny_settings):
     with pytest.raises(ConfigError, match=r"method\.cuts is .*SHARE/STEP_RATIO"):
         RunConfig.from_dict(tiny_settings("wide_start", cuts=cuts))

@@ -219,7 +219,7 @@ class WideStart(MethodSettings):
         "is of the dense training, so that the cut network has a whole schedule",
         "(0, 1]",
     )
-    cuts: str = setting("", "several cuts instead of one, SHARE/STEP_RATIO each: 0.03/0.8,0.08/0.62,0.15/0.5")
+    cuts: str = setting("", "several cuts instead of one, SHARE/STEP_RATIO each: 0.03/0.8+0.08/0.62+0.15/0.5")
     allocation: Allocation = setting(
         "uniform",
         "which layers go: uniform = the same fraction of each; global = the lowest scores of all; time = what keeps "
@@ -249,7 +249,7 @@ class WideStart(MethodSettings):
     def resolved_schedule(self) -> Literal["continue", "restart"]:
         """Learning rate after the cut, "auto" resolved for the number of cuts."""
         if self.schedule == "auto":
-            return "continue" if "," in self.cuts else "restart"
+            return "continue" if "+" in self.cuts else "restart"
         return self.schedule
 
     def planned_cuts(self, budget_share: float) -> list[tuple[float, float]]:
@@ -261,11 +261,11 @@ class WideStart(MethodSettings):
         if not self.cuts:
             return [(self.share, min(1.0, budget_share) if self.step_ratio == "auto" else self.step_ratio)]
         try:
-            pairs = [cut.split("/") for cut in self.cuts.split(",")]
+            pairs = [cut.split("/") for cut in self.cuts.split("+")]
             return [(float(share), float(ratio)) for share, ratio in pairs]
         except ValueError:
             raise ConfigError(
-                wrong_value("method.cuts", self.cuts, "SHARE/STEP_RATIO,... such as 0.03/0.8,0.08/0.5")
+                wrong_value("method.cuts", self.cuts, "SHARE/STEP_RATIO pairs such as 0.03/0.8+0.08/0.5")
             ) from None
 
 
