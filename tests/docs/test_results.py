@@ -96,6 +96,11 @@ def test_the_page_of_the_policies_is_the_table_of_its_records(tmp_path: Path):
     assert table(unpack("policies", tmp_path)) == (RESULTS / "policies.md").read_text()
 
 
+def test_the_page_of_the_gpu_has_the_tables_of_its_records(tmp_path: Path):
+    tables = runpy.run_path(str(REPOSITORY / "benchmarks" / "h100_tables.py"))["tables"]
+    assert tables(unpack("h100", tmp_path)) in (RESULTS / "h100.md").read_text()
+
+
 def test_the_records_of_a_study_are_one_file():
     studies = sorted(path.name for path in RESULTS.iterdir() if path.is_dir())
     assert studies == sorted(path.parent.name for path in RESULTS.glob("*/records.tar.xz"))
