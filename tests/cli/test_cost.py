@@ -74,6 +74,34 @@ def test_calibration_adds_seconds_energy_from_given_watts_and_price(capsys):
     assert "energy: not measured (no counter: " in text
 
 
+def test_a_budget_shortens_every_plan_and_wide_start_needs_one(capsys):
+    flags = [
+        "cost",
+        "--model",
+        "vgg11",
+        "--width",
+        "0.25",
+        "--data",
+        "digits",
+        "--epochs",
+        "8",
+        "--widths",
+        "uniform",
+        "--ticket-epoch",
+        "1",
+        "--json",
+    ]
+    methods = ["--methods", "dense,wide_start,early_bird"]
+    whole = json.loads(said([*flags, *methods], capsys))
+    told = "method wide_start spends a budget and was given none; add --budget time=0.5"
+    assert whole["left_out"] == {"wide_start": told}
+    half = json.loads(said([*flags, *methods, "--budget", "macs=0.5"], capsys))
+    macs = whole["methods"]["dense"]["cases"]["planned"]["macs"]
+    assert len(half["methods"]) == 3
+    for method in half["methods"].values():
+        assert method["cases"]["planned"]["macs"] == pytest.approx(0.5 * macs, rel=0.03)
+
+
 @pytest.mark.parametrize(("table", "word"), [("table3", "1718.78"), ("table2", "7.45 off"), ("figure5", "2.16x")])
 def test_the_papers_tables_are_recomputed(table, word, capsys):
     assert word in said(["cost", "--paper", table], capsys)

@@ -12,6 +12,7 @@ import pytest
 from earlybird.core import ChannelGroups, CostTerm, StepCost, Ticket
 from earlybird.cost import LayerTable
 from earlybird.errors import ConfigError, MethodError, RunFolderError
+from earlybird.grids.grid import Block, Grid, nodes_of
 from earlybird.methods import budget as budgets
 from earlybird.methods import wide_start
 from earlybird.runs.record_file import recorded_training_macs
@@ -178,6 +179,12 @@ def test_a_budget_in_seconds_is_measured_once(tiny_settings, tmp_path: Path, fak
 def test_without_a_budget_it_is_refused(tiny_settings, tmp_path: Path):
     with pytest.raises(MethodError, match=r"wide_start spends a budget and was given none; add --budget time=0\.5"):
         go(settings_of(tiny_settings, "one cut"), tmp_path / "run")
+
+
+def test_a_comparison_without_a_budget_is_refused():
+    grid = Grid({}, (Block(("wide_start",)),))
+    with pytest.raises(ConfigError, match=r"wide_start spends a budget and was given none; add --budgets time=0\.5"):
+        nodes_of(grid)
 
 
 def test_a_search_that_spends_the_budget_is_refused(tiny_settings, tmp_path: Path):

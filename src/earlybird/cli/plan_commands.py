@@ -51,6 +51,7 @@ _COST_FLAGS: Flags = {
     "--methods --method": (str | None, None, "as in `compare`: dense,lottery_ticket:rounds=2; without it the paper's"),
     "--policy": (str | None, None, "residual policy: auto (default), inner, tie or select"),
     "--round-to": (int | None, None, "kept widths are multiples of this; default 8"),
+    "--budget": (str, "", "what a run may cost: time=0.5 or macs=0.5, a share of the dense training"),
     "--calibrate": ("store_true", False, "measure steps here; add seconds and kWh"),
     "--calibration-steps": (int, 60, "steps to measure of each network"),
     "--device": (str, "auto", "where to measure: auto, cpu, cuda or cuda:N"),
@@ -147,6 +148,8 @@ def _scenario(parsed: Namespace, argv: Sequence[str], record: dict[str, Any] | N
         widths=parsed.widths,
         ticket_epoch=drawn.ticket_epoch if parsed.ticket_epoch is None else parsed.ticket_epoch,
         budget_macs=matched_budget(record) if record else None,
+        budget=parsed.budget or (trained.get("budget") or ""),
+        step_seconds=(record["resolved"] if record else {}).get("dense_step_seconds"),
         **settings,
     )
 

@@ -26,6 +26,7 @@ from earlybird.settings.catalog import (
     Dense,
     MatchedToCost,
     MatchedToTicket,
+    WideStart,
     method_class,
     preset_settings,
 )
@@ -311,9 +312,12 @@ class _Planner:
             early_bird = cast(EarlyBirdTraining, self._config(asked._replace(text=EARLY_BIRD)).method)
             settings["early_bird_start"] = early_bird.retrain_start
         try:
-            return RunConfig.from_dict(self._sections(asked) | {"method": {**settings, "name": name}})
+            config = RunConfig.from_dict(self._sections(asked) | {"method": {**settings, "name": name}})
         except ConfigError as error:
             raise ConfigError(f"{_label(text)}: {error}") from error
+        if isinstance(config.method, WideStart) and not config.training.budget:
+            raise ConfigError(f"{_label(text)} spends a budget and was given none; add --budgets time=0.5")
+        return config
 
     def _refuse_settings_of_no_method(self) -> None:
         known = _fields(EarlyBirdTraining).union(*(_fields(_class_of(text)) for text in self.grid.methods))

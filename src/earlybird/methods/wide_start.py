@@ -48,6 +48,7 @@ from earlybird.training.state import FitState, Hooks, Span
 _CUT_KEY = "cut"
 # How near to the step time that was asked for is near enough, and how often widths are drawn for it.
 _NEAR, _TRIES = 0.03, 4
+_NO_BUDGET = "method wide_start spends a budget and was given none; add --budget time=0.5"
 # Fractions of the units are told apart to this; finer ones give the same widths.
 _FINEST = 1e-3
 
@@ -83,8 +84,10 @@ def plan(method: WideStart, schedule: Schedule) -> MethodPlan:
     """The stretches between the cuts and what the budget leaves, step times taken as the MACs are."""
     if schedule.network is None:
         raise MethodError("wide_start is planned by the widths of its network; give the schedule one")
+    if schedule.whole_steps is None:
+        raise MethodError(_NO_BUDGET)
     data, total, shape = schedule.data, schedule.total_steps, schedule.image_shape
-    cuts = method.planned_cuts(total / (schedule.whole_steps or total))
+    cuts = method.planned_cuts(total / schedule.whole_steps)
     widths = _Widths(method, schedule.network, torch.zeros(2, *shape), bn_scale(schedule.network))
     networks, stages = dict[str, ModelCost](), list[Stage]()
     network, ratio, begin, mask = "dense", 1.0, 0.0, None
@@ -315,5 +318,5 @@ def _cuts(method: WideStart, task: Task) -> list[tuple[float, float]]:
 
 def _budget(task: Task) -> Budget:
     if (budget := parse_budget(task.session.settings.budget)) is None:
-        raise MethodError("method wide_start spends a budget and was given none; add --budget time=0.5")
+        raise MethodError(_NO_BUDGET)
     return budget
