@@ -207,7 +207,7 @@ def _largest_that_fits(
 
 @dataclass(frozen=True, eq=False)
 class Choices:
-    """What each block may keep, and what that is worth.
+    """Counts that each block may keep, and their values.
 
     Attributes:
         counts: for each block int64 `[k]`, ascending.

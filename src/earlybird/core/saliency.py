@@ -81,7 +81,7 @@ class BNSaliency:
         self._weight.lerp_(torch.ones_like(self._weight), 1.0 - self.decay)
 
     def tensors(self) -> list[Tensor]:
-        """What `update` changes in place."""
+        """Tensors that `update` changes in place."""
         return [*self._means.values(), self._weight]
 
     def scores(self) -> dict[str, Tensor]:

@@ -94,7 +94,7 @@ def _as_begun(task: Task, candidate: Candidate, resume: Mapping[str, Any]) -> Ca
 
 
 def carried(task: Task, candidate: Candidate) -> dict[str, Any]:
-    """What the checkpoints of a last training carry, so that it ends at the same step after a kill."""
+    """Values for the checkpoints of a last training, so that it ends at the same step after a kill."""
     if not (task.session.settings.budget or task.session.settings.budget_macs):
         return {}
     notes = {name: value for name, value in candidate.notes.items() if name == _BUDGET_KEY}

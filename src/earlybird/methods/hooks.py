@@ -72,7 +72,7 @@ class SearchHooks(Hooks):
         _penalise_(model, strengths[0])
 
     def tensors(self) -> Sequence[Tensor]:
-        """What such a score has gathered."""
+        """Means of a score that gathers."""
         return self.detector.criterion.tensors() if isinstance(self.detector.criterion, BNSaliency) else ()
 
     def after_step(self, state: FitState) -> bool:

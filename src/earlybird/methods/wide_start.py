@@ -119,11 +119,11 @@ class _StretchHooks(Hooks):
             self.saliency.update(model)
 
     def tensors(self) -> Sequence[Tensor]:
-        """What such a score has gathered."""
+        """Means of a score that gathers."""
         return () if self.saliency is None else self.saliency.tensors()
 
     def state_dict(self) -> dict[str, Any]:
-        """What it has gathered."""
+        """State of a score that gathers."""
         return {} if self.saliency is None else {"saliency": self.saliency.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

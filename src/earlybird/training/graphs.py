@@ -13,7 +13,7 @@ from earlybird.errors import ConfigError
 
 
 class Graphs(Protocol):
-    """What can record a step and replay it."""
+    """Recorder of a step, which replays it."""
 
     def warm_up(self) -> AbstractContextManager[None]:
         """A context for steps before the recording."""

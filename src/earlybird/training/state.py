@@ -51,7 +51,7 @@ class Hooks:
         """
 
     def tensors(self) -> Sequence[Tensor]:
-        """What `change_gradients` changes in place beside the gradients; recording a step puts it back."""
+        """Tensors beside the gradients that `change_gradients` changes in place; recording a step restores them."""
         return ()
 
     def after_backward(self, model: nn.Module, step: int) -> None:

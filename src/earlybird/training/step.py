@@ -88,7 +88,7 @@ def make_optimizer(model: nn.Module, settings: TrainingSettings, step: StepKind 
 
 @dataclass(frozen=True)
 class StepParts:
-    """What a phase's step works on, in place.
+    """Model, optimizer, hooks and settings that a step works on, in place.
 
     full_batch: images of a batch, but for an epoch's last.
     """
@@ -238,7 +238,7 @@ class CapturedStep(EagerStep):
         self._set_lr(lr)
 
     def _body(self) -> None:
-        """What is recorded."""
+        """The work of one step, as it is recorded."""
         parts = self.parts
         self._backward(self._x, self._y, self._step.tensor)
         parts.hooks.change_gradients(parts.model, [strength.tensor for strength in self._strengths])
@@ -352,7 +352,7 @@ STEPS: dict[StepKind, type[EagerStep]] = {"eager": EagerStep, "captured": Captur
 
 
 def _why_not(parts: StepParts) -> str:
-    """What forbids a capture before anything is tried; empty for nothing."""
+    """Reason against a capture, before anything is tried; empty for none."""
     if not all(group.get("fused") or group.get("capturable") for group in parts.optimizer.param_groups):
         return f"{type(parts.optimizer).__name__} is neither fused nor capturable"
     if not parts.hooks.is_capturable():
