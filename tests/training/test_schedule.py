@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from torch import nn
 
 from earlybird.errors import ConfigError
 from earlybird.settings.run import TrainingSettings
 from earlybird.training.loop import drop_steps, learning_rate
+from earlybird.training.step import make_optimizer
 
 PAPER = TrainingSettings(epochs=160, lr=0.1)
 PAPER_STEPS = 160 * 196
@@ -39,6 +42,35 @@ def test_cosine_starts_full_passes_half_and_ends_near_zero():
     assert drop_steps(100, settings) == []
 
 
+def test_linear_falls_to_zero_over_what_follows_the_warm_up():
+    settings = TrainingSettings(lr=0.4, warmup=0.25, schedule="linear")
+    rates = [learning_rate(step, 16, settings) for step in (0, 3, 4, 10, 15, 16)]
+    assert rates == pytest.approx([0.1, 0.4, 0.4, 0.2, 0.4 / 12, 0.0])
+    assert drop_steps(16, settings) == []
+
+
+def test_nesterov_looks_ahead_by_the_momentum():
+    """A weight 1 with gradient 2, rate .1, momentum .5: plain steps .2 and .3, Nesterov's .3 (2 + .5 * 2) and .35."""
+    for nesterov, expected in ((False, [0.8, 0.5]), (True, [0.7, 0.35])):
+        model = nn.Linear(1, 1, bias=False)
+        nn.init.ones_(model.weight)
+        settings = TrainingSettings(lr=0.1, momentum=0.5, weight_decay=0.0, nesterov=nesterov)
+        for kind in ("eager", "captured"):
+            nn.init.ones_(model.weight)
+            optimizer, found = make_optimizer(model, settings, kind), []
+            for _ in range(2):
+                model.weight.grad = torch.full((1, 1), 2.0)
+                optimizer.step()
+                found.append(model.weight.item())
+            assert found == pytest.approx(expected)
+
+
+def test_nesterov_without_momentum_is_refused():
+    told = "^training.nesterov needs momentum, which is 0; give --training.momentum 0.9, or leave it out$"
+    with pytest.raises(ConfigError, match=told):
+        TrainingSettings(momentum=0.0, nesterov=True)
+
+
 @pytest.mark.parametrize(
     ("field", "value", "legal"),
     [
@@ -47,7 +79,7 @@ def test_cosine_starts_full_passes_half_and_ends_near_zero():
         ("lr", 0.0, "a number > 0"),
         ("lr", float("nan"), "a number > 0"),
         ("momentum", 1.0, r"a number in \[0, 1\)"),
-        ("schedule", "linear", "step, cosine, constant"),
+        ("schedule", "triangle", "step, cosine, linear, constant"),
         ("milestones", (0.75, 0.5), "rising fractions"),
         ("label_smoothing", 1.0, r"a number in \[0, 1\)"),
         ("precision", "fp16", "auto, fp32, bf16"),

@@ -91,7 +91,8 @@ def losses(s: Session) -> list[Any]:
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"micro_batches": 3, "label_smoothing": 0.1}, {"clip_norm": 0.05, "schedule": "cosine"}]
+    "settings",
+    [{}, {"micro_batches": 3, "label_smoothing": 0.1}, {"clip_norm": 0.05, "schedule": "linear", "nesterov": True}],
 )
 def test_a_captured_phase_ends_with_the_bits_of_an_eager_one(tmp_path: Path, fake, settings: dict[str, Any]):
     """50 images in batches of 20: each epoch ends with a short batch, and the random state goes on through all."""

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 # The seed, where data lie and how often to save change no result in kind: such runs are one experiment.
 NOT_A_SETTING = frozenset({"seed", "root", "cache", "download", "workers", "checkpoint_every", "eval_batch_size"})
 # Settings that records of older versions lack, and the value as which that counts.
-YOUNGER = {"budget": "", "budget_macs": 0, "min_draw_steps": MIN_DRAW_STEPS, "step": "auto", "tf32": "conv"}
+YOUNGER = {
+    "budget": "", "budget_macs": 0, "min_draw_steps": MIN_DRAW_STEPS, "step": "auto", "tf32": "conv", "nesterov": False,
+}  # fmt: skip
 _NO_BUDGET = {"budget": "", "budget_macs": 0}
 
 _HOW_TO_READ = (

@@ -86,8 +86,11 @@ class TrainingSettings:
     batch_size: int = setting(128, "images per optimizer step", ">= 1")
     lr: float = setting(0.1, "initial learning rate", "> 0")
     momentum: float = setting(0.9, "SGD momentum", "[0, 1)")
+    nesterov: bool = setting(False, "Nesterov's form of the momentum")
     weight_decay: float = setting(1e-4, "L2 weight decay on all parameters", ">= 0")
-    schedule: Literal["step", "cosine", "constant"] = setting("step", "learning-rate schedule")
+    schedule: Literal["step", "cosine", "linear", "constant"] = setting(
+        "step", "learning-rate schedule; cosine and linear fall to 0 over what follows the warm-up"
+    )
     milestones: tuple[float, ...] = setting((0.5, 0.75), "fractions of the schedule at which 'step' drops")
     lr_decay: float = setting(0.1, "factor of each drop", "(0, 1]")
     warmup: float = setting(0.0, "fraction of the schedule with linearly rising lr", "[0, 1)")
@@ -121,6 +124,10 @@ class TrainingSettings:
         require("training.milestones", list(self.milestones), rising, "rising fractions in (0, 1)")
         parts = f"an integer in [1, {self.batch_size}], the images of a batch"
         require("training.micro_batches", self.micro_batches, self.micro_batches <= self.batch_size, parts)
+        if self.nesterov and not self.momentum:
+            raise ConfigError(
+                "training.nesterov needs momentum, which is 0; give --training.momentum 0.9, or leave it out"
+            )
         if parse_budget(self.budget) and self.budget_macs:
             raise ConfigError("training.budget contradicts training.budget_macs; give one of them")
 

@@ -98,7 +98,8 @@ def learning_rate(step: int, total_steps: int, settings: TrainingSettings) -> fl
     """Learning rate of optimizer step `step` (0-based) of `total_steps`.
 
     "step" multiplies by `lr_decay` once the completed fraction reaches each milestone: with T = 160 and (0.5, 0.75) the
-    drops come with epochs 80 and 120, the paper's [80, 120]. "cosine" falls to zero over the steps after the warm-up.
+    drops come with epochs 80 and 120, the paper's [80, 120]. "cosine" and "linear" fall to zero over the steps
+    after the warm-up.
 
     Example:
         >>> learning_rate(50, 100, TrainingSettings(lr=0.1))
@@ -111,10 +112,10 @@ def learning_rate(step: int, total_steps: int, settings: TrainingSettings) -> fl
         drops = sum(done >= milestone for milestone in settings.milestones)
         # 0.1 * 0.1 is to print as 0.01, not as 0.010000000000000002.
         return float(f"{settings.lr * settings.lr_decay**drops:.12g}")
+    after = (done - settings.warmup) / (1.0 - settings.warmup)
     if settings.schedule == "cosine":
-        after = (done - settings.warmup) / (1.0 - settings.warmup)
         return settings.lr * 0.5 * (1.0 + math.cos(math.pi * after))
-    return settings.lr
+    return settings.lr * (1.0 - after) if settings.schedule == "linear" else settings.lr
 
 
 def drop_steps(total_steps: int, settings: TrainingSettings) -> list[int]:

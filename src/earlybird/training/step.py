@@ -82,8 +82,9 @@ def make_optimizer(model: nn.Module, settings: TrainingSettings, step: StepKind 
     """The paper's optimizer: SGD with momentum, weight decay on all parameters; fused where it is to be captured."""
     form = {"fused": True} if step == "captured" else {"foreach": True}
     return torch.optim.SGD(
-        model.parameters(), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay, **form
-    )
+        model.parameters(), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay,
+        nesterov=settings.nesterov, **form,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
