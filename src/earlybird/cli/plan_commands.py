@@ -135,6 +135,7 @@ def _scenario(parsed: Namespace, argv: Sequence[str], record: dict[str, Any] | N
     from_ticket = {"ratio": drawn.prune_ratio, "epochs": None if record else drawn.epochs}
     known = {name: value for name, value in from_ticket.items() if value is not None}
     settings: dict[str, Any] = {**DEFAULTS, **(settings_of_run(record) if record else {}), **known}
+    device = settings.pop("device", "cpu")  # of the run; --device says where to measure
     settings |= {name: value for name in settings if (value := getattr(parsed, name)) is not None}
     require("--precision", settings["precision"], settings["precision"] in ("fp32", "bf16"), "fp32 or bf16")
     spec, sizes = options.planned_network(parsed, argv, record)
@@ -150,6 +151,7 @@ def _scenario(parsed: Namespace, argv: Sequence[str], record: dict[str, Any] | N
         budget_macs=matched_budget(record) if record else None,
         budget=parsed.budget or (trained.get("budget") or ""),
         step_seconds=(record["resolved"] if record else {}).get("dense_step_seconds"),
+        device=device,
         **settings,
     )
 

@@ -121,6 +121,7 @@ class Schedule:
         network: the unpruned network, for methods that fix widths layer by layer; None leaves out what depends on it.
         image_shape: (channels, height, width).
         precision: "fp32" or "bf16".
+        device: kind of device, "cpu" or "cuda"; with the precision it says what `round_to` "auto" is.
         budget_macs: training MACs that a control is matched to, where they are known; otherwise those of `early_bird`.
         whole_steps: optimizer steps of T epochs, where a budget makes `total_steps` another number.
 
@@ -139,6 +140,7 @@ class Schedule:
     precision: str = "fp32"
     budget_macs: int | None = None
     whole_steps: int | None = None
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         per_epoch = self.data.steps_per_epoch

@@ -27,7 +27,7 @@ from earlybird.runs.folder import NetworkSpec
 from earlybird.runs.inputs import resolve_augment
 from earlybird.runs.record_file import Record, finished_record, load_records
 from earlybird.settings.budget import parse_budget
-from earlybird.settings.method import EarlyBirdTraining, Method
+from earlybird.settings.method import EarlyBirdTraining, Method, hardware_multiple, with_multiple
 from earlybird.settings.run import RunConfig
 from earlybird.training.compute import Compute, choose_device
 
@@ -75,6 +75,7 @@ def forecast_grid(sweep: Sweep, spec: NetworkSpec, bundle: DataBundle) -> GridFo
     for node in left:
         ratio, method = ratios[0] if node.prune_ratio is None else node.prune_ratio, node.config.method
         scenario, full, calibration = measured[ratio]
+        method = with_multiple(method, hardware_multiple(scenario.device, scenario.precision))
         policy, round_to = getattr(method, "policy", scenario.policy), getattr(method, "round_to", scenario.round_to)
         if (own := replace(scenario, policy=policy, round_to=round_to)) not in slim_costs:
             slim_costs[own] = cost_of(networks_of(own).slim[UNIFORM], own)
@@ -105,7 +106,7 @@ def _measured(
     compute = Compute(choose_device(settings.device), "bf16" if settings.precision == "bf16" else "fp32")
     val_images = 0 if bundle.val is None else len(bundle.val)
     data = PlannedData(len(bundle.train), len(bundle.test), settings.batch_size, val_images, settings.eval_batch_size)
-    scenario = Scenario(spec, data, settings.epochs, ratio, compute.precision, UNIFORM)
+    scenario = Scenario(spec, data, settings.epochs, ratio, compute.precision, UNIFORM, device=compute.device.type)
     built = networks_of(scenario)
     networks: dict[Network, nn.Module] = {"dense": built.dense, "slim": built.slim[UNIFORM]}
     costs = {name: cost_of(network, scenario) for name, network in networks.items()}

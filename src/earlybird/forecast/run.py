@@ -48,6 +48,7 @@ class Scenario:
         budget_macs: training MACs that controls are matched to, where a finished run says them.
         budget: what a run may cost, as `training.budget`; "" for its schedule.
         step_seconds: measured seconds of a dense training step; a budget in seconds needs them.
+        device: kind of device, "cpu" or "cuda".
     """
 
     spec: NetworkSpec
@@ -62,6 +63,7 @@ class Scenario:
     budget_macs: int | None = None
     budget: str = ""
     step_seconds: float | None = None
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         require("--ratio", self.prune_ratio, 0 <= self.prune_ratio < 1, "a number in [0, 1)")
@@ -92,7 +94,7 @@ class Scenario:
         drawn = round(self.data.steps(ticket_epoch) * total / whole)  # at the same share of a shorter schedule
         return Schedule(
             total, self.data, dense, slim, drawn, self.spec.num_classes, network, self.image_shape, self.precision,
-            self.budget_macs, None if budget is None else whole,
+            self.budget_macs, None if budget is None else whole, self.device,
         )  # fmt: skip
 
 
@@ -180,14 +182,16 @@ def _network_of_run(scenario: Scenario, folder: Path) -> nn.Module | None:
 
 def settings_of_run(record: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of a finished run that a plan has too; what its method does not have is left out."""
-    training, method = record["config"]["training"], record["config"]["method"]
+    training, method, resolved = record["config"]["training"], record["config"]["method"], record["resolved"]
     found = {
         "epochs": float(training["epochs"]),
         "batch_size": training["batch_size"],
         "ratio": method.get("prune_ratio"),
-        "precision": record["resolved"]["precision"],
+        "precision": resolved["precision"],
         "policy": method.get("policy"),
-        "round_to": method.get("round_to"),
+        # Of "auto" what the run took it for.
+        "round_to": resolved.get("round_to", method.get("round_to")),
+        "device": (record.get("device") or {}).get("type"),
     }
     return {name: value for name, value in found.items() if value is not None}
 

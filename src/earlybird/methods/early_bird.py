@@ -33,7 +33,7 @@ from earlybird.errors import ConfigError, EarlyBirdError, MaskError, SlimError, 
 from earlybird.methods.hooks import SearchHooks, momentum_file
 from earlybird.methods.retrain import Retrain, cut, refuse_foreign_ticket, ticket_in
 from earlybird.methods.task import Candidate, Task
-from earlybird.settings.method import NO_TICKET_CURE, Clock, EarlyBirdTraining, TicketRequest
+from earlybird.settings.method import NO_TICKET_CURE, Clock, EarlyBirdTraining, TicketRequest, settled
 from earlybird.slimming import channel_groups
 from earlybird.training.loop import fit
 from earlybird.training.session import Session
@@ -131,8 +131,9 @@ def draw_tickets(
     model = task.build()
     groups = task.groups(model, method.policy)
     ratios = list(dict.fromkeys(request.prune_ratio for request in requests))
-    shared = ("rule", "window", "epsilon", "min_channels", "tie_score", "round_to")
+    shared = ("rule", "window", "epsilon", "min_channels", "tie_score")
     settings: dict[str, Any] = {name: getattr(method, name) for name in shared}
+    settings["round_to"] = settled(method.round_to)
     criterion = find_criterion(method.criterion)
     if isinstance(criterion, BNSaliency):
         criterion.begin(model)  # A captured step makes nothing new.

@@ -14,7 +14,15 @@ from earlybird.methods.budget import carried, planned_within, within_budget
 from earlybird.methods.hooks import HoldHooks, near_chance
 from earlybird.methods.retrain import ticket_in
 from earlybird.methods.task import Candidate, DenseRun, Task
-from earlybird.settings.method import ChecksNetwork, Method, Plans, StartsFromDense, StartsFromTicket
+from earlybird.settings.method import (
+    ChecksNetwork,
+    Method,
+    Plans,
+    StartsFromDense,
+    StartsFromTicket,
+    hardware_multiple,
+    with_multiple,
+)
 from earlybird.training.checkpoint import changed_checkpoint
 from earlybird.training.compute import Evaluation, evaluate
 from earlybird.training.loop import fit
@@ -97,12 +105,15 @@ def check_network(method: Method, model: nn.Module, example_input: Tensor) -> No
 def plan_method(method: Method, schedule: Schedule) -> MethodPlan:
     """Stages of a run; a method without a `plan` is taken as one dense training, and the plan's note says so.
 
+    `round_to` "auto" is what a run on the schedule's device and in its precision would take.
+
     Raises:
         MethodError: the plan of a user's method failed.
     """
-    if isinstance(method, Plans):
+    settled_method = with_multiple(method, hardware_multiple(schedule.device, schedule.precision))
+    if isinstance(settled_method, Plans):
         try:
-            return planned_within(method.plan(schedule), schedule)
+            return planned_within(settled_method.plan(schedule), schedule)
         except EarlyBirdError:
             raise
         except Exception as error:  # It is the user's code.

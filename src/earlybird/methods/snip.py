@@ -23,6 +23,7 @@ from earlybird.methods.early_bird import refuse_nothing_to_cut
 from earlybird.methods.retrain import WEIGHT_MASK_FILE, Retrain, cut, leave_ticket, ticket_in, weight_candidate
 from earlybird.methods.task import Candidate, Task
 from earlybird.settings.catalog import Snip
+from earlybird.settings.method import settled
 from earlybird.slimming import channel_groups
 from earlybird.training.compute import SMALLER_STEPS, explain_out_of_memory
 
@@ -48,7 +49,7 @@ def search(method: Snip, task: Task, resume: dict[str, Any] | None) -> Candidate
         keep_largest(scores, ratio).save(task.folder / WEIGHT_MASK_FILE, prune_ratio=ratio, step=0)
         return restore(method, task)
     groups, channels = task.groups(model, method.policy), channel_sums(model, scores)
-    widths: dict[str, Any] = {"min_channels": method.min_channels, "round_to": method.round_to}
+    widths: dict[str, Any] = {"min_channels": method.min_channels, "round_to": settled(method.round_to)}
     leave_ticket(
         task, draw_mask(channels, ratio, groups, tie_score="sum", **widths), groups, model.state_dict(),
         scored=scored_groups(channels, groups), rule=method.name, prune_ratio=ratio, step=0, criterion="snip",

@@ -21,6 +21,7 @@ from earlybird.methods.early_bird import refuse_nothing_to_cut
 from earlybird.methods.retrain import Retrain, cut, leave_ticket, load_ticket_weights, ticket_in
 from earlybird.methods.task import Candidate, Task
 from earlybird.settings.catalog import SoftFilterPruning
+from earlybird.settings.method import settled
 from earlybird.slimming import channel_groups, zero_channels_
 from earlybird.training.checkpoint import changed_checkpoint
 from earlybird.training.loop import fit
@@ -46,7 +47,7 @@ def search(method: SoftFilterPruning, task: Task, resume: dict[str, Any] | None)
     leave_ticket(
         task, mask, groups, model.state_dict(), scored=scored_groups(conv_norms(model), groups), rule=method.name,
         prune_ratio=method.prune_ratio, step=session.total_steps, criterion="filter_l2",
-        min_channels=method.min_channels, round_to=method.round_to, flags=flags,
+        min_channels=method.min_channels, round_to=settled(method.round_to), flags=flags,
     )  # fmt: skip
     return restore(method, task)
 
@@ -76,7 +77,7 @@ def conv_norms(model: nn.Module) -> dict[str, Tensor]:
 def filter_mask(method: SoftFilterPruning, model: nn.Module, groups: ChannelGroups) -> ChannelMask:
     """The filters that stay: in each layer all but the share with the smallest norm."""
     norms, least = conv_norms(model), method.min_channels
-    return draw_mask_per_layer(norms, method.prune_ratio, groups, min_channels=least, round_to=method.round_to)
+    return draw_mask_per_layer(norms, method.prune_ratio, groups, min_channels=least, round_to=settled(method.round_to))
 
 
 @torch.no_grad()

@@ -27,6 +27,7 @@ from earlybird.methods.contributions import contributions, least_squares_weights
 from earlybird.methods.retrain import Retrain, cut, leave_ticket, ticket_in
 from earlybird.methods.task import Candidate, DenseRun, Task
 from earlybird.settings.catalog import ThiNet
+from earlybird.settings.method import settled
 from earlybird.slimming import channel_groups, expanded, kept_indices, slim
 from earlybird.training.checkpoint import changed_checkpoint, whole_number
 from earlybird.training.loop import fit
@@ -159,7 +160,7 @@ def cut_layers(method: ThiNet, task: Task, dense: nn.Module | None, resume: dict
     leave_ticket(
         task, mask, groups, weights, rule=method.name, prune_ratio=method.prune_ratio, step=task.session.total_steps,
         criterion="thinet", flags=() if samples >= widest else (flag,), min_channels=method.min_channels,
-        round_to=method.round_to,
+        round_to=settled(method.round_to),
     )  # fmt: skip
 
 
@@ -185,7 +186,7 @@ def _removed_within_floors(
 
 def _count_to_remove(method: ThiNet, layer: ReadLayer) -> int:
     width = len(layer.units)
-    return width - kept_count(width, method.prune_ratio, method.min_channels, method.round_to)
+    return width - kept_count(width, method.prune_ratio, method.min_channels, settled(method.round_to))
 
 
 def _choose(

@@ -38,7 +38,7 @@ from earlybird.methods.retrain import Retrain, cut, leave_ticket
 from earlybird.methods.task import Candidate, Task
 from earlybird.settings.budget import Budget, parse_budget
 from earlybird.settings.catalog import WideStart
-from earlybird.settings.method import TICKET_FILE
+from earlybird.settings.method import TICKET_FILE, settled
 from earlybird.slimming import channel_groups, expanded, kept_indices, slim
 from earlybird.training.checkpoint import whole_number
 from earlybird.training.loop import fit
@@ -184,7 +184,8 @@ def _train_to_cut(method: WideStart, task: Task, number: int, resume: dict[str, 
     leave_ticket(
         task, drawn, widths.groups, expand(before.model.state_dict()), rule=method.name,
         prune_ratio=realised_ratio(drawn, widths.groups), step=round(end * session.total_steps), flags=flags, file=file,
-        scored=widths.ranking.groups, criterion=method.criterion, round_to=method.round_to, tie_score=method.tie_score,
+        scored=widths.ranking.groups, criterion=method.criterion, round_to=settled(method.round_to),
+        tie_score=method.tie_score,
     )  # fmt: skip
 
 
@@ -243,7 +244,12 @@ class _Widths:
         method, seconds = self.method, share * table.dense_seconds
         try:
             return allocate(
-                self.ranking, table.cost, seconds, round_to=method.round_to, floor=method.min_share, within=before
+                self.ranking,
+                table.cost,
+                seconds,
+                round_to=settled(method.round_to),
+                floor=method.min_share,
+                within=before,
             )
         except ConfigError as error:
             told = f"a step of {share:.2f} of the dense network's seconds cannot be had: {error}"
@@ -274,7 +280,7 @@ class _Widths:
         for block in groups.blocks:
             wanted = int(stay[block].sum()) if method.allocation == "global" else round((1 - removed) * block.size)
             floor = max(1, round(method.min_share * block.size))
-            count = nearest_count(wanted, block.size, method.round_to, floor)
+            count = nearest_count(wanted, block.size, settled(method.round_to), floor)
             counts.append(min(count, int(alive[block].sum())))
         return groups.mask_of(torch.from_numpy(highest_of_blocks(self.ranking, counts)))
 
@@ -285,7 +291,7 @@ def _layer_table(method: WideStart, task: Task, dense: nn.Module, groups: Channe
     images, _ = next(iter(session.train.epoch(0)))
     with file_lock(folder / ".layer-table.lock"):
         return measure_layer_table(
-            dense, groups, images, autocast=session.compute.autocast, round_to=method.round_to, cache=folder
+            dense, groups, images, autocast=session.compute.autocast, round_to=settled(method.round_to), cache=folder
         )
 
 

@@ -136,6 +136,8 @@ class RunFolder:
             file.write(f"forced on: {'; '.join(changes)}\n")
         if any(change.startswith(_DECIDE_RESOLVED) for change in changes):
             resolved = {}
+        if any(change.startswith("method.round_to:") for change in changes):
+            resolved.pop("round_to", None)
         self.write_config(config, resolved)
         return resolved
 
@@ -196,7 +198,7 @@ class RunFolder:
         if not isinstance(stored, dict) or not stored or not all(isinstance(s, dict | None) for s in stored.values()):
             raise RunFolderError(f"{path} is corrupt (it holds no settings); restore it or give another --out")
         resolved = stored.get("resolved") or {}
-        kinds = {"precision": str, "step": str, "layout": str, "run_id": str, "earlier": list}
+        kinds = {"precision": str, "step": str, "layout": str, "run_id": str, "earlier": list, "round_to": int}
         if not isinstance(resolved, dict) or any(not isinstance(resolved.get(k, t()), t) for k, t in kinds.items()):
             raise RunFolderError(f"{path} is corrupt (resolved: {resolved!r:.80}); restore it or give another --out")
         return stored

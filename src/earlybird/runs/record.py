@@ -181,6 +181,7 @@ def recorded_schedule(
         precision=record["resolved"]["precision"],
         budget_macs=matched_budget(record),
         whole_steps=None if budget is None else whole,
+        device=(record.get("device") or {}).get("type", "cpu"),
     )
 
 

@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -20,7 +20,7 @@ from earlybird.core import Ticket
 from earlybird.data import Batches, DataBundle, train_batches
 from earlybird.data.images import stratified_indices, subset
 from earlybird.energy import find_counter, measure_idle
-from earlybird.errors import ConfigError, MethodError, RunFolderError, TicketError
+from earlybird.errors import ConfigError, MethodError, RunFolderError, TicketError, is_integer, require
 from earlybird.methods.budget import give_budget_
 from earlybird.methods.early_bird import draw_tickets, raise_no_ticket, search_steps
 from earlybird.methods.hooks import momentum_file, rewind_file
@@ -39,7 +39,15 @@ from earlybird.runs.folder import (
 from earlybird.runs.inputs import evaluation_batches, load_bundle, network_and_data, resolve_augment
 from earlybird.runs.record import make_record
 from earlybird.runs.record_file import check_files, file_digests, finished_record, record_of, write_record
-from earlybird.settings.method import TICKET_FILE, EarlyBirdTraining, TicketRequest, check_requests
+from earlybird.settings.method import (
+    TICKET_FILE,
+    EarlyBirdTraining,
+    Method,
+    TicketRequest,
+    check_requests,
+    hardware_multiple,
+    with_multiple,
+)
 from earlybird.settings.run import RunConfig, refuse_unnamed_code
 from earlybird.training.compute import Compute, Evaluation, choose_device, choose_precision, evaluate
 from earlybird.training.session import Journal, Progress, Session, StopFlag, stop_on_signals
@@ -91,10 +99,10 @@ def run(
             candidate = trained = None
             if not folder.checkpoints.exist():  # Else it has what it needs.
                 if ticket is not None and drawn is not None:
-                    candidate = _start_from_ticket(config, prepared.task, drawn, Path(ticket))
+                    candidate = _start_from_ticket(prepared, drawn, Path(ticket))
                 if dense_run is not None:
                     trained = load_dense_run(Path(dense_run), config, prepared.resolved["precision"])
-            outcome = run_method(config.method, prepared.task, prepared.test_batches(), candidate, trained)
+            outcome = run_method(prepared.method, prepared.task, prepared.test_batches(), candidate, trained)
             return _write_result(folder, config, prepared, outcome)
 
 
@@ -136,7 +144,7 @@ def run_search(
         resolved = folder.open(config, force=force)
         if not (folder.path / SEARCH_NAME).is_file():
             with _started(config, folder, resolved, quiet) as prepared:
-                summary = _search(method, prepared.task, requests)
+                summary = _search(cast(EarlyBirdTraining, prepared.method), prepared.task, requests)
                 folder.raise_if_gone()
                 write_atomically(folder.path / SEARCH_NAME, json.dumps(summary, allow_nan=False).encode())
                 folder.checkpoints.clear()
@@ -226,9 +234,9 @@ def _refuse_another_ticket(folder: RunFolder, ticket: Ticket) -> None:
         raise RunFolderError(f"{folder.path} holds a run that did not start from this ticket; give another --out")
 
 
-def _start_from_ticket(config: RunConfig, task: Task, ticket: Ticket, path: Path) -> Candidate:
+def _start_from_ticket(prepared: Prepared, ticket: Ticket, path: Path) -> Candidate:
     """Put the ticket (and what it needs from the files beside it) into the run folder, and let the method start."""
-    method = config.method
+    method, task = prepared.method, prepared.task
     check_notes(ticket)
     drawn = (ticket.notes["total_steps"], ticket.notes["steps_per_epoch"])
     now = (task.session.total_steps, task.session.steps_per_epoch)
@@ -257,9 +265,10 @@ def _start_from_ticket(config: RunConfig, task: Task, ticket: Ticket, path: Path
 
 @dataclass(frozen=True)
 class Prepared:
-    """Prepared run: the task, what the record needs of its network, and batches of the test set, to be read once."""
+    """Prepared run: task, method with its "auto" settled, network for the record, and the test set, to be read once."""
 
     task: Task
+    method: Method
     spec: NetworkSpec
     resolved: dict[str, Any]
     test_batches: Callable[[], Batches]
@@ -297,14 +306,26 @@ def prepare(
     }  # fmt: skip
     if isinstance(config.method, EarlyBirdTraining):
         settled["schedule"] = config.method.resolved_schedule
-    if (round_to := getattr(config.method, "round_to", None)) is not None:
+    method = _at_settled_widths(config.method, resolved, compute)
+    if is_integer(round_to := getattr(method, "round_to", None)):
         settled["round_to"] = round_to
     folder.write_config(config, settled)
     image_shape = (bundle.in_channels, bundle.image_size, bundle.image_size)
     sample = partial(_sample, config, bundle, compute)
     task = Task(spec.build, image_shape, session, folder.path, settings.seed, bundle.num_classes, sample)
     test = partial(evaluation_batches, bundle, "test", settings.eval_batch_size, compute, config.data.workers)
-    return Prepared(task, spec, settled, test)
+    return Prepared(task, method, spec, settled, test)
+
+
+def _at_settled_widths(method: Method, resolved: Mapping[str, Any], compute: Compute) -> Method:
+    """The method with `round_to` "auto" taken as an earlier start took it, else as the device and precision say.
+
+    Raises:
+        ConfigError: the earlier start's is no multiple.
+    """
+    multiple = resolved.get("round_to", hardware_multiple(compute.device.type, compute.precision))
+    require("resolved.round_to", multiple, is_integer(multiple) and multiple >= 1, "an integer >= 1")
+    return with_multiple(method, multiple)
 
 
 def _session(

@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
 from earlybird.core import PolicyChoice, TieScore
 from earlybird.errors import ConfigError, MethodError, require, wrong_value
 from earlybird.settings.fields import setting
-from earlybird.settings.method import ROUND_TO, ClockName, EarlyBirdTraining, Method, MethodSettings, PenaltyForm
+from earlybird.settings.method import (
+    ROUND_TO,
+    ClockName,
+    EarlyBirdTraining,
+    Method,
+    MethodSettings,
+    PenaltyForm,
+    RoundTo,
+)
 from earlybird.user_code import find_callable, is_code
 
 if TYPE_CHECKING:
@@ -71,7 +79,7 @@ class Snip(MethodSettings):
     batches: int = setting(1, "batches whose mean loss is scored", ">= 1")
     policy: PolicyChoice = setting("auto", "with channels: residual policy")
     min_channels: int = setting(1, "with channels: how many stay in every layer", ">= 1")
-    round_to: int = setting(ROUND_TO, "with channels: kept widths are multiples of this; 1 = exact", ">= 1")
+    round_to: RoundTo = setting(ROUND_TO, "with channels: kept widths are multiples of this; 1 = exact", ">= 1")
 
 
 @dataclass(frozen=True)
@@ -90,7 +98,7 @@ class NetworkSlimming(MethodSettings):
     policy: PolicyChoice = setting("auto", "residual policy")
     tie_score: TieScore = setting("mean", "score of channels that are cut together")
     min_channels: int = setting(1, "channels that stay in every layer", ">= 1")
-    round_to: int = setting(ROUND_TO, "kept widths are multiples of this; 1 = the exact count", ">= 1")
+    round_to: RoundTo = setting(ROUND_TO, "kept widths are multiples of this; 1 = the exact count", ">= 1")
 
     def shared_search(self) -> EarlyBirdTraining:
         """The Early-Bird search whose last ticket is this method's."""
@@ -111,7 +119,7 @@ class ThiNet(MethodSettings):
     finetune_lr: float = setting(1e-3, "learning rate of these steps", "> 0")
     policy: Literal["inner", "tie"] = setting("inner", "residual policy: what crosses an add stays, or is cut together")
     min_channels: int = setting(1, "channels that stay in every layer", ">= 1")
-    round_to: int = setting(ROUND_TO, "kept widths are multiples of this; 1 = int((1 - p) * C)", ">= 1")
+    round_to: RoundTo = setting(ROUND_TO, "kept widths are multiples of this; 1 = int((1 - p) * C)", ">= 1")
 
     def starts_from_dense(self) -> bool:
         """The dense training comes first, whatever the settings."""
@@ -129,7 +137,7 @@ class SoftFilterPruning(MethodSettings):
     every_epochs: int = setting(1, "epochs between two zeroings; the last epoch always zeroes", ">= 1")
     policy: PolicyChoice = setting("select", "residual policy of the cut")
     min_channels: int = setting(1, "channels that stay in every layer", ">= 1")
-    round_to: int = setting(ROUND_TO, "kept widths are multiples of this; 1 = the exact count", ">= 1")
+    round_to: RoundTo = setting(ROUND_TO, "kept widths are multiples of this; 1 = the exact count", ">= 1")
 
 
 @dataclass(frozen=True)
@@ -233,7 +241,9 @@ class WideStart(MethodSettings):
     policy: PolicyChoice = setting("auto", "residual policy")
     tie_score: TieScore = setting("mean", "score of channels that are cut together")
     min_share: float = setting(0.25, "share of each layer's channels that stays at least", "(0, 1]")
-    round_to: int = setting(ROUND_TO, "kept widths are multiples of this; 1 = exact", ">= 1")
+    round_to: RoundTo = setting(
+        "auto", "kept widths are multiples of this; 1 = exact; auto = 8 on CPUs, 16 on CUDA in bf16, else 8", ">= 1"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

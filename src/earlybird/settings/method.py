@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 ClockName = Literal["scaled", "epochs"]
 DrawAt = int | Literal["rule", "last"]
 PenaltyForm = Literal["subgradient", "proximal"]
+RoundTo = int | Literal["auto"]
 
 DRAWS = 160
 MIN_DRAW_STEPS = 5  # Masks of fewer steps are always alike, whatever has been learnt (`docs/decisions.md`, "Detector").
@@ -34,6 +35,8 @@ NO_TICKET_CURE = "raise --method.epsilon or --epochs, or give --on-no-ticket dra
 PAPER_STEPS = 31_360  # 160 epochs of 196 steps: 50,000 images in batches of 256
 # What runs without a paper preset snap widths to: odd channel counts are slow (`docs/method.md` section 9).
 ROUND_TO = 8
+# What `round_to` "auto" takes instead on CUDA in bf16: tensor cores want it (`docs/results/h100.md`).
+TENSOR_CORE_ROUND_TO = 16
 
 
 class Method(Protocol):
@@ -135,6 +138,37 @@ class MethodSettings:
     def from_dense(self, task: Task, dense: DenseRun) -> Candidate:
         """Candidate, with the dense training taken from a finished run and charged; if it `starts_from_dense`."""
         return cast("Candidate", self.work.from_dense(self, task, dense))
+
+
+def hardware_multiple(device: str, precision: str) -> int:
+    """Multiple of the kept widths that runs fast: what `round_to` "auto" means.
+
+    Args:
+        device: "cpu", "cuda", "cuda:0", ...
+        precision: "fp32" or "bf16".
+
+    Example:
+        >>> hardware_multiple("cpu", "bf16"), hardware_multiple("cuda", "fp32"), hardware_multiple("cuda:1", "bf16")
+        (8, 8, 16)
+    """
+    return TENSOR_CORE_ROUND_TO if device.startswith("cuda") and precision == "bf16" else ROUND_TO
+
+
+def with_multiple(method: Method, multiple: int) -> Method:
+    """The method with its `round_to`, where that is "auto", settled."""
+    return replace(method, round_to=multiple) if getattr(method, "round_to", None) == "auto" else method
+
+
+def settled(round_to: RoundTo) -> int:
+    """A `round_to` that is a number.
+
+    Raises:
+        ConfigError: it is "auto", which a run and a plan settle before a method sees it.
+    """
+    if round_to == "auto":
+        told = 'method.round_to is "auto", which `earlybird.runs.run.run` and `plan_method` settle'
+        raise ConfigError(f"{told}; give this method a number, or with_multiple(method, 8)")
+    return round_to
 
 
 @dataclass(frozen=True)
@@ -260,7 +294,11 @@ class EarlyBirdTraining(MethodSettings):
     policy: PolicyChoice = setting("auto", "residual policy")
     tie_score: TieScore = setting("mean", "score of channels that are cut together")
     min_channels: int = setting(1, "channels that stay in every layer", ">= 1")
-    round_to: int = setting(ROUND_TO, "kept widths are multiples of this; 1 = the paper's exact count", ">= 1")
+    round_to: RoundTo = setting(
+        ROUND_TO,
+        "kept widths are multiples of this; 1 = the paper's exact count; auto = 8 on CPUs, 16 on CUDA in bf16, else 8",
+        ">= 1",
+    )
     draw_at: DrawAt = setting(
         "rule", "rule: when the stop rule fires; N: at draw N, 0 before the first step; last: at the end"
     )

@@ -15,9 +15,9 @@ import yaml
 from earlybird.atomic import read_file
 from earlybird.errors import ConfigError, did_you_mean, one_line, require
 from earlybird.settings.budget import parse_budget
-from earlybird.settings.catalog import method_class, name_of, preset_settings
+from earlybird.settings.catalog import WideStart, method_class, name_of, preset_settings
 from earlybird.settings.fields import check_ranges, check_settings, setting
-from earlybird.settings.method import EarlyBirdTraining, Method
+from earlybird.settings.method import ROUND_TO, EarlyBirdTraining, Method
 from earlybird.user_code import Kind, is_code
 
 PrecisionChoice = Literal["auto", "fp32", "bf16"]
@@ -25,6 +25,8 @@ StepKind = Literal["eager", "captured", "compiled"]
 StepChoice = Literal["auto", "eager", "captured", "compiled"]
 Tf32Choice = Literal["conv", "all", "never"]
 
+# Method -> its default `round_to` before that became "auto".
+_ROUND_TO_BEFORE_AUTO = {WideStart.name: ROUND_TO}
 SECTIONS = ("model", "data", "method", "training")
 # The flags that may name code of the user's own, and what it is then.
 CODE_FLAGS: Mapping[str, Kind] = {
@@ -224,13 +226,20 @@ def differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
 
 
 def with_younger_settings(stored: dict[str, Any], config: RunConfig) -> dict[str, Any]:
-    """Stored configuration with the defaults of settings that did not exist when it was written."""
+    """Stored configuration with the defaults of settings that did not exist when it was written.
+
+    A number that was the default, where it now is "auto", is what that run settled.
+    """
     method = stored.get("method")
     name = str(method.get("name", "")) if isinstance(method, dict) else ""
     if is_code(name, "method") and name != name_of(config.method):
         return stored  # To ask it for its defaults would run code that only a file names.
     try:
-        return RunConfig.from_dict(copy.deepcopy(stored)).to_dict()
+        plain = RunConfig.from_dict(copy.deepcopy(stored)).to_dict()
+        now = getattr(config.method, "round_to", None)
+        if now == "auto" and plain["method"].get("round_to") == _ROUND_TO_BEFORE_AUTO.get(name):
+            plain["method"]["round_to"] = now
+        return plain
     except ConfigError:  # It holds something that exists no more: the diff will name it.
         return stored
 
