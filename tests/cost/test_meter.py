@@ -15,7 +15,7 @@ from earlybird.energy import NoCounter
 class FakeCounter:
     """Gives what it was told, one reading after another."""
 
-    method, device, notes = "fake", "GPU 0", ()
+    method, device, notes, others = "fake", "GPU 0", (), None
 
     def __init__(self, *readings: float | str | None) -> None:
         self.readings = list(readings)

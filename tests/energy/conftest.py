@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,6 +22,10 @@ class Machine:
         self.gpu_millijoules = [5_000, 7_000]
         self.gpu_error: Exception | None = None
         self.noticed: dict[str, int] = {}
+        # What NVML lists on each GPU; None: it does not support the list.
+        self.compute: list[list[int] | None] = [[os.getpid()], [os.getpid()]]
+        self.graphics: list[int] | None = None
+        self.is_split = False
 
     def zone(self, path: str, name: str, start_uj: int = 1_000_000, range_uj: int = RANGE_UJ) -> None:
         folder = self.folder / path
@@ -60,8 +66,11 @@ class Machine:
                 raise self.gpu_error
             return self.gpu_millijoules[handle]
 
-        def no_c2c(handle: int) -> None:
+        def not_supported(handle: int = 0) -> None:
             raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+
+        def listed(pids: list[int] | None) -> list[SimpleNamespace]:
+            return not_supported() if pids is None else [SimpleNamespace(pid=pid) for pid in pids]
 
         def name(index: int) -> str:
             return f"NVIDIA H100 no. {index}"
@@ -72,9 +81,13 @@ class Machine:
             "nvmlDeviceGetCount": lambda: 2,
             "nvmlDeviceGetHandleByIndex": lambda index: index,
             "nvmlDeviceGetName": name,
-            "nvmlDeviceGetC2cModeInfoV": no_c2c,
+            "nvmlDeviceGetC2cModeInfoV": not_supported,
             "nvmlDeviceGetArchitecture": lambda handle: pynvml.NVML_DEVICE_ARCH_HOPPER,
             "nvmlDeviceGetTotalEnergyConsumption": energy,
+            "nvmlDeviceGetMigMode": lambda handle: [int(self.is_split)] * 2,
+            "nvmlDeviceGetComputeRunningProcesses": lambda handle: listed(self.compute[handle]),
+            "nvmlDeviceGetMPSComputeRunningProcesses": not_supported,
+            "nvmlDeviceGetGraphicsRunningProcesses": lambda handle: listed(self.graphics),
         }
         for function, fake in fakes.items():
             self.patch.setattr(pynvml, function, fake)

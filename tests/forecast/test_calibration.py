@@ -87,7 +87,7 @@ def test_each_network_has_the_seconds_of_its_steps_and_the_originals_are_left_al
 
 
 class FakeCounter:
-    method, device, notes, idle_watts, pending = "fake", "x", (), None, False
+    method, device, notes, idle_watts, pending, others = "fake", "x", (), None, False, 0
 
     def start(self) -> None:
         pass
@@ -104,6 +104,15 @@ def test_joules_of_a_round_are_shared_among_its_steps():
     found = calibrate(networks(), bundle, settings, CPU, augment="none", steps=10, seconds=600, counter=FakeCounter())
     assert found.step["dense"].joules == pytest.approx(12.0 / 2)  # five rounds of two steps
     assert found.tested_image["slim"].joules == pytest.approx(12.0 / 1000)
+
+
+def test_joules_of_a_shared_card_are_none_of_a_calibration():
+    counter = FakeCounter()
+    counter.others = 2
+    settings, bundle = TrainingSettings(batch_size=8), noise_bundle((3, 32, 32), 10, 16)
+    found = calibrate(networks(), bundle, settings, CPU, augment="none", steps=5, seconds=0, counter=counter)
+    assert {found.step["dense"].joules, found.tested_image["slim"].joules} == {None}
+    assert found.energy_method == "not measured (others were on the card)"
 
 
 def test_too_few_steps_and_odd_images_are_refused():

@@ -14,7 +14,8 @@ from earlybird.energy import NoCounter, estimated_joules
 from earlybird.energy.power_log import MeterReading
 from earlybird.errors import DataError, RunFolderError
 from earlybird.runs import run as run_module
-from earlybird.runs.energy import energy_facts, import_power_log
+from earlybird.runs.energy import energy_facts, import_power_log, shared_card
+from earlybird.runs.record_file import finished_record
 from earlybird.runs.run import run
 from earlybird.settings.run import RunConfig
 
@@ -24,7 +25,7 @@ WATTS = 50.0
 class SteadyCounter:
     """A machine that draws 50 W of a clock on which a second passes between two readings of a meter."""
 
-    method, device = "fake", "the test's machine"
+    method, device, others = "fake", "the test's machine", 0
     notes = ("DRAM is missing",)
 
     def __init__(self, clock) -> None:
@@ -99,6 +100,36 @@ def test_a_counter_measures_every_phase(finished, steady):
     assert sum(phase["joules"] for phase in measured["phases"].values()) == pytest.approx(measured["joules"])
     assert record["energy"]["reason"] is None and record["energy"]["notes"] == ["DRAM is missing"]
     assert record["energy"]["estimated"]["joules"] != measured["joules"]
+
+
+def test_a_run_on_a_shared_card_is_flagged_and_says_in_which_phases(finished, steady, monkeypatch):
+    taken = SteadyCounter.take
+
+    def take_beside_three(self) -> float:
+        self.others = 3 if self.clock.wall < 4 else 0  # for the first seconds, which are of the search
+        return taken(self)
+
+    monkeypatch.setattr(SteadyCounter, "take", take_beside_three)
+    record, folder = finished()
+    told = "joules were measured on a card shared with up to 3 other processes (search) and are theirs too"
+    assert told in record["flags"] and record["energy"]["notes"] == ["DRAM is missing", told]
+    measured = record["energy"]["measured"]["fake"]
+    assert measured["shared_with"] == 3
+    shares = {name: phase["shared_with"] for name, phase in measured["phases"].items()}
+    assert shares == {"search": 3, "slim": 0, "retrain": 0, "evaluate": 0}
+    assert record["cost"]["phases"]["search"]["energy_shared_with"] == 3
+    assert finished_record(folder) == record  # as the schema wants it
+
+
+def test_joules_of_two_counters_in_one_phase_are_flagged_too():
+    ledger = CostLedger()
+    for method, others in (("nvml", 1), ("nvml+rapl", 0)):
+        ledger.add(PhaseCost("search", 1, 0, 0.0, 1.0, 1.0, 1, 5.0, method, "x", 1.0, energy_shared_with=others))
+    told = ["joules were measured on a card shared with 1 other process (search) and are theirs too"]
+    assert shared_card(ledger) == told and ledger.total().joules is None
+    facts = energy_facts(ledger, NoCounter("gone"))["measured"]
+    assert {name: found["shared_with"] for name, found in facts.items()} == {"nvml": 1, "nvml+rapl": 0}
+    assert shared_card(CostLedger()) == []
 
 
 def write_log(path: Path, samples: list[tuple[float, float]]) -> Path:
@@ -236,7 +267,7 @@ def test_two_counters_of_one_run_stand_side_by_side():
     assert {name: (one["joules"], one["coverage"]) for name, one in facts["measured"].items()} == {
         "nvml+rapl": (100.0, 0.25), "nvml": (900.0, 0.75)
     }  # fmt: skip
-    assert facts["measured"]["nvml"]["phases"]["search"] == {"joules": None, "coverage": 0.0}
+    assert facts["measured"]["nvml"]["phases"]["search"] == {"joules": None, "coverage": 0.0, "shared_with": None}
     assert facts["reason"] is None
 
 

@@ -15,7 +15,7 @@ from earlybird.settings.run import RunConfig
 
 PHASE_COST = {
     "phase", "images", "macs", "paper_flops", "wall_seconds", "cpu_seconds", "peak_bytes", "joules", "energy_method",
-    "energy_device", "energy_coverage", "macs_by_width", "traffic_bytes", "spans",
+    "energy_device", "energy_coverage", "energy_shared_with", "macs_by_width", "traffic_bytes", "spans",
 }  # fmt: skip
 TICKET = {
     "prune_ratio", "realised_ratio", "draw", "step", "epoch", "total_epochs", "fraction_of_schedule", "rule", "epsilon",

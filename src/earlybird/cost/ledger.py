@@ -14,7 +14,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, Self
 
 from earlybird.cost.network import ModelCost
-from earlybird.energy import NO_ENERGY_COUNTER
+from earlybird.energy import NO_ENERGY_COUNTER, most_others
 from earlybird.errors import CheckpointError, ConfigError, reason, require
 
 # The paper charges one forward and two backward passes on every image of the set in every epoch; evaluation and the
@@ -95,6 +95,8 @@ class PhaseCost:
         energy_method: the counter, such as "nvml+rapl", or why nothing was measured.
         energy_device: device of the joules; "" where nothing was measured.
         energy_coverage: share of `wall_seconds` that the joules were measured over, in [0, 1].
+        energy_shared_with: most other processes noticed on the GPU while the joules were measured; None where that is
+            not known, as for a CPU and for runs of older versions. Above 0 the joules are not this run's alone.
         spans: times of the work, as pairs of Unix seconds; a power meter's log is looked up there.
 
     Raises:
@@ -115,6 +117,7 @@ class PhaseCost:
     macs_by_width: Mapping[str, int] = field(default_factory=dict)
     traffic_bytes: int | None = None
     spans: tuple[tuple[float, float], ...] = ()
+    energy_shared_with: int | None = None
 
     def __post_init__(self) -> None:
         require("cost phase", self.phase, self.phase in (*PHASES, TOTAL), f"one of {', '.join(PHASES)}")
@@ -146,10 +149,10 @@ class PhaseCost:
 
 _NUMBERS = (
     "images", "macs", "paper_flops", "wall_seconds", "cpu_seconds", "peak_bytes", "joules", "energy_coverage",
-    "traffic_bytes",
+    "traffic_bytes", "energy_shared_with",
 )  # fmt: skip
-_WHOLE = ("images", "macs", "peak_bytes", "traffic_bytes")
-_NOT_ALWAYS_KNOWN = ("paper_flops", "joules", "traffic_bytes")
+_WHOLE = ("images", "macs", "peak_bytes", "traffic_bytes", "energy_shared_with")
+_NOT_ALWAYS_KNOWN = ("paper_flops", "joules", "traffic_bytes", "energy_shared_with")
 
 
 class CostLedger:
@@ -247,6 +250,7 @@ def _energy(costs: Sequence[PhaseCost], wall_seconds: float) -> dict[str, Any]:
         "energy_method": methods[0],
         "energy_device": "; ".join(dict.fromkeys(cost.energy_device for cost in measured)),
         "energy_coverage": min(1.0, covered / wall_seconds) if wall_seconds else 0.0,
+        "energy_shared_with": most_others(*(cost.energy_shared_with for cost in measured)),
     }
 
 

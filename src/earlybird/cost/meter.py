@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from earlybird.copying import copied
 from earlybird.cost.ledger import PHASES, PhaseCost, Work
-from earlybird.energy import EnergyCounter, NoCounter
+from earlybird.energy import EnergyCounter, NoCounter, most_others
 from earlybird.errors import ConfigError, ModelError, first_line, require
 
 
@@ -51,6 +51,7 @@ class PhaseMeter:
         self._started: tuple[float, float] | None = None
         self._wall_seconds, self._cpu_seconds, self._peak_bytes = 0.0, 0.0, 0
         self._joules: float | None = None
+        self._others: list[int | None] = []  # on the GPU, one number for each reading of joules
         # Seconds that the joules are of, and seconds whose joules are still to come.
         self._metered_seconds, self._open_seconds = 0.0, 0.0
         self._spans: list[tuple[float, float]] = []
@@ -103,6 +104,7 @@ class PhaseMeter:
             energy_method=self._counter.method,
             energy_device="" if self._joules is None else self._counter.device,
             energy_coverage=min(1.0, self._metered_seconds / self._wall_seconds) if self._metered_seconds else 0.0,
+            energy_shared_with=most_others(*self._others),
             spans=tuple(self._spans),
         )
 
@@ -126,6 +128,7 @@ class PhaseMeter:
         joules = self._counter.take()
         if joules is not None:
             self._joules = joules + (self._joules or 0.0)
+            self._others.append(self._counter.others)
             self._metered_seconds += self._open_seconds
         if not self._counter.pending:  # Otherwise the next reading's joules are of these seconds too.
             self._open_seconds = 0.0

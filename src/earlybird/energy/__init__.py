@@ -5,8 +5,9 @@ Stands below `cost`, whose meters read the counters; takes and gives plain numbe
 
 from earlybird.energy.counters import NO_ENERGY_COUNTER, EnergyCounter, NoCounter, find_counter, measure_idle
 from earlybird.energy.estimate import estimated_joules, unit_energies
+from earlybird.energy.sharing import most_others
 
 __all__ = [
     "NO_ENERGY_COUNTER", "EnergyCounter", "NoCounter", "estimated_joules", "find_counter", "measure_idle",
-    "unit_energies",
+    "most_others", "unit_energies",
 ]  # fmt: skip

@@ -16,11 +16,20 @@ from typing import Any
 
 import torch
 
-from earlybird.energy.sources import EnergySource, chip_source, gpu_source, rapl_sources, unsupported_reason
+from earlybird.energy.sharing import CardWatch
+from earlybird.energy.sources import (
+    EnergySource,
+    chip_source,
+    gpu_handle,
+    gpu_source,
+    rapl_sources,
+    unsupported_reason,
+)
 from earlybird.errors import ConfigError, reason
 
 NO_ENERGY_COUNTER = "not measured (no counter)"
 MOST_PACKAGE_WATTS = 1000.0  # no CPU package draws more; zeus assumes the same
+_SECONDS_BETWEEN_LOOKS = 2.0  # at who else is on the card
 _NO_CHIP = "no Jetson, no Apple silicon with zeus[apple]"
 
 
@@ -30,13 +39,15 @@ class EnergyCounter:
     method: the interfaces read, such as "nvml+rapl", or "not measured (no counter: <reason>)". device: what they cover,
     "" for nothing. notes: what is missing from `device`, and why. idle_watts: power of the quiet machine, where
     `measure_idle` took it. pending: the last `take` gave None because a counter had not ticked, and its joules come
-    with the next one; a None while this is False is a loss.
+    with the next one; a None while this is False is a loss. others: most other processes that were noticed on the GPU
+    during the joules of the last `take`; None where that is not known.
     """
 
     def __init__(self, method: str, device: str = "", notes: Sequence[str] = ()) -> None:
         self.method, self.device, self.notes = method, device, tuple(notes)
         self.idle_watts: float | None = None
         self.pending = False
+        self.others: int | None = None
 
     def start(self) -> None:
         """Begin a window; a window begun before and not read is dropped."""
@@ -63,12 +74,16 @@ class ZeusCounter(EnergyCounter):
     reading, `take` is None with `pending` True, the window stays open, and the next `take` gives the joules of both
     stretches; a phase that ends before the first tick has no measured energy. A reading that fails (GPU lost,
     permission revoked) makes its stretch None with one warning, and the counter goes on with the next stretch.
-    `start`, `take` and `stop` belong to one thread.
+    `start`, `take` and `stop` belong to one thread. `watch` is asked at both ends of a stretch and every two seconds
+    within it; the first time that it cannot tell, `notes` say why.
     """
 
-    def __init__(self, monitor: Any, sources: Sequence[EnergySource], method: str, notes: Sequence[str] = ()) -> None:
+    def __init__(
+        self, monitor: Any, sources: Sequence[EnergySource], method: str, notes: Sequence[str] = (),
+        watch: CardWatch | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(method, ", ".join(source.name for source in sources), notes)
-        self._monitor, self._sources = monitor, tuple(sources)
+        self._monitor, self._sources, self._watch = monitor, tuple(sources), watch
         self._window: str | None = None
         self._windows, self._failing = 0, False
         self._lock = threading.Lock()
@@ -81,11 +96,14 @@ class ZeusCounter(EnergyCounter):
         """Begin a window; a window begun before and not read is dropped."""
         self.stop()
         with self._lock:
+            if self._watch is not None:
+                self._watch.start()
             self._open()
         self._stopped = threading.Event()
-        if self._split_seconds is not None:
-            arguments = (weakref.ref(self), self._stopped, self._split_seconds)
-            threading.Thread(target=_keep_windows_short, args=arguments, name="energy windows", daemon=True).start()
+        looks = None if self._watch is None else _SECONDS_BETWEEN_LOOKS
+        if periods := [seconds for seconds in (self._split_seconds, looks) if seconds is not None]:
+            arguments = (weakref.ref(self), self._stopped, min(periods))
+            threading.Thread(target=_tend, args=arguments, name="energy windows", daemon=True).start()
 
     def take(self) -> float | None:
         """Joules since `start` or the last `take`; None where they could not be measured, or without a `start`."""
@@ -93,10 +111,13 @@ class ZeusCounter(EnergyCounter):
             if self._stopped is None:
                 return None
             self._advance()
+            self._look()
             self.pending = not self._lost and not all(self._joules)
             if self.pending:
                 return None
             joules = None if self._lost else sum(self._joules)
+            if self._watch is not None:
+                self.others = self._watch.take()
             self._forget()
             return joules
 
@@ -138,6 +159,15 @@ class ZeusCounter(EnergyCounter):
         self._joules = [total + part for total, part in zip(self._joules, parts, strict=True)]
         self._failing = self._window is None
 
+    def _look(self) -> None:
+        """See who else is on the card; where that cannot be told, say so once."""
+        if self._watch is None:
+            return
+        self._watch.look()
+        told = f"whether others computed on the GPU is not known: {self._watch.reason}"
+        if self._watch.reason and told not in self.notes:
+            self.notes = (*self.notes, told)
+
     def _open(self) -> None:
         """Begin a window under a fresh name; where that fails, there is none and the stretch to come is lost."""
         self._windows += 1
@@ -157,22 +187,30 @@ class ZeusCounter(EnergyCounter):
             warnings.warn(told, RuntimeWarning, stacklevel=4)
 
 
-def _keep_windows_short(counter: weakref.ref[ZeusCounter], stopped: threading.Event, seconds: float) -> None:
-    """Keep each window below one counter range (see `EnergySource.joules`), however seldom `take` is called."""
+def _tend(counter: weakref.ref[ZeusCounter], stopped: threading.Event, seconds: float) -> None:
+    """Keep each window below one counter range (see `EnergySource.joules`), however seldom `take` is called, and look.
+
+    A card is looked at more often than windows need to be split, which costs what two readings draw (`_advance`).
+    """
+    looks = 0
     while not stopped.wait(seconds):
         alive = counter()
         if alive is None:  # dropped without a `stop`
             return
         with alive._lock:
             if not stopped.is_set():  # no `stop` came in between
-                alive._advance()
+                alive._look()
+                looks += 1
+                if alive._split_seconds is not None and looks % int(alive._split_seconds / seconds) == 0:
+                    alive._advance()
         del alive
 
 
 def measure_idle(counter: EnergyCounter, seconds: float = 1.0) -> float | None:
     """Watts of the quiet machine, also stored as `counter.idle_watts`; None where nothing was measured.
 
-    Sleeps for `seconds`; a window that was open is dropped. A GPU ticks up to 0.1 s late: 1 s is right to about 10 %.
+    None as well where others were on the GPU, which then was not quiet. Sleeps for `seconds`; a window that was open is
+    dropped. A GPU ticks up to 0.1 s late: 1 s is right to about 10 %.
 
     Raises:
         ConfigError: seconds is not positive.
@@ -187,7 +225,7 @@ def measure_idle(counter: EnergyCounter, seconds: float = 1.0) -> float | None:
         joules = counter.take()
         elapsed = time.perf_counter() - began
         counter.stop()
-        counter.idle_watts = None if joules is None else joules / elapsed
+        counter.idle_watts = None if joules is None or counter.others else joules / elapsed
     return counter.idle_watts
 
 
@@ -218,6 +256,7 @@ def _find_with_zeus(device: torch.device) -> EnergyCounter:
 
     notes: list[str] = []
     gpus: list[int] = []
+    watch = None
     packages: dict[int, list[EnergySource]] = {}
     found = [chip] if (chip := chip_source()) is not None else []  # (method, source)
     if chip is None:
@@ -228,6 +267,8 @@ def _find_with_zeus(device: torch.device) -> EnergyCounter:
             if (gpu := gpu_source(gpus[0], notes)) is None:
                 return NoCounter("; ".join([*notes, _NO_CHIP]))
             found.append(gpu)
+            if gpu[0].startswith("nvml"):
+                watch = CardWatch(gpu_handle(gpus[0]))
         packages = rapl_sources(notes)
         found += [("rapl", source) for sources in packages.values() for source in sources]
     if not found:
@@ -236,4 +277,4 @@ def _find_with_zeus(device: torch.device) -> EnergyCounter:
     warnings.filterwarnings("ignore", message="The energy consumption of one or more GPUs was measured as zero")
     monitor = ZeusMonitor(gpu_indices=gpus, cpu_indices=list(packages), approx_instant_energy=False)
     method = "+".join(dict.fromkeys(name for name, _ in found))
-    return ZeusCounter(monitor, [source for _, source in found], method, notes)
+    return ZeusCounter(monitor, [source for _, source in found], method, notes, watch)

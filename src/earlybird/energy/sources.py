@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from earlybird.energy.sharing import is_split
 from earlybird.errors import reason
 
 # Where zeus looks: on the machine, and in a container made by its recipe.
@@ -102,6 +103,9 @@ def gpu_source(index: int, notes: list[str]) -> tuple[str, EnergySource] | None:
             nvidia.pynvml.nvmlInit()  # zeus asks the same and keeps the answer to itself
         gpus = get_gpus()
         name = gpus.get_name(index)
+        if not amd and is_split(gpu_handle(index)):
+            notes.append(f"NVML: GPU {index} is split by MIG, and its counter is of the whole card")
+            return None
         if not amd and name != (seen := torch.cuda.get_device_name(index)):
             # CUDA counts the fastest GPU first, NVML by slot.
             notes.append(f"NVML: GPU {index} is {name}, CUDA's is {seen}; set CUDA_DEVICE_ORDER=PCI_BUS_ID")
@@ -114,6 +118,13 @@ def gpu_source(index: int, notes: list[str]) -> tuple[str, EnergySource] | None:
         return None
     method = ("amdsmi" if amd else "nvml") + ("" if counts else " (sampled power)")
     return method, EnergySource(f"GPU {index} ({name})", lambda measurement: float(measurement.gpu_energy[index]))
+
+
+def gpu_handle(index: int) -> Any:
+    """NVML's handle of a GPU by torch's index."""
+    from zeus.device import get_gpus
+
+    return get_gpus().gpus[index].handle
 
 
 def rapl_sources(notes: list[str]) -> dict[int, list[EnergySource]]:

@@ -22,7 +22,7 @@ from earlybird.copying import copied
 from earlybird.cost import MethodPlan, ModelCost, PhaseMeter, Schedule, Work
 from earlybird.data import Augment, Batches, DataBundle, MemoryImages, eval_batches, train_batches
 from earlybird.data.images import subset
-from earlybird.energy import EnergyCounter, NoCounter
+from earlybird.energy import EnergyCounter, NoCounter, most_others
 from earlybird.errors import ConfigError, require
 from earlybird.runs.record import device_facts
 from earlybird.runs.record_file import Record
@@ -122,12 +122,12 @@ def calibrate(
     print(f"measuring training steps here, for about {seconds:.0f} s at most", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory() as folder:
         session = timing_session(train, settings, compute, Path(folder), each)
-        measured, tested = _in_turns(session, placed, tests, each, seconds, counter)
+        measured, tested, others = _in_turns(session, placed, tests, each, seconds, counter)
     return Calibration(
         device=f"{compute.device}, {torch.get_num_threads()} threads, {compute.precision}",
         machine=device_facts(compute.device),
         measured_steps=min(map(len, measured.values())),
-        energy_method=counter.method,
+        energy_method="not measured (others were on the card)" if others else counter.method,
         step={name: median_seconds(pieces) for name, pieces in measured.items()},
         tested_image={name: median_seconds(pieces) for name, pieces in tested.items()},
     )
@@ -135,18 +135,24 @@ def calibrate(
 
 def _in_turns(
     session: Session, models: _Modules, tests: Sequence[Batches], each: int, seconds: float, counter: EnergyCounter
-) -> tuple[dict[Network, list[Seconds]], dict[Network, list[Seconds]]]:
-    """Training steps and tested images of the networks in turns; few images where there was no time for all steps."""
+) -> tuple[dict[Network, list[Seconds]], dict[Network, list[Seconds]], int | None]:
+    """Training steps and tested images of the networks in turns, and most other processes on the GPU meanwhile.
+
+    Few images where there was no time for all steps.
+    """
     measured: dict[Network, list[Seconds]] = {name: [] for name in models}
     tested: dict[Network, list[Seconds]] = {name: [] for name in models}
+    others: list[int | None] = []
     end, turns = time.monotonic() + seconds, ROUNDS * list(models.items())
     for turn, (name, model) in enumerate(turns):
         if (left := end - time.monotonic()) <= 0 and turn >= len(models):
             break
         timed = timed_steps(session, model, each, time.monotonic() + left / (len(turns) - turn), counter)
         measured[name] += timed
+        others.append(counter.others)
         tested[name].append(_evaluation(model, tests[len(timed) < each], session.compute, counter))
-    return measured, tested
+        others.append(counter.others)
+    return measured, tested, most_others(*others)
 
 
 def recorded(
@@ -216,4 +222,5 @@ def _evaluation(model: nn.Module, test: Batches, compute: Compute, counter: Ener
         images = evaluate(model, test, compute).samples
     counter.stop()
     took = meter.cost(Work(images))
-    return Seconds(took.cpu_seconds, took.wall_seconds, took.joules).times(1 / images)
+    joules = None if took.energy_shared_with else took.joules
+    return Seconds(took.cpu_seconds, took.wall_seconds, joules).times(1 / images)

@@ -202,7 +202,8 @@ COST_CELLS: Cells = {
 def energy_facts(record: Mapping[str, Any]) -> Row:
     """Joules, the share of the run's seconds that each counter covered, and the reasons for what is missing.
 
-    Only what the record has: one of an older version has no joules, and None for every reason.
+    Joules of a shared card are None: they are of others too, and no mean may have them. Only what the record has: one
+    of an older version has no joules, and None for every reason.
     """
     energy = record.get("energy") or {}
     estimated = energy.get("estimated") or {}
@@ -211,13 +212,16 @@ def energy_facts(record: Mapping[str, Any]) -> Row:
         "estimate_reason": energy.get("estimate_reason"),
         "estimate_source": estimated.get("source"),
     }
-    for method, found in (energy.get("measured") or {}).items():
+    measured = energy.get("measured") or {}
+    shared = [method for method, found in measured.items() if found.get("shared_with")]
+    facts["energy_shared"] = ", ".join(shared) or None
+    for method, found in measured.items():
         key = f"{_JOULES}measured by {method}"
-        facts |= {key: found["joules"], COVERAGE + key: found["coverage"]}
+        facts |= {key: None} if method in shared else {key: found["joules"], COVERAGE + key: found["coverage"]}
     return facts | ({ESTIMATED: estimated["joules"]} if estimated else {})
 
 
-def energy_pairs(facts: Row, dense: Row) -> dict[str, tuple[float, float | None]]:
+def energy_pairs(facts: Row, dense: Row) -> dict[str, tuple[float | None, float | None]]:
     """Joules by column key, beside the dense run's where both are of their whole run."""
     covered = {key: [run.get(COVERAGE + key, 1.0) for run in (facts, dense)] for key in energy_keys([facts])}
     return {key: (facts[key], dense.get(key) if min(shares) > WHOLE else None) for key, shares in covered.items()}
@@ -248,6 +252,8 @@ def energy_notes(rows: Sequence[Row]) -> list[str]:
     own = "energy, by the run's own counter" if {*energy_keys(rows)} - {ESTIMATED} else "energy"
     notes = {
         "energy_reason": f"{own}: {{}}.",
+        "energy_shared": "energy, measured by {}: left out where the card was shared with other processes (†): their "
+        "joules are in it.",
         "estimate_reason": "energy, not estimated: {}.",
         "estimate_source": "~ marks an estimate: counted products and memory traffic at the unit energies of {}. It "
         "compares runs; it is no measurement.",

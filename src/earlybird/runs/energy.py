@@ -36,10 +36,20 @@ def energy_facts(ledger: CostLedger, counter: EnergyCounter, traffic_reason: str
     return {
         "measured": measured,
         "reason": None if measured else total.energy_method,
-        "notes": list(counter.notes),
+        "notes": [*counter.notes, *shared_card(ledger)],
         "estimated": estimated,
         "estimate_reason": None if estimated else _why_no_estimate(total, traffic_reason),
     }
+
+
+def shared_card(ledger: CostLedger) -> list[str]:
+    """Flag of a run that was charged the joules of others on its GPU; empty without."""
+    shared = [(cost.energy_shared_with, cost.phase) for cost in ledger if cost.energy_shared_with]
+    if not shared:
+        return []
+    most, phases = max(shared)[0], ", ".join(dict.fromkeys(phase for _, phase in shared))
+    others = "1 other process" if most == 1 else f"up to {most} other processes"
+    return [f"joules were measured on a card shared with {others} ({phases}) and are theirs too"]
 
 
 def _measured(ledger: CostLedger, method: str) -> dict[str, Any]:
@@ -53,7 +63,7 @@ def _measured(ledger: CostLedger, method: str) -> dict[str, Any]:
 
 
 def _figure(cost: PhaseCost) -> dict[str, Any]:
-    return {"joules": cost.joules, "coverage": cost.energy_coverage}
+    return {"joules": cost.joules, "coverage": cost.energy_coverage, "shared_with": cost.energy_shared_with}
 
 
 def _why_no_estimate(total: PhaseCost, traffic_reason: str) -> str:

@@ -21,7 +21,7 @@ from earlybird.cost import ModelCost, PlannedData, Schedule, count_cost
 from earlybird.errors import RunFolderError
 from earlybird.methods.pipeline import Outcome
 from earlybird.methods.task import Candidate, Task
-from earlybird.runs.energy import energy_facts
+from earlybird.runs.energy import energy_facts, shared_card
 from earlybird.runs.record_file import SCHEMA_VERSION
 from earlybird.settings.budget import parse_budget
 from earlybird.settings.catalog import DenseShorter, Uniform, preset_of
@@ -67,7 +67,7 @@ def make_record(config: RunConfig, resolved: dict[str, Any], task: Task, outcome
         "uncut_test": asdict(outcome.uncut_test) if outcome.uncut_test else None,
         "cost": {"phases": phases, "total": ledger.total().as_dict()},
         "energy": energy_facts(ledger, session.energy, final.traffic_reason),
-        "flags": [*candidate.flags, *_flags_about_steps(session)],
+        "flags": [*candidate.flags, *_flags_about_steps(session), *shared_card(ledger)],
     }
 
 

@@ -98,7 +98,8 @@ class StepTimer(Hooks):
         if done < WARM_UP_STEPS + self.steps and time.monotonic() < self.end:
             return False
         if done >= WARM_UP_STEPS:
-            self.joules = self.counter.take() if done > WARM_UP_STEPS else None
+            joules = self.counter.take() if done > WARM_UP_STEPS else None
+            self.joules = None if self.counter.others else joules  # On a shared card they are not of these steps alone.
             self.counter.stop()
         return True
 
