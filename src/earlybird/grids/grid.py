@@ -246,8 +246,10 @@ class _Planner:
         if known is not None and known.config.to_dict() != config.to_dict():
             raise ConfigError(f"two methods of the grid would share the folder {node_id!r}; name them otherwise")
         search = request = dense_run = None
-        # A dense run with a budget is of another length than the first training of a method with one.
-        has_budget = config.training.budget_macs > 0 or bool(config.training.budget)
+        # A dense run with a budget is of another length than the first training of a method with one; one with an
+        # average of its weights leaves that, and the method prunes by the weights.
+        training = config.training
+        is_another = training.budget_macs > 0 or bool(training.budget) or training.ema > 0
         if isinstance(config.method, StartsFromTicket):
             method = config.method.shared_search()
             if method is None:  # A control of the early_bird beside it.
@@ -260,7 +262,7 @@ class _Planner:
                 del shared["min_draw_steps"]
             search = json.dumps([shared, seed, asked.budget])
             self.searches.setdefault(search, (shared, asked, {}))[2][request] = None
-        elif isinstance(config.method, StartsFromDense) and config.method.starts_from_dense() and not has_budget:
+        elif isinstance(config.method, StartsFromDense) and config.method.starts_from_dense() and not is_another:
             dense_run = self._add_run(_Asked(Dense.name, None, seed), is_asked=False).id
         node = RunNode(
             id=node_id, kind="run", config=config, label=_label(asked.text), prune_ratio=asked.ratio, seed=seed,

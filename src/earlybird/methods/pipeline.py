@@ -72,7 +72,8 @@ def run_method(
     begun = None if searching else resume
     candidate = within_budget(task, candidate, begun)
     train_candidate(task, candidate, begun)
-    candidate = replace(candidate, flags=(*candidate.flags, *_flags_about_learning(task, candidate)))
+    found = (*_flags_about_learning(task, candidate), *_flags_about_the_average(task, candidate))
+    candidate = replace(candidate, flags=(*candidate.flags, *found))
     uncut = None if candidate.uncut is None else evaluate_model(task, candidate.uncut, test)
     return Outcome(candidate, evaluate_model(task, candidate.model, test), uncut)
 
@@ -86,6 +87,13 @@ def _flags_about_learning(task: Task, candidate: Candidate) -> list[str]:
     for flag in new:
         task.session.progress.say(f"result: {flag}")
     return new
+
+
+def _flags_about_the_average(task: Task, candidate: Candidate) -> list[str]:
+    """Tell of a network of trained weights, where the settings ask for their average."""
+    is_trained_last = candidate.start_step < candidate.end_step or candidate.ticket is None
+    told = "the weights are not averaged (training.ema): nothing was trained after the cut"
+    return [] if not task.session.settings.ema or is_trained_last else [told]
 
 
 def check_network(method: Method, model: nn.Module, example_input: Tensor) -> None:

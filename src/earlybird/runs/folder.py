@@ -353,7 +353,7 @@ def load_dense_run(folder: Path, config: RunConfig, precision: str) -> DenseRun:
 
     Raises:
         RunFolderError: the folder holds no finished run.
-        MethodError: it is no dense run, or of another network, data, training or precision.
+        MethodError: it is no dense run, or of another network, data, training or precision, or left an average.
         CheckpointError: its network cannot be read.
     """
     record = record_of(folder)
@@ -362,6 +362,10 @@ def load_dense_run(folder: Path, config: RunConfig, precision: str) -> DenseRun:
     if any(record["config"]["training"].get(name) for name in ("budget", "budget_macs")):
         length = "as long as its budget allowed"
         raise MethodError(f"run {folder} was trained for {length}; give one without a budget")
+    if record["config"]["training"].get("ema"):
+        raise MethodError(
+            f"run {folder} left the average of its weights, not the weights; give one without training.ema"
+        )
     may_differ = ("method.", "training.budget", *WITHOUT_EFFECT)
     changes = differences(with_younger_settings(record["config"], config), config.to_dict())
     changes = [change for change in changes if not change.startswith(may_differ)]

@@ -97,6 +97,11 @@ class TrainingSettings:
     lr_decay: float = setting(0.1, "factor of each drop", "(0, 1]")
     warmup: float = setting(0.0, "fraction of the schedule with linearly rising lr", "[0, 1)")
     label_smoothing: float = setting(0.0, "cross-entropy label smoothing", "[0, 1)")
+    ema: float = setting(
+        0.0,
+        "decay of an exponential moving average of the weights, which is evaluated and saved in their place; 0 = none",
+        "[0, 1)",
+    )
     micro_batches: int = setting(1, "split each batch, accumulating gradients", ">= 1")
     clip_norm: float = setting(0.0, "clip the gradient norm; 0 = off", ">= 0")
     eval_batch_size: int = setting(500, "images of a forward pass in evaluation", ">= 1")

@@ -35,7 +35,8 @@ def fit(
     """Train `model` in place over a span of steps, or until a hook ends the phase.
 
     Args:
-        model: the network, placed on the session's device.
+        model: the network, placed on the session's device; it ends with the average of its weights where the settings
+            ask for one and the phase hands it on (`Hooks.hands_on_average`).
         span: phase and steps; the steps decide data order and learning rate.
         cost: of one image in this network, for the ledger.
         carry: more values for every checkpoint of this phase.
@@ -62,6 +63,7 @@ def fit(
                 _close_step(state)
                 if state.is_over():
                     break
+        state.hand_on_average()
     if state.train_step.kind != session.compute.step:
         session.eager_phases.append(span.phase)
     session.journal.ledger.add(state.phase_cost())
@@ -90,6 +92,8 @@ def _train_step(state: FitState, x: Tensor, y: Tensor) -> None:
     state.images += len(y)
     state.sums.seen += len(y)
     state.ended = state.hooks.after_step(state)
+    if state.average is not None:  # After what the hooks do to the weights, and so outside of any graph.
+        state.average.update(state.step - 1 - state.span.start_step)
     if session.progress.due():
         session.progress.step(state.span.phase, state.step, *state.sums.means(), state.hooks.note())
 

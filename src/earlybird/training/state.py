@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from earlybird.cost import ModelCost, PhaseCost, evaluation_work, training_work
 from earlybird.errors import CheckpointError, EarlyBirdError, NonFiniteError, first_line
+from earlybird.training.average import WeightAverage
 from earlybird.training.checkpoint import changed_checkpoint, whole_number
 from earlybird.training.compute import evaluate, not_finite
 from earlybird.training.session import Session
@@ -72,6 +74,13 @@ class Hooks:
     def settle(self, state: FitState) -> None:
         """Called after `after_step`, and at an epoch's end after its row of metrics, before anything is saved."""
 
+    def hands_on_average(self, phase: str) -> bool:
+        """True if the phase hands on the average of its weights, where the run keeps one, and not the weights.
+
+        What is handed on is what is validated. A search hands on the trained weights: its masks are drawn from them.
+        """
+        return phase != "search"
+
     def note(self) -> str:
         """A few words for the progress line."""
         return ""
@@ -108,6 +117,7 @@ class FitState:
         self.sums = EpochSums(compute.device)
         parts = StepParts(model, self.optimizer, hooks, self.sums, settings, compute, span.phase, full_batch)
         self.train_step = STEPS[compute.step](parts)
+        self.average: WeightAverage | None = None
         self.lr = settings.lr  # of the newest step
         self.meter = session.meter(span.phase)
         self.schedule_steps = session.total_steps if span.schedule_steps is None else span.schedule_steps
@@ -127,6 +137,7 @@ class FitState:
                 self.optimizer.state[parameter]["momentum_buffer"] = buffer.to(parameter, copy=True)
             self.ended = self.hooks.at_start(self)
             self.hooks.settle(self)
+            self.average = self._new_average()
             if not self.ended:
                 self.save()
         else:
@@ -141,6 +152,7 @@ class FitState:
             self._resume_weights(resume["model"])
             self._resume_momentum(resume)
             self.hooks.load_state_dict(resume["hooks"])
+            self._resume_average(resume)
             self.session.journal.load_state_dict(resume["journal"])
             self.sums.seen = whole_number(resume, "seen", 0, self.session.train.num_samples)
             self.sums.correct.fill_(whole_number(resume, "correct", 0, self.sums.seen))
@@ -180,6 +192,19 @@ class FitState:
         if not all(buffer.isfinite().all() for buffer in found.values()):
             raise ValueError("a momentum is NaN or infinite")
 
+    def _new_average(self) -> WeightAverage | None:
+        decay = self.session.settings.ema
+        return WeightAverage(self.model, decay) if decay and self.hooks.hands_on_average(self.span.phase) else None
+
+    def _resume_average(self, resume: dict[str, Any]) -> None:
+        self.average = self._new_average()
+        if self.average is None:
+            return
+        if "average" not in resume:
+            told = f"the checkpoint in {self.session.checkpoints.folder} holds no average of the weights"
+            raise CheckpointError(f"{told}: it was begun without training.ema; give --training.ema 0, or another --out")
+        self.average.load_state_dict(resume["average"])
+
     def momentum(self) -> dict[str, Tensor]:
         """Parameter name -> the optimizer's momentum, where it has any."""
         buffers = {name: self.optimizer.state[p].get("momentum_buffer") for name, p in self.model.named_parameters()}
@@ -206,6 +231,7 @@ class FitState:
             "seen": self.sums.seen,
             "random_state": _random_state(),
         }
+        state |= {} if self.average is None else {"average": self.average.state_dict()}
         self.session.checkpoints.save(state | self.carry)
 
     def _optimizer_state(self) -> dict[str, Any]:
@@ -236,7 +262,10 @@ class FitState:
         self.sums.raise_if_not_finite(self.span.phase)
         self.raise_if_weights_not_finite()
         is_broken_off = self.ended and self.step % session.steps_per_epoch != 0
-        val = None if session.val is None or is_broken_off else evaluate(self.model, session.val, session.compute)
+        val = None
+        if session.val is not None and not is_broken_off:
+            with self._validated():
+                val = evaluate(self.model, session.val, session.compute)
         if val is not None and session.val is not None:
             self.val_images += val.samples
             self.val_batches += session.val.steps_per_epoch
@@ -246,6 +275,16 @@ class FitState:
         self.hooks.settle(self)
         if not self.ended:  # An ended phase is about to be replaced by the next one's first checkpoint.
             self.save()
+
+    def _validated(self) -> AbstractContextManager[None]:
+        """The weights that the phase hands on, in the network inside."""
+        hands_on = self.average is not None and self.hooks.hands_on_average(self.span.phase)
+        return self.average.in_place() if self.average is not None and hands_on else nullcontext()
+
+    def hand_on_average(self) -> None:
+        """Put the average in the place of the weights, where the phase hands it on; the phase is over."""
+        if self.average is not None and self.hooks.hands_on_average(self.span.phase):
+            self.average.store_()
 
     def row(self, val_accuracy: float | None) -> dict[str, Any]:
         """Metrics of the epoch so far."""
