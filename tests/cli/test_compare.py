@@ -58,7 +58,7 @@ def test_a_grid_is_run_and_its_tables_are_printed_and_written(flags, tmp_path: P
     assert float(table["equal cost", "uniform"]["cost_ratio"]) == pytest.approx(1, abs=0.05)
     assert float(table["equal cost", "snip"]["cost_ratio"]) == pytest.approx(1, abs=0.15)
     markdown = (out / "table.md").read_text()
-    assert markdown.startswith("### tiny.py:network on tiny.py:data, 6 epochs, p = 0.5: at equal ratio")
+    assert markdown.startswith("### tiny.py:network on tiny.py:data, 6 epochs, recipe paper, p = 0.5: at equal ratio")
     assert "soft_filter_pruning: " in markdown and "% before its channels went." in markdown
     latex = (out / "table.tex").read_text()
     assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 2

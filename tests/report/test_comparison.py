@@ -158,13 +158,17 @@ def test_what_to_know_of_a_ticket_and_of_a_run_stands_in_the_row_once(make_recor
     assert row["flags"] == ("fired at the earliest draw", "nothing was trained after the cut")
 
 
-def test_models_and_schedules_are_compared_apart(make_record):
-    topics = group_rows(comparison_rows([make_record(), make_record(total_epochs=40), make_record(model="vgg11")]))
-    assert list(topics) == [
-        ("vgg11 (width 0.25)", "cifar10", 20),
-        ("vgg16 (width 0.25)", "cifar10", 20),
-        ("vgg16 (width 0.25)", "cifar10", 40),
+def test_models_schedules_and_recipes_are_compared_apart(make_record):
+    others = [make_record(total_epochs=40), make_record(model="vgg11"), make_record("dense")]
+    others[2]["config"]["training"]["schedule"] = "cosine"
+    rows = comparison_rows([make_record(), *others])
+    assert list(group_rows(rows)) == [
+        ("vgg11 (width 0.25)", "cifar10", 20, "paper"),
+        ("vgg16 (width 0.25)", "cifar10", 20, "paper"),
+        ("vgg16 (width 0.25)", "cifar10", 20, "paper with schedule=cosine"),
+        ("vgg16 (width 0.25)", "cifar10", 40, "paper"),
     ]
+    assert rows[0]["dense_run_id"] is None
 
 
 def printed(records, width: int = 80) -> str:

@@ -31,8 +31,8 @@ SCHEMA: dict[str, set[str] | None] = {
     "device": {"type", "name", "threads", "platform"},
     "config": {"model", "data", "method", "training"},
     "resolved": {
-        "precision", "step", "layout", "device", "augment", "threads", "steps_per_epoch", "total_steps", "schedule",
-        "round_to",
+        "precision", "step", "layout", "device", "augment", "recipe", "threads", "steps_per_epoch", "total_steps",
+        "schedule", "round_to",
     },
     "seeds": {"run", "model", "data"},
     "test": {"accuracy", "top5_accuracy", "loss", "correct", "samples"},

@@ -7,10 +7,20 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from earlybird.cli.options import CONFIG, SHORT_FLAGS, Flags, Parser, expand_short_flags, section_flags
+from earlybird.cli.options import (
+    CONFIG,
+    RECIPE,
+    SHORT_FLAGS,
+    Flags,
+    Parser,
+    expand_short_flags,
+    named_recipe,
+    section_flags,
+)
 from earlybird.errors import ConfigError, require
 from earlybird.grids.grid import Block, Grid, at_early_birds_cost, nodes_of, read_value
 from earlybird.settings.fields import fits
+from earlybird.settings.recipes import PAPER, recipe_settings, refuse_another_recipe
 from earlybird.settings.run import read_yaml, refuse_unknown
 
 _DESCRIPTION = (
@@ -23,6 +33,7 @@ _ENGINES = ("local", "ray")
 _OF_ONE_RUN = {"--training.seed": "--seeds", "--method.name": "--methods", "--method.prune_ratio": "--ratios"}
 _FLAGS: Flags = {
     **CONFIG,
+    **RECIPE,
     "--out": (str, "runs/compare", "folder of the comparison"),
     "--methods": (
         Any, None,
@@ -47,7 +58,6 @@ _FLAGS: Flags = {
     "--retries": (int, 3, "with ray: how often a run whose process died is started again"),
     "--dry-run": ("store_true", False, "print the runs and their hours; run nothing"),
     "--quiet": ("store_true", False, "print the tables only"),
-    **section_flags(_SECTIONS, {}),
     "--method.KEY": (Any, None, "a setting of every method that has it: --method.penalty 1e-5"),
 }  # fmt: skip
 
@@ -73,11 +83,15 @@ def parse_grid(argv: Sequence[str]) -> tuple[Grid | None, Namespace]:
         ConfigError: a flag, key, type or value is wrong; one line with the legal values.
     """
     arguments, method_settings = _without_method_settings(expand_short_flags(argv))
-    parsed = Parser("compare", _DESCRIPTION, _FLAGS).parse_args(arguments)
+    recipe = named_recipe(arguments)
+    settings_flags = section_flags(_SECTIONS, {"training": recipe_settings(recipe or PAPER)})
+    parsed = Parser("compare", _DESCRIPTION, {**_FLAGS, **settings_flags}).parse_args(arguments)
     blocks = _blocks(parsed)
     plain = parsed.as_dict()
     settings = {name: dict(plain[name] or {}) for name in _SECTIONS}
     del settings["training"]["seed"]  # each run has its own
+    if recipe is not None:
+        refuse_another_recipe(recipe, settings["training"])
     if not blocks:
         return None, parsed
     equal_cost = [str(method) for method in listed(parsed.equal_cost)]

@@ -22,7 +22,7 @@ from earlybird.grids import sweep as sweeps
 from earlybird.grids.grid import Grid, RunNode, asked_place
 from earlybird.grids.run_node import error_of, events_since, new_token, record_of_node
 from earlybird.grids.sweep import Sweep
-from earlybird.report.comparison import data_label, model_label, scheduled_epochs
+from earlybird.report.comparison import data_label, model_label, recipe_label, scheduled_epochs
 from earlybird.report.forecast import grid_forecast_table
 from earlybird.report.grid import GridEntry, brief_tables, full_tables, means_table, results_by_ratio, runs_table
 from earlybird.report.table import to_csv, to_latex, to_markdown, to_terminal
@@ -172,9 +172,10 @@ def grid_entries(sweep: Sweep) -> list[GridEntry]:
 
 
 def topic_of(sweep: Sweep) -> str:
-    """Network, data and schedule, in words."""
+    """Network, data, schedule and recipe, in words."""
     record = {"config": sweep.nodes[0].config.to_dict()}
-    return f"{model_label(record)} on {data_label(record)}, {scheduled_epochs(record)} epochs"
+    schedule = f"{scheduled_epochs(record)} epochs, recipe {recipe_label(record)}"
+    return f"{model_label(record)} on {data_label(record)}, {schedule}"
 
 
 def _say_unreadable(sweep: Sweep, entries: Sequence[GridEntry]) -> int:

@@ -22,6 +22,7 @@ from earlybird.errors import ConfigError, DataError, ModelError, did_you_mean, r
 from earlybird.settings.catalog import METHODS, PRESETS, method_class, method_label, preset_settings
 from earlybird.settings.fields import fits, legal_values
 from earlybird.settings.method import EarlyBirdTraining, Method
+from earlybird.settings.recipes import PAPER, RECIPES, recipe_settings, refuse_another_recipe
 from earlybird.settings.run import SECTIONS, DataConfig, ModelConfig, RunConfig, read_yaml, refuse_unnamed_code
 
 if TYPE_CHECKING:
@@ -53,6 +54,9 @@ NETWORK = ("model", "data")
 # Flag, or several names of one -> type (or action), default and help.
 Flags = Mapping[str, tuple[Any, Any, str]]
 CONFIG: Flags = {"--config": ("config", None, "YAML with any of the settings below; flags win over it")}
+RECIPE: Flags = {
+    "--recipe": (str, PAPER, f"defaults of --training: {' or '.join(RECIPES)} (docs/method.md, section 2)"),
+}
 JSON: Flags = {"--json": ("store_true", False, "print JSON")}
 
 
@@ -121,15 +125,18 @@ def parse_run(
         ConfigError: a flag, key, type or value is wrong; one line with the legal values.
     """
     name, arguments = _named_method(expand_short_flags(argv))
+    recipe = named_recipe(arguments)
     methods = f"a method ({', '.join(METHODS)}), a preset ({', '.join(PRESETS)}), pkg.mod:Class or file.py:Class"
+    preset = {"method": preset_settings(name), "training": recipe_settings(recipe or PAPER)}
     flags: Flags = {
         **CONFIG,
+        **RECIPE,
         "--out": (str | None, None, "run folder; default runs/MODEL-DATA-METHOD-sSEED"),
         "--force": ("store_true", False, "go on in a folder that holds another configuration"),
         "--quiet": ("store_true", False, "print no progress"),
         "--wait": ("store_true", False, "wait while another process works in the folder"),
         "--method.name": (str, name, methods),
-        **section_flags(SECTIONS, {"method": preset_settings(name)}, method_class(name)),
+        **section_flags(SECTIONS, preset, method_class(name)),
         **(own or {}),
     }
     parser = Parser(command, description, flags)
@@ -137,7 +144,25 @@ def parse_run(
     parser.add_argument("--resolved", type=dict, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     parsed = parser.parse_args(arguments)
     plain = parsed.as_dict()
-    return RunConfig.from_dict({name: dict(plain[name] or {}) for name in SECTIONS}), parsed
+    config = RunConfig.from_dict({name: dict(plain[name] or {}) for name in SECTIONS})
+    if recipe is not None:
+        refuse_another_recipe(recipe, dataclasses.asdict(config.training))
+    return config, parsed
+
+
+def named_recipe(argv: Sequence[str]) -> str | None:
+    """Recipe that a flag names, or else the file of `--config`; None if neither does.
+
+    Raises:
+        ConfigError: there is none of this name.
+    """
+    recipe, file = value_of("--recipe", argv), value_of("--config", argv)
+    if recipe is None and file:
+        content = read_yaml(file)
+        recipe = content.get("recipe") if isinstance(content, dict) else None
+    if recipe is not None:
+        recipe_settings(recipe)  # which refuses an unknown one
+    return recipe
 
 
 def expand_short_flags(argv: Sequence[str], sections: Collection[str] = SECTIONS) -> list[str]:

@@ -25,6 +25,7 @@ from earlybird.cli.options import (
 from earlybird.errors import ConfigError
 from earlybird.settings.catalog import method_class
 from earlybird.settings.method import NO_TICKET_CURE, EarlyBirdTraining, check_requests, requests_of
+from earlybird.settings.recipes import recipe_settings
 from earlybird.settings.run import CODE_FLAGS, SECTIONS, read_yaml, refuse_unnamed_code
 
 if TYPE_CHECKING:
@@ -131,6 +132,9 @@ def retrain_command(argv: Sequence[str]) -> None:
         return
     with naming_the_file(beside, arguments):
         settings = _settings_beside(beside, arguments)
+        if (recipe := value_of("--recipe", arguments)) is not None:  # Flags win over what the search was trained by.
+            training = settings.get("training", {})
+            settings["training"] = {k: v for k, v in training.items() if k not in recipe_settings(recipe)}
         text = yaml.safe_dump(settings, sort_keys=False)
         _retrain([f"--config={text}", *arguments], ticket, path, settings.get("method", {}))
 

@@ -1,7 +1,7 @@
-"""Comparison of runs: a row for each, groups of equal settings over seeds, and a table for each model, data, schedule.
+"""Comparison of runs: a row each, groups of equal settings over seeds, a table for each model, data, schedule, recipe.
 
-The dense partner of a run is the record of method `dense` with the same model, data, epochs and seed. Ratios are formed
-inside such a pair and only then averaged, so that a slow machine or an easy seed does not enter twice.
+The dense partner of a run is the record of method `dense` with the same model, data, epochs, recipe and seed. Ratios
+are formed inside such a pair and only then averaged, so that a slow machine or an easy seed does not enter twice.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from earlybird.report.quantities import Row, RunGroup, rows_of
 from earlybird.report.table import Table, to_terminal
 from earlybird.settings.catalog import own_name, preset_of
 from earlybird.settings.method import MIN_DRAW_STEPS
+from earlybird.settings.recipes import recipe_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,7 +31,8 @@ _NO_BUDGET = {"budget": "", "budget_macs": 0}
 
 _HOW_TO_READ = (
     "Mean ± sample standard deviation over n seeds (no ± where all agree). In brackets: divided by the dense run of "
-    "the same model, data, epochs and seed; below 1.00 is saved. Training cost counts search, training and evaluation."
+    "the same model, data, epochs, recipe and seed; below 1.00 is saved. Training cost counts search, training and "
+    "evaluation."
 )
 
 
@@ -50,7 +52,7 @@ def print_run(record: Mapping[str, Any], console: Console | None = None) -> None
     from rich.console import Console
 
     console = console or Console()
-    [((model, data, epochs), [group])] = group_rows(comparison_rows([record])).items()
+    [((model, data, epochs, _), [group])] = group_rows(comparison_rows([record])).items()
     pruned = "" if group.rows[0]["prune_ratio"] is None else f", p {quantities.prune_ratio_cell(group)}"
     cells: quantities.Cells = {
         "method": lambda group: group.name,
@@ -66,9 +68,9 @@ def print_run(record: Mapping[str, Any], console: Console | None = None) -> None
 
 
 def comparison_tables(records: Sequence[Mapping[str, Any]]) -> list[Table]:
-    """One table per model, data set and schedule, a row for each method; the records may be any mixture."""
+    """One table per model, data set, schedule and recipe, a row for each method; the records may be any mixture."""
     tables = []
-    for (model, data, epochs), groups in group_rows(comparison_rows(records)).items():
+    for (model, data, epochs, recipe), groups in group_rows(comparison_rows(records)).items():
         cells: quantities.Cells = {
             "method": lambda group: group.name,
             "p asked / realised": quantities.prune_ratio_cell,
@@ -78,7 +80,8 @@ def comparison_tables(records: Sequence[Mapping[str, Any]]) -> list[Table]:
             **quantities.energy_columns(rows_of(groups)),
             "n": lambda group: str(len(group.rows)),
         }
-        tables.append(quantities.table_of(cells, groups, f"{model} on {data}, {epochs} epochs", _notes(groups)))
+        title = f"{model} on {data}, {epochs} epochs, recipe {recipe}"
+        tables.append(quantities.table_of(cells, groups, title, _notes(groups)))
     return tables
 
 
@@ -92,7 +95,7 @@ def _notes(groups: Sequence[RunGroup]) -> list[str]:
             notes.append(f"{group.name} saves no time here: {ratio.mean:.2f} of the dense seconds.")
         notes += quantities.flag_notes(group)
     if all(row["dense_run_id"] is None for row in rows):
-        missing = "No dense run of this model, data, schedule and seed"
+        missing = "No dense run of this model, data, schedule, recipe and seed"
         notes.append(f"{missing} is among the records: no training-cost ratios.")
     return notes
 
@@ -112,11 +115,11 @@ def comparison_rows(records: Sequence[Mapping[str, Any]]) -> list[Row]:
     return [row_of(record, _dense_partner(record, records)) for record in records]
 
 
-def group_rows(rows: Iterable[Row]) -> dict[tuple[str, str, int], list[RunGroup]]:
-    """(model, data, epochs) -> groups over seeds: the dense one first, then by method and ratio."""
-    topics: dict[tuple[str, str, int], dict[str, list[Row]]] = {}
+def group_rows(rows: Iterable[Row]) -> dict[tuple[str, str, int, str], list[RunGroup]]:
+    """(model, data, epochs, recipe) -> groups over seeds: the dense one first, then by method and ratio."""
+    topics: dict[tuple[str, str, int, str], dict[str, list[Row]]] = {}
     for row in rows:
-        groups = topics.setdefault((row["model"], row["data"], row["epochs"]), {})
+        groups = topics.setdefault((row["model"], row["data"], row["epochs"], row["recipe"]), {})
         groups.setdefault(json.dumps(row["settings"]), []).append(row)
     return {topic: _named(sorted(groups.values(), key=_rank)) for topic, groups in sorted(topics.items())}
 
@@ -130,6 +133,7 @@ def row_of(record: Mapping[str, Any], dense: Mapping[str, Any] | None) -> Row:
         "model": model_label(record),
         "data": data_label(record),
         "epochs": scheduled_epochs(record),
+        "recipe": recipe_label(record),
         "method": method_label(record),
         "seed": seed_of(record),
         "device": device_label(record),
@@ -181,7 +185,7 @@ def _step(record: Mapping[str, Any]) -> str:
 
 
 def _dense_partner(record: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """First dense record of the same model, data, epochs and seed; one of the same training is preferred.
+    """First dense record of the same model, data, epochs, recipe and seed; one of the same training is preferred.
 
     A budget may have set the length of the run's training, but not of its partner's.
     """
@@ -203,7 +207,7 @@ def _training(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def _pair_key(record: Mapping[str, Any]) -> tuple[Any, ...]:
     settings = _flat({key: record["config"].get(key) or {} for key in ("model", "data")})
-    return json.dumps(settings), scheduled_epochs(record), seed_of(record)
+    return json.dumps(settings), scheduled_epochs(record), recipe_label(record), seed_of(record)
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -260,6 +264,11 @@ def method_label(record: Mapping[str, Any]) -> str:
 def scheduled_epochs(record: Mapping[str, Any]) -> int:
     """Epochs T of the schedule, the length of one dense training."""
     return int(record["config"].get("training", {}).get("epochs", 0))
+
+
+def recipe_label(record: Mapping[str, Any]) -> str:
+    """Recipe of the training: `paper`, `modern`, or the nearest with what differs from it."""
+    return recipe_of(_training(record))
 
 
 def seed_of(record: Mapping[str, Any]) -> int | None:

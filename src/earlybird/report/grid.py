@@ -137,7 +137,7 @@ def _line(runs: Sequence[GridEntry], rows: Mapping[str, Row], base: Mapping[int,
 def full_tables(results: Sequence[RatioResults], reference: str, topic: str) -> list[Table]:
     """Tables with every quantity: for each ratio one at equal ratio, and one at equal total cost if there is any.
 
-    The titles begin with `topic`: network, data and schedule.
+    The titles begin with `topic`: network, data, schedule and recipe.
     """
     sections = _sections(results, reference, topic)
     return [quantities.table_of(cells, lines, title, notes) for title, cells, lines, notes in sections]

@@ -35,7 +35,7 @@ class Point:
 def plot_grid(results: Sequence[RatioResults], reference: str, topic: str, path: str | Path) -> Path | None:
     """Draw a panel for each ratio of a grid that has costs to show; None where none has.
 
-    The title ends with `topic`: network, data and schedule. The suffix of the path names the format.
+    The title ends with `topic`: network, data, schedule and recipe. The suffix of the path names the format.
     """
     panels = [(result, found) for result in results if (found := points_of(result))]
     if not panels:

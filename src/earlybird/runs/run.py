@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -48,6 +48,7 @@ from earlybird.settings.method import (
     hardware_multiple,
     with_multiple,
 )
+from earlybird.settings.recipes import recipe_of
 from earlybird.settings.run import RunConfig, refuse_unnamed_code
 from earlybird.training.compute import Compute, Evaluation, choose_device, choose_precision, evaluate
 from earlybird.training.session import Journal, Progress, Session, StopFlag, stop_on_signals
@@ -300,7 +301,7 @@ def prepare(
     measure_idle(session.energy)  # now, while nothing runs
     settled |= {
         "precision": precision, "step": compute.step, "layout": compute.layout, "device": str(device),
-        "augment": resolve_augment(config.data, bundle),
+        "augment": resolve_augment(config.data, bundle), "recipe": recipe_of(asdict(settings)),
         "threads": torch.get_num_threads(), "steps_per_epoch": session.steps_per_epoch,
         "total_steps": session.total_steps,
     }  # fmt: skip
