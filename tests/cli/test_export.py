@@ -14,6 +14,7 @@ from earlybird.errors import ModelError
 from earlybird.integrations.export import export_onnx, export_pt2
 from earlybird.runs.folder import NetworkSpec, save_network
 from earlybird.slimming import channel_groups, slim
+from earlybird.slimming.selection import let_gather_
 
 SPEC = NetworkSpec("preresnet20", num_classes=4, in_channels=3, image_size=32, width=0.25)
 
@@ -52,6 +53,14 @@ def test_a_scattering_norm_is_exported(tmp_path: Path):
     model, x = Residual(), torch.randn(2, 3, 8, 8)
     small = slim(model, ChannelMask({"bn": torch.arange(6) > 2}), x, channel_groups(model, x, "select"))
     assert export_pt2(small, x, tmp_path / "net.pt2") <= 1e-4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gather_in_channels_last_is_exported(dtype):
+    norm = let_gather_(nn.BatchNorm2d(2), torch.tensor([0, 3])).eval()
+    x = torch.randn(2, 4, 3, 3).to(dtype).to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        assert torch.equal(torch.export.export(norm, (x,)).module()(x), norm(x))
 
 
 def test_a_file_that_gives_other_numbers_is_not_kept(tmp_path: Path):

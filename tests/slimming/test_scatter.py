@@ -110,7 +110,10 @@ def test_scattering_keeps_the_memory_format(dtype):
     assert torch.equal(y, scatter_channels(x.contiguous(), torch.tensor([4, 0, 2]), 5))
 
 
-def test_gradients_flow_through_a_scatter():
-    x = torch.randn(2, 3, requires_grad=True)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(2, 3), (2, 3, 4, 4)])
+def test_gradients_flow_through_a_scatter(shape, dtype):
+    x = torch.randn(shape).to(dtype)
+    x = (x.to(memory_format=torch.channels_last) if x.dim() == 4 else x).requires_grad_()
     scatter_channels(x, torch.tensor([4, 0, 2]), 5).square().sum().backward()
-    assert torch.allclose(x.grad, 2 * x)
+    assert torch.equal(x.grad, 2 * x)

@@ -7,9 +7,10 @@ zeros, which an add brings to the stream. `slim` puts them in place of BatchNorm
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 Norm = nn.modules.batchnorm._BatchNorm
 
@@ -18,21 +19,58 @@ def gather_channels(x: Tensor, index: Tensor) -> Tensor:
     """Channels `index` of `x` `[n, c, ...]`, in the memory format of `x` (a plain gather would return contiguous)."""
     if x.dim() not in (4, 5) or x.stride(1) != 1:
         return x.index_select(1, index)
-    x = x.movedim(1, -1)
-    if x.dtype == torch.bfloat16 and x.device.type == "cpu":
-        # A product with ones and zeros is exact, and faster than gathering bf16 (benchmarks/bench_gather.py).
-        return torch.matmul(x, functional.one_hot(index, x.shape[-1]).to(x.dtype).t()).movedim(-1, 1)
-    return x.index_select(-1, index).movedim(-1, 1)
+    rows = x.movedim(1, -1)
+    if x.device.type != "cpu":
+        return rows.index_select(-1, index).movedim(-1, 1)
+    # On a CPU `index_select` takes up to nine times as long in rows (benchmarks/bench_gather.py).
+    return (_TakeBits.apply(rows, index) if x.dtype == torch.bfloat16 else _take(rows, index)).movedim(-1, 1)
 
 
 def scatter_channels(x: Tensor, index: Tensor, width: int) -> Tensor:
     """`[n, width, ...]`: zeros, with the channels of `x` `[n, c, ...]` at `index`, in the memory format of `x`."""
-    if x.dim() in (4, 5) and x.stride(1) == 1:
-        x = x.movedim(1, -1)
-        if x.dtype == torch.bfloat16 and x.device.type == "cpu":
-            return torch.matmul(x, functional.one_hot(index, width).to(x.dtype)).movedim(-1, 1)
-        return x.new_zeros(*x.shape[:-1], width).index_copy(-1, index, x).movedim(-1, 1)
-    return x.new_zeros(x.shape[0], width, *x.shape[2:]).index_copy(1, index, x)
+    if x.dim() not in (4, 5) or x.stride(1) != 1:
+        return x.new_zeros(x.shape[0], width, *x.shape[2:]).index_copy(1, index, x)
+    rows = x.movedim(1, -1)
+    if x.device.type != "cpu":
+        return rows.new_zeros(*rows.shape[:-1], width).index_copy(-1, index, rows).movedim(-1, 1)
+    put: Tensor = _PutBits.apply(rows, index, width) if x.dtype == torch.bfloat16 else _put(rows, index, width)
+    return put.movedim(-1, 1)
+
+
+def _take(rows: Tensor, index: Tensor) -> Tensor:
+    """`[..., k]` of `[..., c]`."""
+    return rows.gather(-1, index.expand(*rows.shape[:-1], -1))
+
+
+def _put(rows: Tensor, index: Tensor, width: int) -> Tensor:
+    """`[..., width]` of `[..., k]`, the inverse: zeros where nothing was taken."""
+    return rows.new_zeros(*rows.shape[:-1], width).scatter(-1, index.expand_as(rows), rows)
+
+
+class _TakeBits(torch.autograd.Function):
+    """`_take` of bf16 as 16-bit integers, which a CPU moves in half the time."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, index: Tensor) -> Tensor:
+        ctx.index, ctx.width = index, rows.shape[-1]
+        return _take(rows.view(torch.int16), index).view(rows.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return _PutBits.apply(grad, ctx.index, ctx.width), None
+
+
+class _PutBits(torch.autograd.Function):
+    """`_put` of bf16 as 16-bit integers."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, index: Tensor, width: int) -> Tensor:
+        ctx.index = index
+        return _put(rows.view(torch.int16), index, width).view(rows.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return _TakeBits.apply(grad, ctx.index), None, None
 
 
 class GatheringNorm(Norm):
