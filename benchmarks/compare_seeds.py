@@ -9,11 +9,10 @@ python benchmarks/compare_seeds.py
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean, stdev
 
+from earlybird.report.paired_test import holm, probability
 from earlybird.report.quantities import spread_of
 
 RUNS = Path(__file__).parents[1] / "docs" / "results" / "compare-cifar10" / "runs.csv"
@@ -61,36 +60,6 @@ def later(by_seed: dict[int, float]) -> list[float]:
     return [difference for seed, difference in by_seed.items() if seed != PROMOTED_BY]
 
 
-def probability(points: Sequence[float]) -> float:
-    """Two-sided p of a paired t-test.
-
-    The finite series of Student's distribution for whole degrees of freedom (Abramowitz and Stegun 1964, 26.7.3-4).
-    """
-    degrees = len(points) - 1
-    angle = math.atan(abs(mean(points)) / (stdev(points) / math.sqrt(len(points))) / math.sqrt(degrees))
-    sine, cosine = math.sin(angle), math.cos(angle)
-    if degrees % 2 == 0:
-        term = within = sine
-        for k in range(2, degrees, 2):
-            term *= cosine**2 * (k - 1) / k
-            within += term
-        return 1 - within
-    term, within = sine * cosine, angle
-    for k in range(1, degrees, 2):
-        within += term
-        term *= cosine**2 * (k + 1) / (k + 2)
-    return 1 - within * 2 / math.pi
-
-
-def holm(probabilities: Sequence[float]) -> list[float]:
-    """Probabilities corrected for their number: below 0.05, a difference stands at 5 % for the whole family."""
-    corrected, largest = [0.0] * len(probabilities), 0.0
-    for rank, i in enumerate(sorted(range(len(probabilities)), key=probabilities.__getitem__)):
-        largest = max(largest, (len(probabilities) - rank) * probabilities[i])
-        corrected[i] = min(1.0, largest)
-    return corrected
-
-
 def cells(points: Sequence[float], corrected: float) -> tuple[str, str]:
     """Mean with its 95 % interval and n, and p after Holm."""
     spread = spread_of(points)
@@ -101,7 +70,7 @@ def table() -> str:
     """Markdown table of all comparisons."""
     apart = [differences(a, b) for a, b in COMPARISONS]
     whole, fresh = [list(by_seed.values()) for by_seed in apart], [later(by_seed) for by_seed in apart]
-    corrected = [holm([probability(points) for points in group]) for group in (fresh, whole)]
+    corrected = [holm([probability(spread_of(points)) for points in group]) for group in (fresh, whole)]
     lines = [
         "| difference, points | seeds 0, 1, 2 (3, 4) | without seed 0: mean ± 95 % (n) | p, Holm "
         "| all: mean ± 95 % (n) | p, Holm |",

@@ -16,8 +16,9 @@ from typing import Any
 from earlybird.cli.comparison import grid_entries, topic_of
 from earlybird.grids.grid import Grid, merged
 from earlybird.grids.sweep import Sweep, read_grid
-from earlybird.report.grid import GridEntry, RatioResults, full_tables, means_table, results_by_ratio, runs_table
+from earlybird.report.grid import GridEntry, RatioResults, results_by_ratio
 from earlybird.report.grid_plot import plot_grid
+from earlybird.report.grid_tables import full_tables, means_table, runs_table
 from earlybird.report.table import to_csv, to_markdown
 from earlybird.settings.run import RunConfig, differences
 

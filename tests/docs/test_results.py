@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import runpy
-import statistics
 import tarfile
 from pathlib import Path
 
@@ -70,19 +69,6 @@ def test_a_difference_without_the_seed_that_promoted_a_variant_has_the_seeds_tha
     found = COMPARED["differences"](("early_bird_restart", True), ("early_bird", False))
     assert list(found) == [0, 1, 2, 3, 4] and COMPARED["later"](found) == [found[seed] for seed in (1, 2, 3, 4)]
     assert list(COMPARED["differences"](("reinit", True), ("early_bird_restart", True))) == [0, 1, 2]
-
-
-# The 5 % points of Student's t, as tables print them, for 1 to 6 degrees of freedom.
-@pytest.mark.parametrize(("degrees", "t"), [*enumerate([12.706, 4.303, 3.182, 2.776, 2.571, 2.447], 1)])
-def test_a_paired_t_test_at_the_tabulated_point_has_probability_five_percent(degrees: int, t: float):
-    plain = [float(i) for i in range(degrees + 1)]
-    middle, error = statistics.fmean(plain), statistics.stdev(plain) / len(plain) ** 0.5
-    points = [value - middle + t * error for value in plain]  # whose mean is t standard errors
-    assert COMPARED["probability"](points) == pytest.approx(0.05, abs=1e-4)
-
-
-def test_holm_multiplies_the_smallest_probability_by_their_number_and_keeps_the_order():
-    assert COMPARED["holm"]([0.03, 0.01, 0.04]) == pytest.approx([0.06, 0.03, 0.06])
 
 
 def test_there_is_a_comparison_and_its_records_are_of_finished_runs(tmp_path: Path):

@@ -10,16 +10,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from earlybird.report.grid import (
-    GridEntry,
-    brief_tables,
-    full_tables,
-    grid_rows,
-    means_table,
-    results_by_ratio,
-    runs_table,
-)
+from earlybird.report.grid import GridEntry, grid_rows, results_by_ratio
 from earlybird.report.grid_plot import in_view, plot_grid, points_of
+from earlybird.report.grid_tables import brief_tables, full_tables, means_table, runs_table
 from earlybird.report.table import to_csv, to_latex, to_markdown, to_terminal
 
 

@@ -24,8 +24,10 @@ from earlybird.grids.run_node import error_of, events_since, new_token, record_o
 from earlybird.grids.sweep import Sweep
 from earlybird.report.comparison import data_label, model_label, recipe_label, scheduled_epochs
 from earlybird.report.forecast import grid_forecast_table
-from earlybird.report.grid import GridEntry, brief_tables, full_tables, means_table, results_by_ratio, runs_table
-from earlybird.report.table import to_csv, to_latex, to_markdown, to_terminal
+from earlybird.report.grid import GridEntry, results_by_ratio
+from earlybird.report.grid_tables import brief_tables, full_tables, means_table, runs_table
+from earlybird.report.table import print_lines, to_csv, to_latex, to_markdown, to_terminal
+from earlybird.report.verdict import verdicts
 from earlybird.runs.folder import RunFolder
 from earlybird.runs.inputs import network_and_data
 from earlybird.runs.record_file import RECORD_NAME
@@ -132,25 +134,33 @@ class _EventPrinter:
 
 
 def _write_tables(sweep: Sweep, reference: str, entries: Sequence[GridEntry]) -> None:
-    if not any(entry.record for entry in entries):
+    """Print and write what was found: in words where there are budgets, as tables, as pictures."""
+    record = next((entry.record for entry in entries if entry.record), None)
+    if record is None:
         return
     results, topic = results_by_ratio(entries, reference), topic_of(sweep)
+    said = verdicts(results, reference, record)
+    print_lines([*said, ""] if said else [])
     for table in brief_tables(results, reference, topic):
         to_terminal(table)
         print()
     tables = full_tables(results, reference, topic)
     written = {
-        "table.md": to_markdown(*tables),
-        "table.tex": to_latex(*tables),
+        "table.md": "".join(f"{sentence}  \n" for sentence in said) + ("\n" if said else "") + to_markdown(*tables),
+        "table.tex": "".join(f"% {sentence}\n" for sentence in said) + to_latex(*tables),
         "table.csv": to_csv(means_table(results)),
         "runs.csv": to_csv(runs_table(entries)),
     }
     for name, text in written.items():
         write_atomically(sweep.root / name, text.encode())
     from earlybird.report.grid_plot import plot_grid  # after the tables: a picture that fails costs none of them
+    from earlybird.report.pareto_plot import plot_pareto
 
-    picture = plot_grid(results, reference, topic, sweep.root / "cost.svg")
-    print(f"{sweep.root}: {', '.join([*written, *([picture.name] if picture else [])])}")
+    pictures = [
+        plot_grid(results, reference, topic, sweep.root / "cost.svg"),
+        *(plot_pareto(results, topic, sweep.root / name) for name in ("pareto.svg", "pareto.png")),
+    ]
+    print(f"{sweep.root}: {', '.join([*written, *(picture.name for picture in pictures if picture)])}")
 
 
 def grid_entries(sweep: Sweep) -> list[GridEntry]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
@@ -19,6 +20,17 @@ from earlybird.report.plots import CUT, DENSE_INK, INK, SLIM, figure_file
 _INCHES_A_NAME, _LEAST_PANEL, _BETWEEN, _HEAD, _WIDTH = 0.19, 2.6, 0.75, 0.85, 10.0
 _LEFT, _RIGHT = 0.07, 0.66
 _COSTS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+
+
+class Measured(Protocol):
+    """A mark of a picture: it has an accuracy in percent."""
+
+    @property
+    def accuracy(self) -> float:
+        """In percent."""
+
+
+Mark = TypeVar("Mark", bound=Measured)
 
 
 @dataclass(frozen=True)
@@ -35,9 +47,11 @@ class Point:
 def plot_grid(results: Sequence[RatioResults], reference: str, topic: str, path: str | Path) -> Path | None:
     """Draw a panel for each ratio of a grid that has costs to show; None where none has.
 
-    The title ends with `topic`: network, data, schedule and recipe. The suffix of the path names the format.
+    Runs under a budget are those of `pareto_plot`. The title ends with `topic`: network, data, schedule and recipe. The
+    suffix of the path names the format.
     """
-    panels = [(result, found) for result in results if (found := points_of(result))]
+    free = [result for result in results if not result.budget]
+    panels = [(result, found) for result in free if (found := points_of(result))]
     if not panels:
         return None
     heights = [max(_LEAST_PANEL, _INCHES_A_NAME * len(found)) for _, found in panels]
@@ -95,7 +109,7 @@ def _panel(axes: Axes, points: Sequence[Point], reference: str, ratio: float) ->
     _name(axes, points, shown, reference)
 
 
-def in_view(points: Sequence[Point]) -> list[Point]:
+def in_view(points: Sequence[Mark]) -> list[Mark]:
     """Points without those so far below that they would compress the axis; these are named all the same."""
     values = sorted(point.accuracy for point in points)
     middle, best = values[len(values) // 2], values[-1]
