@@ -21,8 +21,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
+from trials import allocated_at_once, draw_scales_, slim_networks
 
-from earlybird import bn_scale, channel_groups, draw_mask, slim
 from earlybird.cli.main import keep_freed_memory
 from earlybird.cost import count_cost
 from earlybird.models import build_model
@@ -30,16 +30,6 @@ from earlybird.models import build_model
 BATCH_SIZE, STEPS = 128, 3
 NETWORKS = [("vgg16", 0.25), ("resnet18", 0.25)]
 RATIO, ROUND_TO = 0.5, 8
-
-
-def slim_copy(dense: nn.Module) -> nn.Module:
-    """Cut to half of the channels by random scales, in multiples of 8."""
-    generator, example = torch.Generator().manual_seed(0), torch.zeros(1, 3, 32, 32)
-    for norm in dense.modules():
-        if isinstance(norm, nn.BatchNorm2d):
-            nn.init.uniform_(norm.weight, 0.1, 1.0, generator=generator)
-    groups = channel_groups(dense, example)
-    return slim(dense, draw_mask(bn_scale(dense), RATIO, groups, round_to=ROUND_TO), example)
 
 
 def resident_bytes() -> int:
@@ -69,17 +59,7 @@ def child(file: str) -> None:
     optimizer.zero_grad(set_to_none=True)  # so that what is alive before the step is known
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         step()
-    print(json.dumps([sum(t.nbytes for t in held) + peak_of(profiler), grown]))
-
-
-def peak_of(profiler: profile) -> int:
-    """Most bytes that were allocated at once beyond those before, from the allocator's events in order of time."""
-    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
-    now = most = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        now += event.nbytes()
-        most = max(most, now)
-    return most
+    print(json.dumps([sum(t.nbytes for t in held) + allocated_at_once(profiler), grown]))
 
 
 def main() -> None:
@@ -91,7 +71,8 @@ def main() -> None:
     for name, width in NETWORKS:
         torch.manual_seed(0)
         dense = build_model(name, num_classes=10, width=width)
-        networks = (dense, slim_copy(dense))
+        draw_scales_(dense)
+        networks = (dense, slim_networks(dense, RATIO, {"slim": ROUND_TO}, (3, 32, 32))["slim"])
         peaks = [measured(network) for network in networks]
         macs = [count_cost(network, (3, 32, 32)).macs for network in networks]
         print(f"{f'{name} {width:g}':<16}{macs[1] / macs[0]:6.2f}", end="")

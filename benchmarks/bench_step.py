@@ -21,6 +21,7 @@ import torch
 from pack_results import unpack
 from torch import Tensor, nn
 from torch.nn import functional
+from trials import Trial
 
 from earlybird import ChannelMask, draw_mask, slim
 from earlybird.cli.main import keep_freed_memory
@@ -29,7 +30,6 @@ from earlybird.methods.hooks import HoldHooks
 from earlybird.models import build_model
 from earlybird.settings.run import TrainingSettings
 from earlybird.training.compute import Compute
-from earlybird.training.step import EagerStep, EpochSums, StepParts, make_optimizer
 
 DEFAULT_STUDY, DEFAULT_RUN = "cifar10-vgg16", "scaled-s0"
 BATCH_SIZE, ROUNDS, STEPS = 128, 7, 3
@@ -67,10 +67,13 @@ class Step:
         functional.cross_entropy(logits.float(), self.y).backward()
         self.optimizer.step()
 
+    def run(self, steps: int) -> None:
+        for _ in range(steps):
+            self()
+
     def seconds(self) -> float:
         start = time.perf_counter()
-        for _ in range(STEPS):
-            self()
+        self.run(STEPS)
         return (time.perf_counter() - start) / STEPS
 
 
@@ -110,19 +113,13 @@ def own_steps(nets: dict[str, nn.Module]) -> None:
     for bf16 in (False, True):
         for name, net in nets.items():
             bare = Step(net, bf16, torch.channels_last)
-            model = build_copy(net).to(memory_format=torch.channels_last).train()
             settings, compute = TrainingSettings(lr=0.01), Compute(torch.device("cpu"), "bf16" if bf16 else "fp32")
-            parts = StepParts(
-                model, make_optimizer(model, settings), HoldHooks(model, penalty=1e-4), EpochSums(compute.device),
-                settings, compute, "train", BATCH_SIZE,
-            )  # fmt: skip
-            own = EagerStep(parts)
+            own = Trial(net, compute, settings, bare.x, bare.y, lambda model: HoldHooks(model, penalty=1e-4))
             ratios = []
             for _ in range(1 + ROUNDS):
                 times = [time.process_time()]
-                for step in (bare, lambda: own(bare.x, bare.y, 0, 0.01)):  # noqa: B023
-                    for _ in range(STEPS):
-                        step()
+                for run in (bare.run, own.run):
+                    run(STEPS)
                     times.append(time.process_time())
                 ratios.append((times[2] - times[1]) / (times[1] - times[0]))
             print(f"{name:22}{'bf16' if bf16 else 'fp32'}{statistics.median(ratios[1:]):8.3f}")
