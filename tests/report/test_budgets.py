@@ -43,7 +43,8 @@ def record(
         "final": {"params": 40, "macs": 20},
         "metrics": [{"epoch": 10.0}],
         "test": {"accuracy": correct / 1000, "samples": 1000},
-        "cost": {"phases": {"train": {"macs": 700}}, "total": {"macs": 700, "wall_seconds": 9.0, "cpu_seconds": 5.0}},
+        "cost": {"phases": {"train": {"macs": 700, "cpu_seconds": 5.0}},
+                 "total": {"macs": 700, "wall_seconds": 9.0, "cpu_seconds": 5.0}},
         "notes": {"budget": {"asked": budget, **(told or {})}} if budget else {},
     }  # fmt: skip
 
@@ -90,6 +91,17 @@ def test_without_a_budget_only_the_dense_training_is_known_to_take_all_of_it():
     shortened = record("dense", 0, 900)
     shortened["config"]["training"]["budget_macs"] = 5.0
     assert budget_facts(shortened)["time_share"] is None
+
+
+def test_seconds_of_training_leave_out_the_cut_and_the_evaluation():
+    made = entry("narrow", 0, 900)
+    made.record["cost"]["phases"] = {  # type: ignore[index]
+        "search": {"cpu_seconds": 1.0}, "slim": {"cpu_seconds": 20.0}, "retrain": {"cpu_seconds": 4.0, "macs": 700},
+        "evaluate": {"cpu_seconds": 0.5},
+    }  # fmt: skip
+    (table,) = brief_tables(results([made]), "narrow", "vgg16")
+    assert dict(zip(table.headings(), table.rows[0], strict=True))["CPU\nseconds,\ntraining"] == "5.0"
+    assert curves_of(results([made]), SPENT_TIME)[0].points[0].cost == 5.0
 
 
 def test_budgets_stand_in_the_order_of_their_amounts():
@@ -144,10 +156,11 @@ def test_who_is_ahead_of_both_rivals_is_said_with_the_interval():
     # t = 152 and 175: p = 1 / t^2 with 2 degrees of freedom, times 3 for the smaller, which the next is not below.
     first, conditions = said(entries(dense=[800, 801, 803], narrow=[850, 852, 853], wide_start=[900, 903, 904]))
     assert first == (
-        "At budget time=0.5, wide_start has the highest test accuracy, 90.23 % (n = 3): ahead of narrow (+5.07 ± 0.14 "
-        "points, p-value 9.8e-05); ahead of dense with a shorter schedule (+10.10 ± 0.25 points, p-value 9.8e-05)."
+        "At 50 % of the dense training time (time=0.5), wide_start has the highest test accuracy, 90.23 % (n = 3): "
+        "ahead of narrow (+5.07 ± 0.14 points, p-value 9.8e-05); "
+        "ahead of dense with a shorter schedule (+10.10 ± 0.25 points, p-value 9.8e-05)."
     )
-    assert "vgg16 on cifar10, 10 epochs at full cost, recipe paper, batch size 128, bf16, cpu" in conditions
+    assert "vgg16 on cifar10, 10 epochs in the full schedule, recipe paper, batch size 128, bf16, cpu" in conditions
     assert "bf16, cpu x86_64 (1 thread), 1,000 test images, seeds 0, 1, 2." in conditions
     assert "Holm's correction for the 3 differences of a budget" in conditions
 
@@ -182,7 +195,7 @@ def test_if_a_rival_is_best_the_next_is_named_beside_the_other_rival():
 
 def test_a_method_with_fewer_seeds_is_not_judged():
     (first, _) = said(entries(narrow=[900, 910], wide_start=[950]))
-    assert first.startswith("At budget time=0.5, narrow has") and first.endswith(
+    assert first.startswith("At 50 % of the dense training time (time=0.5), narrow has") and first.endswith(
         "Not judged (fewer finished seeds): wide_start."
     )
     whole = [GridEntry("dense", None, 0, False, "dense-s0", record("dense", 0, 930))]
@@ -237,19 +250,22 @@ def test_the_output_of_real_runs_says_who_won_and_draws_them(tmp_path: Path, cap
     with tarfile.open(RECORDS) as tar:
         tar.extractall(tmp_path / "runs", filter="data")
     assert main(["compare", "--out", str(tmp_path / "runs"), "--reference", "narrow"]) == 0
-    printed = " ".join(capsys.readouterr().out.split())
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines()[:-1])) <= 80 and re.search(r"┃ +training ┃ n ┃", out)  # no word is broken
+    printed = " ".join(out.split())
     first = (
-        "At budget macs=0.5, narrow has the highest test accuracy, 99.44 % (n = 2): not significantly different from "
-        "wide_start (+0.00 ± 3.58 points, p-value 1); not significantly different from dense with a shorter schedule"
+        "At 50 % of the dense training MACs (macs=0.5), narrow has the highest test accuracy, 99.44 % (n = 2): "
+        "not significantly different from wide_start (+0.00 ± 3.58 points, p-value 1); "
+        "not significantly different from dense with a shorter schedule"
     )
     assert printed.startswith(first)
     assert printed.endswith("table.md, table.tex, table.csv, runs.csv, pareto.svg, pareto.png")
     page = (tmp_path / "runs" / "table.md").read_text()
     assert page.startswith(first) and page.count("| dense, full schedule | 99.44 ± 0.40 |") == 3
     assert (
-        "Conditions: vgg11 (width 0.25) on digits, 12 epochs at full cost, recipe paper, batch size 64, prune ratio 0.5"
-        in page
+        "Conditions: vgg11 (width 0.25) on digits, 12 epochs in the full schedule, recipe paper, batch size 64" in page
     )
+    assert "prune ratio 0.5, fp32, cpu x86_64 (1 thread), 355 test images, seeds 1, 2." in page
     rows = list(csv.DictReader((tmp_path / "runs" / "runs.csv").read_text().splitlines()))
     shares = {float(row["budget_share"]) / float(row["budget"][-3:]) for row in rows if row["budget"]}
     assert len(rows) == 26 and min(shares) > 0.99 and max(shares) < 1.01  # equal is equal

@@ -81,6 +81,7 @@ def grid_rows(entries: Sequence[GridEntry]) -> dict[str, Row]:
         e.folder: row_of(e.record, dense.get((e.seed, ""), dense.get((e.seed, e.budget))))
         | {"training_macs": recorded_training_macs(e.record), "seed": e.seed}
         | budget_facts(e.record)
+        | {f"training_{key}": _of_training(e.record, key) for key in ("cpu_seconds", "wall_seconds")}
         for e in entries
         if e.record is not None
     }
@@ -108,6 +109,12 @@ def budget_facts(record: Mapping[str, Any]) -> Row:
         "budget_share": share,
         "time_share": None if budget is None or budget.kind == "macs" else share,
     }
+
+
+def _of_training(record: Mapping[str, Any], key: str) -> float:
+    """Seconds of the search and of what was trained, without the cut, where step times are measured, and evaluation."""
+    phases = record["cost"]["phases"]
+    return sum(float(phase.get(key) or 0.0) for name, phase in phases.items() if name not in ("slim", "evaluate"))
 
 
 def results_by_ratio(entries: Sequence[GridEntry], reference: str) -> list[RatioResults]:

@@ -14,6 +14,8 @@ from earlybird.report.verdict import Lead, leads, signed
 # A line of the table at equal cost that is further off is named below it.
 OFF_COST = 0.05
 _CPU_SECONDS = "CPU seconds"
+_BRACKETS = "In brackets: "
+_OF_TRAINING = "seconds, training"
 
 
 def full_tables(results: Sequence[RatioResults], reference: str, topic: str) -> list[Table]:
@@ -36,19 +38,32 @@ def brief_tables(results: Sequence[RatioResults], reference: str, topic: str) ->
         "cost ratio": _cost,
         "n": _runs,
     }
-    budget: Cells = {name: brief[name] for name in ("method", "test accuracy %", "points")}
     tables, said = [], set[str]()
     for title, cells, lines, notes in _sections(results, reference, topic):
         said.update(quantities.energy_notes(rows_of(lines)))  # of columns that are not shown here
-        is_cpu = _CPU_SECONDS in cells
-        seconds: Cells = {f"{_CPU_SECONDS} / dense": lambda line: _share(line, "cpu_seconds")} if is_cpu else {}
-        seconds = seconds or {"seconds / dense": brief["seconds / dense"]}
-        shown = {**budget, **_SPENT, **seconds, "n": _runs} if _COST in cells else brief
-        # Further budgets would repeat what is below the first.
-        notes = [note for note in notes if note not in said]
-        said.update(notes if _COST in cells else ())
-        tables.append(quantities.table_of(shown, lines, title, notes))
+        if _COST not in cells:
+            tables.append(quantities.table_of(brief, lines, title, [note for note in notes if note not in said]))
+            continue
+        # Further budgets would repeat what is below the first; no cell here has brackets.
+        notes = [note for note in notes if note not in said and not note.startswith(_BRACKETS)]
+        said.update(notes)
+        tables.append(quantities.table_of(_brief_budget_cells(cells), lines, title, notes))
     return tables
+
+
+def _brief_budget_cells(cells: Cells) -> Cells:
+    spent = [_STEP, _COST, *(name for name in cells if name.endswith(_OF_TRAINING))]
+    return {
+        "method": lambda line: line.name + ("†" if line.flags() else ""),
+        "test accuracy %": quantities.accuracy_cell,
+        "points": _points,
+        # Broken here, or a terminal of 80 letters breaks within a word.
+        **{
+            name.replace("/ ", "/\n").replace(" seconds", "\nseconds").replace(", ", ",\n"): cells[name]
+            for name in spent
+        },
+        "n": _runs,
+    }
 
 
 def means_table(results: Sequence[RatioResults]) -> Table:
@@ -155,9 +170,9 @@ def _cost_cells(lines: Sequence[GridLine], reference: str) -> Cells:
 
 
 # Under a budget: a step of the final network, and the whole run, in what the budget counts.
-_COST = "cost / dense"
+_STEP, _COST = "step / dense", "cost / dense"
 _SPENT: Mapping[str, Callable[[GridLine], str]] = {
-    "step / dense": lambda line: quantities.mean_text(line, "step_ratio", ".2f"),
+    _STEP: lambda line: quantities.mean_text(line, "step_ratio", ".2f"),
     _COST: lambda line: quantities.mean_text(line, "budget_share", ".3f"),
 }
 
@@ -172,8 +187,10 @@ def _budget_cells(result: RatioResults, reference: str) -> Cells:
         f"points from {rival}": partial(_lead, found, rival) for rival in dict.fromkeys((reference, DENSE))
         if any(pair[1] == rival for pair in found)
     }  # fmt: skip
+    key, unit = ("cpu_seconds", "CPU ") if _CPU_SECONDS in cells else ("wall_seconds", "")
+    spent = {f"{unit}{_OF_TRAINING}": lambda line: quantities.seconds_text(line, f"training_{key}")}
     first = {name: cells.pop(name) for name in ("method", "test accuracy %")}
-    return first | points | dict(_SPENT) | cells
+    return first | points | dict(_SPENT) | spent | cells
 
 
 def _lead(found: Mapping[tuple[str, str], Lead], rival: str, line: GridLine) -> str:
@@ -213,11 +230,12 @@ def _range(line: GridLine, key: str) -> str:
 
 
 def _notes(result: RatioResults, reference: str) -> list[str]:
-    notes = [
-        *_budget_notes(result),
+    notes = _budget_notes(result, reference) if result.budget else [
         "Mean ± sample standard deviation over n seeds. In brackets: divided by the dense run of the same seed. "
         "Training cost counts search, training and evaluation; what runs share is charged to each in full. Points: "
         f"mean difference from {reference} within seeds, ± half of its 95 % confidence interval (Student).",
+    ]  # fmt: skip
+    notes += [
         f"One run's accuracy has a standard error of {result.accuracy_error:.2f} points by the size of the test set "
         "alone: differences of one seed below about three times that say little.",
         *quantities.energy_notes(rows_of(result.equal_ratio)),
@@ -231,20 +249,21 @@ def _notes(result: RatioResults, reference: str) -> list[str]:
     return notes
 
 
-def _budget_notes(result: RatioResults) -> list[str]:
-    if not result.budget:
-        return []
+def _budget_notes(result: RatioResults, reference: str) -> list[str]:
     is_macs = result.budget.startswith("macs")
-    what = "MACs" if is_macs else "step time"
+    what = "MACs" if is_macs else "measured step time"
+    schedule = "" if result.whole else ", whose schedule is shortened to the budget: the full one is not in the grid"
     notes = [
-        f"step / dense: {what} of a training step of the final network. cost / dense: {what} of all training steps of "
-        "the run, its search included; 1 = the dense network's full schedule."
+        f"step / dense: {what} of a training step of the final network, divided by the dense network's. cost / dense: "
+        f"{what} of all training steps of the run, search included, divided by that of the dense network's full "
+        "schedule; the same in all rows = equal cost.",
+        f"Mean ± sample standard deviation over n seeds. Points: mean difference from {reference}, paired by seed, ± "
+        "half of its 95 % confidence interval (Student's t).",
+        "Seconds, training: those really spent on search and training, without the cut, the measuring of step "
+        "times and the evaluation.",
+        f"{_BRACKETS}divided by the dense run of the same seed{schedule}. Training MACs and seconds are of the whole "
+        "run; what runs share is charged to each in full.",
     ]
-    if not is_macs:
-        notes[0] += (
-            " A step time is measured once, in turns with the dense network. Seconds are what the whole run took, with "
-            "evaluation, those measurements, and whatever else the machine did."
-        )
     pairs = {line.name: (line.spread("budget_share"), line.spread("budget_asked")) for line in result.equal_ratio}
     shares = {name: (share.mean, asked.mean) for name, (share, asked) in pairs.items() if share and asked}
     if off := [f"{n} ({s:.3f} for {a:.3f})" for n, (s, a) in shares.items() if abs(s / a - 1) > EQUAL_COST]:

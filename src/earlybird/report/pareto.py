@@ -9,7 +9,7 @@ from earlybird.report.grid import EQUAL_COST, GridLine, RatioResults
 from earlybird.report.quantities import rows_of
 
 STEP_TIME, SPENT_TIME, MACS = "step time", "spent time", "macs"
-"""Measures of cost: step time, as a share of the dense training's; seconds that the runs took; MACs of training."""
+"""Measures of cost: step time, as a share of the dense training's; seconds spent on search and training; their MACs."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def non_dominated(points: Sequence[ParetoPoint]) -> list[ParetoPoint]:
 
 
 def _key(results: Sequence[RatioResults], measure: str) -> str:
-    seconds = "cpu_seconds" if is_on_cpu(results) else "wall_seconds"
+    seconds = "training_cpu_seconds" if is_on_cpu(results) else "training_wall_seconds"
     return {STEP_TIME: "time_share", SPENT_TIME: seconds, MACS: "training_macs"}[measure]
 
 

@@ -30,6 +30,7 @@ _MARKERS = ("s", "^", "D", "v", "P", "X", "<", ">", "p")
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)))
 # Points of nearly equal cost, by this share of the axis, stand side by side, so many points of an inch apart.
 _SAME_COST, _APART = 0.012, 7.0
+_LEAST_ROOM = 0.08
 _LETTERS = 40
 _MARK: dict[str, Any] = {
     "markersize": 6, "linewidth": 1.2, "markeredgecolor": "white", "markeredgewidth": 0.5, "zorder": 4,
@@ -90,8 +91,8 @@ def _panel(axes: Axes, curves: Sequence[Curve], looks: dict[str, dict[str, Any]]
     shown = in_view([point for curve in curves for point in curve.points])
     costs = [point.cost for point in shown]
     low, high = min(p.accuracy - p.deviation for p in shown), max(p.accuracy + p.deviation for p in shown)
-    # Room at both sides for points that are moved aside, and above for the rings.
-    room, height = 0.08 * (max(costs) - min(costs)) or 0.05 * max(costs), max(high - low, 0.5)
+    # Room at both sides for points that are moved aside, so much that one budget is one place; above for the rings.
+    room, height = max(0.08 * (max(costs) - min(costs)), _LEAST_ROOM * max(costs)), max(high - low, 0.5)
     axes.set_xlim(min(costs) - room, max(costs) + room)
     axes.set_ylim(low - 0.08 * height, high + 0.12 * height)
     places, best = _side_by_side(axes, curves), non_dominated(shown)
@@ -109,13 +110,19 @@ def _panel(axes: Axes, curves: Sequence[Curve], looks: dict[str, dict[str, Any]]
 def _name_cost(axes: Axes, measure: str, *, is_cpu: bool) -> None:
     names = {
         STEP_TIME: "training time / dense, by measured step times, search included",
-        SPENT_TIME: f"{'CPU ' if is_cpu else ''}seconds of the whole run",
-        MACS: "training MACs",
+        SPENT_TIME: f"{'CPU ' if is_cpu else ''}seconds spent on search and training",
+        MACS: "MACs of search and training",
     }
     axes.set_xlabel(names[measure])
     axes.tick_params(labelsize=8.5)
-    form = (lambda value, _: si(value) if value else "0") if measure == MACS else (lambda value, _: f"{value:g}")
-    axes.xaxis.set_major_formatter(FuncFormatter(form))
+    form = _short_si if measure == MACS else "{:g}".format
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: form(value)))
+
+
+def _short_si(value: float) -> str:
+    """`20 T`, not `20.0 T`."""
+    number, space, prefix = si(value).partition(" ")
+    return f"{float(number):g}{space}{prefix}"
 
 
 def _side_by_side(axes: Axes, curves: Sequence[Curve]) -> dict[tuple[str, ParetoPoint], float]:

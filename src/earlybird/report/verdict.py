@@ -14,7 +14,8 @@ from typing import Any
 from earlybird.report.comparison import NOT_A_SETTING, data_label, model_label, recipe_label, scheduled_epochs
 from earlybird.report.grid import DENSE, GridLine, RatioResults
 from earlybird.report.paired_test import holm, probability
-from earlybird.report.quantities import Spread, rows_of, spread_of
+from earlybird.report.quantities import Spread, percent, rows_of, spread_of
+from earlybird.settings.budget import parse_budget
 from earlybird.settings.recipes import PAPER, RECIPES
 from earlybird.settings.run import RunConfig
 
@@ -75,7 +76,9 @@ def _verdict(result: RatioResults, reference: str, *, is_one_ratio: bool) -> str
     # A mean over fewer seeds is not beside the others: an easy seed would make it the best.
     lines = [line for line in result.equal_ratio if len(line.rows) == seeds]
     best, *others = sorted(lines, key=_accuracy, reverse=True)
-    where = f"budget {result.budget}" + ("" if is_one_ratio else f", prune ratio {result.prune_ratio:g}")
+    where = f"{_amount(result.budget)} ({result.budget})" + (
+        "" if is_one_ratio else f", prune ratio {result.prune_ratio:g}"
+    )
     said = f"At {where}, {_called(best.name)} has the highest test accuracy, {_accuracy(best):.2f} % (n = {seeds})"
     rivals = [name for name in dict.fromkeys((reference, DENSE)) if name != best.name]
     if len(rivals) < 2 and others and others[0].name not in rivals:  # A rival won: the next may be as good.
@@ -85,6 +88,14 @@ def _verdict(result: RatioResults, reference: str, *, is_one_ratio: bool) -> str
     left_out = [line.name for line in result.equal_ratio if len(line.rows) < seeds]
     fewer = f" Not judged (fewer finished seeds): {', '.join(left_out)}." if left_out else ""
     return f"{said}: {'; '.join(told)}.{fewer}" if told else f"{said}.{fewer}"
+
+
+def _amount(text: str) -> str:
+    """`50 % of the dense training time`; text of a budget in words."""
+    budget = parse_budget(text)
+    if budget is None or budget.kind == "seconds":
+        return f"{budget.amount:g} seconds" if budget else "no budget"
+    return f"{percent(budget.amount)} of the dense training {'time' if budget.kind == 'time' else 'MACs'}"
 
 
 def _accuracy(line: GridLine) -> float:
@@ -131,10 +142,11 @@ def _conditions(results: Sequence[RatioResults], record: Mapping[str, Any], refe
     ratios = {result.prune_ratio for result in results} - {0.0}
     training, resolved = record["config"]["training"], record.get("resolved") or {}
     threads = (record.get("device") or {}).get("threads")
+    seeds = sorted({row["seed"] for row in rows})
     usual = RunConfig().to_dict()["training"]
     parts = [
         f"{model_label(record)} on {data_label(record)}",
-        f"{scheduled_epochs(record)} epochs at full cost, recipe {recipe_label(record)}",
+        f"{scheduled_epochs(record)} epochs in the full schedule, recipe {recipe_label(record)}",
         f"batch size {training['batch_size']}",
         *(f"{name} {value}" for name, value in training.items() if name not in _TOLD and value != usual.get(name)),
         *([f"prune ratio {next(iter(ratios)):g}"] if len(ratios) == 1 else []),
@@ -142,7 +154,7 @@ def _conditions(results: Sequence[RatioResults], record: Mapping[str, Any], refe
         " and ".join(sorted({row["device"] for row in rows}))
         + (f" ({threads} thread{'s' if threads > 1 else ''})" if threads else ""),
         f"{record['test'].get('samples') or 0:,} test images",
-        f"seeds {', '.join(map(str, sorted({row['seed'] for row in rows})))}",
+        f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}",
     ]
     family = max((lead.family for result in results for lead in leads(result, reference).values()), default=0)
     return f"Conditions: {', '.join(parts)}." + (_JUDGED.format(family) if family else "")
