@@ -10,10 +10,12 @@ from __future__ import annotations
 import csv
 import re
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
 from earlybird.cli.main import main
 from earlybird.report.grid import GridEntry, RatioResults, budget_facts, results_by_ratio
@@ -231,6 +233,25 @@ def test_cuts_that_follow_the_budget_are_one_curve_and_two_in_one_budget_are_two
     assert [curve.name for curve in curves_of(results(cuts), STEP_TIME)] == ["wide_start:cuts=…"]
     more = [*cuts, entry("wide_start:cuts=0.2/0.5", 0, 905)]
     assert len(curves_of(results(more), STEP_TIME)) == 3
+
+
+def test_runs_at_several_ratios_are_curves_and_sentences_of_their_own():
+    made = [entry(f"early_bird-{p}", 0, 900 + round(10 * p)) for p in (0.3, 0.5)]
+    birds = [replace(e, label="early_bird", prune_ratio=p) for e, p in zip(made, (0.3, 0.5), strict=True)]
+    found = [*entries(narrow=[890]), *birds]
+    assert [curve.name for curve in curves_of(results(found), STEP_TIME)] == [
+        "narrow", "early_bird, p = 0.3", "early_bird, p = 0.5",
+    ]  # fmt: skip
+    first, second, _ = said(found)
+    assert "(time=0.5), prune ratio 0.3, early_bird has the highest test accuracy, 90.30 %" in first
+    assert "prune ratio 0.5, early_bird has the highest test accuracy, 90.50 %" in second
+
+
+def test_what_lies_far_below_is_named_in_the_legend_and_not_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    labels: list[str] = []
+    monkeypatch.setattr(Figure, "legend", lambda _, handles, texts, **style: labels.extend(texts))
+    assert plot_pareto(results(entries(dense=[900], narrow=[890], snip=[301])), "x", tmp_path / "a.svg") is not None
+    assert labels[:3] == ["dense", "narrow", "snip\n   not drawn: 30.10 % at 0.5"]
 
 
 def test_seconds_of_another_machine_are_no_point():

@@ -29,9 +29,9 @@ _INKS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000
 _MARKERS = ("s", "^", "D", "v", "P", "X", "<", ">", "p")
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)))
 # Points of nearly equal cost, by this share of the axis, stand side by side, so many points of an inch apart.
-_SAME_COST, _APART = 0.012, 7.0
+_SAME_COST, _APART = 0.012, 5.5
 _LEAST_ROOM = 0.08
-_LETTERS = 40
+_LETTERS, _LINES = 40, 50
 _MARK: dict[str, Any] = {
     "markersize": 6, "linewidth": 1.2, "markeredgecolor": "white", "markeredgewidth": 0.5, "zorder": 4,
 }  # fmt: skip
@@ -63,7 +63,7 @@ def plot_pareto(results: Sequence[RatioResults], topic: str, path: str | Path) -
             axes.set_ylabel("test accuracy, %" if box[0] == _LARGE[0] else "")
             if whole is not None:
                 axes.axhline(100 * whole, **_WHOLE)
-        _legend(figure, looks, has_whole=whole is not None)
+        _legend(figure, {_label(name, found[panels[0]]): look for name, look in looks.items()}, whole is not None)
     return Path(path)
 
 
@@ -141,17 +141,22 @@ def _side_by_side(axes: Axes, curves: Sequence[Curve]) -> dict[tuple[str, Pareto
     return places
 
 
-def _legend(figure: Figure, looks: dict[str, dict[str, Any]], *, has_whole: bool) -> None:
+def _label(name: str, curves: Sequence[Curve]) -> str:
+    """Name of a method, in lines of a legend, with what lies too far below to be drawn."""
+    shown = in_view([point for curve in curves for point in curve.points])
+    below = [point for curve in curves if curve.name == name for point in curve.points if point not in shown]
+    told = "".join(f"\n   not drawn: {point.accuracy:.2f} % at {point.cost:.2g}" for point in below)
+    return (name if len(name) <= _LETTERS else name.replace(":", ":\n   ")) + told
+
+
+def _legend(figure: Figure, looks: dict[str, dict[str, Any]], has_whole: bool) -> None:
     """Names of the methods, and what the ring and the line mean, to the right of the panels."""
-    named: dict[str, Any] = {_folded(name): Line2D([], [], **_MARK | look) for name, look in looks.items()}
+    named: dict[str, Any] = {label: Line2D([], [], **_MARK | look) for label, look in looks.items()}
     if has_whole:
         named["dense, full schedule"] = Line2D([], [], **_WHOLE)
     named["not dominated: none is more accurate\nat the same cost (within 3 %) or less"] = Line2D([], [], **_RING)
+    lines = sum(1.6 + label.count("\n") for label in named)
     figure.legend(
-        list(named.values()), list(named), loc="upper left", bbox_to_anchor=_LEGEND, fontsize=8.5, borderaxespad=0,
-        labelspacing=0.9, handlelength=3.2,
+        list(named.values()), list(named), loc="upper left", bbox_to_anchor=_LEGEND, borderaxespad=0,
+        fontsize=8.5 * min(1.0, _LINES / lines), labelspacing=0.9, handlelength=3.2,
     )  # fmt: skip
-
-
-def _folded(name: str) -> str:
-    return name if len(name) <= _LETTERS else name.replace(":", ":\n   ")
