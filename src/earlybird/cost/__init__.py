@@ -10,6 +10,7 @@ from earlybird.cost.plan import (
     MethodPlan,
     PlannedData,
     Schedule,
+    SmallerImages,
     Stage,
     price,
     steps_that_buy,
@@ -19,8 +20,8 @@ from earlybird.cost.plan import (
 
 __all__ = [
     "MASKED", "PHASES", "CostLedger", "LayerSeconds", "LayerTable", "MethodPlan", "ModelCost", "PhaseCost",
-    "PhaseMeter", "PlannedData", "Schedule", "Stage", "TrainingStep", "Work", "bit_operations", "count_cost",
-    "count_cost_and_traffic", "evaluation_work", "layer_macs", "layer_seconds", "measure_layer_table", "price",
-    "read_clocks", "step_seconds", "steps_that_buy", "steps_that_train", "training_macs",
+    "PhaseMeter", "PlannedData", "Schedule", "SmallerImages", "Stage", "TrainingStep", "Work", "bit_operations",
+    "count_cost", "count_cost_and_traffic", "evaluation_work", "layer_macs", "layer_seconds", "measure_layer_table",
+    "price", "read_clocks", "step_seconds", "steps_that_buy", "steps_that_train", "training_macs",
     "training_work",
 ]  # fmt: skip

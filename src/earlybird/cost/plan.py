@@ -98,13 +98,33 @@ class Stage:
         last = self.end_step if self.validation == "epochs" else self.end_step + per_epoch - 1
         return last // per_epoch - self.start_step // per_epoch
 
-    def work(self, cost: ModelCost, data: PlannedData) -> Work:
-        """Work of the stage in a network of this cost."""
-        images = data.images_by(self.end_step) - data.images_by(self.start_step)
+    def work(self, cost: ModelCost, data: PlannedData, small: ModelCost | None = None, small_steps: int = 0) -> Work:
+        """Work of the stage in a network of this cost.
+
+        small: cost of one image of the steps before `small_steps`, where they are of smaller images.
+        """
+        middle = self.start_step if small is None else min(max(self.start_step, small_steps), self.end_step)
+        trained = training_work(cost, data.images_by(self.end_step) - data.images_by(middle), self.end_step - middle)
+        if small is not None:
+            images = data.images_by(middle) - data.images_by(self.start_step)
+            trained += training_work(small, images, middle - self.start_step)
         passes = self.validations(data)
         evaluated = passes * data.val_images + self.scored_images
         batches = passes * data.batches(data.val_images) + data.batches(self.scored_images)
-        return training_work(cost, images, self.steps) + evaluation_work(cost, evaluated, batches)
+        return trained + evaluation_work(cost, evaluated, batches)
+
+
+@dataclass(frozen=True)
+class SmallerImages:
+    """The first steps of every schedule, which train on smaller images.
+
+    Attributes:
+        steps: their number.
+        costs: network -> cost of one such image; a network that is not in here is counted at whole images.
+    """
+
+    steps: int
+    costs: Mapping[str, ModelCost]
 
 
 @dataclass(frozen=True)
@@ -121,6 +141,7 @@ class Schedule:
         network: the unpruned network, for methods that fix widths layer by layer; None leaves out what depends on it.
         image_shape: (channels, height, width).
         precision: "fp32" or "bf16".
+        smaller: the first steps, where they train on smaller images.
         device: kind of device, "cpu" or "cuda"; with the precision it says what `round_to` "auto" is.
         budget_macs: training MACs that a control is matched to, where they are known; otherwise those of `early_bird`.
         whole_steps: optimizer steps of T epochs, where a budget makes `total_steps` another number.
@@ -141,6 +162,7 @@ class Schedule:
     budget_macs: int | None = None
     whole_steps: int | None = None
     device: str = "cpu"
+    smaller: SmallerImages | None = None
 
     def __post_init__(self) -> None:
         per_epoch = self.data.steps_per_epoch
@@ -192,11 +214,25 @@ class MethodPlan:
 
     def training(self, schedule: Schedule) -> dict[str, Work]:
         """Phase -> work of its stages."""
-        costs, phases = self.costs(schedule), dict[str, Work]()
+        phases = dict[str, Work]()
         for stage in self.stages:
-            work = stage.work(costs[stage.network], schedule.data)
-            phases[stage.phase] = phases.get(stage.phase, Work()) + work
+            phases[stage.phase] = phases.get(stage.phase, Work()) + self.work(stage, schedule)
         return phases
+
+    def work(self, stage: Stage, schedule: Schedule) -> Work:
+        """Work of a stage, its first images smaller where those of the schedule are."""
+        cost, smaller = self.costs(schedule)[stage.network], schedule.smaller
+        if smaller is None:
+            return stage.work(cost, schedule.data)
+        return stage.work(cost, schedule.data, smaller.costs.get(stage.network), smaller.steps)
+
+    def whole_steps(self, stage: Stage, schedule: Schedule) -> float:
+        """Steps of a stage, one of smaller images for the share of a whole one's MACs that it takes."""
+        cost, smaller = self.costs(schedule)[stage.network], schedule.smaller
+        if smaller is None or (small := smaller.costs.get(stage.network)) is None:
+            return float(stage.steps)
+        steps = min(max(stage.start_step, smaller.steps), stage.end_step) - stage.start_step
+        return stage.steps - steps * (1 - small.train_macs / cost.train_macs)
 
     def training_macs(self, schedule: Schedule) -> int:
         """MACs of all stages, without the final evaluation."""
@@ -213,7 +249,7 @@ def price(plan: MethodPlan, schedule: Schedule) -> tuple[Work, dict[str, Work]]:
     tested = (evaluation_work(costs[n], data.test_images, data.batches(data.test_images)) for n in plan.tested)
     phases["evaluate"] = sum(tested, Work())
     total = sum(phases.values(), Work())
-    charged = sum((stage.work(costs[stage.network], data) for stage in plan.charged or plan.stages), Work())
+    charged = sum((plan.work(stage, schedule) for stage in plan.charged or plan.stages), Work())
     return Work(total.images, total.macs_by_width, charged.paper_flops, total.traffic_bytes), phases
 
 

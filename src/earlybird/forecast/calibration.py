@@ -68,7 +68,8 @@ class Calibration:
         total = sum((image.times(data.test_images) for image in tests), Seconds(0.0, 0.0, 0.0))
         for stage in plan.stages:
             evaluated = stage.validations(data) * data.val_images + stage.scored_images
-            total += self._of(self.step, plan, schedule, stage.network).times(stage.steps)
+            steps = plan.whole_steps(stage, schedule)
+            total += self._of(self.step, plan, schedule, stage.network).times(steps)
             total += self._of(self.tested_image, plan, schedule, stage.network).times(evaluated)
         return total
 

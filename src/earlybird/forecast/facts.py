@@ -247,6 +247,8 @@ def check_against(record: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[s
     off = planned["macs"] / total["macs"] - 1 if total["macs"] else float("inf")
     if any(record["config"]["training"].get(name) for name in ("budget", "budget_macs")):
         return found | {"reason": "it trained for as long as its budget allowed, which is not planned"}
+    if record["config"]["training"].get("low_resolution"):
+        return found | {"reason": "its first images were smaller (training.low_resolution), which is not planned here"}
     if abs(off) > _SAME_MACS:
         reason = f"the plan is of another training than the run: {100 * off:+.1f} % of its MACs; leave its settings out"
         return found | {"reason": reason}

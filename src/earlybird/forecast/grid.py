@@ -13,7 +13,16 @@ from typing import Any, cast
 
 from torch import nn
 
-from earlybird.cost import MethodPlan, PlannedData, Schedule, Stage, Work, steps_that_buy
+from earlybird.cost import (
+    MethodPlan,
+    PlannedData,
+    Schedule,
+    SmallerImages,
+    Stage,
+    Work,
+    count_cost_and_traffic,
+    steps_that_buy,
+)
 from earlybird.data import DataBundle
 from earlybird.errors import RunFolderError
 from earlybird.forecast.calibration import SECONDS, Calibration, Network, calibrate, recorded
@@ -30,6 +39,8 @@ from earlybird.settings.budget import parse_budget
 from earlybird.settings.method import EarlyBirdTraining, Method, hardware_multiple, with_multiple
 from earlybird.settings.run import RunConfig
 from earlybird.training.compute import Compute, choose_device
+from earlybird.training.loop import first_step_at
+from earlybird.training.low_resolution import smaller_side
 
 TICKET_AT = 0.1
 CALIBRATION_STEPS = 20
@@ -70,6 +81,7 @@ def forecast_grid(sweep: Sweep, spec: NetworkSpec, bundle: DataBundle) -> GridFo
     seconds = SECONDS / len(ratios)
     measured = {ratio: _measured(config, spec, bundle, ratio, records, seconds) for ratio in ratios}
     slim_costs = {scenario: full.slim for scenario, full, _ in measured.values()}
+    small_costs = dict[Scenario, SmallerImages | None]()
     drawn, early_birds = ticket_places(sweep), early_birds_of(sweep)
     costs: dict[tuple[str, float | None], list[tuple[int, float]]] = {}
     for node in left:
@@ -79,12 +91,14 @@ def forecast_grid(sweep: Sweep, spec: NetworkSpec, bundle: DataBundle) -> GridFo
         policy, round_to = getattr(method, "policy", scenario.policy), getattr(method, "round_to", scenario.round_to)
         if (own := replace(scenario, policy=policy, round_to=round_to)) not in slim_costs:
             slim_costs[own] = cost_of(networks_of(own).slim[UNIFORM], own)
+        if own not in small_costs:
+            small_costs[own] = smaller_images(own, config.training.low_resolution, full.total_steps)
         share = drawn.get((ratio, node.seed), TICKET_AT)
         budget, whole = parse_budget(node.config.training.budget), full.total_steps
         total = whole if budget is None else budget.dense_steps(whole, calibration.step["dense"].wall)
         schedule = replace(
             full, slim=slim_costs[own], total_steps=total, ticket_step=round(share * total),
-            whole_steps=None if budget is None else whole,
+            whole_steps=None if budget is None else whole, smaller=small_costs[own],
         )  # fmt: skip
         plan = plan_node(node, schedule, early_birds.get((ratio, node.seed)))
         name = " ".join(filter(None, (node.label, node.budget))) + ("" if node.equal_to is None else ", at equal cost")
@@ -115,6 +129,17 @@ def _measured(
         workers=config.data.workers, steps=CALIBRATION_STEPS, seconds=seconds,
     )  # fmt: skip
     return scenario, scenario.schedule(built.dense, costs["dense"], costs["slim"], 0), calibration
+
+
+def smaller_images(scenario: Scenario, share: float, total_steps: int) -> SmallerImages | None:
+    """First steps of a schedule on smaller images, and what these cost in both networks; None for no share."""
+    if not share:
+        return None
+    built, (channels, height, width) = networks_of(scenario), scenario.image_shape
+    shape = (channels, smaller_side(height), smaller_side(width))
+    networks = {"dense": built.dense, "slim": next(iter(built.slim.values()))}
+    costs = {name: count_cost_and_traffic(network, shape, scenario.precision) for name, network in networks.items()}
+    return SmallerImages(first_step_at(share, total_steps), costs)
 
 
 def early_birds_of(sweep: Sweep) -> dict[tuple[float, int], EarlyBirdTraining]:

@@ -329,6 +329,8 @@ class _Planner:
                 raise ConfigError(
                     f"no method of the grid has a setting {key!r}; {hint}theirs: {', '.join(sorted(known))}"
                 )
+        if self.grid.equal_cost and (self.grid.settings.get("training") or {}).get("low_resolution"):
+            raise ConfigError("--equal-cost counts whole images; leave it out, or --training.low_resolution")
         for text in self.grid.equal_cost:
             if text not in self.grid.methods:
                 hint = did_you_mean(text, self.grid.methods)

@@ -6,13 +6,16 @@ The ImageNet forms are torchvision's own: `torchvision:resnet18`, `torchvision:r
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn import functional
 
 from earlybird.errors import ModelError
 
+WHOLE_SIDE = 32  # of the images that the closing pools are made for
 BN_SCALE_AT_START = 0.5  # network slimming's start for the scales of CIFAR nets; 1.0 is PyTorch's
 
 VGG_STAGE_CHANNELS = (64, 128, 256, 512, 512)
@@ -30,8 +33,8 @@ class VGG(nn.Module):
     """Chain of conv-BN-ReLU for [n, in_channels, 32, 32] images, giving [n, num_classes] logits.
 
     `features` holds the five stages as network slimming (Liu et al. 2017) laid them out, with a 2x2 max pool after each
-    of the first four; `pool` is the closing 2x2 average, `classifier` the one linear layer. Nothing is tied in a chain,
-    so every BatchNorm channel may be cut by itself.
+    of the first four; `pool` is the closing 2x2 average (of smaller images, the average of what is left), `classifier`
+    the one linear layer. Nothing is tied in a chain, so every BatchNorm channel may be cut by itself.
 
     Raises:
         ModelError: a depth that is not 11, 13, 16 or 19.
@@ -64,7 +67,7 @@ class VGG(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images [n, in_channels, 32, 32] to logits [n, num_classes]."""
-        logits: Tensor = self.classifier(torch.flatten(self.pool(self.features(x)), 1))
+        logits: Tensor = self.classifier(torch.flatten(_pool_for(x, self.pool)(self.features(x)), 1))
         return logits
 
 
@@ -191,8 +194,9 @@ class PreResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images [n, in_channels, 32, 32] to logits [n, num_classes]."""
+        pool = _pool_for(x, self.pool)
         x = self.layer3(self.layer2(self.layer1(self.conv1(x))))
-        logits: Tensor = self.fc(torch.flatten(self.pool(self.relu(self.bn(x))), 1))
+        logits: Tensor = self.fc(torch.flatten(pool(self.relu(self.bn(x))), 1))
         return logits
 
 
@@ -200,6 +204,19 @@ def _stage(in_channels: int, planes: int, blocks: int, stride: int) -> nn.Sequen
     first = PreActBottleneck(in_channels, planes, stride, downsample=True)
     rest = [PreActBottleneck(planes * EXPANSION, planes, 1, downsample=False) for _ in range(blocks - 1)]
     return nn.Sequential(first, *rest)
+
+
+def _pool_for(images: Tensor | Proxy, pool: nn.AvgPool2d) -> Callable[[Tensor], Tensor]:
+    """The closing pool; of smaller images, whose last map its window does not fit, the mean over the map.
+
+    What is traced is the network for whole images: a trace cannot ask for their side.
+    """
+    return pool if isinstance(images, Proxy) or images.shape[-1] >= WHOLE_SIDE else _mean_of_map
+
+
+def _mean_of_map(x: Tensor) -> Tensor:
+    """Mean [n, c, 1, 1] over the positions of a map [n, c, h, w]."""
+    return x.mean((2, 3), keepdim=True)
 
 
 def scaled(channels: int, width: float) -> int:

@@ -25,7 +25,7 @@ NOT_A_SETTING = frozenset({"seed", "root", "cache", "download", "workers", "chec
 # Settings that records of older versions lack, and the value as which that counts.
 YOUNGER = {
     "budget": "", "budget_macs": 0, "min_draw_steps": MIN_DRAW_STEPS, "step": "auto", "tf32": "conv", "nesterov": False,
-    "ema": 0,
+    "ema": 0, "low_resolution": 0,
 }  # fmt: skip
 _NO_BUDGET = {"budget": "", "budget_macs": 0}
 

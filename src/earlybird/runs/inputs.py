@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from torch import nn
@@ -9,11 +10,13 @@ from torch import nn
 from earlybird.core import Ticket
 from earlybird.data import Augment, Batches, DataBundle, MemoryImages, eval_batches, load_data
 from earlybird.data.images import PUBLISHED, DataSizes
+from earlybird.errors import ModelError
 from earlybird.methods.retrain import load_ticket_weights
 from earlybird.models import check_model_name
 from earlybird.runs.folder import NetworkSpec
 from earlybird.settings.run import DataConfig, ModelConfig, RunConfig
 from earlybird.training.compute import Compute
+from earlybird.training.low_resolution import smaller_side
 
 
 def network_and_data(config: RunConfig, ticket: Ticket | None = None) -> tuple[NetworkSpec, DataBundle, nn.Module]:
@@ -36,6 +39,23 @@ def network_and_data(config: RunConfig, ticket: Ticket | None = None) -> tuple[N
 def network_spec(model: ModelConfig, sizes: DataSizes) -> NetworkSpec:
     """Network of a configuration for data of these sizes."""
     return NetworkSpec(model.name, sizes.classes, sizes.image_shape[0], sizes.image_shape[1], model.width)
+
+
+def refuse_smaller_images(spec: NetworkSpec, model: nn.Module) -> None:
+    """Raise unless the network takes the images of `training.low_resolution` too.
+
+    Raises:
+        ModelError: it does not, or there are none.
+    """
+    side = smaller_side(spec.image_size)
+    if side >= spec.image_size:
+        told = f"images of {spec.image_size} pixels a side have no even side near 3/4 of it"
+        raise ModelError(f"{told}; give --training.low_resolution 0")
+    try:
+        replace(spec, image_size=side).check(model)
+    except ModelError as error:
+        told = f"--training.low_resolution trains on images of {side} pixels a side: {error}"
+        raise ModelError(f"{told}; or give --training.low_resolution 0") from error
 
 
 def data_sizes(data: DataConfig) -> DataSizes:

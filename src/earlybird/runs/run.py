@@ -36,7 +36,13 @@ from earlybird.runs.folder import (
     read_search,
     save_network,
 )
-from earlybird.runs.inputs import evaluation_batches, load_bundle, network_and_data, resolve_augment
+from earlybird.runs.inputs import (
+    evaluation_batches,
+    load_bundle,
+    network_and_data,
+    refuse_smaller_images,
+    resolve_augment,
+)
 from earlybird.runs.record import make_record
 from earlybird.runs.record_file import check_files, file_digests, finished_record, record_of, write_record
 from earlybird.settings.method import (
@@ -289,6 +295,8 @@ def prepare(
     """
     settings = config.training
     spec, bundle, model = network_and_data(config, ticket)
+    if settings.low_resolution:
+        refuse_smaller_images(spec, model)
     device = choose_device(settings.device)
     shape = (settings.batch_size, *spec.example_input().shape[1:])
     precision = resolved.get("precision") or choose_precision(settings.precision, model, shape, device)

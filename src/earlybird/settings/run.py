@@ -15,7 +15,7 @@ import yaml
 from earlybird.atomic import read_file
 from earlybird.errors import ConfigError, did_you_mean, one_line, require
 from earlybird.settings.budget import parse_budget
-from earlybird.settings.catalog import WideStart, method_class, name_of, preset_settings
+from earlybird.settings.catalog import MatchedToTicket, WideStart, method_class, name_of, preset_settings
 from earlybird.settings.fields import check_ranges, check_settings, setting
 from earlybird.settings.method import ROUND_TO, EarlyBirdTraining, Method
 from earlybird.user_code import Kind, is_code
@@ -27,6 +27,8 @@ Tf32Choice = Literal["conv", "all", "never"]
 
 # Method -> its default `round_to` before that became "auto".
 _ROUND_TO_BEFORE_AUTO = {WideStart.name: ROUND_TO}
+_ONE_OF_THEM = "leave one of them out"
+
 SECTIONS = ("model", "data", "method", "training")
 # The flags that may name code of the user's own, and what it is then.
 CODE_FLAGS: Mapping[str, Kind] = {
@@ -102,6 +104,9 @@ class TrainingSettings:
         "decay of an exponential moving average of the weights, which is evaluated and saved in their place; 0 = none",
         "[0, 1)",
     )
+    low_resolution: float = setting(
+        0.0, "share of each schedule, its first, that trains on images of 3/4 of the side; 0 = none", "[0, 1)"
+    )
     micro_batches: int = setting(1, "split each batch, accumulating gradients", ">= 1")
     clip_norm: float = setting(0.0, "clip the gradient norm; 0 = off", ">= 0")
     eval_batch_size: int = setting(500, "images of a forward pass in evaluation", ">= 1")
@@ -135,18 +140,30 @@ class TrainingSettings:
             raise ConfigError(
                 "training.nesterov needs momentum, which is 0; give --training.momentum 0.9, or leave it out"
             )
+        if self.low_resolution and (self.budget or self.budget_macs):
+            what = "training.budget" if self.budget else "training.budget_macs"
+            raise ConfigError(f"training.low_resolution contradicts {what}, which counts whole images; {_ONE_OF_THEM}")
         if parse_budget(self.budget) and self.budget_macs:
             raise ConfigError("training.budget contradicts training.budget_macs; give one of them")
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One run: network, data, method, training."""
+    """One run: network, data, method, training.
+
+    Raises:
+        ConfigError: two settings contradict each other.
+    """
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     method: Method = field(default_factory=EarlyBirdTraining)
     training: TrainingSettings = field(default_factory=TrainingSettings)
+
+    def __post_init__(self) -> None:
+        if self.training.low_resolution and isinstance(self.method, MatchedToTicket):
+            told = f"training.low_resolution contradicts method {self.method.name}, which is matched to a ticket's cost"
+            raise ConfigError(f"{told} in whole images; {_ONE_OF_THEM}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested values, the method's name first among its settings."""

@@ -86,7 +86,7 @@ def _close_step(state: FitState) -> None:
 def _train_step(state: FitState, x: Tensor, y: Tensor) -> None:
     session = state.session
     state.lr = learning_rate(state.step, state.schedule_steps, session.settings)
-    state.train_step(x, y, state.step, state.lr)
+    state.train_step(state.at_its_side(x), y, state.step, state.lr)
     state.step += 1
     state.steps_done += 1
     state.images += len(y)
@@ -111,7 +111,7 @@ def learning_rate(step: int, total_steps: int, settings: TrainingSettings) -> fl
     """
     done = step / total_steps
     if settings.warmup and done < settings.warmup:
-        return settings.lr * (step + 1) / _first_step_at(settings.warmup, total_steps)
+        return settings.lr * (step + 1) / first_step_at(settings.warmup, total_steps)
     if settings.schedule == "step":
         drops = sum(done >= milestone for milestone in settings.milestones)
         # 0.1 * 0.1 is to print as 0.01, not as 0.010000000000000002.
@@ -125,10 +125,10 @@ def learning_rate(step: int, total_steps: int, settings: TrainingSettings) -> fl
 def drop_steps(total_steps: int, settings: TrainingSettings) -> list[int]:
     """The steps at which "step" lowers the learning rate; empty for the other schedules."""
     milestones = settings.milestones if settings.schedule == "step" else ()
-    return [_first_step_at(milestone, total_steps) for milestone in milestones]
+    return [first_step_at(milestone, total_steps) for milestone in milestones]
 
 
-def _first_step_at(fraction: float, total_steps: int) -> int:
+def first_step_at(fraction: float, total_steps: int) -> int:
     """The first step that has completed this fraction: 0.55 of 100 is step 55, though 0.55 * 100 is a bit above it."""
     step = math.ceil(fraction * total_steps)
     return step - 1 if (step - 1) / total_steps >= fraction else step

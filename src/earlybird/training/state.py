@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from earlybird.cost import ModelCost, PhaseCost, evaluation_work, training_work
+from earlybird.cost import ModelCost, PhaseCost, count_cost_and_traffic, evaluation_work, training_work
 from earlybird.errors import CheckpointError, EarlyBirdError, NonFiniteError, first_line
 from earlybird.training.average import WeightAverage
 from earlybird.training.checkpoint import changed_checkpoint, whole_number
 from earlybird.training.compute import evaluate, not_finite
+from earlybird.training.low_resolution import smaller
 from earlybird.training.session import Session
 from earlybird.training.step import LOSS_CURE, STEPS, EpochSums, StepParts, make_optimizer
 
@@ -123,6 +124,25 @@ class FitState:
         self.schedule_steps = session.total_steps if span.schedule_steps is None else span.schedule_steps
         self.step, self.steps_done, self.images, self.ended = span.start_step, 0, 0, False
         self.val_images, self.val_batches = 0, 0
+        # Of these images and steps, those at the smaller side, and what such an image costs.
+        self.small_images, self.small_steps = 0, 0
+        self._small_cost: ModelCost | None = None
+
+    def at_its_side(self, x: Tensor) -> Tensor:
+        """A batch `[n, c, h, w]` at the side of this step: smaller in the schedule's first part, if settings say so.
+
+        Images that are made smaller are counted as such.
+        """
+        if self.step / self.schedule_steps >= self.session.settings.low_resolution:
+            return x
+        x = smaller(x)
+        if self._small_cost is None:
+            with torch.random.fork_rng(devices=[]):  # A resumed run counts at another step.
+                shape = (x.shape[1], x.shape[2], x.shape[3])
+                self._small_cost = count_cost_and_traffic(self.model, shape, self.session.compute.precision)
+        self.small_images += len(x)
+        self.small_steps += 1
+        return x
 
     def start(self, resume: dict[str, Any] | None, momentum: dict[str, Tensor]) -> None:
         """Begin the phase with `momentum` and save its first checkpoint, or resume a checkpoint of it.
@@ -306,7 +326,9 @@ class FitState:
 
     def phase_cost(self) -> PhaseCost:
         """Cost of the phase since it was begun or resumed; the paper does not charge validation."""
-        trained = training_work(self.cost, self.images, self.steps_done)
+        trained = training_work(self.cost, self.images - self.small_images, self.steps_done - self.small_steps)
+        if self._small_cost is not None:
+            trained += training_work(self._small_cost, self.small_images, self.small_steps)
         return self.meter.cost(trained + evaluation_work(self.cost, self.val_images, self.val_batches))
 
     def broken_off_journal(self) -> dict[str, Any]:

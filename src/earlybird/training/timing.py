@@ -125,9 +125,9 @@ def median_seconds(pieces: Sequence[Seconds]) -> Seconds:
 
 
 def timing_session(train: Batches, settings: TrainingSettings, compute: Compute, folder: Path, steps: int) -> Session:
-    """A session of a few steps of these batches, which leaves its checkpoints in `folder`."""
+    """A session of a few steps of these batches, of whole images, which leaves its checkpoints in `folder`."""
     epochs = math.ceil((WARM_UP_STEPS + steps) / train.steps_per_epoch)
     # Small steps: on noise large ones might end in numbers that are none.
-    settings = replace(settings, lr=1e-4, epochs=epochs, checkpoint_every=0)
+    settings = replace(settings, lr=1e-4, epochs=epochs, checkpoint_every=0, low_resolution=0.0)
     progress = Progress(train.steps_per_epoch, epochs, quiet=True)
     return Session(train, None, settings, compute, Checkpoints(folder), Journal(), progress)
