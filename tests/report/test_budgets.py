@@ -18,12 +18,14 @@ import pytest
 from matplotlib.figure import Figure
 
 from earlybird.cli.main import main
+from earlybird.report.comparison import comparison_tables
 from earlybird.report.grid import GridEntry, RatioResults, budget_facts, results_by_ratio
 from earlybird.report.grid_tables import brief_tables, full_tables, means_table, runs_table
 from earlybird.report.pareto import MACS, SPENT_TIME, STEP_TIME, ParetoPoint, curves_of, non_dominated
 from earlybird.report.pareto_plot import plot_pareto
 from earlybird.report.table import to_csv, to_markdown
 from earlybird.report.verdict import leads, verdicts
+from earlybird.runs.record_file import load_records
 
 RECORDS = Path(__file__).with_name("digits-budgets.tar.xz")
 # 10 epochs of 100 steps; a budget of half of them.
@@ -133,6 +135,14 @@ def test_the_full_schedule_stands_above_the_methods_of_each_budget_and_has_no_ta
     assert tables[0].rows[0][1:5] == ["93.00", "+3.00", "–", "1.000"]
     # What is below the first table is not said again below the second.
     assert not set(tables[0].notes) & set(tables[1].notes)
+
+
+def test_dense_as_the_reference_of_a_comparison_without_budgets_has_the_columns_of_one():
+    found = [GridEntry(name, None, 0, False, f"{name}-s0", record(name, 0, 930)) for name in ("dense", "snip")]
+    table, _ = brief_tables(results(found, "dense"), "dense", "vgg16")
+    assert table.title == "vgg16: at equal ratio" and "cost ratio" in table.headings()
+    (table,) = full_tables(results(entries(dense=[900], narrow=[890]), "dense"), "dense", "vgg16")
+    assert "cost / dense" in table.headings() and "step / dense" in table.headings()
 
 
 def test_plain_numbers_tell_budgets_apart():
@@ -267,9 +277,26 @@ def test_without_budgets_there_is_no_pareto_picture(tmp_path: Path):
     assert plot_pareto(results(found), "x", tmp_path / "a.svg") is None and not (tmp_path / "a.svg").exists()
 
 
-def test_the_output_of_real_runs_says_who_won_and_draws_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def unpacked(into: Path) -> Path:
     with tarfile.open(RECORDS) as tar:
-        tar.extractall(tmp_path / "runs", filter="data")
+        tar.extractall(into, filter="data")
+    return into
+
+
+def test_a_report_tells_the_budgets_of_real_runs_apart(tmp_path: Path):
+    (table,) = comparison_tables(load_records([unpacked(tmp_path)]))
+    rows = {str(row[0]): dict(zip(table.headings(), row, strict=True)) for row in table.rows}
+    budgets = ("macs=0.5", "time=0.5", "time=0.7")
+    names = [name if not budget else f"{name} ({budget})" for name in ("dense",) for budget in ("", *budgets)]
+    names += [f"{name} ({budget})" for name in ("early_bird", "narrow", "wide_start") for budget in budgets]
+    assert list(rows) == names
+    # The full schedule is the partner of all; nobody asked for the fraction that a step time came to.
+    assert [str(rows[name]["training MACs"])[-6:] for name in names[:4]] == ["(1.00)", "(0.50)", "(0.50)", "(0.70)"]
+    assert rows["narrow (time=0.5)"]["p asked / realised"] == "– / 0.453"
+
+
+def test_the_output_of_real_runs_says_who_won_and_draws_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    unpacked(tmp_path / "runs")
     assert main(["compare", "--out", str(tmp_path / "runs"), "--reference", "narrow"]) == 0
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines()[:-1])) <= 80 and re.search(r"┃ +training ┃ n ┃", out)  # no word is broken

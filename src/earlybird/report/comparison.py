@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from earlybird.report import quantities
 from earlybird.report.quantities import Row, RunGroup, rows_of
 from earlybird.report.table import Table, to_terminal
-from earlybird.settings.catalog import own_name, preset_of
+from earlybird.settings.catalog import WideStart, own_name, preset_of
 from earlybird.settings.method import MIN_DRAW_STEPS
 from earlybird.settings.recipes import recipe_of
 
@@ -189,7 +189,7 @@ def _dense_partner(record: Mapping[str, Any], records: Sequence[Mapping[str, Any
 
     A budget may have set the length of the run's training, but not of its partner's.
     """
-    if method_label(record) == "dense":
+    if method_label(record) == "dense" and not any(_training(record).get(name) for name in _NO_BUDGET):
         return record
     key, training, device = _pair_key(record), _training(record) | _NO_BUDGET, device_label(record)
     dense = [other for other in records if method_label(other) == "dense" and _pair_key(other) == key]
@@ -221,8 +221,10 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _rank(group: Sequence[Row]) -> tuple[bool, str, float]:
-    return group[0]["method"] != "dense", group[0]["method"], group[0]["prune_ratio"] or 0.0
+def _rank(group: Sequence[Row]) -> tuple[bool, str, float, str]:
+    first = group[0]
+    budget = str(first["settings"].get("training.budget", ""))
+    return first["method"] != "dense", first["method"], first["prune_ratio"] or 0.0, budget
 
 
 def _named(groups: Sequence[list[Row]]) -> list[RunGroup]:
@@ -230,11 +232,13 @@ def _named(groups: Sequence[list[Row]]) -> list[RunGroup]:
     named = []
     for group in groups:
         first = group[0]
-        alike = [other[0]["settings"] for other in groups if _rank(other) == _rank(group)]
+        alike = [other[0]["settings"] for other in groups if _rank(other)[:3] == _rank(group)[:3]]
         keys = sorted({key for settings in alike for key in settings})
         differing = [key for key in keys if len({json.dumps(settings.get(key)) for settings in alike}) > 1]
         told = {key.split(".")[-1]: first["settings"].get(key) for key in differing}
-        told_apart = ", ".join(f"{key}={value}" for key, value in told.items() if value is not None)
+        # A budget names itself: time=0.5.
+        texts = {key: str(value) if key == "budget" else f"{key}={value}" for key, value in told.items()}
+        told_apart = ", ".join(text for key, text in texts.items() if told[key] is not None)
         named.append(RunGroup(first["method"] + (f" ({told_apart})" if told_apart else ""), tuple(group)))
     return named
 
@@ -284,7 +288,12 @@ def drawn_ticket(record: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def requested_ratio(record: Mapping[str, Any]) -> float | None:
-    """Fraction p of the prunable channels that the run was to remove, in [0, 1); None for a run that prunes none."""
+    """Fraction p of the prunable channels that the run was to remove, in [0, 1).
+
+    None for a run that prunes none, and for one whose widths follow from a step time instead.
+    """
+    if record["config"].get("method", {}).get("name") == WideStart.name:
+        return None
     configured, notes = record["config"].get("method", {}), record.get("notes") or {}
     ratio = (drawn_ticket(record) or {}).get("prune_ratio", configured.get("prune_ratio", notes.get("prune_ratio")))
     return None if ratio is None else float(ratio)

@@ -41,7 +41,7 @@ def brief_tables(results: Sequence[RatioResults], reference: str, topic: str) ->
     tables, said = [], set[str]()
     for title, cells, lines, notes in _sections(results, reference, topic):
         said.update(quantities.energy_notes(rows_of(lines)))  # of columns that are not shown here
-        if _COST not in cells:
+        if _STEP not in cells:
             tables.append(quantities.table_of(brief, lines, title, [note for note in notes if note not in said]))
             continue
         # Further budgets would repeat what is below the first; no cell here has brackets.

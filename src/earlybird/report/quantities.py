@@ -166,9 +166,11 @@ def accuracy_cell(group: RunGroup) -> str:
 
 
 def prune_ratio_cell(group: RunGroup) -> str:
-    """Requested and realised prune ratio."""
-    asked = group.spread("prune_ratio")
-    return MISSING if asked is None else f"{asked.mean:g} / {mean_text(group, 'realised_ratio', '.3f')}"
+    """Requested and realised prune ratio; a dash for what was not requested, or for both."""
+    asked, realised = group.spread("prune_ratio"), mean_text(group, "realised_ratio", ".3f")
+    if asked is None:
+        return MISSING if realised == MISSING else f"{MISSING} / {realised}"
+    return f"{asked.mean:g} / {realised}"
 
 
 def emergence_cell(group: RunGroup) -> str:
