@@ -121,9 +121,19 @@ def test_the_table_shows_what_was_spent_and_names_who_is_off_the_budget():
     assert [cell["cost / dense"] for cell in cells] == ["0.510", "0.540"]
     assert [cell["step / dense"] for cell in cells] == ["0.50", "0.60"]
     (note,) = [note for note in table.notes if note.startswith("Not at equal cost")]
-    assert note == "Not at equal cost, more than 3 % off the budget: wide_start (0.540 for 0.500)."
+    assert note == "Not at equal cost, more than 3 % off the budget (0.500): wide_start (0.540)."
     (table,) = full_tables(results([near]), "narrow", "vgg16")
     assert not any(note.startswith("Not at equal cost") for note in table.notes)
+
+
+def test_seconds_that_buy_runs_another_number_of_dense_steps_are_not_equal():
+    found = [
+        entry("dense", 0, 900, "seconds=9", dense_steps=540, steps=540),
+        entry("narrow", 0, 890, "seconds=9", steps=460, dense_steps=460),
+    ]
+    (table,) = full_tables(results(found), "narrow", "vgg16")
+    assert "Not at equal cost, more than 3 % off the budget (0.500): dense (0.540), narrow (0.460)." in table.notes
+    assert said(found)[0].startswith("At 9 s of training (seconds=9), dense with a shorter schedule has")
 
 
 def test_the_full_schedule_stands_above_the_methods_of_each_budget_and_has_no_table_of_its_own():

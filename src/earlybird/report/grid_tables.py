@@ -7,7 +7,7 @@ from functools import partial
 
 from earlybird.report import quantities
 from earlybird.report.grid import DENSE, EQUAL_COST, GridEntry, GridLine, RatioResults, grid_rows
-from earlybird.report.quantities import Cells, Spread, rows_of
+from earlybird.report.quantities import Cells, RunGroup, Spread, rows_of
 from earlybird.report.table import MISSING, Cell, Table, named_columns
 from earlybird.report.verdict import Lead, leads, signed
 
@@ -264,10 +264,12 @@ def _budget_notes(result: RatioResults, reference: str) -> list[str]:
         f"{_BRACKETS}divided by the dense run of the same seed{schedule}. Training MACs and seconds are of the whole "
         "run; what runs share is charged to each in full.",
     ]
-    pairs = {line.name: (line.spread("budget_share"), line.spread("budget_asked")) for line in result.equal_ratio}
-    shares = {name: (share.mean, asked.mean) for name, (share, asked) in pairs.items() if share and asked}
-    if off := [f"{n} ({s:.3f} for {a:.3f})" for n, (s, a) in shares.items() if abs(s / a - 1) > EQUAL_COST]:
-        notes.append(f"Not at equal cost, more than {quantities.percent(EQUAL_COST)} off the budget: {', '.join(off)}.")
+    # Of all runs: under seconds=N each buys as many dense steps as it measured.
+    asked = RunGroup("", tuple(rows_of(result.equal_ratio))).spread("budget_asked")
+    shares = {line.name: share.mean for line in result.equal_ratio if (share := line.spread("budget_share"))}
+    if asked and (off := [f"{n} ({s:.3f})" for n, s in shares.items() if abs(s / asked.mean - 1) > EQUAL_COST]):
+        much = quantities.percent(EQUAL_COST)
+        notes.append(f"Not at equal cost, more than {much} off the budget ({asked.mean:.3f}): {', '.join(off)}.")
     return notes
 
 

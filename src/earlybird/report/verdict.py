@@ -94,7 +94,7 @@ def _amount(text: str) -> str:
     """`50 % of the dense training time`; text of a budget in words."""
     budget = parse_budget(text)
     if budget is None or budget.kind == "seconds":
-        return f"{budget.amount:g} seconds" if budget else "no budget"
+        return f"{budget.amount:g} s of training" if budget else "no budget"
     return f"{percent(budget.amount)} of the dense training {'time' if budget.kind == 'time' else 'MACs'}"
 
 
