@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from earlybird.core import ChannelGroups, CostTerm, StepCost, allocate, chain_program
-from earlybird.core.allocation import Choices, choices_of, kept_of_blocks, time_counts, uniform_counts
+from earlybird.core.allocation import Choices, choices_of, kept_of_blocks, time_counts
 from earlybird.core.drawing import rank_units
 from earlybird.core.groups import one_unit_per_channel
 from earlybird.errors import ConfigError, MaskError, NonFiniteError
@@ -119,12 +120,47 @@ def test_a_network_with_adds_comes_near_to_brute_force_within_the_budget(seed):
 def test_uniform_keeps_the_same_fraction_of_each_layer_and_as_much_as_fits():
     groups = one_unit_per_channel({"a": 32, "b": 64})
     cost = StepCost([term({}, {0: 1.0}, 1.0, 1.0), term({0: 1.0}, {1: 1.0}, 1.0)])
-    counts = uniform_counts([32, 64], cost, 0.4 * cost.seconds([32, 64]), 8, groups)
-    assert counts == [16, 40]  # 24, 40 and 16, 48 do not fit
-    assert uniform_counts([32, 64], cost, 1e9, 8, groups) == [32, 64]
-    assert uniform_counts([16, 64], cost, 1e9, 8, groups) == [16, 64]
+    ranking = rank_units({"a": torch.arange(32.0), "b": torch.arange(64.0)}, groups)
+
+    def kept(budget: float, **more: Any) -> list[int]:
+        return kept_of_blocks(allocate(ranking, cost, budget, allocation="uniform", **more), groups)
+
+    budget = 0.4 * cost.seconds([32, 64])
+    assert kept(budget) == [16, 40]  # 24, 40 and 16, 48 do not fit
+    assert kept(1e9) == [32, 64]
+    half = groups.mask_of(torch.arange(96) >= 16)
+    assert kept(1e9, within=half) == [16, 64]
     with pytest.raises(ConfigError, match="budget_seconds is 1; give at least .* a step of 8 channels of each layer"):
-        uniform_counts([32, 64], cost, 1, 8, groups)
+        kept(1)
+
+
+@pytest.mark.parametrize("allocation", ["global", "uniform"])
+def test_the_nearest_may_cost_more_than_the_budget(allocation):
+    ranking = rank_units({"a": torch.arange(64.0)}, one_unit_per_channel({"a": 64}))
+    cost = StepCost([term({}, {0: 1.0}, 1.0, 1.0)])
+
+    def kept(budget: float, **more: Any) -> int:
+        (count,) = kept_of_blocks(allocate(ranking, cost, budget, allocation=allocation, **more), ranking.groups)
+        return count
+
+    assert kept(38.0) == 32
+    assert kept(38.0, fit="nearest") == kept(42.0, fit="nearest") == 40
+    assert kept(42.0, fit="nearest", floor=0.9) == 64
+    assert kept(34.0, fit="nearest") == 32
+    assert kept(1.0, fit="nearest") == 8 and kept(1.0, fit="nearest", floor=0.25) == 16
+    with pytest.raises(ConfigError, match="budget_seconds is 15.0; give at least 17, what a step of the smallest"):
+        kept(15.0, floor=0.25)
+
+
+def test_an_allocation_by_seconds_needs_those_of_the_layers():
+    class Macs:
+        def seconds(self, counts: Any) -> float:
+            return float(sum(counts))
+
+    ranking = rank_units({"a": torch.arange(64.0)}, one_unit_per_channel({"a": 64}))
+    assert sum(allocate(ranking, Macs(), 20.0, allocation="uniform").kept_counts().values()) == 16
+    with pytest.raises(ConfigError, match="cost is .*; give a StepCost for allocation 'time'"):
+        allocate(ranking, Macs(), 20.0)
 
 
 @pytest.mark.parametrize("allocation", ["global", "uniform", "time"])

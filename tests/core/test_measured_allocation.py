@@ -40,10 +40,40 @@ def test_a_step_as_predicted_is_measured_once():
 
 
 def test_of_networks_that_all_miss_the_nearest_is_taken():
-    seconds = iter([120.0, 60.0, 90.0, 70.0])
-    found = allocate_measured(RANKING, COST, 80.0, lambda mask: next(seconds))
+    seconds, tried = iter([120.0, 60.0, 90.0, 70.0]), list[int]()
+
+    def measure(mask: ChannelMask) -> float:
+        tried.append(kept(mask))
+        return next(seconds)
+
+    found = allocate_measured(RANKING, COST, 80.0, measure, round_to=1)
+    # 80 * 80 / 120, then on the line through the two nearest each time.
+    assert tried == [80, 53, 62, 59]
     assert (found.seconds, found.corrections) == (90.0, 2)
     assert next(seconds, None) is None  # three corrections, no more
+
+
+def test_a_network_that_is_known_says_what_to_ask_for():
+    tried: list[int] = []
+
+    def measure(mask: ChannelMask) -> float:
+        tried.append(kept(mask))
+        return 0.2 + 0.8 * kept(mask) / 128  # as a share, of which a fifth never changes
+
+    found = allocate_measured(RANKING, COST, 0.61, measure, known=[(128.0, 1.0)], round_to=1, allocation="uniform")
+    assert tried == [78, 64]
+    assert found.seconds == pytest.approx(0.6)
+    tried.clear()
+    allocate_measured(RANKING, COST, 0.61, measure, known=[(128.0, 1.0), (96.0, 0.8)], round_to=1, allocation="uniform")
+    assert tried == [64]
+
+
+def test_a_network_is_measured_once():
+    tried: list[int] = []
+    found = allocate_measured(
+        RANKING, COST, 80.0, lambda mask: tried.append(kept(mask)) or 84.0, allocation="uniform", fit="nearest"
+    )  # Of 76 and 80 channels the nearest multiples are the same.
+    assert tried == [80] and found.corrections <= 1
 
 
 def test_nothing_below_the_floors_is_tried():

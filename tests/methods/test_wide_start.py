@@ -8,16 +8,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
-from earlybird.core import ChannelGroups, CostTerm, StepCost, Ticket
+from earlybird.core import ChannelGroups, CostTerm, StepCost, Ticket, bn_scale
 from earlybird.cost import LayerTable
-from earlybird.errors import ConfigError, MethodError, RunFolderError
+from earlybird.errors import ConfigError, MethodError, ModelError, RunFolderError
 from earlybird.grids.grid import Block, Grid, nodes_of
 from earlybird.methods import budget as budgets
 from earlybird.methods import wide_start
 from earlybird.runs.record_file import recorded_training_macs
 from earlybird.runs.run import run
 from earlybird.settings.budget import Budget, parse_budget
+from earlybird.settings.catalog import WideStart
 from earlybird.settings.run import RunConfig
 from earlybird.training import loop
 from earlybird.training.timing import Seconds
@@ -113,7 +116,12 @@ def fake_times(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return {name: Seconds(0.3 + 0.7 * size / sizes["dense"], 9.0) for name, size in sizes.items()}
 
     monkeypatch.setattr(budgets, "step_times", times)
+    monkeypatch.setattr(wide_start, "measure_layer_table", no_table)
     return calls
+
+
+def no_table(*_: Any, **__: Any) -> LayerTable:
+    raise ModelError("the layers contradict the steps")
 
 
 def test_a_budget_of_time_counts_measured_steps(tiny_settings, tmp_path: Path, fake_times):
@@ -145,6 +153,70 @@ def test_allocation_by_time_takes_the_seconds_of_the_layers(tiny_settings, tmp_p
     assert folders == [tmp_path / "run"]
     assert max(kept) == 1.0 and min(kept) < 0.7
     assert record["notes"]["budget"]["step_ratio"] == pytest.approx(0.6, abs=0.05)
+
+
+def conv(read: int, made: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(read, made, 3, padding=1, bias=False), nn.BatchNorm2d(made), nn.ReLU())
+
+
+class Residual(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.one, self.two = conv(width, 2 * width), nn.Conv2d(2 * width, width, 3, padding=1)
+        self.norm = nn.BatchNorm2d(width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(x + self.norm(self.two(self.one(x))))
+
+
+def is_hit(body: nn.Module, target: float) -> bool:
+    dense, example = (
+        nn.Sequential(body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 3)),
+        torch.zeros(2, 3, 8, 8),
+    )
+    widths = wide_start._Widths(WideStart(round_to=4), dense, example, bn_scale(dense))
+    measured: list[float] = []
+
+    def channels(net: nn.Module) -> int:
+        return sum(norm.num_features for norm in net.modules() if isinstance(norm, nn.BatchNorm2d))
+
+    def measure(small: nn.Module) -> float:
+        """A tenth never changes, half goes with the channels."""
+        macs = widths.macs._of(small) / widths.macs._dense
+        measured.append(0.1 + 0.4 * macs + 0.5 * channels(small) / channels(dense))
+        return measured[-1]
+
+    mask, found = widths.fitted(target, measure)
+    assert found in measured and len(measured) <= 3
+    assert min(mask.kept_counts().values()) >= 8  # a quarter of the narrowest
+    return abs(found / target - 1) <= 0.03
+
+
+@pytest.mark.parametrize("target", [0.5, 0.7])
+def test_a_step_time_is_hit_within_three_percent_on_a_chain(target: float):
+    """By MACs and corrections alone, where much of a step is no MAC."""
+    assert is_hit(nn.Sequential(conv(3, 32), conv(32, 64), conv(64, 96), conv(96, 64)), target)
+
+
+def test_a_step_time_is_hit_within_three_percent_with_adds():
+    assert is_hit(nn.Sequential(conv(3, 64), Residual(64), Residual(64)), 0.6)
+
+
+def test_an_allocation_by_seconds_wants_a_budget_in_seconds(tiny_settings, tmp_path: Path):
+    settings = tiny_settings("wide_start", training={"budget": "macs=0.5"}, allocation="time")
+    with pytest.raises(
+        MethodError, match=r"allocation 'time' spends seconds, and the budget is in MACs; give --budget"
+    ):
+        go(settings, tmp_path / "run")
+
+
+def test_layers_that_cannot_tell_seconds_are_said(tiny_settings, tmp_path: Path, fake_times, capsys):
+    settings = settings_of(tiny_settings, "one cut", budget="time=0.6")
+    run(RunConfig.from_dict(settings), tmp_path / "run")
+    assert "widths are sought by MACs and measured steps: the layers contradict the steps" in capsys.readouterr().err
+    settings["method"] |= {"allocation": "time"}
+    with pytest.raises(ModelError, match="the layers contradict the steps"):
+        go(settings, tmp_path / "other")
 
 
 def test_saliency_needs_a_start(tiny_settings):

@@ -9,17 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal, Protocol, cast
 
 import numpy as np
 import torch
 
 from earlybird.core import ALLOCATIONS
 from earlybird.core.chain_program import best_of_chain
-from earlybird.core.drawing import Ranking, highest_of_blocks, nearest_count, remove_lowest, snap_widths
+from earlybird.core.drawing import Ranking, highest_of_blocks, nearest_count, remove_lowest
 from earlybird.core.groups import ChannelGroups
 from earlybird.core.mask import ChannelMask
 from earlybird.errors import ConfigError, MaskError, require, wrong_value
 
+# The largest network that costs no more than the budget, or the one that comes nearest to it from either side.
+Fit = Literal["under", "nearest"]
+# What "time" leaves of each block at least, where no floor is given.
+_FLOOR = 0.25
 # Halvings of an interval of multipliers or fractions: 2 ** -40 of it is less than any step between two networks.
 _HALVINGS = 40
 _SWEEPS = 20
@@ -92,15 +97,23 @@ class StepCost:
         return self.constant_seconds + sum(float(term.seconds(array)) for term in self.terms)
 
 
+class Cost(Protocol):
+    """What a step costs by the units kept of each block; of layers known one by one it is a `StepCost`."""
+
+    def seconds(self, counts: Sequence[int] | np.ndarray) -> float:
+        """Seconds, or any other amount that a budget counts."""
+
+
 def allocate(
     ranking: Ranking,
-    cost: StepCost,
+    cost: Cost,
     budget_seconds: float,
     *,
     allocation: str = "time",
     round_to: int = 8,
-    floor: float = 0.25,
+    floor: float | None = None,
     within: ChannelMask | None = None,
+    fit: Fit = "under",
 ) -> ChannelMask:
     """The mask of the best network whose step costs no more than a budget.
 
@@ -111,33 +124,35 @@ def allocate(
 
     Args:
         ranking: of the units by score (`rank_units`); `cost` is of its groups.
-        cost: seconds by units kept of each block of `ranking.groups`.
-        budget_seconds: of one step.
+        cost: seconds by units kept of each block of `ranking.groups`; for "time" a `StepCost`.
+        budget_seconds: of one step, in the unit of `cost`.
         allocation: "global", "uniform" or "time".
         round_to: kept counts of each block are multiples of this, or the whole block.
-        floor: of "time", fraction of each block that stays at least, in (0, 1].
+        floor: fraction of each block that stays at least, in (0, 1]; None: a quarter for "time", else one multiple.
         within: an earlier cut of the same network: what it removed stays out, whatever its score.
+        fit: "nearest" lets "uniform" and "global" exceed the budget where that comes nearer; "time" spends nearly all.
 
     Raises:
-        ConfigError: an argument is out of range, or the budget is smaller than what the smallest network costs.
+        ConfigError: an argument is out of range, or the budget is smaller than what the smallest network costs (of
+            which "nearest" gives that network).
         MaskError: "time", and all scores of a block are zero, or one is negative.
     """
     require("allocation", allocation, allocation in ALLOCATIONS, f"one of {', '.join(ALLOCATIONS)}")
     require("round_to", round_to, round_to >= 1, "an integer >= 1 (1: no rounding)")
-    require("floor", floor, 0.0 < floor <= 1.0, "a number in (0, 1]")
+    require("floor", floor, floor is None or 0.0 < floor <= 1.0, "a number in (0, 1]")
     require("budget_seconds", budget_seconds, budget_seconds > 0, "a number above 0")
     alive = np.ones(ranking.groups.num_units, dtype=bool)
     if within is not None:
         alive = ranking.groups.keep_units(within).numpy()
         order = ranking.lowest_first
         ranking = replace(ranking, lowest_first=np.concatenate([order[~alive[order]], order[alive[order]]]))
-    most = [int(alive[block].sum()) for block in ranking.groups.blocks]
-    if allocation == "global":
-        counts = _global_counts(ranking, cost, budget_seconds, round_to, most)
-    elif allocation == "uniform":
-        counts = uniform_counts(most, cost, budget_seconds, round_to, ranking.groups)
+    if allocation == "time":
+        require("cost", cost, isinstance(cost, StepCost), "a StepCost for allocation 'time', such as LayerTable.cost")
+        choices = choices_of(ranking, round_to, floor or _FLOOR, alive)
+        counts: Sequence[int] = time_counts(choices, cast(StepCost, cost), budget_seconds)
     else:
-        counts = time_counts(choices_of(ranking, round_to, floor, alive), cost, budget_seconds)
+        nested = _Nested(ranking, alive, round_to, floor)
+        counts = _that_fits(nested.by(allocation), cost, budget_seconds, fit, nested.smallest(allocation))
     return ranking.groups.mask_of(torch.from_numpy(highest_of_blocks(ranking, counts)))
 
 
@@ -151,58 +166,65 @@ def kept_of_blocks(mask: ChannelMask, groups: ChannelGroups) -> list[int]:
     return [int(keep[block].sum()) for block in groups.blocks]
 
 
-def _global_counts(
-    ranking: Ranking, cost: StepCost, budget: float, round_to: int, most: Sequence[int]
-) -> Sequence[int]:
-    """Units that the paper's mask keeps of each block with the fewest units removed that fits, found by halving."""
-    blocks = ranking.groups.blocks
+@dataclass(frozen=True, eq=False)
+class _Nested:
+    """Counts of the blocks for ever stronger cuts, each within the one before.
 
-    def counts_at(removed: float) -> list[int]:
-        keep = ~remove_lowest(ranking, round(removed), 1)
-        if round_to > 1:
-            keep = snap_widths(keep, ranking, round_to=round_to, min_channels=1)
-        return [min(int(keep[block].sum()), limit) for block, limit in zip(blocks, most, strict=True)]
-
-    return _largest_that_fits(counts_at, ranking.groups.num_units, cost, budget, "the smallest network")
-
-
-def uniform_counts(
-    most: Sequence[int], cost: StepCost, budget_seconds: float, round_to: int, groups: ChannelGroups
-) -> Sequence[int]:
-    """Units kept of each block: the same fraction, the largest that fits, each at the nearest multiple of `round_to`.
-
-    Args:
-        most: units of each block that may stay.
-
-    Raises:
-        ConfigError: the budget is smaller than what one multiple of each block costs.
+    Attributes:
+        alive: bool `[num_units]`, the units that may stay.
+        floor: fraction of each block that stays at least, in (0, 1]; None for one multiple.
     """
-    sizes = [block.size for block in groups.blocks]
 
-    def counts_at(cut: float) -> list[int]:
-        wanted = (nearest_count(round((1.0 - cut) * size), size, round_to) for size in sizes)
-        return [min(count, limit) for count, limit in zip(wanted, most, strict=True)]
+    ranking: Ranking
+    alive: np.ndarray
+    round_to: int
+    floor: float | None
 
-    return _largest_that_fits(counts_at, 1.0, cost, budget_seconds, f"{round_to} channels of each layer")
+    def by(self, allocation: str) -> Callable[[float], list[int]]:
+        """Counts by the fraction that is removed: of all units by rank ("global"), or of each block ("uniform")."""
+        return self._by_rank if allocation == "global" else self._by_fraction
+
+    def smallest(self, allocation: str) -> str:
+        """Its smallest network in words."""
+        by_multiples = allocation == "uniform" and self.floor is None
+        return f"{self.round_to} channels of each layer" if by_multiples else "the smallest network"
+
+    def _by_rank(self, removed: float) -> list[int]:
+        keep = ~remove_lowest(self.ranking, round(removed * self.alive.size), 1)
+        return self._snapped([int(keep[block].sum()) for block in self.ranking.groups.blocks])
+
+    def _by_fraction(self, removed: float) -> list[int]:
+        return self._snapped([round((1.0 - removed) * block.size) for block in self.ranking.groups.blocks])
+
+    def _snapped(self, wanted: Sequence[int]) -> list[int]:
+        """At the nearest multiple, of what may stay and no less than the floor."""
+        counts = []
+        for kept, block in zip(wanted, self.ranking.groups.blocks, strict=True):
+            least = max(1, round((self.floor or 0.0) * block.size))
+            counts.append(min(nearest_count(kept, block.size, self.round_to, least), int(self.alive[block].sum())))
+        return counts
 
 
-def _largest_that_fits(
-    counts_at: Callable[[float], Sequence[int]], whole: float, cost: StepCost, budget: float, smallest: str
+def _that_fits(
+    counts_at: Callable[[float], Sequence[int]], cost: Cost, budget: float, fit: Fit, smallest: str
 ) -> Sequence[int]:
-    """Counts of the least cut, in [0, `whole`], whose step fits the budget, found by halving."""
+    """Counts of the least cut, in [0, 1], whose step fits the budget, found by halving."""
 
-    def fits(cut: float) -> bool:
-        return cost.seconds(counts_at(cut)) <= budget
+    def seconds(cut: float) -> float:
+        return cost.seconds(counts_at(cut))
 
-    if fits(0.0):
+    if seconds(0.0) <= budget:
         return counts_at(0.0)
-    if not fits(whole):
-        raise _too_small(budget, cost.seconds(counts_at(whole)), smallest)
-    low, high = 0.0, whole
+    if seconds(1.0) > budget:
+        if fit == "nearest":
+            return counts_at(1.0)
+        raise _too_small(budget, seconds(1.0), smallest)
+    low, high = 0.0, 1.0
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        low, high = (low, middle) if fits(middle) else (middle, high)
-    return counts_at(high)
+        low, high = (low, middle) if seconds(middle) <= budget else (middle, high)
+    is_nearer = fit == "nearest" and seconds(low) - budget < budget - seconds(high)
+    return counts_at(low if is_nearer else high)
 
 
 @dataclass(frozen=True, eq=False)

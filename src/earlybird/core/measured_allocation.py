@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from earlybird.core.allocation import StepCost, allocate
+from earlybird.core.allocation import Cost, Fit, allocate, kept_of_blocks
 from earlybird.core.drawing import Ranking
 from earlybird.core.mask import ChannelMask
 from earlybird.errors import ConfigError, require
+
+# Predicted and measured seconds of a network.
+Known = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -29,49 +32,63 @@ class MeasuredAllocation:
 
 def allocate_measured(
     ranking: Ranking,
-    cost: StepCost,
+    cost: Cost,
     budget_seconds: float,
     measure: Callable[[ChannelMask], float],
     *,
+    known: Sequence[Known] = (),
     tolerance: float = 0.03,
     corrections: int = 3,
     allocation: str = "time",
     round_to: int = 8,
-    floor: float = 0.25,
+    floor: float | None = None,
     within: ChannelMask | None = None,
+    fit: Fit = "under",
 ) -> MeasuredAllocation:
     """Allocate, measure the real step, and allocate anew for a corrected budget while it misses by more.
 
-    Each time the budget that is asked for is divided by what the last network took of it. Of all networks tried the one
-    nearest to the budget is taken; layers of few multiples may allow none within the tolerance.
+    What is asked of `cost` lies on the line through the two measured networks nearest to the budget, or in proportion
+    to the only one. The nearest of all tried is taken; layers of few multiples may allow none within the tolerance.
 
     Args:
+        budget_seconds: of one step, as `measure` counts; `cost` may count otherwise where a network is known in both.
         measure: seconds of a training step of the network that a mask leaves.
+        known: networks that are measured already, such as the dense one.
         tolerance: share of the budget, in (0, 1), by which the step may miss it.
         corrections: at most so many, >= 0.
 
     Other arguments are those of `allocate`.
 
     Raises:
-        ConfigError, MaskError: as `allocate`, of the budget as given.
+        ConfigError, MaskError: as `allocate`, of the first budget that is asked for.
     """
     require("tolerance", tolerance, 0.0 < tolerance < 1.0, "a number in (0, 1)")
     require("corrections", corrections, corrections >= 0, "an integer >= 0")
+    how: dict[str, Any] = {"round_to": round_to, "floor": floor, "within": within, "fit": fit}
+    points, tried = list(known), dict[ChannelMask, MeasuredAllocation]()
+    for number in range(corrections + 1):
+        try:
+            mask = allocate(ranking, cost, _asked(budget_seconds, points), allocation=allocation, **how)
+        except ConfigError:
+            if not tried:
+                raise
+            break  # A corrected budget may be below the floors: nothing smaller is to be had.
+        if mask in tried:
+            break
+        tried[mask] = MeasuredAllocation(mask, seconds := measure(mask), number)
+        points.append((cost.seconds(kept_of_blocks(mask, ranking.groups)), seconds))
+        if abs(seconds / budget_seconds - 1.0) <= tolerance:
+            break
+    return min(tried.values(), key=lambda found: abs(found.seconds - budget_seconds))
 
-    def tried(asked: float, number: int) -> MeasuredAllocation:
-        mask = allocate(ranking, cost, asked, allocation=allocation, round_to=round_to, floor=floor, within=within)
-        return MeasuredAllocation(mask, measure(mask), number)
 
-    def miss(found: MeasuredAllocation) -> float:
-        return abs(found.seconds / budget_seconds - 1.0)
-
-    best = last = tried(budget_seconds, 0)
-    asked = budget_seconds
-    with suppress(ConfigError):  # A corrected budget may be below the floors: nothing smaller is to be had.
-        for number in range(1, corrections + 1):
-            if miss(best) <= tolerance:
-                break
-            asked *= budget_seconds / last.seconds
-            last = tried(asked, number)
-            best = min(best, last, key=miss)
-    return best
+def _asked(budget: float, points: Sequence[Known]) -> float:
+    """Predicted seconds of the network that is expected to measure `budget`."""
+    if not points:
+        return budget
+    (x, y), *others = sorted(points, key=lambda point: abs(point[1] - budget))
+    for x2, y2 in others:
+        if (x2 - x) * (y2 - y) > 0:  # Else noise, or the same network.
+            asked = x + (budget - y) * (x2 - x) / (y2 - y)
+            return asked if asked > 0 else budget * x / y
+    return budget * x / y

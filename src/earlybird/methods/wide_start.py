@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from earlybird.atomic import file_lock, write_atomically
-from earlybird.core import BNSaliency, ChannelGroups, ChannelMask, Ticket, allocate, bn_scale
-from earlybird.core.drawing import highest_of_blocks, nearest_count, rank_units, realised_ratio, scored_groups
+from earlybird.core import BNSaliency, ChannelGroups, ChannelMask, Ticket, allocate_measured, bn_scale
+from earlybird.core.allocation import kept_of_blocks
+from earlybird.core.drawing import rank_units, realised_ratio, scored_groups
 from earlybird.cost import (
     LayerTable,
     MethodPlan,
@@ -30,7 +31,8 @@ from earlybird.cost import (
     measure_layer_table,
     steps_that_train,
 )
-from earlybird.errors import ConfigError, MethodError
+from earlybird.cost.layer_table import first_units
+from earlybird.errors import ConfigError, MethodError, ModelError
 from earlybird.methods.budget import step_ratio, stretch
 from earlybird.methods.early_bird import refuse_nothing_to_cut
 from earlybird.methods.hooks import momentum_file
@@ -44,13 +46,16 @@ from earlybird.training.checkpoint import whole_number
 from earlybird.training.loop import fit
 from earlybird.training.state import FitState, Hooks, Span
 
+if TYPE_CHECKING:
+    import numpy as np
+
 # In checkpoints of the search: the number of the cut that they come before.
 _CUT_KEY = "cut"
-# How near to the step time that was asked for is near enough, and how often widths are drawn for it.
-_NEAR, _TRIES = 0.03, 4
+# How near to the step time that was asked for is near enough, and how often widths are drawn anew for it.
+_NEAR, _CORRECTIONS = 0.03, 2
+# Pixels of the images that the layers are measured with on a CPU: 32 of CIFAR's size.
+_TABLE_PIXELS, _LEAST_IMAGES = 32 * 32 * 32, 4
 _NO_BUDGET = "method wide_start spends a budget and was given none; add --budget time=0.5"
-# Fractions of the units are told apart to this; finer ones give the same widths.
-_FINEST = 1e-3
 
 
 def check_network(method: WideStart, model: nn.Module, example_input: Tensor) -> None:
@@ -62,9 +67,12 @@ def search(method: WideStart, task: Task, resume: dict[str, Any] | None) -> Cand
     """Train to each cut and make it.
 
     Raises:
-        MethodError: the run has no budget.
+        MethodError: the run has no budget, or one in MACs with an allocation by seconds.
     """
     cuts = _cuts(method, task)
+    if method.allocation == "time" and _budget(task).kind == "macs":
+        told = "method.allocation 'time' spends seconds, and the budget is in MACs"
+        raise MethodError(f"{told}; give --budget time=0.5, or --method.allocation uniform")
     begun = 0 if resume is None else whole_number(resume, _CUT_KEY, 0, len(cuts) - 1)
     for number in range(begun, len(cuts)):
         _train_to_cut(method, task, number, resume if number == begun else None)
@@ -89,19 +97,22 @@ def plan(method: WideStart, schedule: Schedule) -> MethodPlan:
     data, total, shape = schedule.data, schedule.total_steps, schedule.image_shape
     cuts = method.planned_cuts(total / schedule.whole_steps)
     widths = _Widths(method, schedule.network, torch.zeros(2, *shape), bn_scale(schedule.network))
+    dense_macs = count_cost(schedule.network, shape).train_macs
     networks, stages = dict[str, ModelCost](), list[Stage]()
     network, ratio, begin, mask = "dense", 1.0, 0.0, None
     for number, (end, target) in enumerate(cuts, 1):
         if end > begin:
             first, last = stretch(data, total, begin, end, ratio)
             stages.append(Stage("search", network, last, first, validation="epochs"))
-        mask, ratio = widths.fitted(target, mask, lambda small: count_cost(small, shape).train_macs / widths.dense_macs)
+        mask, ratio = widths.fitted(target, lambda small: count_cost(small, shape).train_macs / dense_macs, before=mask)
         network, begin = f"cut {number}", end
         networks[network] = count_cost_and_traffic(widths.network(mask), shape, schedule.precision)
     first, last = stretch(data, total, begin, 1.0, ratio)
     if method.resolved_schedule == "restart":
         first, last = 0, steps_that_train((1 - begin) * data.images_by(total) / ratio, data)
     note = "steps are taken to need seconds as their MACs are; the run measures them"
+    if method.allocation == "time":
+        note += ", and the layers, of which the plan keeps the same fraction each"
     stages.append(Stage("retrain", network, last, first))
     return MethodPlan(tuple(stages), network, note=note, networks=networks, spends_budget=True)
 
@@ -164,15 +175,31 @@ def _train_to_cut(method: WideStart, task: Task, number: int, resume: dict[str, 
         dense, example = task.build(), task.example_input()
         scores = bn_scale(before.model) if saliency is None else saliency.scores()
         widths = _Widths(method, dense, example, _at_full_width(scores, mask))
-        if method.allocation == "time" and budget.kind != "macs":
-            widths.table = _layer_table(method, task, dense, widths.ranking.groups)
-        drawn, found = widths.fitted(target, mask, lambda small: step_ratio(task, small, budget))
+        table = _layer_table(method, task, dense, widths.ranking.groups)
+        known = {} if mask is None else {mask: ratio}
+        measure = partial(step_ratio, task, budget=budget)
+        drawn, found = widths.fitted(target, measure, before=mask, known=known, table=table)
     session.journal.ledger.add(meter.cost(Work()))
     session.progress.say(f"cut {number + 1} of {len(cuts)}: a step takes {found:.3f} of the dense network's seconds")
     off = f"cut {number + 1}: a step takes {found:.3f} of the dense network's, not {target:g}: no widths come nearer"
     flags = (off,) if abs(found / target - 1) > _NEAR else ()
-    file, indices = _file(number, cuts), {} if mask is None else kept_indices(dense, mask, example, widths.groups)
-    shapes = {name: tensor.shape for name, tensor in dense.state_dict().items()}
+    _leave(method, task, widths, before, drawn, hooks.momentum, (_file(number, cuts), end, flags))
+
+
+def _leave(
+    method: WideStart, task: Task, widths: _Widths, before: Candidate, drawn: ChannelMask, momentum: dict[str, Tensor],
+    about: tuple[str, float, tuple[str, ...]],
+) -> None:  # fmt: skip
+    """Write the ticket of a cut, and its momentum, in the dense network's coordinates.
+
+    Args:
+        before: the network that was trained up to the cut.
+        about: the ticket's file, the share of the budget that is spent, and flags.
+    """
+    file, spent, flags = about
+    mask = None if before.ticket is None else before.ticket.mask
+    indices = {} if mask is None else kept_indices(widths.dense, mask, widths.example, widths.groups)
+    shapes = {name: tensor.shape for name, tensor in widths.dense.state_dict().items()}
 
     def expand(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         known = {name: tensor.detach().cpu() for name, tensor in tensors.items() if name in shapes}
@@ -180,11 +207,11 @@ def _train_to_cut(method: WideStart, task: Task, number: int, resume: dict[str, 
         return {name: tensor.contiguous() for name, tensor in full.items()}
 
     # Before the ticket: what finds a ticket finds its momentum.
-    write_atomically(momentum_file(task.folder / file), save(expand(hooks.momentum)))
+    write_atomically(momentum_file(task.folder / file), save(expand(momentum)))
     leave_ticket(
         task, drawn, widths.groups, expand(before.model.state_dict()), rule=method.name,
-        prune_ratio=realised_ratio(drawn, widths.groups), step=round(end * session.total_steps), flags=flags, file=file,
-        scored=widths.ranking.groups, criterion=method.criterion, round_to=settled(method.round_to),
+        prune_ratio=realised_ratio(drawn, widths.groups), step=round(spent * task.session.total_steps), flags=flags,
+        file=file, scored=widths.ranking.groups, criterion=method.criterion, round_to=settled(method.round_to),
         tie_score=method.tie_score,
     )  # fmt: skip
 
@@ -200,99 +227,97 @@ class _Widths:
         self.method, self.dense, self.example = method, dense, example
         self.groups = channel_groups(dense, example, method.policy)
         self.ranking = rank_units(scores, scored_groups(scores, self.groups), method.tie_score)
-        self.dense_macs = self.macs(dense)
-        self.table: LayerTable | None = None
-        self._known: dict[ChannelMask, float] = {}
-
-    def macs(self, model: nn.Module) -> int:
-        """MACs of training on one image."""
-        return count_cost(model, tuple(self.example.shape[1:])).train_macs
+        self.macs = _MacsShare(self)
 
     def network(self, mask: ChannelMask) -> nn.Module:
         """The network that a mask leaves, for its widths."""
         return slim(self.dense, mask, self.example, self.groups, check=False)
 
     def fitted(
-        self, target: float, before: ChannelMask | None, measure: Callable[[nn.Module], float]
+        self,
+        target: float,
+        measure: Callable[[nn.Module], float],
+        *,
+        before: ChannelMask | None = None,
+        known: Mapping[ChannelMask, float] | None = None,
+        table: LayerTable | None = None,
     ) -> tuple[ChannelMask, float]:
-        """Mask whose network measures nearest to `target`, and what it measures.
+        """Mask whose network measures near to `target`, and what it measures.
 
-        MACs, or a table of layers, lead to the first widths; what these measure corrects what the next are drawn for.
+        A table of layers, or without one MACs, lead to the first widths; what these measure corrects the next.
 
         Args:
             target: share of the dense network, in (0, 1].
-            before: the mask of the cut before; what it removed stays removed.
             measure: share of the dense network that a network takes.
+            before: the mask of the cut before; what it removed stays removed.
+            known: masks whose networks are measured already, beside the dense one.
+            table: seconds of the layers; without it allocation "time" is taken as uniform, as plans do.
 
         Raises:
             MethodError: no network that the table of layers knows is so quick.
         """
-        aim, tried = target, dict[ChannelMask, float]()
-        for _ in range(_TRIES):
-            mask = self._of_macs(aim, before) if self.table is None else self._of_seconds(aim, before, self.table)
-            if mask in tried:
-                break
-            tried[mask] = measure(self.network(mask))
-            if abs(tried[mask] / target - 1) <= _NEAR:
-                break
-            aim *= target / tried[mask]
-        best = min(tried, key=lambda mask: abs(tried[mask] - target))
-        return best, tried[best]
-
-    def _of_seconds(self, share: float, before: ChannelMask | None, table: LayerTable) -> ChannelMask:
-        """Mask that keeps most of the scores in a share of the dense network's seconds."""
-        method, seconds = self.method, share * table.dense_seconds
+        method, cost = self.method, self.macs if table is None else table.cost
+        allocation = "uniform" if table is None and method.allocation == "time" else method.allocation
+        counts = {tuple(kept_of_blocks(mask, self.ranking.groups)): share for mask, share in (known or {}).items()}
+        whole = cost.seconds([block.size for block in self.ranking.groups.blocks])
+        points = [(whole, 1.0), *((cost.seconds(kept), share) for kept, share in counts.items())]
         try:
-            return allocate(
-                self.ranking,
-                table.cost,
-                seconds,
-                round_to=settled(method.round_to),
-                floor=method.min_share,
-                within=before,
-            )
+            found = allocate_measured(
+                self.ranking, cost, target, lambda mask: measure(self.network(mask)), known=points, tolerance=_NEAR,
+                corrections=_CORRECTIONS, allocation=allocation, round_to=settled(method.round_to),
+                floor=method.min_share, within=before, fit="nearest",
+            )  # fmt: skip
         except ConfigError as error:
-            told = f"a step of {share:.2f} of the dense network's seconds cannot be had: {error}"
+            told = f"a step of {target:.2f} of the dense network's seconds cannot be had: {error}"
             raise MethodError(f"{told}; raise --method.step_ratio or lower --method.min_share") from error
-
-    def _of_macs(self, share: float, before: ChannelMask | None) -> ChannelMask:
-        """Mask whose MACs come nearest to a share of the dense network's: masks are nested, so bisection finds it."""
-
-        def of(removed: float) -> tuple[ChannelMask, float]:
-            mask = self._mask(removed, before)
-            if mask not in self._known:
-                self._known[mask] = self.macs(self.network(mask)) / self.dense_macs
-            return mask, self._known[mask]
-
-        low, high = 0.0, 1.0
-        while high - low > _FINEST:
-            middle = (low + high) / 2
-            low, high = (middle, high) if of(middle)[1] >= share else (low, middle)
-        return min((of(low), of(high)), key=lambda found: abs(found[1] - share))[0]
-
-    def _mask(self, removed: float, before: ChannelMask | None) -> ChannelMask:
-        """Mask that removes a fraction of each layer, or of all units, within floors, rounding and the mask before."""
-        groups, method = self.ranking.groups, self.method
-        alive = np.ones(groups.num_units, dtype=bool) if before is None else groups.keep_units(before).numpy()
-        stay = np.zeros(groups.num_units, dtype=bool)
-        stay[self.ranking.lowest_first[round(removed * groups.num_units) :]] = True
-        counts = []
-        for block in groups.blocks:
-            wanted = int(stay[block].sum()) if method.allocation == "global" else round((1 - removed) * block.size)
-            floor = max(1, round(method.min_share * block.size))
-            count = nearest_count(wanted, block.size, settled(method.round_to), floor)
-            counts.append(min(count, int(alive[block].sum())))
-        return groups.mask_of(torch.from_numpy(highest_of_blocks(self.ranking, counts)))
+        return found.mask, found.seconds
 
 
-def _layer_table(method: WideStart, task: Task, dense: nn.Module, groups: ChannelGroups) -> LayerTable:
-    """Measured seconds of the network's layers; runs that share their step times share them too."""
+class _MacsShare:
+    """MACs of training as a share of the dense network's, by units kept of each block; counted once for each."""
+
+    def __init__(self, widths: _Widths) -> None:
+        self.widths, self._known = widths, dict[tuple[int, ...], float]()
+        self._dense = self._of(widths.dense)
+
+    def seconds(self, counts: Sequence[int] | np.ndarray) -> float:
+        """The share, where `allocate` asks for seconds."""
+        key = tuple(int(count) for count in counts)
+        if key not in self._known:
+            network = self.widths.network(first_units(self.widths.ranking.groups, key))
+            self._known[key] = self._of(network) / self._dense
+        return self._known[key]
+
+    def _of(self, model: nn.Module) -> int:
+        return count_cost(model, tuple(self.widths.example.shape[1:])).train_macs
+
+
+def _layer_table(method: WideStart, task: Task, dense: nn.Module, groups: ChannelGroups) -> LayerTable | None:
+    """Measured seconds of the network's layers, or None where a budget in MACs asks for none, or they tell nothing.
+
+    Runs that share their step times share them too.
+
+    Raises:
+        ModelError: they contradict the whole steps, and the allocation cannot do without them.
+    """
     session, folder = task.session, task.folder if task.step_times is None else task.step_times.parent
+    if _budget(task).kind == "macs":
+        return None
     images, _ = next(iter(session.train.epoch(0)))
-    with file_lock(folder / ".layer-table.lock"):
-        return measure_layer_table(
-            dense, groups, images, autocast=session.compute.autocast, round_to=settled(method.round_to), cache=folder
-        )
+    if session.compute.device.type == "cpu":
+        # Few images tell a CPU's seconds, each part measured once: steps of the run's own batch correct the table.
+        images = images[: max(_LEAST_IMAGES, round(_TABLE_PIXELS / (images.shape[2] * images.shape[3])))]
+    try:
+        with file_lock(folder / ".layer-table.lock"):
+            return measure_layer_table(
+                dense, groups, images, autocast=session.compute.autocast, round_to=settled(method.round_to),
+                cache=folder, passes=1,
+            )  # fmt: skip
+    except ModelError as error:
+        if method.allocation == "time":
+            raise
+        session.progress.say(f"widths are sought by MACs and measured steps: {error}")
+        return None
 
 
 def _at_full_width(scores: Mapping[str, Tensor], mask: ChannelMask | None) -> dict[str, Tensor]:
