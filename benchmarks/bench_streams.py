@@ -6,7 +6,7 @@
 The columns, all cut by masks of the same random scores:
 
     index_select  `index_select` (bf16 on a CPU: product with ones and zeros), then norm, activation and convolution
-    gather        the same with `torch.gather` (bf16 on a CPU: as integers)
+    gather        the same with `torch.gather` (bf16 on a CPU beyond 64 channels: as integers)
     full norm     norm at the stream's width, then gather: where the authors' released code has its selection
     full read     no gather: norm, activation and the next convolution at the stream's width, removed scales at zero
     tie           policy `tie`: the stream itself is narrowed

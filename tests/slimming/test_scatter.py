@@ -101,19 +101,19 @@ def test_a_synchronised_norm_keeps_its_process_group():
     assert scatter.process_group == "group"
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_scattering_keeps_the_memory_format(dtype):
+@pytest.mark.parametrize(("dtype", "width"), [(torch.float32, 5), (torch.bfloat16, 5), (torch.bfloat16, 65)])
+def test_scattering_keeps_the_memory_format(dtype, width):
     x = torch.randn(2, 3, 4, 4).to(dtype).to(memory_format=torch.channels_last)
-    y = scatter_channels(x, torch.tensor([4, 0, 2]), 5)
+    y = scatter_channels(x, torch.tensor([4, 0, 2]), width)
     assert y.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(y[:, [4, 0, 2]], x)
-    assert torch.equal(y, scatter_channels(x.contiguous(), torch.tensor([4, 0, 2]), 5))
+    assert torch.equal(y, scatter_channels(x.contiguous(), torch.tensor([4, 0, 2]), width))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("dtype", "width"), [(torch.float32, 5), (torch.bfloat16, 5), (torch.bfloat16, 65)])
 @pytest.mark.parametrize("shape", [(2, 3), (2, 3, 4, 4)])
-def test_gradients_flow_through_a_scatter(shape, dtype):
+def test_gradients_flow_through_a_scatter(shape, dtype, width):
     x = torch.randn(shape).to(dtype)
     x = (x.to(memory_format=torch.channels_last) if x.dim() == 4 else x).requires_grad_()
-    scatter_channels(x, torch.tensor([4, 0, 2]), 5).square().sum().backward()
+    scatter_channels(x, torch.tensor([4, 0, 2]), width).square().sum().backward()
     assert torch.equal(x.grad, 2 * x)

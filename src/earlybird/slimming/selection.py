@@ -11,8 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 Norm = nn.modules.batchnorm._BatchNorm
+
+# Up to this width a CPU is faster at a product with ones and zeros, which is exact too (benchmarks/bench_gather.py).
+_NARROW = 64
 
 
 def gather_channels(x: Tensor, index: Tensor) -> Tensor:
@@ -23,7 +27,7 @@ def gather_channels(x: Tensor, index: Tensor) -> Tensor:
     if x.device.type != "cpu":
         return rows.index_select(-1, index).movedim(-1, 1)
     # On a CPU `index_select` takes up to nine times as long in rows (benchmarks/bench_gather.py).
-    return (_TakeBits.apply(rows, index) if x.dtype == torch.bfloat16 else _take(rows, index)).movedim(-1, 1)
+    return (_take_bf16(rows, index) if x.dtype == torch.bfloat16 else _take(rows, index)).movedim(-1, 1)
 
 
 def scatter_channels(x: Tensor, index: Tensor, width: int) -> Tensor:
@@ -33,8 +37,8 @@ def scatter_channels(x: Tensor, index: Tensor, width: int) -> Tensor:
     rows = x.movedim(1, -1)
     if x.device.type != "cpu":
         return rows.new_zeros(*rows.shape[:-1], width).index_copy(-1, index, rows).movedim(-1, 1)
-    put: Tensor = _PutBits.apply(rows, index, width) if x.dtype == torch.bfloat16 else _put(rows, index, width)
-    return put.movedim(-1, 1)
+    put = _put_bf16 if x.dtype == torch.bfloat16 else _put
+    return put(rows, index, width).movedim(-1, 1)
 
 
 def _take(rows: Tensor, index: Tensor) -> Tensor:
@@ -45,6 +49,23 @@ def _take(rows: Tensor, index: Tensor) -> Tensor:
 def _put(rows: Tensor, index: Tensor, width: int) -> Tensor:
     """`[..., width]` of `[..., k]`, the inverse: zeros where nothing was taken."""
     return rows.new_zeros(*rows.shape[:-1], width).scatter(-1, index.expand_as(rows), rows)
+
+
+def _take_bf16(rows: Tensor, index: Tensor) -> Tensor:
+    width = rows.shape[-1]
+    narrow = width <= _NARROW
+    taken: Tensor = torch.matmul(rows, _ones(index, width).t()) if narrow else _TakeBits.apply(rows, index)
+    return taken
+
+
+def _put_bf16(rows: Tensor, index: Tensor, width: int) -> Tensor:
+    put: Tensor = torch.matmul(rows, _ones(index, width)) if width <= _NARROW else _PutBits.apply(rows, index, width)
+    return put
+
+
+def _ones(index: Tensor, width: int) -> Tensor:
+    """`[k, width]`: one at each row's channel."""
+    return functional.one_hot(index, width).bfloat16()
 
 
 class _TakeBits(torch.autograd.Function):
