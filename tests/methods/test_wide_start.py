@@ -64,7 +64,9 @@ def test_a_run_costs_its_share_of_the_dense_run(way: str, tiny_settings, tmp_pat
 def test_killed_anywhere_it_ends_with_the_same_bits(
     way: str, steps: int, tiny_settings, tmp_path: Path, monkeypatch, run_once
 ):
-    settings = settings_of(tiny_settings, way, budget="macs=0.5", checkpoint_every=3)
+    # The last training of several cuts begins within its schedule, which a resumed run knows only of its checkpoint.
+    average = {"ema": 0.9} if way == "several cuts" else {}
+    settings = settings_of(tiny_settings, way, budget="macs=0.5", checkpoint_every=3, **average)
     whole = run_once(settings, tmp_path / "whole")
     count, original = [0], loop._train_step
 

@@ -57,10 +57,12 @@ def test_the_decay_rises_from_a_tenth_to_what_was_asked_for():
     nn.init.ones_(model.weight)
     average, found = WeightAverage(model, 0.5), []
     nn.init.constant_(model.weight, 2.0)
-    for number in (0, 1, 8, 9):  # (1 + 8) / (10 + 8) is .5
-        average.update(number)
-        found.append(2 - average.state_dict()["weight"].item())
+    for updates in (0, 1, 8, 9):  # (1 + 8) / (10 + 8) is .5
+        average.updates = updates
+        average.update()
+        found.append(2 - average.state_dict()["weights"]["weight"].item())
     assert found == pytest.approx([0.1, 0.2 / 11, 0.1 / 11, 0.05 / 11], abs=1e-6)
+    assert average.state_dict()["updates"] == 10
     assert model.weight.item() == 2.0
 
 
@@ -87,8 +89,11 @@ def test_inside_the_average_stands_for_the_weights_and_statistics_are_the_networ
 )
 def test_the_average_of_another_network_is_refused(change: dict[str, Tensor], told: str):
     average = WeightAverage(nn.BatchNorm1d(2), 0.9)
+    state = average.state_dict()
     with pytest.raises(ValueError, match=told):
-        average.load_state_dict(average.state_dict() | change)
+        average.load_state_dict(state | {"weights": state["weights"] | change})
+    with pytest.raises(CheckpointError, match="its updates is -1, no integer in"):
+        average.load_state_dict(state | {"updates": -1})
 
 
 @pytest.mark.parametrize("kind", ["eager", "captured"])

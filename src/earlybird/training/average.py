@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from earlybird.training.checkpoint import whole_number
 
 
 class WeightAverage:
@@ -22,14 +26,15 @@ class WeightAverage:
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay = decay
+        self.decay, self.updates = decay, 0
         self._own = dict(model.named_parameters())
         self._average = {name: x.detach().clone() for name, x in self._own.items()}
 
     @torch.no_grad()
-    def update(self, number: int) -> None:
-        """Take in the weights after update `number` (from 0), without waiting for the device."""
-        decay = min(self.decay, (1 + number) / (10 + number))
+    def update(self) -> None:
+        """Take in the weights, without waiting for the device."""
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        self.updates += 1
         torch._foreach_lerp_([*self._average.values()], [*self._own.values()], 1.0 - decay)
 
     @contextmanager
@@ -46,25 +51,27 @@ class WeightAverage:
         """Write the average into the network, in place."""
         _write([*self._own.values()], [*self._average.values()])
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Name of each parameter -> its average."""
-        return dict(self._average)
+    def state_dict(self) -> dict[str, Any]:
+        """`weights`: name of each parameter -> its average; `updates`: how many there were."""
+        return {"weights": dict(self._average), "updates": self.updates}
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back a `state_dict`.
 
         Raises:
             ValueError: it is of another network, or not finite; which tensor.
+            CheckpointError: it counts no updates.
         """
-        if list(state) != list(self._average):
+        self.updates, weights = whole_number(state, "updates", 0, sys.maxsize), state["weights"]
+        if list(weights) != list(self._average):
             raise ValueError("the average of its weights is of other parameters")
         for name, own in self._average.items():
-            theirs = state[name]
+            theirs = weights[name]
             if (theirs.shape, theirs.dtype) != (own.shape, own.dtype):
                 raise ValueError(f"the average of {name} is {theirs.dtype} {list(theirs.shape)}, not {list(own.shape)}")
             if not bool(theirs.isfinite().all()):
                 raise ValueError(f"the average of {name} is NaN or infinite")
-        _write([*self._average.values()], [*state.values()])
+        _write([*self._average.values()], [*weights.values()])
 
 
 @torch.no_grad()

@@ -93,7 +93,7 @@ def _train_step(state: FitState, x: Tensor, y: Tensor) -> None:
     state.sums.seen += len(y)
     state.ended = state.hooks.after_step(state)
     if state.average is not None:  # After what the hooks do to the weights, and so outside of any graph.
-        state.average.update(state.step - 1 - state.span.start_step)
+        state.average.update()
     if session.progress.due():
         session.progress.step(state.span.phase, state.step, *state.sums.means(), state.hooks.note())
 
