@@ -32,7 +32,7 @@ WAYS = {
     "one cut": ("wide_start", {}),
     "several cuts": ("wide_start", SEVERAL),
     "global": ("wide_start", {"allocation": "global", "share": 0.2}),
-    "saliency": ("wide_start", {"criterion": "bn_saliency", "share": 0.2}),
+    "saliency": ("wide_start", {"criterion": "bn_saliency", "share": 0.2, "warmup": 0.5}),
     "new weights": ("wide_start", {"share": 0.2, "weights": "initial"}),
     "narrow": ("narrow", {}),
     "early_bird": ("early_bird", {"draw_at": 3, "round_to": 1}),
@@ -105,6 +105,17 @@ def test_one_schedule_spans_the_budget(tiny_settings, tmp_path: Path):
     assert last[0]["step"] < 0.5 * last[-1]["step"] < last[-2]["step"]
     spent = found["cost"]["phases"]["search"]["macs"] / recorded_training_macs(found)
     assert spent == pytest.approx(0.35, abs=0.02)
+
+
+def test_after_the_cut_the_learning_rate_rises_where_it_is_asked_to(tiny_settings, tmp_path: Path):
+    """Of the last training's steps half, to the schedule's rate at their end."""
+    found = go(settings_of(tiny_settings, "saliency", budget="macs=0.5"), tmp_path / "run")
+    last = [row for row in found["metrics"] if row["phase"] == "retrain"]
+    rise = round(0.5 * last[-1]["step"])
+    for row in last:
+        expected = 0.005 * min(1.0, row["step"] / rise) if row["step"] <= 0.75 * last[-1]["step"] else 0.0005
+        assert row["lr"] == pytest.approx(expected)
+    assert last[0]["lr"] < last[1]["lr"] < last[2]["lr"]
 
 
 @pytest.fixture

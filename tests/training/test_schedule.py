@@ -6,7 +6,8 @@ from torch import nn
 
 from earlybird.errors import ConfigError
 from earlybird.settings.run import TrainingSettings
-from earlybird.training.loop import drop_steps, learning_rate
+from earlybird.training.loop import _rate_within, drop_steps, learning_rate
+from earlybird.training.state import Span
 from earlybird.training.step import make_optimizer
 
 PAPER = TrainingSettings(epochs=160, lr=0.1)
@@ -32,6 +33,17 @@ def test_a_short_run_is_the_same_schedule_scaled():
 def test_warm_up_rises_linearly_to_the_full_rate():
     settings = TrainingSettings(lr=0.4, warmup=0.25, schedule="constant")
     assert [learning_rate(s, 16, settings) for s in range(5)] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4])
+
+
+def test_a_stretch_with_a_warm_up_rises_to_where_its_schedule_is():
+    settings, span = TrainingSettings(lr=0.1), Span("retrain", 40, 100, warm_up_steps=20)
+    rates = [_rate_within(span, step, 100, settings) for step in range(40, 100)]
+    assert rates[:20] == pytest.approx(
+        [0.01 * step / 20 for step in range(1, 21)]
+    )  # step 60 comes after the first drop
+    assert rates[20:] == [learning_rate(step, 100, settings) for step in range(60, 100)]
+    plain = Span("retrain", 40, 100)
+    assert _rate_within(plain, 40, 100, settings) == learning_rate(40, 100, settings)
 
 
 def test_cosine_starts_full_passes_half_and_ends_near_zero():

@@ -153,7 +153,8 @@ def train_candidate(task: Task, candidate: Candidate, resume: dict[str, Any] | N
     """Train the candidate's module over the steps that are left to it."""
     if candidate.start_step >= candidate.end_step:
         return
-    span = Span(candidate.phase, candidate.start_step, candidate.end_step, candidate.schedule_steps)
+    start, end = candidate.start_step, candidate.end_step
+    span = Span(candidate.phase, start, end, candidate.schedule_steps, round(candidate.warm_up * (end - start)))
     hooks = HoldHooks(candidate.model, candidate.penalty, candidate.weight_mask)
     cost, momentum, carry = task.cost(candidate.model), candidate.momentum, carried(task, candidate)
     fit(task.session, candidate.model, span, cost, hooks=hooks, carry=carry, momentum=momentum, resume=resume)

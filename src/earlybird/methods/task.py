@@ -87,6 +87,7 @@ class Candidate:
             evaluated beside the final one.
         notes: JSON values for the record.
         spent_share: share of the run's budget that its search took, where it counted that itself.
+        warm_up: share of its training, in [0, 1), in which the learning rate rises linearly to its schedule's.
         goes_on: under a budget its training begins in the schedule where the search has come to, by what is spent.
     """
 
@@ -106,6 +107,7 @@ class Candidate:
     notes: dict[str, object] = field(default_factory=dict)
     spent_share: float | None = None
     goes_on: bool = False
+    warm_up: float = 0.0
 
 
 @dataclass(frozen=True)

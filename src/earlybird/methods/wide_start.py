@@ -85,7 +85,7 @@ def restore(method: WideStart, task: Task) -> Candidate:
     carries = goes_on and method.weights == "inherit"
     retrain = Retrain(method.weights, method.resolved_schedule, carry_momentum=carries, policy=method.policy)
     candidate = _cut_by(task, len(cuts), cuts, retrain)
-    return replace(candidate, spent_share=cuts[-1][0], goes_on=goes_on)
+    return replace(candidate, spent_share=cuts[-1][0], goes_on=goes_on, warm_up=method.warmup)
 
 
 def plan(method: WideStart, schedule: Schedule) -> MethodPlan:

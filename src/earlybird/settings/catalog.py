@@ -238,6 +238,11 @@ class WideStart(MethodSettings):
     schedule: Literal["auto", "continue", "restart"] = setting(
         "auto", "learning rate after the cut: auto = restart after one cut, continue after several"
     )
+    warmup: float = setting(
+        0.0,
+        "share of the training after the last cut in which the learning rate rises linearly to its schedule",
+        "[0, 1)",
+    )
     policy: PolicyChoice = setting("auto", "residual policy")
     tie_score: TieScore = setting("mean", "score of channels that are cut together")
     min_share: float = setting(0.25, "share of each layer's channels that stays at least", "(0, 1]")

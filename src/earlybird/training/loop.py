@@ -85,7 +85,7 @@ def _close_step(state: FitState) -> None:
 
 def _train_step(state: FitState, x: Tensor, y: Tensor) -> None:
     session = state.session
-    state.lr = learning_rate(state.step, state.schedule_steps, session.settings)
+    state.lr = _rate_within(state.span, state.step, state.schedule_steps, session.settings)
     state.train_step(state.at_its_side(x), y, state.step, state.lr)
     state.step += 1
     state.steps_done += 1
@@ -96,6 +96,14 @@ def _train_step(state: FitState, x: Tensor, y: Tensor) -> None:
         state.average.update()
     if session.progress.due():
         session.progress.step(state.span.phase, state.step, *state.sums.means(), state.hooks.note())
+
+
+def _rate_within(span: Span, step: int, schedule_steps: int, settings: TrainingSettings) -> float:
+    """Learning rate of a step of a stretch: the schedule's, but for the stretch's own warm-up."""
+    if (done := step - span.start_step) >= span.warm_up_steps:
+        return learning_rate(step, schedule_steps, settings)
+    top = learning_rate(span.start_step + span.warm_up_steps, schedule_steps, settings)
+    return top * (done + 1) / span.warm_up_steps
 
 
 def learning_rate(step: int, total_steps: int, settings: TrainingSettings) -> float:

@@ -25,13 +25,15 @@ from earlybird.training.step import LOSS_CURE, STEPS, EpochSums, StepParts, make
 class Span:
     """Stretch of a run: its phase's name, and the global steps at which it starts and ends.
 
-    `schedule_steps` is the length of its learning-rate schedule; None for the session's own.
+    `schedule_steps` is the length of its learning-rate schedule; None for the session's own. Over the first
+    `warm_up_steps` of the stretch the learning rate rises linearly to the schedule's.
     """
 
     phase: str
     start_step: int
     end_step: int
     schedule_steps: int | None = None
+    warm_up_steps: int = 0
 
 
 class Hooks:
