@@ -68,12 +68,17 @@ def test_a_network_that_is_known_says_what_to_ask_for():
     assert tried == [64]
 
 
-def test_a_network_is_measured_once():
+def test_where_widths_are_coarse_the_next_ones_are_tried_and_none_twice():
     tried: list[int] = []
-    found = allocate_measured(
-        RANKING, COST, 80.0, lambda mask: tried.append(kept(mask)) or 84.0, allocation="uniform", fit="nearest"
-    )  # Of 76 and 80 channels the nearest multiples are the same.
-    assert tried == [80] and found.corrections <= 1
+
+    def measure(mask: ChannelMask) -> float:
+        tried.append(kept(mask))
+        return 1.06 * kept(mask)
+
+    found = allocate_measured(RANKING, COST, 80.0, measure, allocation="uniform", fit="nearest")
+    # Of 75.5 channels the nearest multiples are 80 again; 71 lie nearer to 64.
+    assert tried == [80, 64]
+    assert (found.seconds, found.corrections) == (1.06 * 80, 0)
 
 
 def test_nothing_below_the_floors_is_tried():

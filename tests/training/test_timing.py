@@ -44,37 +44,37 @@ def times(networks: dict[str, nn.Module]) -> dict[str, Seconds]:
 def test_a_quiet_machine_needs_few_turns(monkeypatch: pytest.MonkeyPatch):
     done = steps_of(monkeypatch, [0.2], [0.1])
     found = times(NETWORKS)
-    assert done == [6, 6]  # two that warm up, four that count
+    assert done == [8, 8]  # two that warm up, six that count
     assert (found["dense"].cpu, found["slim"].cpu) == pytest.approx((0.2, 0.1))
     assert found["slim"].wall == found["dense"].wall == 7.0
 
 
 def test_what_slows_both_at_once_does_not_count(monkeypatch: pytest.MonkeyPatch):
-    """The median of the ratios is known after four turns, whatever the seconds do."""
+    """The median of the ratios is known after six turns, whatever the seconds do."""
     done = steps_of(monkeypatch, [0.2, 0.6, 0.2, 0.9], [0.1, 0.3, 0.1, 0.45])
     found = times(NETWORKS)
-    assert done == [6, 6]
+    assert done == [8, 8]
     assert found["slim"].cpu / found["dense"].cpu == pytest.approx(0.5)
 
 
 def test_noise_takes_more_turns_and_is_bounded(monkeypatch: pytest.MonkeyPatch):
     done = steps_of(monkeypatch, [0.2, 0.2, 0.2], [0.08, 0.1, 0.12])
     found = times(NETWORKS)
-    assert done == [12, 12]
+    assert done == [14, 14]
     assert found["slim"].cpu == pytest.approx(0.1)
 
 
 def test_one_network_alone_is_timed_by_its_own_seconds(monkeypatch: pytest.MonkeyPatch):
     done = steps_of(monkeypatch, [0.2, 0.25, 0.3])
     assert times({"dense": nn.Identity()})["dense"].cpu == pytest.approx(0.25)
-    assert done == [12]
+    assert done == [14]
 
 
 def test_slow_steps_end_by_the_clock(monkeypatch: pytest.MonkeyPatch):
     done = steps_of(monkeypatch, [0.2, 0.2, 0.2], [0.08, 0.1, 0.12])
     monkeypatch.setattr(timing, "_ENOUGH_SECONDS", -1.0)
     times(NETWORKS)
-    assert done == [6, 6]
+    assert done == [8, 8]
 
 
 def test_real_steps_change_nothing_and_see_full_batches(tiny: Path, monkeypatch: pytest.MonkeyPatch):
@@ -90,6 +90,6 @@ def test_real_steps_change_nothing_and_see_full_batches(tiny: Path, monkeypatch:
     state = torch.get_rng_state()
     found = step_times({"dense": dense}, train, TrainingSettings(), CPU)
     assert found["dense"].cpu > 0 and found["dense"].wall > 0
-    assert set(seen) == {40} and len(seen) >= 6
+    assert set(seen) == {40} and len(seen) >= 8
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(before[name], tensor) for name, tensor in dense.state_dict().items())

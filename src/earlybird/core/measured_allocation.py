@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,21 +65,40 @@ def allocate_measured(
     require("tolerance", tolerance, 0.0 < tolerance < 1.0, "a number in (0, 1)")
     require("corrections", corrections, corrections >= 0, "an integer >= 0")
     how: dict[str, Any] = {"round_to": round_to, "floor": floor, "within": within, "fit": fit}
+
+    def draw(asked: float) -> ChannelMask:
+        return allocate(ranking, cost, asked, allocation=allocation, **how)
+
     points, tried = list(known), dict[ChannelMask, MeasuredAllocation]()
     for number in range(corrections + 1):
-        try:
-            mask = allocate(ranking, cost, _asked(budget_seconds, points), allocation=allocation, **how)
-        except ConfigError:
-            if not tried:
-                raise
-            break  # A corrected budget may be below the floors: nothing smaller is to be had.
-        if mask in tried:
+        if (mask := _next(draw, budget_seconds, points, tried)) is None:
             break
         tried[mask] = MeasuredAllocation(mask, seconds := measure(mask), number)
         points.append((cost.seconds(kept_of_blocks(mask, ranking.groups)), seconds))
         if abs(seconds / budget_seconds - 1.0) <= tolerance:
             break
     return min(tried.values(), key=lambda found: abs(found.seconds - budget_seconds))
+
+
+def _next(
+    draw: Callable[[float], ChannelMask], budget: float, points: Sequence[Known],
+    tried: Mapping[ChannelMask, MeasuredAllocation],
+) -> ChannelMask | None:  # fmt: skip
+    """The mask that the points so far lead to, or None where they lead to no other than those that were tried.
+
+    Raises:
+        ConfigError: nothing was tried, and the budget is too small.
+    """
+    asked = _asked(budget, points)
+    try:
+        mask = draw(asked)
+        if mask in tried:  # Widths are coarse: as far again, to the next ones.
+            mask = draw(asked * budget / tried[mask].seconds)
+    except ConfigError:
+        if tried:  # A corrected budget is below the floors: nothing smaller is to be had.
+            return None
+        raise
+    return None if mask in tried else mask
 
 
 def _asked(budget: float, points: Sequence[Known]) -> float:

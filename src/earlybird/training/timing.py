@@ -33,7 +33,7 @@ from earlybird.training.step import EpochSums, StepParts, make_optimizer
 
 WARM_UP_STEPS = 2
 # Turns of `step_times`, each a step of every network; the median is to be known to such a fraction.
-_LEAST_TURNS, _MOST_TURNS, _ENOUGH_SECONDS, _PRECISION = 4, 10, 20.0, 0.01
+_LEAST_TURNS, _MOST_TURNS, _ENOUGH_SECONDS, _PRECISION = 6, 12, 20.0, 0.01
 _PENALTY = 1e-4
 # On noise a large one might end in numbers that are none.
 _SMALL_LR = 1e-4
@@ -67,7 +67,7 @@ def step_times(
 
     Of the first its median; of each other that times the median of its ratios to the first, turn by turn, so that what
     else the machine does falls on both. Turns end when the standard error of every median, estimated from the median
-    deviation, is below 1 %, after 10 turns, or after 20 seconds.
+    deviation, is below 1 %, after 12 turns, or after 20 seconds.
 
     Args:
         networks: name -> network, placed on the device.
