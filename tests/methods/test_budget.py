@@ -12,7 +12,6 @@ from earlybird.cost import ModelCost, PlannedData, steps_that_buy, training_macs
 from earlybird.runs.record_file import recorded_training_macs
 from earlybird.runs.run import run
 from earlybird.settings.run import RunConfig
-from earlybird.training import loop
 
 METHODS: list[tuple[str, float, dict[str, Any]]] = [
     ("early_bird", 0.9, {}),
@@ -51,26 +50,12 @@ def test_the_learning_rates_are_those_of_a_schedule_that_ends_with_the_budget(ti
     assert found["test"] == full["test"]
 
 
-def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
-    count, original = [0], loop._train_step
-
-    def step(*arguments: Any) -> None:
-        if count[0] == steps:
-            raise InterruptedError
-        count[0] += 1
-        original(*arguments)
-
-    monkeypatch.setattr(loop, "_train_step", step)
-
-
 @pytest.mark.parametrize("steps", [4, 40])  # in the search, and in the last training
-def test_killed_anywhere_it_ends_with_the_same_bits(steps: int, tiny_settings, tmp_path: Path, monkeypatch, run_once):
+def test_killed_anywhere_it_ends_with_the_same_bits(steps: int, tiny_settings, tmp_path: Path, killed_after, run_once):
     settings = tiny_settings(training={"budget_macs": 170_000_000})
     whole = run_once(settings, tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        stop_after(patch, steps)
-        with pytest.raises(InterruptedError):
-            go(settings, tmp_path / "killed")
+    with killed_after(steps):
+        go(settings, tmp_path / "killed")
     killed = go(settings, tmp_path / "killed")
     assert recorded_training_macs(killed) == recorded_training_macs(whole)
     files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("killed", "whole")]
@@ -100,13 +85,12 @@ class Own:
 
 
 def test_a_kill_does_not_change_the_end_of_a_method_that_searches_in_the_phase_of_its_training(
-    tiny_settings, tmp_path: Path, monkeypatch, run_once
+    tiny_settings, tmp_path: Path, killed_after, run_once
 ):
     (tmp_path / "own.py").write_text(OWN_METHOD)
     settings = tiny_settings(f"{tmp_path / 'own.py'}:Own", training={"budget_macs": 60_000_000})
     whole = run_once(settings, tmp_path / "whole")
-    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
-        stop_after(patch, 3)
+    with killed_after(3):
         go(settings, tmp_path / "killed")
     killed = go(settings, tmp_path / "killed")
     assert whole["metrics"][-1]["step"] == killed["metrics"][-1]["step"] < 60

@@ -12,17 +12,21 @@ import torch
 from torch import nn
 
 from earlybird.core import ChannelGroups, CostTerm, StepCost, Ticket, bn_scale
+from earlybird.core.drawing import rank_units
+from earlybird.core.groups import one_unit_per_channel
 from earlybird.cost import LayerTable
-from earlybird.errors import ConfigError, MethodError, ModelError, RunFolderError
+from earlybird.errors import CheckpointError, ConfigError, MethodError, ModelError, RunFolderError
 from earlybird.grids.grid import Block, Grid, nodes_of
 from earlybird.methods import budget as budgets
-from earlybird.methods import wide_start
+from earlybird.methods import widths
+from earlybird.methods.draw_moment import DrawMoment
+from earlybird.methods.widths import Widths
 from earlybird.runs.record_file import recorded_training_macs
 from earlybird.runs.run import run
 from earlybird.settings.budget import Budget, parse_budget
 from earlybird.settings.catalog import WideStart
+from earlybird.settings.method import Clock
 from earlybird.settings.run import RunConfig
-from earlybird.training import loop
 from earlybird.training.timing import Seconds
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -62,29 +66,92 @@ def test_a_run_costs_its_share_of_the_dense_run(way: str, tiny_settings, tmp_pat
 @pytest.mark.parametrize("way", ["one cut", "several cuts", "saliency", "early_bird"])
 @pytest.mark.parametrize("steps", [2, 8, 25])
 def test_killed_anywhere_it_ends_with_the_same_bits(
-    way: str, steps: int, tiny_settings, tmp_path: Path, monkeypatch, run_once
+    way: str, steps: int, tiny_settings, tmp_path: Path, killed_after, run_once
 ):
     # The last training of several cuts begins within its schedule, which a resumed run knows only of its checkpoint.
     average = {"ema": 0.9} if way == "several cuts" else {}
     settings = settings_of(tiny_settings, way, budget="macs=0.5", checkpoint_every=3, **average)
-    whole = run_once(settings, tmp_path / "whole")
-    count, original = [0], loop._train_step
+    is_the_same_after_a_kill(settings, steps, tmp_path, killed_after, run_once)
 
-    def step(*arguments: Any) -> None:
-        if count[0] == steps:
-            raise InterruptedError
-        count[0] += 1
-        original(*arguments)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "_train_step", step)
-        with pytest.raises(InterruptedError):
-            go(settings, tmp_path / "killed")
+def is_the_same_after_a_kill(
+    settings: dict[str, Any], steps: int, tmp_path: Path, killed_after, run_once
+) -> dict[str, Any]:
+    whole: dict[str, Any] = run_once(settings, tmp_path / "whole")
+    with killed_after(steps):
+        go(settings, tmp_path / "killed")
     killed = go(settings, tmp_path / "killed")
     assert [row["step"] for row in killed["metrics"]] == [row["step"] for row in whole["metrics"]]
     assert killed["notes"] == whole["notes"]
     files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("killed", "whole")]
     assert files[0] == files[1]
+    return killed
+
+
+@pytest.mark.parametrize(("steps", "allocation"), [(8, "uniform"), (33, "global"), (50, "global")])
+def test_the_rule_says_when_to_cut_also_after_a_kill(
+    steps: int, allocation: str, tiny_settings, tmp_path: Path, killed_after, run_once
+):
+    """Draws come every five steps; the rule needs six, and kills come among them and after the cut."""
+    settings = settings_of(tiny_settings, "one cut", budget="macs=1", checkpoint_every=3)
+    settings["method"] |= {"share": "rule", "latest_share": 0.9, "step_ratio": 0.5, "allocation": allocation}
+    found = is_the_same_after_a_kill(settings, steps, tmp_path, killed_after, run_once)
+    ticket = found["ticket"]
+    assert ticket["draw"] == len(ticket["distances"]) + 1 >= 6
+    assert ticket["step"] == 5 * ticket["draw"] < 54
+    assert all(distance < 0.1 for distance in ticket["distances"][-5:])
+    assert not any("the rule has not fired" in flag for flag in found["flags"])
+    assert found["notes"]["budget"]["spent"] == pytest.approx(ticket["step"] / 60)
+    spent = found["cost"]["phases"]["search"]["macs"] / recorded_training_macs(found)
+    assert spent == pytest.approx(ticket["step"] / 60, abs=0.02)
+
+
+def test_a_rule_that_does_not_fire_cuts_at_the_latest_share(tiny_settings, tmp_path: Path):
+    settings = settings_of(tiny_settings, "one cut", budget="macs=0.5")
+    settings["method"] |= {"share": "rule", "latest_share": 0.5}
+    found = go(settings, tmp_path / "run")
+    (flag,) = [flag for flag in found["flags"] if "rule" in flag]
+    assert flag.startswith(
+        "the rule has not fired by 0.5 of the budget, where the cut was made: 3 draws, of which it needs 6"
+    )
+    assert (found["ticket"]["step"], found["ticket"]["draw"]) == (15, 3)
+
+
+def test_a_rule_decides_one_cut(tiny_settings):
+    with pytest.raises(ConfigError, match=r"method\.share 'rule' contradicts method\.cuts.*; give one of them"):
+        RunConfig.from_dict(tiny_settings("wide_start", share="rule", cuts="0.1/0.8+0.2/0.5"))
+    with pytest.raises(ConfigError, match=r"method\.share is 1\.0; give a number in \[0, 1\), or rule"):
+        RunConfig.from_dict(tiny_settings("wide_start", share=1.0))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"steps": [5, 11]},
+        {"counts": [4]},
+        {"distances": []},
+        {"distances": [2.0]},
+        {"masks": []},
+        {"masks": [{"x": 1}]},
+    ],
+)
+def test_draws_of_another_search_are_refused(change: dict[str, Any]):
+    scores = {"a": torch.arange(8.0), "b": torch.arange(12.0)}
+    ranking = rank_units(scores, one_unit_per_channel({"a": 8, "b": 12}))
+
+    def moment() -> DrawMoment:
+        half = ranking.groups.mask_of(torch.arange(20) % 2 == 0)
+        return DrawMoment(ranking.groups, Clock("scaled", 10, 60), "uniform", lambda _: half)
+
+    drawn = moment()
+    assert [drawn.is_met(step, lambda: ranking) for step in range(1, 11)] == [False] * 10
+    assert drawn.steps == [5, 10] and drawn.history.distances == [0.0]
+    fresh = moment()
+    fresh.load_state_dict(drawn.state_dict())
+    assert fresh.state_dict()["steps"] == [5, 10]
+    assert [fresh.is_met(step, lambda: ranking) for step in range(11, 31)] == [False] * 19 + [True]
+    with pytest.raises(CheckpointError, match="its draws are of another search"):
+        moment().load_state_dict(drawn.state_dict() | change)
 
 
 def test_what_a_cut_removed_stays_removed(tiny_settings, tmp_path: Path):
@@ -129,7 +196,7 @@ def fake_times(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return {name: Seconds(0.3 + 0.7 * size / sizes["dense"], 9.0) for name, size in sizes.items()}
 
     monkeypatch.setattr(budgets, "step_times", times)
-    monkeypatch.setattr(wide_start, "measure_layer_table", no_table)
+    monkeypatch.setattr(widths, "measure_layer_table", no_table)
     return calls
 
 
@@ -158,7 +225,7 @@ def test_allocation_by_time_takes_the_seconds_of_the_layers(tiny_settings, tmp_p
         terms = [CostTerm("last", {}, {len(sizes) - 1: 1.0}, 0.0, 0.0, np.zeros(1), np.array([0.0, sizes[-1]]), grid)]
         return LayerTable(groups, StepCost(terms, 0.3), 1.0, (), (), 1.0)
 
-    monkeypatch.setattr(wide_start, "measure_layer_table", table)
+    monkeypatch.setattr(widths, "measure_layer_table", table)
     settings = settings_of(tiny_settings, "one cut", budget="time=0.6")
     settings["method"] |= {"allocation": "time", "share": 0.2}
     record = go(settings, tmp_path / "run")
@@ -187,7 +254,7 @@ def is_hit(body: nn.Module, target: float) -> bool:
         nn.Sequential(body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 3)),
         torch.zeros(2, 3, 8, 8),
     )
-    widths = wide_start._Widths(WideStart(round_to=4), dense, example, bn_scale(dense))
+    found_by = Widths(WideStart(round_to=4), dense, example, bn_scale(dense))
     measured: list[float] = []
 
     def channels(net: nn.Module) -> int:
@@ -195,11 +262,11 @@ def is_hit(body: nn.Module, target: float) -> bool:
 
     def measure(small: nn.Module) -> float:
         """A tenth never changes, half goes with the channels."""
-        macs = widths.macs._of(small) / widths.macs._dense
+        macs = found_by.macs._of(small) / found_by.macs._dense
         measured.append(0.1 + 0.4 * macs + 0.5 * channels(small) / channels(dense))
         return measured[-1]
 
-    mask, found = widths.fitted(target, measure)
+    mask, found = found_by.fitted(target, measure)
     assert found in measured and len(measured) <= 3
     assert min(mask.kept_counts().values()) >= 8  # a quarter of the narrowest
     return abs(found / target - 1) <= 0.03

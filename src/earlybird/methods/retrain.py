@@ -5,7 +5,7 @@ Also what the run of a ticket costs, for controls: multiply-accumulates as execu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -67,6 +67,7 @@ def leave_ticket(
     scored: ChannelGroups | None = None,
     flags: tuple[str, ...] = (),
     file: str = TICKET_FILE,
+    draw_steps: Sequence[int] = (),
     **drawn: Any,
 ) -> Ticket:
     """Write a ticket that no stop rule drew into the run folder: `cut` makes a candidate of it, now or after a kill.
@@ -78,6 +79,7 @@ def leave_ticket(
         step: global step at which it was drawn.
         scored: the units that the ratio counts, where a score reaches only some (`core.drawing.scored_groups`).
         file: its name in the run folder.
+        draw_steps: global step of every draw of its search.
         drawn: further fields of the ticket (criterion, round_to, ...).
     """
     counted = scored or groups
@@ -87,8 +89,9 @@ def leave_ticket(
     if told := shortfall_of(mask, counted, prune_ratio, drawn.get("round_to", 1)):
         flags = (*flags, told)
     own: dict[str, Any] = {"drawn_after": 0, "policy": groups.policy, "groups_digest": groups.digest(), "flags": flags}
-    notes, realised = ticket_notes(task.session, step, task.session.journal.state_dict()), realised_ratio(mask, counted)
-    ticket = Ticket(mask, weights, prune_ratio, realised, rule=rule, notes=notes, **own, **drawn)
+    notes = ticket_notes(task.session, step, task.session.journal.state_dict(), draw_steps)
+    realised = realised_ratio(mask, counted)
+    ticket = Ticket(mask, weights, prune_ratio, realised, rule=rule, notes=notes, **{**own, **drawn})
     ticket.save(task.folder / file)
     return ticket
 

@@ -6,7 +6,7 @@ dense network, and drawn again until the step time is the one asked for. One cut
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,12 +15,10 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from earlybird.atomic import file_lock, write_atomically
-from earlybird.core import BNSaliency, ChannelGroups, ChannelMask, Ticket, allocate_measured, bn_scale
-from earlybird.core.allocation import kept_of_blocks
-from earlybird.core.drawing import rank_units, realised_ratio, scored_groups
+from earlybird.atomic import write_atomically
+from earlybird.core import BNSaliency, ChannelMask, Ticket, bn_scale
+from earlybird.core.drawing import Ranking, realised_ratio
 from earlybird.cost import (
-    LayerTable,
     MethodPlan,
     ModelCost,
     Schedule,
@@ -28,33 +26,29 @@ from earlybird.cost import (
     Work,
     count_cost,
     count_cost_and_traffic,
-    measure_layer_table,
     steps_that_train,
 )
-from earlybird.cost.layer_table import first_units
-from earlybird.errors import ConfigError, MethodError, ModelError
+from earlybird.errors import MethodError
 from earlybird.methods.budget import step_ratio, stretch
+from earlybird.methods.draw_moment import DrawMoment
 from earlybird.methods.early_bird import refuse_nothing_to_cut
 from earlybird.methods.hooks import momentum_file
 from earlybird.methods.retrain import Retrain, cut, leave_ticket
 from earlybird.methods.task import Candidate, Task
+from earlybird.methods.widths import NEAR, Widths, layer_table
 from earlybird.settings.budget import Budget, parse_budget
 from earlybird.settings.catalog import WideStart
-from earlybird.settings.method import TICKET_FILE, settled
-from earlybird.slimming import channel_groups, expanded, kept_indices, slim
-from earlybird.training.checkpoint import whole_number
+from earlybird.settings.method import TICKET_FILE, EarlyBirdTraining, settled
+from earlybird.slimming import channel_groups, expanded, kept_indices
+from earlybird.training.checkpoint import changed_checkpoint, whole_number
 from earlybird.training.loop import fit
 from earlybird.training.state import FitState, Hooks, Span
 
 if TYPE_CHECKING:
-    import numpy as np
+    pass
 
 # In checkpoints of the search: the number of the cut that they come before.
 _CUT_KEY = "cut"
-# How near to the step time that was asked for is near enough, and how often widths are drawn anew for it.
-_NEAR, _CORRECTIONS = 0.03, 2
-# Pixels of the images that the layers are measured with on a CPU: 32 of CIFAR's size.
-_TABLE_PIXELS, _LEAST_IMAGES = 32 * 32 * 32, 4
 _NO_BUDGET = "method wide_start spends a budget and was given none; add --budget time=0.5"
 
 
@@ -84,8 +78,10 @@ def restore(method: WideStart, task: Task) -> Candidate:
     cuts, goes_on = _cuts(method, task), method.resolved_schedule == "continue"
     carries = goes_on and method.weights == "inherit"
     retrain = Retrain(method.weights, method.resolved_schedule, carry_momentum=carries, policy=method.policy)
-    candidate = _cut_by(task, len(cuts), cuts, retrain)
-    return replace(candidate, spent_share=cuts[-1][0], goes_on=goes_on, warm_up=method.warmup)
+    candidate, spent = _cut_by(task, len(cuts), cuts, retrain), cuts[-1][0]
+    if method.share == "rule" and candidate.ticket is not None:
+        spent = int(candidate.ticket.notes["step"]) / task.session.total_steps
+    return replace(candidate, spent_share=spent, goes_on=goes_on, warm_up=method.warmup)
 
 
 def plan(method: WideStart, schedule: Schedule) -> MethodPlan:
@@ -96,7 +92,9 @@ def plan(method: WideStart, schedule: Schedule) -> MethodPlan:
         raise MethodError(_NO_BUDGET)
     data, total, shape = schedule.data, schedule.total_steps, schedule.image_shape
     cuts = method.planned_cuts(total / schedule.whole_steps)
-    widths = _Widths(method, schedule.network, torch.zeros(2, *shape), bn_scale(schedule.network))
+    if method.share == "rule" and schedule.ticket_step is not None:
+        cuts = [(min(schedule.ticket_step / total, cuts[0][0]), cuts[0][1])]
+    widths = Widths(method, schedule.network, torch.zeros(2, *shape), bn_scale(schedule.network))
     dense_macs = count_cost(schedule.network, shape).train_macs
     networks, stages = dict[str, ModelCost](), list[Stage]()
     network, ratio, begin, mask = "dense", 1.0, 0.0, None
@@ -113,16 +111,34 @@ def plan(method: WideStart, schedule: Schedule) -> MethodPlan:
     note = "steps are taken to need seconds as their MACs are; the run measures them"
     if method.allocation == "time":
         note += ", and the layers, of which the plan keeps the same fraction each"
+    if method.share == "rule":
+        note += f"; the rule is taken to fire at {cuts[0][0]:.3g} of the budget (latest {method.latest_share:g})"
     stages.append(Stage("retrain", network, last, first))
     return MethodPlan(tuple(stages), network, note=note, networks=networks, spends_budget=True)
 
 
 class _StretchHooks(Hooks):
-    """Gathers scores over a stretch of the search, ends it at its last step, and keeps the momentum of that moment."""
+    """Gathers scores over a stretch of the search, ends it, and keeps the momentum of that moment.
 
-    def __init__(self, end_step: int, saliency: BNSaliency | None) -> None:
-        self.end_step, self.saliency = end_step, saliency
+    Attributes:
+        end_step: where it ends at the latest.
+        moment: draws masks on the way and ends it before, or None.
+        momentum: parameter name -> momentum at the end.
+    """
+
+    def __init__(
+        self, end_step: int, saliency: BNSaliency | None, widths: Widths | None, moment: DrawMoment | None
+    ) -> None:
+        self.end_step, self.saliency, self.widths, self.moment = end_step, saliency, widths, moment
         self.momentum: dict[str, Tensor] = {}
+
+    def scores(self, model: nn.Module) -> dict[str, Tensor]:
+        """Scores of the channels of the network that is trained, at this moment."""
+        return bn_scale(model) if self.saliency is None else self.saliency.scores()
+
+    def note(self) -> str:
+        """The newest mask distance."""
+        return "" if self.moment is None else self.moment.note()
 
     def change_gradients(self, model: nn.Module, strengths: Sequence[float | Tensor]) -> None:
         """Gradients of the loss alone, for a score that gathers them."""
@@ -134,19 +150,26 @@ class _StretchHooks(Hooks):
         return () if self.saliency is None else self.saliency.tensors()
 
     def state_dict(self) -> dict[str, Any]:
-        """State of a score that gathers."""
-        return {} if self.saliency is None else {"saliency": self.saliency.state_dict()}
+        """State of a score that gathers, and of draws."""
+        parts = {"saliency": self.saliency, "draws": self.moment}
+        return {name: part.state_dict() for name, part in parts.items() if part is not None}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take it back."""
-        if self.saliency is None:
-            super().load_state_dict(state)
-        else:
-            self.saliency.load_state_dict(state["saliency"])
+        parts = {"saliency": self.saliency, "draws": self.moment}
+        known = {name: part for name, part in parts.items() if part is not None}
+        if known.keys() != state.keys():
+            raise changed_checkpoint("it holds the state of another method's hooks")
+        for name, part in known.items():
+            part.load_state_dict(state[name])
 
     def after_step(self, state: FitState) -> bool:
-        """End the phase, so that no checkpoint comes between its last step and the cut."""
-        if state.step < self.end_step:
+        """Draw, and end the phase, so that no checkpoint comes between its last step and the cut."""
+        is_met = False
+        if self.moment is not None and self.widths is not None:
+            widths = self.widths
+            is_met = self.moment.is_met(state.step, lambda: widths.rank(self.scores(state.model)))
+        if state.step < self.end_step and not is_met:
             return False
         self.momentum = {name: buffer.clone() for name, buffer in state.momentum().items()}
         return True
@@ -163,31 +186,50 @@ def _train_to_cut(method: WideStart, task: Task, number: int, resume: dict[str, 
     saliency = BNSaliency() if method.criterion == "bn_saliency" else None
     if saliency is not None:
         saliency.begin(before.model)  # A captured step makes nothing new.
-    hooks = _StretchHooks(last, saliency)
+    widths, moment = _moment(method, task, target) if method.share == "rule" else (None, None)
+    hooks = _StretchHooks(last, saliency, widths, moment)
     if end > begin:
         span, cost = Span("search", first, last, round(session.total_steps / ratio)), task.cost(before.model)
-        fit(
+        stopped = fit(
             session, before.model, span, cost, hooks=hooks, carry={_CUT_KEY: number}, momentum=before.momentum,
             resume=resume,
         )  # fmt: skip
+        end = end if moment is None else stopped / session.total_steps
     with session.meter("slim") as meter:
         mask = None if before.ticket is None else before.ticket.mask
-        dense, example = task.build(), task.example_input()
-        scores = bn_scale(before.model) if saliency is None else saliency.scores()
-        widths = _Widths(method, dense, example, _at_full_width(scores, mask))
-        table = _layer_table(method, task, dense, widths.ranking.groups)
+        scores = _at_full_width(hooks.scores(before.model), mask)
+        widths = widths or Widths(method, task.build(), task.example_input(), scores)
+        widths.rank(scores)
+        table = layer_table(method, task, _budget(task), widths.dense, widths.ranking.groups)
         known = {} if mask is None else {mask: ratio}
         measure = partial(step_ratio, task, budget=budget)
         drawn, found = widths.fitted(target, measure, before=mask, known=known, table=table)
     session.journal.ledger.add(meter.cost(Work()))
     session.progress.say(f"cut {number + 1} of {len(cuts)}: a step takes {found:.3f} of the dense network's seconds")
     off = f"cut {number + 1}: a step takes {found:.3f} of the dense network's, not {target:g}: no widths come nearer"
-    flags = (off,) if abs(found / target - 1) > _NEAR else ()
-    _leave(method, task, widths, before, drawn, hooks.momentum, (_file(number, cuts), end, flags))
+    flags = (off,) if abs(found / target - 1) > NEAR else ()
+    _leave(method, task, widths, before, drawn, hooks, (_file(number, cuts), end, flags))
+
+
+def _moment(method: WideStart, task: Task, target: float) -> tuple[Widths, DrawMoment]:
+    """What draws masks until the rule fires, at widths that are expected to take `target` of the dense step."""
+    session, dense = task.session, task.build()
+    with session.meter("slim") as meter:
+        widths = Widths(method, dense, task.example_input(), bn_scale(dense))
+        groups = widths.ranking.groups
+        table = layer_table(method, task, _budget(task), dense, groups)
+    session.journal.ledger.add(meter.cost(Work()))
+
+    def first(ranking: Ranking) -> ChannelMask:
+        widths.ranking = ranking
+        return widths.fitted(target, lambda small: target, table=table)[0]
+
+    clock = EarlyBirdTraining().clock_of(session.steps_per_epoch, session.total_steps)
+    return widths, DrawMoment(groups, clock, method.allocation, first)
 
 
 def _leave(
-    method: WideStart, task: Task, widths: _Widths, before: Candidate, drawn: ChannelMask, momentum: dict[str, Tensor],
+    method: WideStart, task: Task, widths: Widths, before: Candidate, drawn: ChannelMask, hooks: _StretchHooks,
     about: tuple[str, float, tuple[str, ...]],
 ) -> None:  # fmt: skip
     """Write the ticket of a cut, and its momentum, in the dense network's coordinates.
@@ -197,6 +239,11 @@ def _leave(
         about: the ticket's file, the share of the budget that is spent, and flags.
     """
     file, spent, flags = about
+    search: dict[str, Any] = {}
+    if (moment := hooks.moment) is not None:
+        flags, history = (*flags, *moment.flags(spent)), moment.history
+        search = {"window": history.window, "epsilon": history.epsilon, "distances": tuple(history.distances)}
+        search |= {"drawn_after": len(moment.steps), "draw_steps": moment.steps}
     mask = None if before.ticket is None else before.ticket.mask
     indices = {} if mask is None else kept_indices(widths.dense, mask, widths.example, widths.groups)
     shapes = {name: tensor.shape for name, tensor in widths.dense.state_dict().items()}
@@ -207,117 +254,13 @@ def _leave(
         return {name: tensor.contiguous() for name, tensor in full.items()}
 
     # Before the ticket: what finds a ticket finds its momentum.
-    write_atomically(momentum_file(task.folder / file), save(expand(momentum)))
+    write_atomically(momentum_file(task.folder / file), save(expand(hooks.momentum)))
     leave_ticket(
         task, drawn, widths.groups, expand(before.model.state_dict()), rule=method.name,
         prune_ratio=realised_ratio(drawn, widths.groups), step=round(spent * task.session.total_steps), flags=flags,
         file=file, scored=widths.ranking.groups, criterion=method.criterion, round_to=settled(method.round_to),
-        tie_score=method.tie_score,
+        tie_score=method.tie_score, **search,
     )  # fmt: skip
-
-
-class _Widths:
-    """Widths of a network by the seconds, or the MACs, that they take.
-
-    Args:
-        scores: mask key -> `[channels]` at full width, higher = keep.
-    """
-
-    def __init__(self, method: WideStart, dense: nn.Module, example: Tensor, scores: Mapping[str, Tensor]) -> None:
-        self.method, self.dense, self.example = method, dense, example
-        self.groups = channel_groups(dense, example, method.policy)
-        self.ranking = rank_units(scores, scored_groups(scores, self.groups), method.tie_score)
-        self.macs = _MacsShare(self)
-
-    def network(self, mask: ChannelMask) -> nn.Module:
-        """The network that a mask leaves, for its widths."""
-        return slim(self.dense, mask, self.example, self.groups, check=False)
-
-    def fitted(
-        self,
-        target: float,
-        measure: Callable[[nn.Module], float],
-        *,
-        before: ChannelMask | None = None,
-        known: Mapping[ChannelMask, float] | None = None,
-        table: LayerTable | None = None,
-    ) -> tuple[ChannelMask, float]:
-        """Mask whose network measures near to `target`, and what it measures.
-
-        A table of layers, or without one MACs, lead to the first widths; what these measure corrects the next.
-
-        Args:
-            target: share of the dense network, in (0, 1].
-            measure: share of the dense network that a network takes.
-            before: the mask of the cut before; what it removed stays removed.
-            known: masks whose networks are measured already, beside the dense one.
-            table: seconds of the layers; without it allocation "time" is taken as uniform, as plans do.
-
-        Raises:
-            MethodError: no network that the table of layers knows is so quick.
-        """
-        method, cost = self.method, self.macs if table is None else table.cost
-        allocation = "uniform" if table is None and method.allocation == "time" else method.allocation
-        counts = {tuple(kept_of_blocks(mask, self.ranking.groups)): share for mask, share in (known or {}).items()}
-        whole = cost.seconds([block.size for block in self.ranking.groups.blocks])
-        points = [(whole, 1.0), *((cost.seconds(kept), share) for kept, share in counts.items())]
-        try:
-            found = allocate_measured(
-                self.ranking, cost, target, lambda mask: measure(self.network(mask)), known=points, tolerance=_NEAR,
-                corrections=_CORRECTIONS, allocation=allocation, round_to=settled(method.round_to),
-                floor=method.min_share, within=before, fit="nearest",
-            )  # fmt: skip
-        except ConfigError as error:
-            told = f"a step of {target:.2f} of the dense network's seconds cannot be had: {error}"
-            raise MethodError(f"{told}; raise --method.step_ratio or lower --method.min_share") from error
-        return found.mask, found.seconds
-
-
-class _MacsShare:
-    """MACs of training as a share of the dense network's, by units kept of each block; counted once for each."""
-
-    def __init__(self, widths: _Widths) -> None:
-        self.widths, self._known = widths, dict[tuple[int, ...], float]()
-        self._dense = self._of(widths.dense)
-
-    def seconds(self, counts: Sequence[int] | np.ndarray) -> float:
-        """The share, where `allocate` asks for seconds."""
-        key = tuple(int(count) for count in counts)
-        if key not in self._known:
-            network = self.widths.network(first_units(self.widths.ranking.groups, key))
-            self._known[key] = self._of(network) / self._dense
-        return self._known[key]
-
-    def _of(self, model: nn.Module) -> int:
-        return count_cost(model, tuple(self.widths.example.shape[1:])).train_macs
-
-
-def _layer_table(method: WideStart, task: Task, dense: nn.Module, groups: ChannelGroups) -> LayerTable | None:
-    """Measured seconds of the network's layers, or None where a budget in MACs asks for none, or they tell nothing.
-
-    Runs that share their step times share them too.
-
-    Raises:
-        ModelError: they contradict the whole steps, and the allocation cannot do without them.
-    """
-    session, folder = task.session, task.folder if task.step_times is None else task.step_times.parent
-    if _budget(task).kind == "macs":
-        return None
-    images, _ = next(iter(session.train.epoch(0)))
-    if session.compute.device.type == "cpu":
-        # Few images tell a CPU's seconds, each part measured once: steps of the run's own batch correct the table.
-        images = images[: max(_LEAST_IMAGES, round(_TABLE_PIXELS / (images.shape[2] * images.shape[3])))]
-    try:
-        with file_lock(folder / ".layer-table.lock"):
-            return measure_layer_table(
-                dense, groups, images, autocast=session.compute.autocast, round_to=settled(method.round_to),
-                cache=folder, passes=1,
-            )  # fmt: skip
-    except ModelError as error:
-        if method.allocation == "time":
-            raise
-        session.progress.say(f"widths are sought by MACs and measured steps: {error}")
-        return None
 
 
 def _at_full_width(scores: Mapping[str, Tensor], mask: ChannelMask | None) -> dict[str, Tensor]:

@@ -220,7 +220,13 @@ class WideStart(MethodSettings):
 
     name: ClassVar[str] = "wide_start"
 
-    share: float = setting(0.03, "share of the budget that is trained dense before the cut; 0 = none", "[0, 1)")
+    share: float | Literal["rule"] = setting(
+        0.03,
+        "share of the budget that is trained dense before the cut; 0 = none; rule = until the paper's rule on mask "
+        "distances fires, at most latest_share",
+        "[0, 1)",
+    )
+    latest_share: float = setting(0.35, "with share rule: share of the budget at which the cut is due", "(0, 1)")
     step_ratio: float | Literal["auto"] = setting(
         "auto",
         "seconds of a training step after the cut, as a share of the dense network's; auto = the share that the budget "
@@ -257,6 +263,8 @@ class WideStart(MethodSettings):
         rising = list(shares) == sorted(set(shares)) and list(ratios) == sorted(set(ratios), reverse=True)
         expected = "SHARE/STEP_RATIO pairs, shares rising in [0, 1), ratios falling in (0, 1]"
         require("method.cuts", self.cuts, legal and rising, expected)
+        if self.cuts and self.share == "rule":
+            raise ConfigError("method.share 'rule' contradicts method.cuts, which says when to cut; give one of them")
         if self.criterion == "bn_saliency" and not shares[0]:
             raise ConfigError("method.criterion 'bn_saliency' gathers gradients; give --method.share above 0")
 
@@ -268,13 +276,14 @@ class WideStart(MethodSettings):
         return self.schedule
 
     def planned_cuts(self, budget_share: float) -> list[tuple[float, float]]:
-        """Share of the budget at which each cut is made, and the step ratio after it.
+        """Share of the budget at which each cut is made, by a rule at the latest, and the step ratio after it.
 
         Args:
             budget_share: what the budget is of the dense training.
         """
         if not self.cuts:
-            return [(self.share, min(1.0, budget_share) if self.step_ratio == "auto" else self.step_ratio)]
+            share = self.latest_share if self.share == "rule" else self.share
+            return [(share, min(1.0, budget_share) if self.step_ratio == "auto" else self.step_ratio)]
         try:
             pairs = [cut.split("/") for cut in self.cuts.split("+")]
             return [(float(share), float(ratio)) for share, ratio in pairs]
