@@ -212,12 +212,13 @@ def _train_to_cut(method: WideStart, task: Task, number: int, resume: dict[str, 
 
 
 def _moment(method: WideStart, task: Task, target: float) -> tuple[Widths, DrawMoment]:
-    """What draws masks until the rule fires, at widths that are expected to take `target` of the dense step."""
+    """What draws masks until the rule fires, at widths that take about `target` of the dense network's MACs or step."""
     session, dense = task.session, task.build()
     with session.meter("slim") as meter:
         widths = Widths(method, dense, task.example_input(), bn_scale(dense))
         groups = widths.ranking.groups
-        table = layer_table(method, task, _budget(task), dense, groups)
+        # By MACs where the allocation allows it: measured seconds would move the draws from run to run.
+        table = layer_table(method, task, _budget(task), dense, groups) if method.allocation == "time" else None
     session.journal.ledger.add(meter.cost(Work()))
 
     def first(ranking: Ranking) -> ChannelMask:
