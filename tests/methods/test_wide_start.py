@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from earlybird.core import ChannelGroups, CostTerm, StepCost, Ticket, bn_scale
@@ -22,10 +23,10 @@ from earlybird.methods import widths
 from earlybird.methods.draw_moment import DrawMoment
 from earlybird.methods.widths import Widths
 from earlybird.runs.record_file import recorded_training_macs
-from earlybird.runs.run import run
+from earlybird.runs.run import run, run_search
 from earlybird.settings.budget import Budget, parse_budget
 from earlybird.settings.catalog import WideStart
-from earlybird.settings.method import Clock
+from earlybird.settings.method import Clock, TicketRequest
 from earlybird.settings.run import RunConfig
 from earlybird.training.timing import Seconds
 
@@ -313,6 +314,16 @@ def test_runs_share_measured_times(tiny_settings, tmp_path: Path, fake_times):
     )
     assert measured > 0 and len(fake_times) == measured
     assert first["notes"]["budget"] == second["notes"]["budget"]
+
+
+def test_runs_share_the_seconds_of_a_dense_step(tiny_settings, tmp_path: Path, fake_times):
+    settings, times = settings_of(tiny_settings, "dense", budget="seconds=90"), tmp_path / "times.json"
+    first = go(settings, tmp_path / "a", step_times=times)
+    searched = RunConfig.from_dict(settings_of(tiny_settings, "early_bird", budget="seconds=90"))
+    run_search(searched, [TicketRequest(0.5)], tmp_path / "search", quiet=True, step_times=times)
+    assert len(fake_times) == 1
+    resolved = yaml.safe_load((tmp_path / "search" / "config.yaml").read_text())["resolved"]
+    assert resolved["dense_step_seconds"] == first["resolved"]["dense_step_seconds"]
 
 
 def test_a_changed_file_of_times_is_refused(tiny_settings, tmp_path: Path, fake_times):

@@ -92,7 +92,7 @@ def run_node(root: Path, node: RunNode, *, quiet: bool = True) -> None:
         EarlyBirdError: anything that can be said in one line.
     """
     if node.kind == "search":
-        run_search(node.config, node.requests, root / node.id, quiet=quiet)
+        run_search(node.config, node.requests, root / node.id, quiet=quiet, step_times=root / STEP_TIMES)
     elif node.equal_to is not None:
         full, early_bird = node.equal_to
         full_record = _record(root, full, node.config)

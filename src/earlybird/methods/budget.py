@@ -19,10 +19,9 @@ from earlybird.atomic import file_lock, sealed_json, unsealed_json, write_atomic
 from earlybird.core import STOP_RULES
 from earlybird.cost import MethodPlan, PlannedData, Schedule, steps_that_buy, steps_that_train
 from earlybird.errors import MethodError, RunFolderError, reason
-from earlybird.methods.task import STEP_TIMES, Candidate, Task
+from earlybird.methods.task import Candidate, Task
 from earlybird.settings.budget import Budget, parse_budget
 from earlybird.training.checkpoint import changed_checkpoint, whole_number
-from earlybird.training.session import Session
 from earlybird.training.timing import step_times
 
 # In checkpoints of a last training with a budget: the step at which it ends, and the candidate's flags and notes.
@@ -35,8 +34,10 @@ _NEAR = 0.05
 _QUICKEST = 10_000
 
 
-def give_budget_(session: Session, model: nn.Module, resolved: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the session the dense steps that its budget buys, if it has one; what was measured for that.
+def give_budget_(task: Task, model: nn.Module, resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the task's session the dense steps that its budget buys, if it has one; what was measured for that.
+
+    Runs that share their step times share what was measured, or the same budget would buy them different steps.
 
     Args:
         model: the dense network, placed.
@@ -44,14 +45,16 @@ def give_budget_(session: Session, model: nn.Module, resolved: Mapping[str, Any]
 
     Raises:
         ConfigError: it buys not one step.
+        RunFolderError: the file of the measured times was changed.
     """
+    session = task.session
     budget = parse_budget(session.settings.budget)
     if budget is None:
         return {}
     seconds = resolved.get("dense_step_seconds")
     if budget.kind == "seconds" and seconds is None:
-        times = step_times({"dense": model}, session.train, session.settings, session.compute)
-        seconds = times["dense"].wall
+        times = _measured(task, f"wall {_key_of(task, model)}", {"dense": model}, by_clock=True)
+        seconds = times["dense"]
     session.budget_steps = budget.dense_steps(session.total_steps, seconds)
     return {} if seconds is None else {"dense_step_seconds": seconds}
 
@@ -204,15 +207,21 @@ def step_ratio(task: Task, model: nn.Module, budget: Budget) -> float:
     dense = task.build()
     if budget.kind == "macs" or task.cost(model).macs == task.cost(dense).macs:
         return task.cost(model).train_macs / task.cost(dense).train_macs
-    session, path, key = task.session, task.step_times or task.folder / STEP_TIMES, _key_of(task, model)
+    by_clock = task.session.compute.device.type != "cpu"
+    times = _measured(task, _key_of(task, model), {"dense": dense, "slim": model}, by_clock=by_clock)
+    return times["slim"] / times["dense"]
+
+
+def _measured(task: Task, key: str, networks: Mapping[str, nn.Module], *, by_clock: bool) -> dict[str, float]:
+    """Seconds of a training step of each network, by the clock or of all threads on the CPU, measured once."""
+    session, path = task.session, task.step_times
     with file_lock(path.with_name(f".{path.name}.lock")):  # Runs of a comparison measure one after another.
         known = _known_times(path)
         if key not in known:
-            times = step_times({"dense": dense, "slim": model}, session.train, session.settings, session.compute)
-            is_cpu = session.compute.device.type == "cpu"
-            known[key] = {name: took.cpu if is_cpu else took.wall for name, took in times.items()}
+            times = step_times(networks, session.train, session.settings, session.compute)
+            known[key] = {name: took.wall if by_clock else took.cpu for name, took in times.items()}
             write_atomically(path, sealed_json(known))
-    return float(known[key]["slim"] / known[key]["dense"])
+    return {name: float(seconds) for name, seconds in known[key].items()}
 
 
 def _known_times(path: Path) -> dict[str, Any]:

@@ -33,7 +33,7 @@ class Task:
         seed: the run's model seed.
         classes: number of classes of the data.
         sample: n -> batches of n training images, each class by its share, not augmented; the same ones each time.
-        step_times: file of measured step times that runs of a comparison share; None for one in the folder.
+        step_times: file of measured step times, which runs of a comparison share.
     """
 
     build_from_seed: Callable[[int], nn.Module]
@@ -43,7 +43,7 @@ class Task:
     seed: int
     classes: int
     sample: Callable[[int], Batches]
-    step_times: Path | None = None
+    step_times: Path
     _costs: WeakKeyDictionary[nn.Module, ModelCost] = field(default_factory=WeakKeyDictionary, repr=False)
 
     def build(self, seed: int | None = None) -> nn.Module:

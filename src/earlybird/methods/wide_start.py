@@ -206,7 +206,7 @@ def _train_to_cut(method: WideStart, task: Task, number: int, resume: dict[str, 
         drawn, found = widths.fitted(target, measure, before=mask, known=known, table=table)
     session.journal.ledger.add(meter.cost(Work()))
     session.progress.say(f"cut {number + 1} of {len(cuts)}: a step takes {found:.3f} of the dense network's seconds")
-    off = f"cut {number + 1}: a step takes {found:.3f} of the dense network's, not {target:g}: no widths come nearer"
+    off = f"cut {number + 1}: a step takes {found:.3f} of the dense network's, not {target:.3g}: no widths come nearer"
     flags = (off,) if abs(found / target - 1) > NEAR else ()
     _leave(method, task, widths, before, drawn, hooks, (_file(number, cuts), end, flags))
 

@@ -120,7 +120,7 @@ def layer_table(
     Raises:
         ModelError: they contradict the whole steps, and the allocation cannot do without them.
     """
-    session, folder = task.session, task.folder if task.step_times is None else task.step_times.parent
+    session, folder = task.session, task.step_times.parent
     if budget.kind == "macs":
         return None
     images, _ = next(iter(session.train.epoch(0)))

@@ -26,7 +26,7 @@ from earlybird.methods.early_bird import draw_tickets, raise_no_ticket, search_s
 from earlybird.methods.hooks import momentum_file, rewind_file
 from earlybird.methods.pipeline import Outcome, check_network, run_method, start_from_ticket
 from earlybird.methods.retrain import check_notes
-from earlybird.methods.task import Candidate, Task
+from earlybird.methods.task import STEP_TIMES, Candidate, Task
 from earlybird.runs.folder import (
     SEARCH_NAME,
     NetworkSpec,
@@ -132,10 +132,11 @@ def run_search(
     force: bool = False,
     quiet: bool = False,
     wait: bool = False,
+    step_times: Path | None = None,
 ) -> dict[TicketRequest, Path | None]:
     """Write all requested tickets, in one dense training: request -> path, or None where the rule never fired.
 
-    `force`, `quiet` and `wait` are those of `run`.
+    `force`, `quiet`, `wait` and `step_times` are those of `run`.
 
     Raises:
         ConfigError: the method does not search, a ratio or draw is out of range or asked for twice, or the folder holds
@@ -150,7 +151,7 @@ def run_search(
     with folder.held(wait=wait):
         resolved = folder.open(config, force=force)
         if not (folder.path / SEARCH_NAME).is_file():
-            with _started(config, folder, resolved, quiet) as prepared:
+            with _started(config, folder, resolved, quiet, step_times=step_times) as prepared:
                 summary = _search(cast(EarlyBirdTraining, prepared.method), prepared.task, requests)
                 folder.raise_if_gone()
                 write_atomically(folder.path / SEARCH_NAME, json.dumps(summary, allow_nan=False).encode())
@@ -219,8 +220,7 @@ def _started(
     """Prepare a run and heed signals inside; a start that fails leaves nothing behind."""
     try:
         with stop_on_signals() as stop:
-            prepared = prepare(config, folder, resolved, stop, quiet, ticket)
-            prepared.task.step_times = step_times
+            prepared = prepare(config, folder, resolved, stop, quiet, ticket, step_times)
             yield prepared
             prepared.task.session.energy.stop()
             stop.raise_if_set()  # It came after the last step; the result is written.
@@ -283,7 +283,7 @@ class Prepared:
 
 def prepare(
     config: RunConfig, folder: RunFolder, resolved: dict[str, Any], stop: StopFlag, quiet: bool,
-    ticket: Ticket | None = None,
+    ticket: Ticket | None = None, step_times: Path | None = None,
 ) -> Prepared:  # fmt: skip
     """Load data and network, settle device and precision, and write the value of each "auto" into the folder.
 
@@ -305,7 +305,10 @@ def prepare(
     is_begun = "precision" in resolved
     compute = resolved_compute(compute, resolved) if is_begun else choose_step(settings, model, shape, compute)
     session = _session(config, bundle, compute, folder, stop, quiet)
-    settled = give_budget_(session, compute.place(model), resolved)
+    image_shape = (bundle.in_channels, bundle.image_size, bundle.image_size)
+    sample, times = partial(_sample, config, bundle, compute), step_times or folder.path / STEP_TIMES
+    task = Task(spec.build, image_shape, session, folder.path, settings.seed, bundle.num_classes, sample, times)
+    settled = give_budget_(task, compute.place(model), resolved)
     measure_idle(session.energy)  # now, while nothing runs
     settled |= {
         "precision": precision, "step": compute.step, "layout": compute.layout, "device": str(device),
@@ -319,9 +322,6 @@ def prepare(
     if is_integer(round_to := getattr(method, "round_to", None)):
         settled["round_to"] = round_to
     folder.write_config(config, settled)
-    image_shape = (bundle.in_channels, bundle.image_size, bundle.image_size)
-    sample = partial(_sample, config, bundle, compute)
-    task = Task(spec.build, image_shape, session, folder.path, settings.seed, bundle.num_classes, sample)
     test = partial(evaluation_batches, bundle, "test", settings.eval_batch_size, compute, config.data.workers)
     return Prepared(task, method, spec, settled, test)
 
