@@ -184,7 +184,7 @@ def test_who_is_ahead_of_both_rivals_is_said_with_the_interval():
     )
     assert "vgg16 on cifar10, 10 epochs in the full schedule, recipe paper, batch size 128, bf16, cpu" in conditions
     assert "bf16, cpu x86_64 (1 thread), 1,000 test images, seeds 0, 1, 2." in conditions
-    assert "Holm's correction for the 3 differences of a budget" in conditions
+    assert "Holm's correction for the 3 differences of a budget and prune ratio" in conditions
 
 
 def test_level_and_undecided_are_not_ahead():
@@ -218,10 +218,25 @@ def test_if_a_rival_is_best_the_next_is_named_beside_the_other_rival():
 def test_a_method_with_fewer_seeds_is_not_judged():
     (first, _) = said(entries(narrow=[900, 910], wide_start=[950]))
     assert first.startswith("At 50 % of the dense training time (time=0.5), narrow has") and first.endswith(
-        "Not judged (fewer finished seeds): wide_start."
+        "Not ranked (other finished seeds): wide_start."
     )
     whole = [GridEntry("dense", None, 0, False, "dense-s0", record("dense", 0, 930))]
     assert said(whole, "dense") == []  # no budget
+
+
+def test_a_rival_that_lacks_a_seed_and_is_better_in_the_others_is_told_as_such():
+    found = entries(narrow=[900, 901, 903, 902], early_bird=[950, 952, 951])
+    first, conditions = said(found, "early_bird")
+    assert (
+        "narrow has the highest test accuracy of the methods with all seeds, 90.15 % (n = 4): behind early_b" in first
+    )
+    assert re.search(r"behind early_bird \(-4\.97 ± 0\.\d\d points, n = 3, p-value \d", first)
+    assert "the 1 differences" not in conditions and "for the 1 difference of" in conditions
+
+
+def test_without_a_finished_rival_a_sentence_says_so():
+    (first, _) = said(entries(wide_start=[900, 901], early_bird=[890, 891]))
+    assert first.endswith("no finished run of narrow or dense with a shorter schedule to compare it with.")
 
 
 def point(cost: float, accuracy: float) -> ParetoPoint:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -43,9 +43,6 @@ from earlybird.slimming import channel_groups, expanded, kept_indices
 from earlybird.training.checkpoint import changed_checkpoint, whole_number
 from earlybird.training.loop import fit
 from earlybird.training.state import FitState, Hooks, Span
-
-if TYPE_CHECKING:
-    pass
 
 # In checkpoints of the search: the number of the cut that they come before.
 _CUT_KEY = "cut"

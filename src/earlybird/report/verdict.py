@@ -26,7 +26,7 @@ SIGNIFICANT = 0.05
 _TOLD = NOT_A_SETTING | RECIPES[PAPER].keys() | {"epochs", "batch_size", "precision", "device", "budget", "budget_macs"}
 _JUDGED = (
     " Differences: paired by seed, ± half of the 95 % interval (Student's t); p-value: paired t-test with "
-    "Holm's correction for the {} differences of a budget; level: the interval lies within 1 point."
+    "Holm's correction for the {} of a budget and prune ratio; level: the interval lies within 1 point."
 )
 
 
@@ -66,28 +66,33 @@ def verdicts(results: Sequence[RatioResults], reference: str, record: Mapping[st
     under = [result for result in results if result.budget and any(line.rows for line in result.equal_ratio)]
     if not under or record is None:
         return []
-    ratios = {result.prune_ratio for result in under}
-    said = [_verdict(result, reference, is_one_ratio=len(ratios) == 1) for result in under]
+    ratios = {result.prune_ratio for result in under} - {0.0}  # that of methods without one
+    said = [_verdict(result, reference, is_one_ratio=len(ratios) <= 1) for result in under]
     return [*said, _conditions(under, record, reference)]
 
 
 def _verdict(result: RatioResults, reference: str, *, is_one_ratio: bool) -> str:
-    seeds = max(len(line.rows) for line in result.equal_ratio)
-    # A mean over fewer seeds is not beside the others: an easy seed would make it the best.
-    lines = [line for line in result.equal_ratio if len(line.rows) == seeds]
+    seeds_of = {line.name: {row["seed"] for row in line.rows} for line in result.equal_ratio}
+    seeds = max(seeds_of.values(), key=len)
+    # A mean over other seeds is not beside the others: an easy seed would make it the best.
+    lines = [line for line in result.equal_ratio if seeds_of[line.name] == seeds]
+    left_out = [name for name in seeds_of if seeds_of[name] != seeds]
     best, *others = sorted(lines, key=_accuracy, reverse=True)
     where = f"{_amount(result.budget)} ({result.budget})" + (
-        "" if is_one_ratio else f", prune ratio {result.prune_ratio:g}"
+        "" if is_one_ratio or not result.prune_ratio else f", prune ratio {result.prune_ratio:g}"
     )
-    said = f"At {where}, {_called(best.name)} has the highest test accuracy, {_accuracy(best):.2f} % (n = {seeds})"
+    among = " of the methods with all seeds" if left_out else ""
+    said = f"At {where}, {_called(best.name)} has the highest test accuracy{among}, {_accuracy(best):.2f} %"
+    said += f" (n = {len(seeds)})"
     rivals = [name for name in dict.fromkeys((reference, DENSE)) if name != best.name]
     if len(rivals) < 2 and others and others[0].name not in rivals:  # A rival won: the next may be as good.
         rivals.insert(0, others[0].name)
     found = leads(result, reference)
-    told = [_told(rival, lead) for rival in rivals if (lead := _lead(found, best.name, rival)) is not None]
-    left_out = [line.name for line in result.equal_ratio if len(line.rows) < seeds]
-    fewer = f" Not judged (fewer finished seeds): {', '.join(left_out)}." if left_out else ""
-    return f"{said}: {'; '.join(told)}.{fewer}" if told else f"{said}.{fewer}"
+    told = [_told(rival, lead, len(seeds)) for rival in rivals if (lead := _lead(found, best.name, rival)) is not None]
+    if rivals and not told:
+        told = [f"no finished run of {' or '.join(map(_called, rivals))} to compare it with"]
+    fewer = f" Not ranked (other finished seeds): {', '.join(left_out)}." if left_out else ""
+    return f"{said}{': ' if told else ''}{'; '.join(told)}.{fewer}"
 
 
 def _amount(text: str) -> str:
@@ -111,17 +116,19 @@ def _lead(found: Mapping[tuple[str, str], Lead], name: str, rival: str) -> Lead 
     return back and Lead(Spread(-back.points.mean, back.points.std, back.points.n), back.p, back.family)
 
 
-def _told(rival: str, lead: Lead) -> str:
+def _told(rival: str, lead: Lead, seeds: int) -> str:
     points, half, name = lead.points, lead.points.half_width, _called(rival)
     if half is None:
         return f"{signed(points.mean)} points from {name} (one seed: no finding)"
     if lead.p is None:
         return f"{signed(points.mean)} points from {name} in each of {points.n} seeds (no spread to test)"
-    told = f"{signed(points.mean)} ± {half:.2f} points, p-value {lead.p:.2g}"
+    fewer = f", n = {points.n}" if points.n < seeds else ""
+    told = f"{signed(points.mean)} ± {half:.2f} points{fewer}, p-value {lead.p:.2g}"
+    side = "ahead of" if points.mean > 0 else "behind"
     if lead.p < SIGNIFICANT:
-        return f"ahead of {name} ({told})"
-    if points.mean > half:
-        return f"ahead of {name} by more than the interval, but not after Holm's correction ({told})"
+        return f"{side} {name} ({told})"
+    if abs(points.mean) > half:
+        return f"{side} {name} by more than the interval, but not after Holm's correction ({told})"
     if abs(points.mean) + half <= LEVEL:
         return f"level with {name} ({told})"
     return f"not significantly different from {name} ({told})"
@@ -156,5 +163,8 @@ def _conditions(results: Sequence[RatioResults], record: Mapping[str, Any], refe
         f"{record['test'].get('samples') or 0:,} test images",
         f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}",
     ]
-    family = max((lead.family for result in results for lead in leads(result, reference).values()), default=0)
-    return f"Conditions: {', '.join(parts)}." + (_JUDGED.format(family) if family else "")
+    families = {lead.family for result in results for lead in leads(result, reference).values() if lead.family}
+    counted = (
+        f"{'up to ' if len(families) > 1 else ''}{max(families, default=0)} difference{'s' if families != {1} else ''}"
+    )
+    return f"Conditions: {', '.join(parts)}." + (_JUDGED.format(counted) if families else "")
