@@ -258,9 +258,9 @@ def test_a_run_without_a_ticket_has_no_slim_widths(tiny_settings, tmp_path: Path
 
 def test_an_imported_log_shows_in_the_report_beside_the_estimate_and_not_in_its_column(finished, capsys):
     record = json.loads((finished / "record.json").read_text())
-    begin = record["cost"]["phases"]["search"]["spans"][0][0]
+    begin, end = record["cost"]["phases"]["search"]["spans"][0][0], record["cost"]["total"]["spans"][-1][1]
     log, seconds = finished.parent / "meter.csv", record["cost"]["total"]["wall_seconds"]
-    lines = int(20 * (80 + 2 * seconds))  # Longer than the run, however slow the machine is.
+    lines = int(20 * (80 + end - begin))  # Longer than the run, however slow the machine is.
     with open(log, "w", newline="") as file:
         csv.writer(file).writerows([("time", "power (W)"), *((begin - 20 + k / 20, 40.0) for k in range(lines))])
     text = said(["energy", "import", str(log), "--run", str(finished)], capsys)

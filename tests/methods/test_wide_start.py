@@ -339,6 +339,13 @@ def test_a_budget_in_seconds_is_measured_once(tiny_settings, tmp_path: Path, fak
     assert found["resolved"]["total_steps"] == found["metrics"][-1]["step"] == 10
 
 
+def test_a_warm_up_ends_before_the_schedule_does(tiny_settings, tmp_path: Path):
+    settings = settings_of(tiny_settings, "new weights", budget="macs=0.6", schedule="linear")
+    settings["method"] |= {"warmup": 0.99}
+    found = go(settings, tmp_path / "run")
+    assert found["metrics"][-1]["lr"] > 0
+
+
 def test_without_a_budget_it_is_refused(tiny_settings, tmp_path: Path):
     with pytest.raises(MethodError, match=r"wide_start spends a budget and was given none; add --budget time=0\.5"):
         go(settings_of(tiny_settings, "one cut"), tmp_path / "run")

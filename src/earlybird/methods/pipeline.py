@@ -154,7 +154,9 @@ def train_candidate(task: Task, candidate: Candidate, resume: dict[str, Any] | N
     if candidate.start_step >= candidate.end_step:
         return
     start, end = candidate.start_step, candidate.end_step
-    span = Span(candidate.phase, start, end, candidate.schedule_steps, round(candidate.warm_up * (end - start)))
+    # The rate rises to that of the step after the warm-up, which a schedule that falls to 0 has none of at its end.
+    warm_up = min(round(candidate.warm_up * (end - start)), end - start - 1)
+    span = Span(candidate.phase, start, end, candidate.schedule_steps, warm_up)
     hooks = HoldHooks(candidate.model, candidate.penalty, candidate.weight_mask)
     cost, momentum, carry = task.cost(candidate.model), candidate.momentum, carried(task, candidate)
     fit(task.session, candidate.model, span, cost, hooks=hooks, carry=carry, momentum=momentum, resume=resume)
