@@ -98,7 +98,7 @@ class StepCost:
 
 
 class Cost(Protocol):
-    """What a step costs by the units kept of each block; of layers known one by one it is a `StepCost`."""
+    """Seconds of a step by the units kept of each block; of layers known one by one it is a `StepCost`."""
 
     def seconds(self, counts: Sequence[int] | np.ndarray) -> float:
         """Seconds, or any other amount that a budget counts."""

@@ -64,7 +64,7 @@ class DrawMoment:
         return f"mask distance {self.history.distances[-1]:.3f}" if self.history.distances else ""
 
     def flags(self, share: float) -> tuple[str, ...]:
-        """What to know of a cut at this share of the budget."""
+        """Warnings about a cut at this share of the budget."""
         if self.fired:
             return ()
         window = self.history.window

@@ -209,7 +209,7 @@ def _train_to_cut(method: WideStart, task: Task, number: int, resume: dict[str, 
 
 
 def _moment(method: WideStart, task: Task, target: float) -> tuple[Widths, DrawMoment]:
-    """What draws masks until the rule fires, at widths that take about `target` of the dense network's MACs or step."""
+    """Widths and moment of a cut by the rule: masks whose networks take about `target` of the dense MACs or step."""
     session, dense = task.session, task.build()
     with session.meter("slim") as meter:
         widths = Widths(method, dense, task.example_input(), bn_scale(dense))

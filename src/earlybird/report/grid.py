@@ -88,7 +88,7 @@ def grid_rows(entries: Sequence[GridEntry]) -> dict[str, Row]:
 
 
 def budget_facts(record: Mapping[str, Any]) -> Row:
-    """What a run took of the dense training of T epochs, where a budget asked or where it is that training.
+    """Share of the dense training of T epochs that a run took, where a budget asked or where it is that training.
 
     Each is None where it is not known. `step_ratio`: a training step of the final network, divided by one of the dense
     network: measured seconds, or MACs under a budget in MACs. `budget_share` (`budget_asked`): what the whole run took

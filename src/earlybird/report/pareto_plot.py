@@ -126,7 +126,7 @@ def _short_si(value: float) -> str:
 
 
 def _side_by_side(axes: Axes, curves: Sequence[Curve]) -> dict[tuple[str, ParetoPoint], float]:
-    """Where each point is drawn: at its cost, moved aside where others have nearly the same."""
+    """Horizontal place of each point: its cost, moved aside where others have nearly the same."""
     left, right = axes.get_xlim()
     inches = axes.get_position().width * axes.figure.get_figwidth()  # type: ignore[union-attr]
     apart = _APART / 72 / inches * (right - left)

@@ -1,7 +1,8 @@
-"""What a comparison under budgets says in words: the most accurate method of each budget, and its lead over rivals.
+"""Result of a comparison under budgets in words: the most accurate method of each budget, and its lead over rivals.
 
 The rivals are the reference and the dense network with a shorter schedule. Differences are paired by seed; their p is
-corrected (Holm) for all differences from a rival under that budget, since the method named is chosen by its result.
+corrected (Holm) for all differences from a rival under that budget and prune ratio, since the method named is chosen
+by its result.
 """
 
 from __future__ import annotations
